@@ -1,0 +1,72 @@
+# Each target sets up what it needs: `make repro` and `make test` are all a new user types.
+PYTHON ?= python3
+# Runs side by side; run.threads in params.yaml says how many CPU threads each has.
+JOBS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONUTF8 := 1
+
+.PHONY: repro track test lint format docs ui lock clean
+
+repro: $(VENV)/.ready      ## rebuild every result that is out of date
+	python -m stages.check params.yaml data/params.ok
+	python -m heated.parallel $(JOBS)
+
+track: $(VENV)/.ready      ## write what MLflow shows again, from the files that DVC tracks
+	dvc repro --single-item --force track
+
+test: $(VENV)/.ready-dev   ## the tests
+	pytest --numprocesses auto --dist loadgroup
+
+lint: $(VENV)/.ready-dev   ## what a contributor's change must pass: format, lint, types
+	ruff format --check
+	ruff check
+	mypy
+
+format: $(VENV)/.ready-dev
+	ruff format
+	ruff check --fix
+
+docs: repro                ## the results that the README shows, from the report
+	mkdir -p docs
+	for figure in report/figures/*.svg; do \
+		cp $$figure docs/; cp report/table.md docs/$$(basename $$figure .svg).md; done
+
+ui: $(VENV)/.ready         ## MLflow's pages on http://127.0.0.1:5000
+	python -m heated.tracking
+
+# The pinned sets, solved anew from pyproject.toml for every platform and Python.
+lock: $(VENV)/.uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
+		--no-header --annotation-style line pyproject.toml --output-file requirements.txt
+	printf '%s\n' '-e .' >> requirements.txt
+	grep -v '^-e ' requirements.txt > $(VENV)/constraints.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
+		--no-header --annotation-style line --group dev --constraints $(VENV)/constraints.txt \
+		--output-file requirements-dev.txt
+	sed -i 's/, -c .venv.constraints.txt//; s/-c .venv.constraints.txt/requirements.txt/' requirements-dev.txt
+
+clean:                     ## back to a fresh clone, downloads and results included
+	rm -rf $(VENV) data runs report checkpoints .dvc/cache .dvc/tmp mlflow.db mlartifacts
+
+$(VENV)/.uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "heated needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1); name another one: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	-$(BIN)/python -m pip install --quiet uv
+	@touch $@
+
+# uv installs the whole set in under a minute; where it cannot be had, pip takes a few. Compiled
+# here, once, rather than by the first stages that import it.
+install = if [ -x $(BIN)/uv ]; then \
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(1); \
+	else $(BIN)/python -m pip install --quiet $(1); fi
+
+$(VENV)/.ready: requirements.txt pyproject.toml | $(VENV)/.uv
+	$(call install,-r requirements.txt)
+	@touch $@
+
+$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+	$(call install,-r requirements-dev.txt)
+	@touch $@
