@@ -1,0 +1,100 @@
+"""What is wrong with params.yaml, told by the key's path: what came, what is allowed, the nearest
+name."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from heated.config.sections import Params
+
+
+def suggestion(name: object, allowed: list[str]) -> str:
+    """`; did you mean 'x'?` when a name of those allowed is near, else nothing."""
+    near = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def reference_problems(raw: Mapping[str, Any]) -> Iterator[str]:
+    """Names under `run` that params.yaml does not define."""
+    for kind in ("datasets", "methods"):
+        run, defined = raw.get("run"), raw.get(kind)
+        listed = run.get(kind) if isinstance(run, dict) else None
+        if not isinstance(listed, list) or not isinstance(defined, dict):
+            continue
+        allowed = [str(name) for name in defined]
+        for index, name in enumerate(listed):
+            if isinstance(name, str) and name not in defined:
+                yield (
+                    f"run.{kind}.{index}: came {name!r}; allowed: the keys of {kind} "
+                    f"({', '.join(allowed)}){suggestion(name, allowed)}"
+                )
+
+
+def type_problems(error: ValidationError, raw: Any) -> Iterator[str]:
+    """A line for each of pydantic's errors: path, what came, what is allowed, the nearest name."""
+    for detail in error.errors():
+        path = ".".join(str(part) for part in present(detail["loc"], raw))
+        yield f"{path}: {explanation(detail)}"
+
+
+def explanation(detail: Any) -> str:
+    """What came and what is allowed, from one of pydantic's errors."""
+    location, kind = detail["loc"], detail["type"]
+    if kind == "missing":
+        return "missing; params.yaml has no defaults, so write it down"
+    if kind == "extra_forbidden":
+        keys = keys_at(location[:-1])
+        return f"unknown key; allowed: {', '.join(keys)}{suggestion(location[-1], keys)}"
+    if kind in ("union_tag_invalid", "literal_error"):
+        context = detail["ctx"]
+        came = context.get("tag", detail["input"])
+        names = re.findall(r"'([^']*)'", context.get("expected_tags", context.get("expected")))
+        return f"came {came!r}; allowed: {', '.join(names)}{suggestion(came, names)}"
+    return f"came {detail['input']!r}; allowed: {allowance(detail)}"
+
+
+def allowance(detail: Any) -> str:
+    """What may stand where one of pydantic's errors lies, where it is not one of a few names."""
+    match detail["type"]:
+        case "model_type" | "model_attributes_type" | "union_tag_not_found":
+            return f"a mapping with {', '.join(keys_at(detail['loc']))}"
+        case "value_error":
+            return str(detail["ctx"]["error"])
+        case "too_short":
+            return "a list with at least one entry"
+        case "string_pattern_mismatch":
+            return "lower-case letters, digits and single hyphens"
+        case _:
+            return str(detail["msg"].removeprefix("Input should be "))
+
+
+def present(location: tuple[int | str, ...], raw: Any) -> Iterator[int | str]:
+    """The parts of pydantic's location that stand in the file: a choice's name does not."""
+    for depth, part in enumerate(location):
+        inside = isinstance(raw, dict) and part in raw or isinstance(raw, list)
+        if inside:
+            raw = raw[part]
+        if inside or depth == len(location) - 1:
+            yield part
+
+
+def keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that the section at `location` may have; of a choice, `name (a | b)`."""
+    schema = Params.model_json_schema()
+    node: Any = schema
+    for part in (*location, None):
+        while "$ref" in node:
+            node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
+        if part is None:
+            break
+        if "discriminator" in node:
+            node = {"$ref": node["discriminator"]["mapping"][part]}
+        elif part in node.get("properties", {}):
+            node = node["properties"][part]
+        else:
+            node = next(iter(node.get("patternProperties", {}).values()), None) or node["items"]
+    choices = node.get("discriminator", {}).get("mapping", {})
+    return [f"name ({' | '.join(choices)})"] if choices else list(node.get("properties", {}))

@@ -1,0 +1,233 @@
+"""The types of params.yaml, section by section: what each key may hold."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.functional_validators import AfterValidator
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+# DVC joins names with `-` into a stage's name and breaks on `@`.
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+
+
+def distinct(values: list[Any]) -> list[Any]:
+    """The values as they came; ValueError if one came twice."""
+    if len(set(values)) < len(values):
+        raise ValueError("each entry only once")
+    return values
+
+
+class Section(BaseModel):
+    """A mapping of params.yaml: no unknown keys, no changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Choice(Section):
+    """A key of one of the package's dicts, with the options of the function it names."""
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name: keyword arguments of the chosen function."""
+        return self.model_dump(exclude={"name"})
+
+
+# --- schedules -------------------------------------------------------------------------------
+
+
+class Constant(Choice):
+    name: Literal["constant"]
+    value: Positive
+
+
+class Step(Choice):
+    name: Literal["step"]
+    start: Positive
+    end: Positive
+    at: Share
+
+
+class Linear(Choice):
+    name: Literal["linear"]
+    start: Positive
+    end: Positive
+
+
+class Cosine(Choice):
+    name: Literal["cosine"]
+    start: Positive
+    end: Positive
+
+
+class Exponential(Choice):
+    name: Literal["exponential"]
+    start: Positive
+    end: Positive
+
+
+def rising(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points as they came; ValueError unless progress rises from point to point."""
+    progress = [p for p, _ in points]
+    if any(a >= b for a, b in zip(progress, progress[1:], strict=False)):
+        raise ValueError("progress that rises from point to point")
+    return points
+
+
+class Piecewise(Choice):
+    name: Literal["piecewise"]
+    points: Annotated[
+        list[Annotated[tuple[Share, Positive], Field(strict=False)]],
+        Field(min_length=1),
+        AfterValidator(rising),
+    ]
+
+
+Schedule = Annotated[
+    Constant | Step | Linear | Cosine | Exponential | Piecewise, Field(discriminator="name")
+]
+
+
+# --- methods ---------------------------------------------------------------------------------
+
+
+class NoNormalisation(Choice):
+    name: Literal["none"]
+
+
+class L2Normalisation(Choice):
+    name: Literal["l2"]
+
+
+class BatchNormalisation(Choice):
+    name: Literal["batch"]
+    momentum: Share
+    eps: Positive
+
+
+class Method(Section):
+    normalise: Annotated[
+        NoNormalisation | L2Normalisation | BatchNormalisation, Field(discriminator="name")
+    ]
+    bias: Literal["outside", "inside", "none"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    alpha: Schedule
+    lr_factor: Schedule
+
+
+# --- data sets -------------------------------------------------------------------------------
+
+
+class Digits(Choice):
+    name: Literal["digits"]
+
+
+class OmniglotSmall(Choice):
+    name: Literal["omniglot-small"]
+
+
+class Packing(Section):
+    size: Count
+    split: Literal["source", "halves"]
+
+
+class LeNet(Choice):
+    name: Literal["lenet"]
+
+
+class Conv4(Choice):
+    name: Literal["conv4"]
+    width: Count
+
+
+class Affine(Choice):
+    name: Literal["affine"]
+    degrees: Annotated[float, Field(ge=0, le=180)]
+    scale: Annotated[float, Field(ge=0, lt=1)]
+    shear: Annotated[float, Field(ge=0, lt=90)]
+    shift: Share
+
+
+class Crop(Choice):
+    name: Literal["crop"]
+    size: Count
+
+
+class Flip(Choice):
+    name: Literal["flip"]
+    probability: Share
+
+
+class Sgd(Choice):
+    name: Literal["sgd"]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NotNegative
+
+
+class Adam(Choice):
+    name: Literal["adam"]
+    eps: Positive
+    weight_decay: NotNegative
+
+
+class Training(Section):
+    backbone: Annotated[LeNet | Conv4, Field(discriminator="name")]
+    embedding_dim: Count
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    lr: Positive
+    optimiser: Annotated[Sgd | Adam, Field(discriminator="name")]
+    augment: list[Annotated[Affine | Crop | Flip, Field(discriminator="name")]]
+    watch_every: Count
+    pixel_mean: float
+    pixel_std: Positive
+
+
+class ScikitLearn(Choice):
+    name: Literal["scikit-learn"]
+    restarts: Count
+    seed: Seed
+
+
+class Evaluation(Section):
+    recall_at: Annotated[list[Count], Field(min_length=1), AfterValidator(distinct)]
+    kmeans: ScikitLearn
+
+
+class Dataset(Section):
+    source: Annotated[Digits | OmniglotSmall, Field(discriminator="name")]
+    packing: Packing
+    training: Training
+    evaluation: Evaluation
+
+
+# --- the whole file --------------------------------------------------------------------------
+
+
+class Run(Section):
+    datasets: Annotated[list[Name], Field(min_length=1), AfterValidator(distinct)]
+    methods: Annotated[list[Name], Field(min_length=1), AfterValidator(distinct)]
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
+    threads: Count
+
+
+class Download(Section):
+    mirror: str | None
+
+
+class Tracking(Section):
+    enabled: bool
+    every: Positive
+
+
+class Params(Section):
+    run: Run
+    download: Download
+    tracking: Tracking
+    datasets: dict[Name, Dataset]
+    methods: dict[Name, Method]

@@ -1,0 +1,334 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from heated import config
+from heated.config import ParamsError
+
+PARAMS = Path(__file__).parents[1] / "params.yaml"
+
+STEP = "{name: step, start: 16, end: 4, at: 0.7625}"
+ALPHA = "methods.ln-heat.alpha"  # where STEP stands first
+AFFINE = "{name: affine, degrees: 10, scale: 0.1, shear: 5, shift: 0.1}"
+TRAINING_KEYS = "backbone, embedding_dim, epochs, batch_size, lr, optimiser, augment"
+
+# What stands in params.yaml, what is put in its place, and the one line that must tell of it.
+BAD = {
+    "unknown key of the file": (
+        "download:\n",
+        "note: 1\n\ndownload:\n",
+        "note: unknown key; allowed: run, download, tracking, datasets, methods",
+    ),
+    "unknown key of a section": (
+        "      lr: 0.05 ",
+        "      lr: 0.05\n      batchsize: 64 ",
+        f"datasets.digits.training.batchsize: unknown key; allowed: {TRAINING_KEYS}, watch_every, "
+        "pixel_mean, pixel_std; did you mean 'batch_size'?",
+    ),
+    "unknown option of a choice": (
+        STEP,
+        STEP.replace("at:", "att: 0.5, at:"),
+        f"{ALPHA}.att: unknown key; allowed: name, start, end, at; did you mean 'at'?",
+    ),
+    "missing section": (
+        "download:\n  mirror: null",
+        "#",
+        "download: missing; params.yaml has no defaults, so write it down",
+    ),
+    "missing key": (
+        "      epochs: 8\n",
+        "",
+        "datasets.digits.training.epochs: missing; params.yaml has no defaults, so write it down",
+    ),
+    "missing option of a choice": (
+        STEP,
+        "{name: step, start: 16, end: 4}",
+        f"{ALPHA}.at: missing; params.yaml has no defaults, so write it down",
+    ),
+    "choice without a name": (
+        STEP,
+        "{start: 16, end: 4, at: 0.7625}",
+        f"{ALPHA}: came {{'start': 16, 'end': 4, 'at': 0.7625}}; allowed: a mapping with name "
+        "(constant | cosine | exponential | linear | piecewise | step)",
+    ),
+    "number where a choice stands": (STEP, "16", f"{ALPHA}: came 16; allowed: a mapping with name"),
+    "text for a number": (
+        "batch_size: 128",
+        "batch_size: many",
+        "datasets.digits.training.batch_size: came 'many'; allowed: a valid integer",
+    ),
+    "quoted number": (
+        "lr: 0.05",
+        "lr: '0.05'",
+        "datasets.digits.training.lr: came '0.05'; allowed: a valid number",
+    ),
+    "fraction for a count": (
+        "epochs: 8\n",
+        "epochs: 8.0\n",
+        "datasets.digits.training.epochs: came 8.0; allowed: a valid integer",
+    ),
+    "truth value for a count": (
+        "epochs: 8\n",
+        "epochs: true\n",
+        "datasets.digits.training.epochs: came True; allowed: a valid integer",
+    ),
+    "text for a truth value": (
+        "enabled: true",
+        "enabled: yes",
+        "tracking.enabled: came 'yes'; allowed: a valid boolean",
+    ),
+    "nothing for a number": (
+        "batch_size: 128",
+        "batch_size:",
+        "datasets.digits.training.batch_size: came None; allowed: a valid integer",
+    ),
+    "name for a list": (
+        "datasets: [digits]",
+        "datasets: digits",
+        "run.datasets: came 'digits'; allowed: a valid list",
+    ),
+    "unknown method": (
+        "methods: [sm, ls,",
+        "methods: [sm, hlnn, ls,",
+        "run.methods.1: came 'hlnn'; allowed: the keys of methods (sm, ls, ln, ln-drop, ln-heat, "
+        "hln, bn, bn-drop, bn-heat, hbn); did you mean 'hln'?",
+    ),
+    "unknown data set": (
+        "datasets: [digits]",
+        "datasets: [omniglot]",
+        "run.datasets.0: came 'omniglot'; allowed: the keys of datasets (digits, omniglot-small); "
+        "did you mean 'omniglot-small'?",
+    ),
+    "unknown schedule": (
+        STEP,
+        STEP.replace("step", "steps"),
+        f"{ALPHA}: came 'steps'; allowed: constant, step, linear, cosine, exponential, piecewise; "
+        "did you mean 'step'?",
+    ),
+    "unknown backbone": (
+        "{name: conv4, width: 32}",
+        "{name: conv5, width: 32}",
+        "datasets.digits.training.backbone: came 'conv5'; allowed: lenet, conv4; "
+        "did you mean 'conv4'?",
+    ),
+    "unknown augmentation": (
+        AFFINE,
+        "{name: flop, probability: 0.5}",
+        "datasets.digits.training.augment.0: came 'flop'; allowed: affine, crop, flip; "
+        "did you mean 'flip'?",
+    ),
+    "unknown place of the bias": (
+        "    bias: outside\n",
+        "    bias: outsid\n",
+        "methods.sm.bias: came 'outsid'; allowed: outside, inside, none; did you mean 'outside'?",
+    ),
+    "alpha of zero": (
+        STEP,
+        STEP.replace("end: 4", "end: 0"),
+        f"{ALPHA}.end: came 0; allowed: greater than 0",
+    ),
+    "alpha below zero": (
+        STEP,
+        STEP.replace("start: 16", "start: -16"),
+        f"{ALPHA}.start: came -16; allowed: greater than 0",
+    ),
+    "constant alpha of zero": (
+        "alpha: {name: constant, value: 16}",
+        "alpha: {name: constant, value: 0.0}",
+        "methods.ln.alpha.value: came 0.0; allowed: greater than 0",
+    ),
+    "infinite alpha": (
+        STEP,
+        STEP.replace("start: 16", "start: .inf"),
+        f"{ALPHA}.start: came inf; allowed: a finite number",
+    ),
+    "learning rate that is no number": (
+        "lr: 0.05",
+        "lr: .nan",
+        "datasets.digits.training.lr: came nan; allowed: a finite number",
+    ),
+    "point of alpha zero": (
+        STEP,
+        "{name: piecewise, points: [[0, 16], [1, 0]]}",
+        f"{ALPHA}.points.1.1: came 0; allowed: greater than 0",
+    ),
+    "points that do not rise": (
+        STEP,
+        "{name: piecewise, points: [[0.5, 16], [0.5, 4]]}",
+        f"{ALPHA}.points: came [[0.5, 16], [0.5, 4]]; allowed: progress that rises",
+    ),
+    "switch after the end": (
+        STEP,
+        STEP.replace("0.7625", "61"),
+        f"{ALPHA}.at: came 61; allowed: less than or equal to 1",
+    ),
+    "switch before the start": (
+        STEP,
+        STEP.replace("0.7625", "-0.1"),
+        f"{ALPHA}.at: came -0.1; allowed: greater than or equal to 0",
+    ),
+    "no seeds": (
+        "seeds: [0, 1, 2]",
+        "seeds: []",
+        "run.seeds: came []; allowed: a list with at least one entry",
+    ),
+    "seed twice": (
+        "seeds: [0, 1, 2]",
+        "seeds: [0, 1, 0]",
+        "run.seeds: came [0, 1, 0]; allowed: each entry only once",
+    ),
+    "method twice": (
+        "methods: [sm, ls,",
+        "methods: [sm, sm, ls,",
+        "run.methods: came ['sm', 'sm', 'ls',",
+    ),
+    "seed below zero": (
+        "seeds: [0, 1, 2]",
+        "seeds: [0, -1]",
+        "run.seeds.1: came -1; allowed: greater than or equal to 0",
+    ),
+    "name that no stage can bear": (
+        "  omniglot-small:  ",
+        "  Omniglot@small:  ",
+        "datasets.Omniglot@small.[key]: came 'Omniglot@small'; allowed: lower-case letters, digits "
+        "and single hyphens",
+    ),
+}
+
+
+def file_with(tmp_path, *replacements):
+    text = PARAMS.read_text(encoding="utf-8")
+    for old, new in replacements:
+        assert old in text
+        text = text.replace(old, new, 1)
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def message_of(path):
+    with pytest.raises(ParamsError) as caught:
+        config.load(path)
+    return str(caught.value)
+
+
+def test_the_projects_own_params_load():
+    params = config.load(PARAMS)
+    assert set(params.run.datasets) <= set(params.datasets)
+    assert set(params.run.methods) <= set(params.methods)
+
+
+@pytest.mark.parametrize(("old", "new", "line"), BAD.values(), ids=BAD)
+def test_a_bad_input_is_told_by_path_what_came_and_what_is_allowed(tmp_path, old, new, line):
+    path = file_with(tmp_path, (old, new))
+    heading, *lines = message_of(path).split("\n  ")
+    assert heading == f"{path} has an error:"
+    assert len(lines) == 1
+    assert lines[0].startswith(line)
+
+
+def test_a_mistyped_key_is_told_as_missing_and_as_unknown(tmp_path):
+    path = file_with(tmp_path, ("embedding_dim: 64", "embeding_dim: 64"))
+    heading, missing, unknown = message_of(path).split("\n  ")
+    assert heading == f"{path} has 2 errors:"
+    assert missing.startswith("datasets.digits.training.embedding_dim: missing")
+    assert unknown.startswith("datasets.digits.training.embeding_dim: unknown key")
+    assert unknown.endswith("did you mean 'embedding_dim'?")
+
+
+def test_no_name_is_suggested_where_none_is_near(tmp_path):
+    message = message_of(file_with(tmp_path, ("datasets: [digits]", "datasets: [xyz]")))
+    assert "run.datasets.0: came 'xyz'; allowed: the keys of datasets" in message
+    assert "did you mean" not in message
+
+
+def test_all_errors_are_told_at_once(tmp_path):
+    lines = ["no seeds", "unknown method", "unknown backbone", "alpha of zero", "missing section"]
+    path = file_with(tmp_path, *(BAD[name][:2] for name in lines))
+    heading, *told = message_of(path).split("\n  ")
+    assert heading == f"{path} has 5 errors:"
+    for name in lines:
+        assert sum(line.startswith(BAD[name][2]) for line in told) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("  threads: 1 ", "  threads: 1\n  threads: 2 ", "threads"),
+        ("  hln: ", "  ln: ", "ln"),
+        (STEP, STEP.replace("end: 4", "end: 4, end: 2"), "end"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_by_name_and_line(tmp_path, old, new, key):
+    message = message_of(file_with(tmp_path, (old, new)))
+    assert f"the key '{key}' stands twice" in message
+    assert "line " in message
+
+
+def test_what_is_not_yaml_is_refused_with_the_line(tmp_path):
+    path = file_with(tmp_path, ("run: ", "run: ["))
+    message = message_of(path)
+    assert message.startswith(f"{path} is not readable as YAML")
+    assert "line " in message
+
+
+@pytest.mark.parametrize("text", ["", "just words", "- 1\n- 2\n"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    assert "allowed: a mapping of sections" in message_of(path)
+
+
+def test_a_yaml_tag_that_would_run_code_is_refused(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("run: !!python/object/apply:os.getcwd []\n")
+    assert "is not readable as YAML" in message_of(path)
+
+
+def test_a_missing_file_is_told_with_where_to_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ParamsError, match=r"params\.yaml is missing: run stages from the project"):
+        config.load()
+
+
+def test_the_file_in_the_current_folder_is_read(tmp_path, monkeypatch):
+    file_with(tmp_path, ("seeds: [0, 1, 2]", "seeds: [7]"))
+    monkeypatch.chdir(tmp_path)
+    assert config.load().run.seeds == [7]
+
+
+def test_an_exponent_without_a_point_is_a_number(tmp_path):
+    params = config.load(file_with(tmp_path, ("lr: 0.05", "lr: 1e-4")))
+    assert params.datasets["digits"].training.lr == 0.0001
+
+
+def test_a_whole_number_stands_where_a_fraction_may(tmp_path):
+    lr = config.load(file_with(tmp_path, ("lr: 0.05", "lr: 1"))).datasets["digits"].training.lr
+    assert lr == 1.0
+    assert isinstance(lr, float)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_switch_may_lie_at_either_end(tmp_path, at):
+    path = file_with(tmp_path, (STEP, STEP.replace("0.7625", str(at))))
+    assert config.load(path).methods["ln-heat"].alpha.at == at
+
+
+def test_options_are_all_but_the_name():
+    assert config.load(PARAMS).methods["hbn"].alpha.options == {"start": 16, "end": 4, "at": 0.7625}
+
+
+def test_loaded_parameters_cannot_be_changed():
+    params = config.load(PARAMS)
+    with pytest.raises(ValidationError, match="frozen"):
+        params.run.threads = 2
+
+
+def test_loading_does_not_import_torch():
+    code = f"import sys; from heated import config; config.load(config.Path({str(PARAMS)!r}))"
+    code += "; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
