@@ -1,0 +1,210 @@
+import os
+import zipfile
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from heated.downloading import DownloadError, fetch
+from heated.files import sha256
+from heated.sources import SOURCES
+from heated.splits import split
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_file_has_an_address_and_a_whole_checksum(name):
+    files = SOURCES[name].files
+    assert files
+    for file in files:
+        assert file.addresses
+        assert len(bytes.fromhex(file.sha256)) == 32
+    assert len({file.name for file in files}) == len(files)
+
+
+# --- digits ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits")
+    for file in SOURCES["digits"].files:
+        fetch(file, folder, mirror=None, subfolder="digits")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def digits(digits_folder):
+    return SOURCES["digits"].read(digits_folder)
+
+
+def test_the_digits_are_those_of_the_checksum_only(tmp_path):
+    (file,) = SOURCES["digits"].files
+    with pytest.raises(DownloadError):
+        fetch(replace(file, sha256="0" * 64), tmp_path, mirror=None, subfolder="digits")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_digits_has_7188_images_of_40_classes(digits):
+    assert digits.labels.shape == (7188,)
+    assert digits.labels.dtype == np.int64
+    assert len(digits.class_names) == len(set(digits.class_names)) == 40
+    assert set(digits.labels) == set(range(40))
+    assert digits.train_classes is None
+
+
+def test_digits_are_scikit_learns_in_256_greys(digits):
+    expected = load_digits()
+    np.testing.assert_array_equal(digits.labels[::4] // 4, expected.target)
+    for i in range(0, len(expected.images), 37):
+        image = digits.image(4 * i)
+        assert image.dtype == np.uint8
+        np.testing.assert_array_equal(image, np.rint(expected.images[i] * 255 / 16))
+    assert max(digits.image(4 * i).max() for i in range(100)) == 255
+
+
+def test_the_classes_of_a_digit_are_its_quarter_turns(digits):
+    for i in range(0, 7188, 97):
+        digit, turn = divmod(int(digits.labels[i]), 4)
+        first = i - i % 4
+        np.testing.assert_array_equal(digits.image(i), np.rot90(digits.image(first), turn))
+        assert digits.labels[first] == 4 * digit
+        assert digits.class_names[digits.labels[i]] == f"{digit} turned {90 * turn}"
+
+
+def test_halves_of_the_digits_are_five_digits_each(digits):
+    halves = split(digits, "halves")
+    assert set(digits.labels[halves.train] // 4) == {0, 1, 2, 3, 4}
+    assert set(digits.labels[halves.query] // 4) == {5, 6, 7, 8, 9}
+
+
+# --- omniglot-small --------------------------------------------------------------------------
+
+ALPHABETS = {
+    "images_background_small1": {"Balinese": 2, "Greek": 1, "Latin": 1},
+    "images_background_small2": {"Greek": 2, "Japanese_(katakana)": 2, "Latin": 1, "Tagalog": 1},
+}
+DRAWINGS = 3
+
+
+def drawing(seed):
+    """(105, 105) bool, False where there is ink."""
+    return np.random.default_rng(seed).random((105, 105)) > 0.1
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Archives in the official layout, members in no order, and each member's drawing."""
+    folder, drawings = tmp_path_factory.mktemp("omniglot"), {}
+    for part, alphabets in ALPHABETS.items():
+        names = [
+            f"{part}/{alphabet}/character{character:02}/{character:04}_{n:02}.png"
+            for alphabet, characters in alphabets.items()
+            for character in range(1, characters + 1)
+            for n in range(1, DRAWINGS + 1)
+        ]
+        with zipfile.ZipFile(folder / f"{part}.zip", "w") as archive:
+            for alphabet in alphabets:
+                archive.mkdir(f"{part}/{alphabet}")
+            for name in reversed(names):
+                drawings[name] = drawing(len(drawings))
+                with archive.open(name, "w") as file:
+                    Image.fromarray(drawings[name]).save(file, "PNG")
+    return SOURCES["omniglot-small"].read(folder), drawings
+
+
+def test_the_archives_made_here_hold_one_bit_images(small, tmp_path):
+    _, drawings = small
+    Image.fromarray(next(iter(drawings.values()))).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert (image.mode, image.size) == ("1", (105, 105))
+
+
+def test_greek_and_latin_leave_the_test_side_only(small):
+    samples, _ = small
+    sides = {True: set(), False: set()}
+    for name, train in zip(samples.class_names, samples.train_classes, strict=True):
+        sides[bool(train)].add(tuple(name.split("/")[:2]))
+    first, second = ALPHABETS
+    assert sides[True] == {(first, alphabet) for alphabet in ("Balinese", "Greek", "Latin")}
+    assert sides[False] == {(second, "Japanese_(katakana)"), (second, "Tagalog")}
+
+
+def test_a_class_is_a_character_of_an_alphabet_with_all_its_drawings(small):
+    samples, _ = small
+    assert len(samples.class_names) == len(set(samples.class_names)) == 4 + 3
+    assert samples.labels.dtype == np.int64
+    assert Counter(samples.labels.tolist()) == dict.fromkeys(range(7), DRAWINGS)
+
+
+def test_every_drawing_stands_under_its_own_label_with_ink_255(small):
+    samples, drawings = small
+    by_class = {name: [] for name in samples.class_names}
+    for path in sorted(drawings):
+        if str(Path(path).parent) in by_class:
+            by_class[str(Path(path).parent)].append(drawings[path])
+    expected = [(name, ink) for name, inks in by_class.items() for ink in inks]
+    assert len(expected) == len(samples.labels)
+    for i, (name, paper) in enumerate(expected):
+        assert samples.class_names[samples.labels[i]] == name
+        image = samples.image(i)
+        assert image.dtype == np.uint8
+        np.testing.assert_array_equal(image, np.where(paper, 0, 255))
+
+
+def test_the_order_does_not_depend_on_the_archives(small):
+    samples, _ = small
+    assert list(samples.class_names) == sorted(samples.class_names)
+    assert samples.labels.tolist() == sorted(samples.labels.tolist())
+
+
+@pytest.fixture(scope="module")
+def official():
+    """The folder with the official archives, where this machine has them."""
+    places = [ROOT.parent / "shared" / "data"]
+    if mirror := os.environ.get("HEATED_MIRROR"):
+        places.insert(0, ROOT / mirror)
+    for folder in (place / sub for place in places for sub in ("omniglot-small", "")):
+        if all((folder / file.name).exists() for file in SOURCES["omniglot-small"].files):
+            return folder
+    pytest.skip("the official Omniglot archives are not here: name their folder in HEATED_MIRROR")
+
+
+def test_the_official_archives_have_the_checksums(official):
+    for file in SOURCES["omniglot-small"].files:
+        assert sha256(official / file.name) == file.sha256
+
+
+def test_the_official_archives_hold_136_and_106_classes(official):
+    samples = SOURCES["omniglot-small"].read(official)
+    assert samples.train_classes.sum() == 136
+    assert (~samples.train_classes).sum() == 106
+    masks = split(samples, "source")
+    assert masks.train.sum() == 2720
+    assert masks.query.sum() == masks.gallery.sum() == 2120
+    assert set(Counter(samples.labels.tolist()).values()) == {20}
+    alphabets = Counter(name.split("/")[1] for name in samples.class_names)
+    assert alphabets == {
+        "Balinese": 24,
+        "Early_Aramaic": 22,
+        "Greek": 24,
+        "Korean": 40,
+        "Latin": 26,
+        "Japanese_(katakana)": 47,
+        "Sanskrit": 42,
+        "Tagalog": 17,
+    }
+
+
+def test_an_official_image_is_a_little_ink_on_much_paper(official):
+    samples = SOURCES["omniglot-small"].read(official)
+    for i in range(0, len(samples.labels), 500):
+        image = samples.image(i)
+        assert image.shape == (105, 105)
+        assert set(np.unique(image)) == {0, 255}
+        assert 0 < (image == 255).mean() < 0.25
