@@ -1,0 +1,59 @@
+"""Networks from images (N, C, H, W) to raw embeddings (N, D)."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from heated.initialisation import variance_scaling_
+
+Shape = tuple[int, int, int]  # channels, height, width
+
+
+def lenet(image_shape: Shape, embedding_dim: int) -> nn.Module:
+    """The authors' LeNet: two 5x5 convolutions of 32 and 64 channels, each max-pooled, 500 hidden
+    units, ReLU throughout; no batch norm, no dropout (paper section 4.1; lenet.py)."""
+    channels, height, width = image_shape
+    pooled = 64 * -(-height // 4) * -(-width // 4)
+    network = nn.Sequential(
+        nn.Conv2d(channels, 32, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.Conv2d(32, 64, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.Flatten(),
+        nn.Linear(pooled, 500),
+        nn.ReLU(),
+        nn.Linear(500, embedding_dim),
+    )
+    return initialised(network)
+
+
+def conv4(image_shape: Shape, embedding_dim: int, *, width: int) -> nn.Module:
+    """Four blocks of 3x3 convolution, batch norm, ReLU and, while two pixels a side are left,
+    2x2 max-pooling; then a linear bottleneck. The few-shot field's small network, for 8x8 to 84x84.
+    """
+    channels, height, width_left = image_shape
+    layers: list[nn.Module] = []
+    for _ in range(4):
+        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
+        layers += [nn.ReLU()]
+        channels = width
+        if min(height, width_left) >= 2:
+            layers += [nn.MaxPool2d(2)]
+            height, width_left = height // 2, width_left // 2
+    bottleneck = nn.Linear(channels * height * width_left, embedding_dim)
+    return initialised(nn.Sequential(*layers, nn.Flatten(), bottleneck))
+
+
+def initialised(network: nn.Module) -> nn.Module:
+    """The network with variance scaling of factor 2 on every weight, and biases of 0."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            variance_scaling_(layer.weight, scale=2)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return network
+
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {"lenet": lenet, "conv4": conv4}

@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from heated.backbones import BACKBONES
+from heated.initialisation import variance_scaling_
+
+OPTIONS = {"lenet": {}, "conv4": {"width": 32}}
+
+
+def built(name, image_shape, embedding_dim=64):
+    torch.manual_seed(0)
+    return BACKBONES[name](image_shape, embedding_dim, **OPTIONS[name])
+
+
+def weighted(network):
+    """The layers with weights of their own, batch norm apart."""
+    return [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+
+
+def test_every_backbone_is_tested_here():
+    assert set(OPTIONS) == set(BACKBONES)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 28, 28), (1, 9, 13)])
+@pytest.mark.parametrize("embedding_dim", [2, 64])
+def test_images_become_embeddings(name, shape, embedding_dim):
+    network = built(name, shape, embedding_dim)
+    assert network(torch.randn(3, *shape)).shape == (3, embedding_dim)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_an_embedding_has_both_signs_since_no_relu_follows_it(name):
+    embeddings = built(name, (1, 8, 8))(torch.randn(8, 1, 8, 8))
+    assert embeddings.min() < 0 < embeddings.max()
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_whole_network_learns(name):
+    network = built(name, (1, 8, 8))
+    network(torch.randn(4, 1, 8, 8)).square().sum().backward()
+    for parameter in network.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.abs().sum() > 0
+
+
+# --- the layers ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("side", "pooled"), [(28, 7 * 7), (8, 2 * 2), (9, 3 * 3)])
+def test_lenet_has_the_papers_layers(side, pooled):
+    shapes = [tuple(layer.weight.shape) for layer in weighted(built("lenet", (1, side, side), 2))]
+    assert shapes == [(32, 1, 5, 5), (64, 32, 5, 5), (500, 64 * pooled), (2, 500)]
+
+
+def test_lenet_is_convolutions_pools_and_relus_without_batch_norm_or_dropout():
+    kinds = [type(layer).__name__ for layer in built("lenet", (1, 28, 28))]
+    block = ["Conv2d", "ReLU", "MaxPool2d"]
+    assert kinds == [*block, *block, "Flatten", "Linear", "ReLU", "Linear"]
+
+
+def test_lenet_pools_an_odd_side_with_its_last_row_as_tensorflows_same_does():
+    network = built("lenet", (1, 9, 9))
+    sides = []
+    batch = torch.randn(1, 1, 9, 9)
+    for layer in network[:6]:
+        batch = layer(batch)
+        sides.append(batch.shape[2])
+    assert sides == [9, 9, 5, 5, 5, 3]
+
+
+@pytest.mark.parametrize(
+    ("side", "inputs", "pools"), [(8, 32, 3), (28, 32, 4), (84, 32 * 25, 4), (2, 32, 1)]
+)
+def test_conv4_has_four_blocks_and_a_bottleneck(side, inputs, pools):
+    network = built("conv4", (3, side, side), 64)
+    shapes = [tuple(layer.weight.shape) for layer in weighted(network)]
+    assert shapes == [(32, 3, 3, 3), *[(32, 32, 3, 3)] * 3, (64, inputs)]
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in network) == 4
+    assert sum(isinstance(layer, nn.ReLU) for layer in network) == 4
+    assert sum(isinstance(layer, nn.MaxPool2d) for layer in network) == pools
+
+
+# --- the starting weights --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_weights_start_with_variance_2_over_fan_in_cut_off_and_biases_at_0(name):
+    for layer in weighted(built(name, (1, 28, 28), 64)):
+        weight = layer.weight.detach()
+        expected = (2 / weight[0].numel()) ** 0.5
+        rough = 4 / weight.numel() ** 0.5  # of few weights the deviation is known roughly
+        assert weight.std().item() == pytest.approx(expected, rel=rough)
+        assert abs(weight.mean().item()) < rough * expected
+        assert weight.abs().max() < 2.3 * expected
+        if layer.bias is not None:
+            assert not layer.bias.any()
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_variance_scaling_has_its_variance_after_the_cut(scale):
+    torch.manual_seed(0)
+    weight = variance_scaling_(torch.empty(2000, 5, 4, 5), scale=scale).double().numpy()
+    assert weight.var() == pytest.approx(scale / 100, rel=0.01)
+    cut = 2 * (scale / 100) ** 0.5 / 0.8796
+    assert np.abs(weight).max() == pytest.approx(cut, rel=0.001)
+    assert weight.mean() == pytest.approx(0, abs=0.001)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_seed_decides_the_weights(name):
+    first, again = built(name, (1, 8, 8)), built(name, (1, 8, 8))
+    torch.manual_seed(1)
+    other = BACKBONES[name]((1, 8, 8), 64, **OPTIONS[name])
+    triples = zip(weighted(first), weighted(again), weighted(other), strict=True)
+    for a, b, c in triples:
+        assert torch.equal(a.weight, b.weight)
+        assert not torch.equal(a.weight, c.weight)
