@@ -1,0 +1,25 @@
+"""Training histories as CSV: a row for each seed and epoch."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from heated.files import required, write_csv
+
+Row = dict[str, float]
+
+
+def write_history(path: Path, histories: Mapping[int, Sequence[Row]]) -> None:
+    """Columns seed, epoch, and the rest of the rows' keys; empty where a row lacks one."""
+    write_csv(path, [{"seed": seed, **row} for seed, rows in histories.items() for row in rows])
+
+
+def read_history(path: Path) -> dict[int, list[Row]]:
+    """The rows of each seed, epochs as int, the rest as float; empty cells are left out."""
+    histories: dict[int, list[Row]] = {}
+    with required(path, "train").open(encoding="utf-8", newline="") as file:
+        for cells in csv.DictReader(file):
+            seed = int(cells.pop("seed"))
+            row = {key: float(cell) for key, cell in cells.items() if cell != ""}
+            histories.setdefault(seed, []).append({**row, "epoch": int(cells["epoch"])})
+    return histories

@@ -1,0 +1,103 @@
+"""A network with its classifier, from uint8 images to embeddings; saved as safetensors, whose
+metadata hold the architecture, so that a file can be used without params.yaml."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Generator, Tensor, nn
+
+from heated.augment import prepare
+from heated.backbones import BACKBONES
+from heated.classifier import HeatedSoftmax
+from heated.files import required, whole
+from heated.normalise import NORMALISATIONS
+
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """All that is needed to build a model anew. Choices are {"name": ..., option: ...}."""
+
+    image_shape: tuple[int, int, int]  # height, width, channels, as packed
+    num_classes: int
+    embedding_dim: int
+    backbone: Options
+    normalise: Options
+    bias: str
+    label_smoothing: float
+    augment: list[Options]
+    pixel_mean: float
+    pixel_std: float
+
+    @classmethod
+    def of(cls, recipe: Mapping[str, Any], **rest: Any) -> Self:
+        """From a recipe's keys of the same names, and the rest."""
+        known = {name: recipe[name] for name in cls.__dataclass_fields__ if name in recipe}
+        return cls(**known, **rest)
+
+
+class Model(nn.Module):
+    """`network` from images to raw embeddings, `head` from those to a loss."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        dim = architecture.embedding_dim
+        blank = torch.zeros(1, *architecture.image_shape, dtype=torch.uint8)
+        _, channels, height, width = self.prepare(blank).shape
+        self.network = chosen(BACKBONES, architecture.backbone, (channels, height, width), dim)
+        self.head = HeatedSoftmax(
+            architecture.num_classes,
+            dim,
+            normalise=chosen(NORMALISATIONS, architecture.normalise, dim),
+            bias=architecture.bias,
+            label_smoothing=architecture.label_smoothing,
+        )
+        self.to(memory_format=torch.channels_last)  # 1.3 to 1.6 times faster on CPU and GPU
+
+    def prepare(self, images: Tensor, generator: Generator | None = None) -> Tensor:
+        """(N, H, W, C) uint8 -> (N, C, H', W') float32, augmented if there is a generator."""
+        steps = [split_choice(step) for step in self.architecture.augment]
+        mean, std = self.architecture.pixel_mean, self.architecture.pixel_std
+        batch = prepare(images, generator, steps=steps, mean=mean, std=std)
+        return batch.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, H, W, C) uint8 -> (N, D) embeddings, of which the direction counts."""
+        return self.head.embedding(self.network(self.prepare(images)))
+
+
+def split_choice(choice: Options) -> tuple[str, Options]:
+    """The name and the options of a choice."""
+    return choice["name"], {key: value for key, value in choice.items() if key != "name"}
+
+
+def chosen(functions: Mapping[str, Any], choice: Options, *arguments: Any) -> Any:
+    """What the named function makes of the arguments and the choice's options."""
+    name, options = split_choice(choice)
+    return functions[name](*arguments, **options)
+
+
+def save(path: Path, model: Model) -> None:
+    """Weights and architecture in one file; the same model gives the same bytes."""
+    weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+    metadata = {"architecture": json.dumps(asdict(model.architecture), sort_keys=True)}
+    with whole(path) as temporary:
+        save_file(weights, temporary, metadata)
+
+
+def load(path: Path, device: torch.device) -> Model:
+    """The model that `save` wrote, ready to embed."""
+    with safe_open(required(path, "train"), "pt") as file:
+        architecture = json.loads(file.metadata()["architecture"])
+    architecture["image_shape"] = tuple(architecture["image_shape"])
+    model = Model(Architecture(**architecture))
+    model.load_state_dict(load_file(path))
+    return model.to(device).eval()

@@ -1,0 +1,81 @@
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+
+import pytest
+import torch
+
+from heated.environment import environment, git, processor, source_commit
+
+
+def test_the_environment_names_hardware_and_versions_as_json():
+    found = environment(torch.device("cpu"))
+    assert json.loads(json.dumps(found)) == found
+    assert found["device_type"] == "cpu"
+    assert found["device"] == processor() != ""
+    assert found["cores"] == os.cpu_count()
+    assert found["python"] == platform.python_version()
+    assert platform.system() in found["system"]
+    for package in ("torch", "torchvision", "numpy", "scikit-learn"):
+        assert found[package] == version(package)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_on_a_gpu_the_device_is_the_cards_name():
+    found = environment(torch.device("cuda", 0))
+    assert found["device_type"] == "cuda"
+    assert found["device"] == torch.cuda.get_device_name(0)
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A git repository with one commit of one file, which is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for variable in ("GIT_DIR", "GIT_WORK_TREE", "DVC_STAGE", "DVC_EXP_NAME"):
+        monkeypatch.delenv(variable, raising=False)
+    (tmp_path / "tracked").write_text("one")
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init", "-q"], ["add", "tracked"], [*identity, "commit", "-q", "-m", "one"]):
+        subprocess.run(["git", *command], check=True)
+    return tmp_path
+
+
+def test_the_commit_is_the_heads(repository):
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    found = source_commit()
+    assert found == {
+        "commit": head.stdout.strip(),
+        "modified": False,
+        "stage": None,
+        "experiment": None,
+    }
+    assert len(found["commit"]) == 40
+
+
+def test_a_changed_file_is_told_and_an_untracked_one_is_not(repository):
+    (repository / "untracked").write_text("two")
+    assert source_commit()["modified"] is False
+    (repository / "tracked").write_text("two")
+    assert source_commit()["modified"] is True
+
+
+def test_dvcs_names_of_stage_and_experiment_are_told(repository, monkeypatch):
+    monkeypatch.setenv("DVC_STAGE", "train@digits-bn")
+    monkeypatch.setenv("DVC_EXP_NAME", "warm-ibis")
+    found = source_commit()
+    assert (found["stage"], found["experiment"]) == ("train@digits-bn", "warm-ibis")
+
+
+def test_outside_a_repository_there_is_no_commit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    found = source_commit()
+    assert found["commit"] is None
+    assert found["modified"] is False
+
+
+def test_without_git_there_is_no_commit(repository, monkeypatch):
+    monkeypatch.setenv("PATH", str(repository))
+    assert git("rev-parse", "HEAD") is None

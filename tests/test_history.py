@@ -1,0 +1,47 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heated.history import read_history, write_history
+
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+ROWS = st.lists(
+    st.fixed_dictionaries({"loss": NUMBERS}, optional={"recall_at_1": NUMBERS, "spread": NUMBERS}),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(histories=st.dictionaries(st.integers(0, 2**32 - 1), ROWS, min_size=1, max_size=3))
+def test_what_was_written_is_read_back_to_the_last_digit(tmp_path_factory, histories):
+    path = tmp_path_factory.mktemp("history") / "history.csv"
+    numbered = {
+        seed: [{"epoch": epoch, **row} for epoch, row in enumerate(rows)]
+        for seed, rows in histories.items()
+    }
+    write_history(path, numbered)
+    found = read_history(path)
+    assert found == numbered
+    assert list(found) == list(numbered)
+
+
+def test_the_file_is_csv_with_a_row_for_each_seed_and_epoch(tmp_path):
+    path = tmp_path / "history.csv"
+    rows = [{"epoch": 0, "alpha": 16.0}, {"epoch": 1, "alpha": 4.0, "recall_at_1": 0.5}]
+    write_history(path, {3: rows, 7: rows[:1]})
+    expected = "seed,epoch,alpha,recall_at_1\n3,0,16.0,\n3,1,4.0,0.5\n7,0,16.0,\n"
+    assert path.read_bytes() == expected.encode()
+
+
+def test_epochs_are_read_as_whole_numbers_and_empty_cells_left_out(tmp_path):
+    path = tmp_path / "history.csv"
+    path.write_text("seed,epoch,alpha,recall_at_1\n3,10,16,\n", encoding="utf-8")
+    ((seed, (row,)),) = read_history(path).items()
+    assert (seed, row) == (3, {"epoch": 10, "alpha": 16.0})
+    assert isinstance(row["epoch"], int)
+    assert isinstance(row["alpha"], float)
+
+
+def test_a_missing_file_names_the_stage_that_makes_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"history.csv is missing: the stage 'train'"):
+        read_history(tmp_path / "history.csv")

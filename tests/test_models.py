@@ -1,0 +1,153 @@
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from heated.models import Architecture, Model, load, save
+from heated.training import train
+
+CPU = torch.device("cpu")
+NORMALISATIONS = {
+    "none": {"name": "none"},
+    "l2": {"name": "l2"},
+    "batch": {"name": "batch", "momentum": 0.2, "eps": 0.01},
+}
+
+
+def built(normalise="batch", backbone="conv4", bias="inside"):
+    torch.manual_seed(0)
+    return Model(
+        Architecture(
+            image_shape=(7, 7, 3),
+            num_classes=3,
+            embedding_dim=4,
+            backbone={"name": "lenet"} if backbone == "lenet" else {"name": "conv4", "width": 4},
+            normalise=NORMALISATIONS[normalise],
+            bias=bias,
+            label_smoothing=0.25,
+            augment=[{"name": "crop", "size": 6}, {"name": "flip", "probability": 0.5}],
+            pixel_mean=0.25,
+            pixel_std=0.75,
+        )
+    )
+
+
+def images(size=6):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(256, (size, 7, 7, 3), generator=generator, dtype=torch.uint8)
+
+
+def trained(model):
+    """The model with every weight and every running statistic moved."""
+    train(
+        model,
+        images(),
+        torch.arange(6) % 3,
+        alphas=[5.0],
+        lrs=[0.1],
+        optimiser={"name": "sgd", "momentum": 0.9, "weight_decay": 0.0},
+        batch_size=3,
+        seed=0,
+        watch_every=1,
+        watch=dict,
+        log=lambda row: None,
+    )
+    return model.eval()
+
+
+@pytest.mark.parametrize("backbone", ["conv4", "lenet"])
+@pytest.mark.parametrize("normalise", NORMALISATIONS)
+def test_a_loaded_model_embeds_exactly_as_the_saved_one(tmp_path, normalise, backbone):
+    model = trained(built(normalise, backbone))
+    save(tmp_path / "model.safetensors", model)
+    loaded = load(tmp_path / "model.safetensors", CPU)
+    with torch.inference_mode():
+        assert torch.equal(loaded(images()), model(images()))
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+
+
+def test_a_loaded_model_is_ready_to_embed(tmp_path):
+    save(tmp_path / "model.safetensors", built().train())
+    assert not any(
+        module.training for module in load(tmp_path / "model.safetensors", CPU).modules()
+    )
+
+
+def test_the_architecture_comes_back_whole(tmp_path):
+    model = built()
+    save(tmp_path / "model.safetensors", model)
+    loaded = load(tmp_path / "model.safetensors", CPU)
+    assert loaded.architecture == model.architecture
+    assert loaded.head.bias_inside
+    assert loaded.head.label_smoothing == 0.25
+    assert loaded.head.normalise.standardise.eps == 0.01
+
+
+@pytest.mark.parametrize("bias", ["outside", "inside", "none"])
+def test_the_place_of_the_bias_comes_back(tmp_path, bias):
+    model = trained(built(bias=bias))
+    save(tmp_path / "model.safetensors", model)
+    loaded = load(tmp_path / "model.safetensors", CPU)
+    raw = torch.ones(2, 4)
+    assert torch.equal(loaded.head.logits(raw), model.head.logits(raw))
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path):
+    model = trained(built())
+    for name in ("first", "second"):
+        save(tmp_path / name, model)
+    save(tmp_path / "third", load(tmp_path / "first", CPU))
+    first = (tmp_path / "first").read_bytes()
+    assert (tmp_path / "second").read_bytes() == first
+    assert (tmp_path / "third").read_bytes() == first
+
+
+def test_the_file_is_safetensors_and_holds_no_pickle(tmp_path):
+    path, model = tmp_path / "model.safetensors", built()
+    save(path, model)
+    with safe_open(path, "pt") as file:
+        assert set(file.keys()) == set(model.state_dict())
+        assert json.loads(file.metadata()["architecture"])["embedding_dim"] == 4
+    header = int.from_bytes(path.read_bytes()[:8], "little")
+    tensors = sum(value.nbytes for value in model.state_dict().values())
+    assert path.stat().st_size == 8 + header + tensors
+
+
+def test_a_missing_file_names_the_stage_that_makes_it(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"absent.safetensors is missing: the stage 'train'"
+    ):
+        load(tmp_path / "absent.safetensors", CPU)
+
+
+def test_an_architecture_takes_its_own_keys_from_a_recipe():
+    recipe = {**asdict(built().architecture), "batch_size": 3, "alphas": [1.0]}
+    del recipe["image_shape"], recipe["num_classes"]
+    found = Architecture.of(recipe, image_shape=(7, 7, 3), num_classes=3)
+    assert found == built().architecture
+
+
+def test_images_are_prepared_with_the_architectures_steps_and_range():
+    model = built()
+    centre = model.prepare(images())
+    by_hand = (images()[:, :6, :6].permute(0, 3, 1, 2) / 255 - 0.25) / 0.75
+    torch.testing.assert_close(centre, by_hand, atol=1e-6, rtol=0)
+    augmented = model.prepare(images(), torch.Generator().manual_seed(0))
+    assert augmented.shape == centre.shape
+    assert not torch.equal(augmented, centre)
+
+
+def test_the_embedding_is_what_the_head_compares():
+    model = trained(built("batch"))
+    with torch.inference_mode():
+        raw = model.network(model.prepare(images()))
+        norm = model.head.normalise
+        standard = (raw - norm.standardise.running_mean) / (
+            norm.standardise.running_var + 0.01
+        ).sqrt()
+        expected = (standard + norm.shift) / 2
+        torch.testing.assert_close(model(images()), expected, atol=1e-6, rtol=1e-5)

@@ -1,0 +1,194 @@
+import inspect
+import math
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml
+
+from heated import config
+from heated.augment import AUGMENTATIONS
+from heated.backbones import BACKBONES
+from heated.classifier import BIASES
+from heated.clustering import KMEANS
+from heated.config import sections
+from heated.config.reading import ParamsError, parse
+from heated.normalise import NORMALISATIONS
+from heated.schedules import SCHEDULES, values
+from heated.sources import SOURCES
+from heated.splits import SPLITS
+from heated.training import OPTIMISERS
+
+PATH = Path(__file__).parents[1] / "params.yaml"
+PARAMS = config.load(PATH)
+
+# Each kind of choice: the section and key that hold it, and the package's dict.
+KINDS: dict[str, tuple[type[sections.Section], str, dict[str, Any]]] = {
+    "alpha": (sections.Method, "alpha", SCHEDULES),
+    "lr_factor": (sections.Method, "lr_factor", SCHEDULES),
+    "normalise": (sections.Method, "normalise", NORMALISATIONS),
+    "backbone": (sections.Training, "backbone", BACKBONES),
+    "augment": (sections.Training, "augment", AUGMENTATIONS),
+    "optimiser": (sections.Training, "optimiser", OPTIMISERS),
+    "kmeans": (sections.Evaluation, "kmeans", KMEANS),
+    "source": (sections.Dataset, "source", SOURCES),
+}
+
+SCALARS = """\
+1e-4 1E5 12e03 1e+3 -2e3 1.e3 1.5e-3 -1.5E+10 .5 -.5 1. 0.1 00.5
+0 -0 +1 -1 10 010 08 0o 1_000 -1_000 1__0 0x1f 0xFF 0x 60:30 190:20:30.15
+yes no on off Yes NO On OFF y n true True TRUE false False FALSE tRUE
+~ null Null NULL nULL .inf -.inf +.inf .Inf .nan .NaN nan inf
+'1e-4' "1e-4" '010' "no" 'null' "~" '' plain 1,000 1.2.3 1e e5 1e5x
+"""
+
+
+def choices(annotation: Any) -> dict[str, type[sections.Choice]]:
+    """The choice classes in a type, by the name that each may have."""
+    if isinstance(annotation, type) and issubclass(annotation, sections.Choice):
+        (name,) = get_args(annotation.model_fields["name"].annotation)
+        return {name: annotation}
+    return {n: c for part in get_args(annotation) for n, c in choices(part).items()}
+
+
+def configured(kind: str) -> dict[str, type[sections.Choice]]:
+    section, key, _ = KINDS[kind]
+    return choices(section.model_fields[key].annotation)
+
+
+def typed(value: Any) -> Any:
+    """A value with its type, and NaN equal to itself."""
+    if isinstance(value, dict):
+        return {key: typed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [typed(inner) for inner in value]
+    return type(value), "nan" if isinstance(value, float) and math.isnan(value) else value
+
+
+# --- what we read is what DVC reads ----------------------------------------------------------
+
+
+def test_params_are_read_as_dvc_reads_them():
+    assert typed(parse(PATH)) == typed(load_yaml(str(PATH)))
+
+
+@pytest.mark.parametrize("scalar", SCALARS.split())
+def test_a_scalar_is_read_as_dvc_reads_it(tmp_path, scalar):
+    path = tmp_path / "params.yaml"
+    path.write_text(f"key: {scalar}\nlist: [a, {scalar}]\n", encoding="utf-8")
+    assert typed(parse(path)) == typed(load_yaml(str(path)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a:\nb: 1\n", "a: &x {b: 1e-4, c: 2}\nd: {<<: *x, c: 3}\n", "a: |\n  no\n  1\n", "1: a\n"],
+    ids=["nothing", "merge", "block", "number as key"],
+)
+def test_a_structure_is_read_as_dvc_reads_it(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert typed(parse(path)) == typed(load_yaml(str(path)))
+
+
+@pytest.mark.parametrize("text", ["a: 1\na: 2\n", "a: [1\n", "a: b: c\n"])
+def test_what_dvc_refuses_we_refuse(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(YAMLFileCorruptedError):
+        load_yaml(str(path))
+    with pytest.raises(ParamsError):
+        parse(path)
+
+
+def test_an_exponent_is_a_number_and_no_is_a_word(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("a: [1e-4, no, 010, 0x1f, 1_000]\n")
+    assert typed(parse(path)["a"]) == typed([0.0001, "no", 10, 31, 1000])
+
+
+# --- names are keys, options are parameters --------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_names_allowed_are_the_keys_of_the_packages_dict(kind):
+    assert set(configured(kind)) == set(KINDS[kind][2])
+
+
+def test_the_rules_of_splitting_are_the_keys_of_their_dict():
+    rules = get_args(sections.Packing.model_fields["split"].annotation)
+    assert set(rules) == set(SPLITS)
+
+
+def test_the_places_of_the_bias_are_those_of_the_classifier():
+    assert get_args(sections.Method.model_fields["bias"].annotation) == BIASES
+
+
+OPTIONS = [(kind, name) for kind in KINDS for name in configured(kind) if kind != "source"]
+
+
+@pytest.mark.parametrize(("kind", "name"), OPTIONS)
+def test_the_options_of_a_choice_are_its_functions_parameters(kind, name):
+    options = set(configured(kind)[name].model_fields) - {"name"}
+    parameters = inspect.signature(KINDS[kind][2][name]).parameters.values()
+    if kind == "optimiser":  # torch's own: it has more, with defaults
+        assert options <= {parameter.name for parameter in parameters}
+    else:
+        assert options == {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def test_a_data_set_has_no_options():
+    assert all(set(choice.model_fields) == {"name"} for choice in configured("source").values())
+
+
+# --- what params.yaml says can be done -------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", PARAMS.methods)
+@pytest.mark.parametrize("dataset", PARAMS.datasets)
+def test_every_schedule_gives_positive_finite_values_in_every_epoch(dataset, method):
+    epochs = PARAMS.datasets[dataset].training.epochs
+    for schedule in (PARAMS.methods[method].alpha, PARAMS.methods[method].lr_factor):
+        series = values(schedule.name, schedule.options, epochs=epochs)
+        assert len(series) == epochs
+        assert all(math.isfinite(value) and value > 0 for value in series)
+
+
+@pytest.mark.parametrize("method", [m for m in PARAMS.methods if m.startswith("h")])
+@pytest.mark.parametrize("dataset", PARAMS.datasets)
+def test_a_heated_method_is_heated_within_the_epochs_of_every_data_set(dataset, method):
+    alpha = PARAMS.methods[method].alpha
+    series = values(alpha.name, alpha.options, epochs=PARAMS.datasets[dataset].training.epochs)
+    assert series[-1] < series[0]
+
+
+@pytest.mark.parametrize("method", PARAMS.methods)
+def test_every_normalisation_binds(method):
+    choice = PARAMS.methods[method].normalise
+    module = NORMALISATIONS[choice.name](4, **choice.options)
+    assert module(torch.randn(3, 4)).shape == (3, 4)
+
+
+@pytest.mark.parametrize("dataset", PARAMS.datasets)
+def test_every_network_and_augmentation_and_optimiser_binds(dataset):
+    training, size = PARAMS.datasets[dataset].training, PARAMS.datasets[dataset].packing.size
+    images = torch.rand(2, 1, size, size)
+    for choice in training.augment:
+        images = AUGMENTATIONS[choice.name](images, torch.Generator(), **choice.options)
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    backbone = training.backbone
+    network = BACKBONES[backbone.name](shape, training.embedding_dim, **backbone.options)
+    assert network(images).shape == (2, training.embedding_dim)
+    optimiser = training.optimiser
+    stepper = OPTIMISERS[optimiser.name](network.parameters(), lr=training.lr, **optimiser.options)
+    assert stepper.param_groups[0]["lr"] == training.lr
+
+
+@pytest.mark.parametrize("dataset", PARAMS.datasets)
+def test_every_source_and_split_and_clustering_binds(dataset):
+    section = PARAMS.datasets[dataset]
+    assert SOURCES[section.source.name].files
+    assert section.packing.split in SPLITS
+    inspect.signature(KMEANS[section.evaluation.kmeans.name]).bind(
+        None, 2, **section.evaluation.kmeans.options
+    )

@@ -1,0 +1,171 @@
+import numpy as np
+import pytest
+import torch
+
+from heated.models import load
+from heated.packing import Packed
+from heated.runs import Run, recipe
+from heated.samples import Split
+
+CPU = torch.device("cpu")
+BATCH = {"name": "batch", "momentum": 0.05, "eps": 1e-3}
+SETTINGS = {
+    "backbone": {"name": "conv4", "width": 4},
+    "embedding_dim": 4,
+    "epochs": 2,
+    "watch_every": 1,
+    "batch_size": 8,
+    "lr": 0.05,
+    "optimiser": {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0},
+    "augment": [{"name": "affine", "degrees": 10, "scale": 0.1, "shear": 5, "shift": 0.1}],
+    "pixel_mean": 0.5,
+    "pixel_std": 0.5,
+    "normalise": BATCH,
+    "bias": "outside",
+    "label_smoothing": 0.0,
+    "alpha": {"name": "step", "start": 16, "end": 4, "at": 0.5},
+    "lr_factor": {"name": "linear", "start": 1, "end": 0.1},
+    "threads": 1,
+}
+
+
+def packed():
+    """Three classes to train on, 3, 5 and 9, and two to test on."""
+    labels = np.repeat([3, 5, 9, 1, 2], [7, 7, 7, 6, 6])
+    images = np.random.default_rng(0).integers(256, size=(33, 6, 6, 1), dtype=np.uint8)
+    train = labels >= 3
+    names = tuple("abcdefghij")
+    return Packed(images, labels, names, Split(train=train, query=~train, gallery=~train))
+
+
+def run_in(cache, digest="data", **changes):
+    return Run(recipe(SETTINGS | changes), packed(), digest, CPU, cache)
+
+
+def finish(run, tmp_path, *seeds):
+    """What became of each seed, and the rows that were logged."""
+    rows = []
+    done = [run.finished(s, tmp_path / f"seed-{s}.safetensors", rows.append) for s in seeds]
+    return done, rows
+
+
+def test_a_recipe_writes_alpha_and_lr_out_for_every_epoch():
+    found = recipe(SETTINGS | {"epochs": 3})
+    assert found["alphas"] == [16, 4, 4]
+    assert found["lrs"] == pytest.approx([0.05, 0.05 * 0.55, 0.05 * 0.1])
+    assert not {"alpha", "lr", "lr_factor", "epochs"} & set(found)
+    kept = set(SETTINGS) - {"alpha", "lr", "lr_factor", "epochs"}
+    assert {key: found[key] for key in kept} == {key: SETTINGS[key] for key in kept}
+
+
+def test_a_seed_is_trained_with_the_recipes_alpha_and_lr(tmp_path):
+    (done,), rows = finish(run_in(tmp_path / "cache"), tmp_path, 0)
+    assert done["trained"] == "now"
+    assert done["seconds"] > 0
+    assert done["history"] == rows
+    assert [row["alpha"] for row in rows] == [16, 4]
+    assert [row["lr"] for row in rows] == pytest.approx([0.05, 0.005])
+    for row in rows:
+        assert {"recall_at_1", "compactness", "spread"} < set(row)
+
+
+def test_a_finished_seed_is_not_trained_again_and_its_history_is_told_again(tmp_path):
+    (first,), rows = finish(run_in(tmp_path / "cache"), tmp_path / "a", 0)
+    done, again = finish(run_in(tmp_path / "cache"), tmp_path / "b", 0, 1)
+    assert [seed["trained"] for seed in done] == ["before", "now"]
+    assert done[0]["history"] == first["history"] == rows == again[:2]
+    assert done[0]["seconds"] == first["seconds"]
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+
+
+def weights(folder, seed=0):
+    return (folder / f"seed-{seed}.safetensors").read_bytes()
+
+
+def test_the_weights_are_the_same_with_and_without_the_cache(tmp_path):
+    finish(run_in(tmp_path / "one"), tmp_path / "a", 0)
+    (done,), _ = finish(run_in(tmp_path / "two"), tmp_path / "b", 0)
+    assert done["trained"] == "now"
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+
+
+def test_seeds_give_different_weights_whatever_came_before_them(tmp_path):
+    finish(run_in(tmp_path / "one"), tmp_path / "a", 0, 1)
+    finish(run_in(tmp_path / "two"), tmp_path / "b", 1)
+    assert weights(tmp_path / "a", 0) != weights(tmp_path / "a", 1)
+    assert weights(tmp_path / "a", 1) == weights(tmp_path / "b", 1)
+
+
+def test_a_training_that_is_cut_off_leaves_no_model_and_is_done_again(tmp_path):
+    def cut_off(row):
+        raise KeyboardInterrupt
+
+    run, path = run_in(tmp_path / "cache"), tmp_path / "seed-0.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        run.finished(0, path, cut_off)
+    assert not path.exists()
+    (done,), _ = finish(run, tmp_path, 0)
+    assert done["trained"] == "now"
+
+
+def test_the_key_changes_with_all_that_makes_the_weights(tmp_path):
+    run = run_in(tmp_path)
+    keys = [
+        run.key(),
+        run.key(0),
+        run.key(1),
+        run_in(tmp_path, digest="other").key(0),
+        run_in(tmp_path, alpha={"name": "constant", "value": 16}).key(0),
+        run_in(tmp_path, lr=0.06).key(0),
+        run_in(tmp_path, epochs=3).key(0),
+        run_in(tmp_path, batch_size=9).key(0),
+        run_in(tmp_path, normalise={"name": "l2"}).key(0),
+        run_in(tmp_path, threads=2).key(0),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_key_is_of_values_not_of_how_they_were_written(tmp_path):
+    constant = run_in(tmp_path, alpha={"name": "constant", "value": 4})
+    step = run_in(tmp_path, alpha={"name": "step", "start": 4, "end": 4, "at": 0.5})
+    assert constant.key(0) == step.key(0)
+    assert run_in(tmp_path / "elsewhere").key(0) == run_in(tmp_path).key(0)
+
+
+def test_methods_of_one_seed_start_from_the_same_network(tmp_path):
+    still = {"lr": 0.0, "epochs": 1}
+    for name in ("none", "l2", "batch"):
+        choice = BATCH if name == "batch" else {"name": name}
+        run = run_in(tmp_path / "cache", normalise=choice, **still)
+        finish(run, tmp_path / name, 0, 1)
+    models = {
+        (name, seed): dict(
+            load(tmp_path / name / f"seed-{seed}.safetensors", CPU).network.named_parameters()
+        )
+        for name in ("none", "l2", "batch")
+        for seed in (0, 1)
+    }
+    for key, value in models["none", 0].items():
+        assert torch.equal(models["l2", 0][key], value), key
+        assert torch.equal(models["batch", 0][key], value), key
+    assert not torch.equal(models["none", 0]["0.weight"], models["none", 1]["0.weight"])
+
+
+def test_the_classifier_has_the_training_classes_only(tmp_path):
+    finish(run_in(tmp_path / "cache"), tmp_path, 0)
+    assert load(tmp_path / "seed-0.safetensors", CPU).architecture.num_classes == 3
+
+
+def test_the_history_watches_the_classes_that_are_not_trained(tmp_path):
+    run = run_in(tmp_path)
+    model, history = run.train(0, lambda row: None)
+    assert run.watcher(model)() == {
+        key: history[-1][key] for key in ("recall_at_1", "compactness", "spread")
+    }
+    held_out = torch.from_numpy(run.data.images[run.data.split.query])
+    with torch.inference_mode():
+        unit = torch.nn.functional.normalize(model.eval()(held_out), dim=1)
+    nearest = (unit @ unit.T - 2 * torch.eye(12)).argmax(dim=1)
+    labels = torch.tensor([1] * 6 + [2] * 6)
+    right = (labels[nearest] == labels).double().mean().item()
+    assert history[-1]["recall_at_1"] == pytest.approx(right)

@@ -1,0 +1,250 @@
+from copy import deepcopy
+
+import pytest
+import torch
+
+from heated.models import Architecture, Model
+from heated.training import batches, epoch_generator, train
+
+SM = {"normalise": {"name": "none"}, "bias": "outside"}
+LN = {"normalise": {"name": "l2"}, "bias": "outside"}
+BN = {"normalise": {"name": "batch", "momentum": 0.05, "eps": 1e-3}, "bias": "outside"}
+METHODS = {"sm": SM, "ln": LN, "bn": BN}
+AFFINE = {"name": "affine", "degrees": 10, "scale": 0.1, "shear": 5, "shift": 0.1}
+
+
+def built(method=BN, seed=0, augment=()):
+    torch.manual_seed(seed)
+    return Model(
+        Architecture(
+            image_shape=(6, 6, 1),
+            num_classes=3,
+            embedding_dim=4,
+            backbone={"name": "conv4", "width": 16},
+            label_smoothing=0.0,
+            augment=list(augment),
+            pixel_mean=0.5,
+            pixel_std=0.5,
+            **method,
+        )
+    )
+
+
+def samples(size=12):
+    generator = torch.Generator().manual_seed(7)
+    images = torch.randint(256, (size, 6, 6, 1), generator=generator, dtype=torch.uint8)
+    return images, torch.arange(size) % 3
+
+
+def trained(model, data=None, *, alphas=(4.0,), lrs=(0.1,), log=lambda row: None, **changes):
+    images, labels = samples() if data is None else data
+    settings = {
+        "optimiser": {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0},
+        "batch_size": 4,
+        "seed": 0,
+        "watch_every": 1,
+        "watch": dict,
+    }
+    return train(model, images, labels, alphas=alphas, lrs=lrs, log=log, **(settings | changes))
+
+
+def logits_by_hand(name, head, raw, alpha):
+    """Eq. 1 with the bias outside alpha, for the paper's three normalisations."""
+    weight = head["weight"]
+    if name == "ln":
+        raw = raw / raw.square().sum(dim=1, keepdim=True).sqrt()
+    if name == "bn":
+        centred = raw - raw.mean(dim=0)
+        standard = centred / (centred.square().mean(dim=0) + 1e-3).sqrt()
+        raw = (standard + head["normalise.shift"]) / raw.shape[1] ** 0.5
+    if name != "sm":
+        weight = weight / weight.square().sum(dim=1, keepdim=True).sqrt()
+    return alpha * raw @ weight.T + head["bias"]
+
+
+def reference(name, model, *, alphas, lrs, batch_size, weight_decay=0.0):
+    """Weights and losses of training with momentum 0.9, the update written out."""
+    images, labels = samples()
+    parameters = dict(model.named_parameters())
+    head = {k.removeprefix("head."): v for k, v in parameters.items() if k.startswith("head.")}
+    speeds = {key: torch.zeros_like(value) for key, value in parameters.items()}
+    model.train()
+    losses = []
+    for epoch, (alpha, lr) in enumerate(zip(alphas, lrs, strict=True)):
+        order = torch.randperm(len(labels), generator=epoch_generator(0, epoch))
+        total = 0.0
+        for batch in order.split(batch_size):
+            pixels = (images[batch].permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+            logits = logits_by_hand(name, head, model.network(pixels), alpha)
+            right = logits[torch.arange(len(batch)), labels[batch]]
+            loss = (logits.exp().sum(dim=1).log() - right).mean()
+            slopes = torch.autograd.grad(loss, list(parameters.values()))
+            with torch.no_grad():
+                for (key, value), slope in zip(parameters.items(), slopes, strict=True):
+                    speeds[key] = 0.9 * speeds[key] + slope + weight_decay * value
+                    value -= lr * speeds[key]
+            total += loss.item() * len(batch)
+        losses.append(total / len(labels))
+    return losses
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_step_equals_its_gradient_written_out_by_hand(name):
+    model = built(METHODS[name])
+    expected = deepcopy(model)
+    losses = reference(name, expected, alphas=[4.0], lrs=[0.1], batch_size=12)
+    history = trained(model, alphas=[4.0], lrs=[0.1], batch_size=12)
+    assert history[0]["loss"] == pytest.approx(losses[0], abs=1e-6)
+    for key, value in expected.named_parameters():
+        torch.testing.assert_close(model.get_parameter(key), value, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_steps_with_momentum_and_changing_alpha_and_lr_equal_those_written_out(name):
+    model = built(METHODS[name])
+    expected, start = deepcopy(model), deepcopy(model)
+    schedules = {"alphas": [4.0, 1.0], "lrs": [0.05, 0.005]}
+    losses = reference(name, expected, **schedules, batch_size=6, weight_decay=0.1)
+    history = trained(
+        model,
+        **schedules,
+        batch_size=6,
+        optimiser={"name": "sgd", "momentum": 0.9, "weight_decay": 0.1},
+    )
+    assert [row["loss"] for row in history] == pytest.approx(losses, abs=1e-5)
+    for key, value in expected.named_parameters():
+        torch.testing.assert_close(model.get_parameter(key), value, atol=1e-5, rtol=0)
+    assert not torch.allclose(model.head.weight, start.head.weight, atol=1e-3)
+
+
+def test_accuracy_is_the_share_of_images_right_while_training():
+    model = built(LN)
+    images, labels = samples()
+    logits = deepcopy(model).train()
+    logits = logits.head.logits(logits.network(logits.prepare(images)))
+    expected = (logits.argmax(dim=1) == labels).double().mean().item()
+    assert trained(model, batch_size=12)[0]["accuracy"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_every_row_tells_the_epoch_and_the_alpha_and_lr_that_were_passed():
+    alphas, lrs, model, set_alphas = [16.0, 4.0, 2.0], [0.1, 0.01, 0.02], built(), []
+    history = trained(
+        model, alphas=alphas, lrs=lrs, log=lambda row: set_alphas.append(model.head.alpha.item())
+    )
+    assert [row["epoch"] for row in history] == [0, 1, 2]
+    assert [row["alpha"] for row in history] == alphas == set_alphas
+    assert [row["temperature"] for row in history] == [1 / 16, 1 / 4, 1 / 2]
+    assert [row["lr"] for row in history] == lrs
+
+
+def test_the_log_gets_the_rows_that_are_returned():
+    rows = []
+    assert trained(built(), alphas=[4.0] * 2, lrs=[0.1] * 2, log=rows.append) == rows
+
+
+def test_more_lrs_than_alphas_are_refused():
+    with pytest.raises(ValueError, match="zip"):
+        trained(built(), alphas=[4.0], lrs=[0.1, 0.1])
+
+
+def orders(model, epochs=2, **changes):
+    """The images of each epoch in the order in which the network saw them; image i is all i."""
+    numbers, seen = torch.arange(13), []
+
+    def see(module, inputs):
+        seen.extend((inputs[0][:, 0, 3, 3] * 127.5 + 127.5).round().int().tolist())
+
+    model.network.register_forward_pre_hook(see)
+    images = numbers.to(torch.uint8)[:, None, None, None].expand(13, 6, 6, 1)
+    settings = {"alphas": [4.0] * epochs, "lrs": [0.01] * epochs} | changes
+    trained(model, (images, numbers % 3), **settings)
+    return [seen[start : start + 13] for start in range(0, len(seen), 13)]
+
+
+def test_every_image_is_seen_once_an_epoch():
+    for order in orders(built(), epochs=3):
+        assert sorted(order) == list(range(13))
+
+
+def test_the_order_of_an_epoch_depends_on_seed_and_epoch_only():
+    expected = orders(built(BN), epochs=3)
+    assert expected[0] != expected[1]
+    assert orders(built(SM, seed=5), epochs=2, alphas=[1.0, 2.0], lrs=[0.1, 0.2]) == expected[:2]
+    assert orders(built(BN), epochs=3, batch_size=5) == expected
+    assert orders(built(BN), epochs=3, seed=1) != expected
+
+
+def test_augmenting_leaves_the_order_of_an_epoch_alone():
+    unmoved = {**AFFINE, "degrees": 0, "scale": 0, "shear": 0, "shift": 0}
+    assert orders(built(augment=[unmoved]), epochs=3) == orders(built(), epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("total", "size", "sizes"),
+    [(12, 4, [4, 4, 4]), (14, 4, [4, 4, 4, 2]), (13, 4, [4, 4, 5]), (1, 4, [1]), (5, 4, [5])],
+)
+def test_a_single_sample_left_over_joins_the_batch_before(total, size, sizes):
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
+    pieces = list(batches(order, size))
+    assert [len(piece) for piece in pieces] == sizes
+    assert torch.equal(torch.cat(pieces), order)
+
+
+def run(seed, model_seed=0):
+    model = built(BN, model_seed, augment=[AFFINE])
+    history = trained(model, alphas=[8.0, 2.0], lrs=[0.1, 0.01], seed=seed)
+    return model.state_dict(), history
+
+
+def test_the_same_seed_gives_the_same_weights_and_history_bit_for_bit():
+    (first, rows), (second, same) = run(3), run(3)
+    assert rows == same
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+
+
+def test_another_seed_gives_other_weights_and_another_history():
+    (first, rows), (second, others) = run(3), run(4)
+    assert not torch.equal(first["head.weight"], second["head.weight"])
+    assert rows != others
+
+
+def test_the_global_generator_has_no_part_in_training():
+    model, again = built(augment=[AFFINE]), built(augment=[AFFINE])
+    trained(model)
+    torch.manual_seed(99)
+    trained(again)
+    assert torch.equal(model.head.weight, again.head.weight)
+
+
+def test_a_loss_that_is_not_finite_names_seed_epoch_alpha_and_lr():
+    rows = []
+    with pytest.raises(FloatingPointError) as caught:
+        trained(built(SM), alphas=[2.0, 3.5, 2.0], lrs=[0.01, 1e30, 0.01], seed=8, log=rows.append)
+    for told in ("seed 8", "'epoch': 1", "'alpha': 3.5", "'lr': 1e+30", "smaller lr"):
+        assert told in str(caught.value)
+    assert [row["epoch"] for row in rows] == [0]
+
+
+@pytest.mark.parametrize(
+    ("every", "watched"), [(1, [0, 1, 2, 3, 4]), (2, [1, 3, 4]), (5, [4]), (9, [4])]
+)
+def test_every_so_many_epochs_and_the_last_are_watched(every, watched):
+    history = trained(
+        built(), alphas=[4.0] * 5, lrs=[0.01] * 5, watch_every=every, watch=lambda: {"seen": 0.5}
+    )
+    assert [row["epoch"] for row in history if "seen" in row] == watched
+
+
+def test_watching_in_eval_mode_does_not_change_training():
+    model, watched = built(), built()
+    data = samples()
+    trained(model, data, alphas=[4.0] * 2, lrs=[0.1] * 2)
+    trained(
+        watched,
+        data,
+        alphas=[4.0] * 2,
+        lrs=[0.1] * 2,
+        watch=lambda: {"sum": watched.eval()(data[0]).sum().item()},
+    )
+    assert torch.equal(model.head.weight, watched.head.weight)
