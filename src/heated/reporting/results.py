@@ -1,0 +1,76 @@
+"""What the runs' folders hold, read for the report."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from heated.files import read_json, required
+from heated.history import Row, read_history
+
+HEADLINE = ("recall_at_1", "map_at_r", "nmi_geometric")  # what dvc metrics shows
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run: `metrics` {name: summary}, `history` {seed: rows}, `record` its provenance."""
+
+    dataset: str
+    method: str
+    metrics: dict[str, Any]
+    history: dict[int, list[Row]]
+    record: dict[str, Any]
+
+    def curve(self, column: str) -> tuple[list[int], list[float]]:
+        """Epochs, and the column's mean over the seeds in each; epochs without it are left out."""
+        values: dict[int, list[float]] = {}
+        for rows in self.history.values():
+            for row in rows:
+                if column in row:
+                    values.setdefault(int(row["epoch"]), []).append(row[column])
+        return list(values), [sum(seeds) / len(seeds) for seeds in values.values()]
+
+    def heated_at(self) -> int | None:
+        """The first epoch whose alpha is below that of the epoch before it; None if none is."""
+        epochs, alphas = self.curve("alpha")
+        pairs = zip(epochs[1:], alphas, alphas[1:], strict=False)
+        return next((epoch for epoch, before, alpha in pairs if alpha < before), None)
+
+
+def read_results(runs: Path, dataset: str, methods: Sequence[str]) -> list[Result]:
+    """The configured runs of a data set, in the order of the methods."""
+    return [read_result(runs / dataset / method, dataset, method) for method in methods]
+
+
+def read_result(folder: Path, dataset: str, method: str) -> Result:
+    """One run's files; FileNotFoundError names the stage that makes a missing one."""
+    return Result(
+        dataset=dataset,
+        method=method,
+        metrics=read_json(required(folder / "metrics.json", "evaluate")),
+        history=read_history(folder / "history.csv"),
+        record=read_json(required(folder / "provenance.json", "train")),
+    )
+
+
+def headlines(results: Sequence[Result]) -> dict[str, dict[str, float]]:
+    """{method: {metric: mean}} of the few metrics that are compared at a glance."""
+    return {r.method: {name: r.metrics[name]["mean"] for name in HEADLINE} for r in results}
+
+
+def curve_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """A row for each method and epoch of the seeds' mean history, for dvc plots."""
+    columns = dict.fromkeys(
+        column for r in results for rows in r.history.values() for row in rows for column in row
+    )
+    rows = []
+    for result in results:
+        by_epoch: dict[int, dict[str, float]] = {}
+        for column in columns:
+            for epoch, value in zip(*result.curve(column), strict=True):
+                by_epoch.setdefault(epoch, {})[column] = value
+        rows += [
+            {"dataset": result.dataset, "method": result.method, **by_epoch[epoch], "epoch": epoch}
+            for epoch in sorted(by_epoch)
+        ]
+    return rows

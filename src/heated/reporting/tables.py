@@ -1,0 +1,64 @@
+"""The table of methods: mean and 95 % interval in percent, n seeds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from heated.reporting.results import Result
+
+TITLES = {
+    "map_at_r": "MAP@R",
+    "r_precision": "R-precision",
+    "nmi_geometric": "NMI (geometric)",
+    "nmi_arithmetic": "NMI (arithmetic)",
+    "ami": "AMI",
+    "f1": "F1",
+    "compactness": "compactness ↓",
+    "spread": "spread",
+}
+
+
+def title(metric: str) -> str:
+    """A metric's heading.
+
+    >>> title("recall_at_10"), title("f1")
+    ('R@10', 'F1')
+    """
+    return TITLES.get(metric, metric.replace("recall_at_", "R@"))
+
+
+def cell(summary: Mapping[str, Any]) -> str:
+    """Mean and half the interval's width in percent; the mean alone for a single seed.
+
+    >>> cell({"mean": 0.7912, "interval": [0.7812, 0.8012]})
+    '79.12 ± 1.00'
+    """
+    mean = f"{100 * summary['mean']:.2f}"
+    if summary["interval"] is None:
+        return mean
+    low, high = summary["interval"]
+    return f"{mean} ± {50 * (high - low):.2f}"
+
+
+def table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows: a method, its n, and a cell a metric."""
+    metrics = list(results[0].metrics)
+    heading = ["method", "n", *(title(metric) for metric in metrics)]
+    rows = [
+        [r.method, str(len(r.history)), *(cell(r.metrics[metric]) for metric in metrics)]
+        for r in results
+    ]
+    return heading, rows
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """The table in Markdown, under the data set's name."""
+    heading, rows = table(results)
+    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"## {results[0].dataset}\n\n{LEGEND}\n\n{body}\n"
+
+
+LEGEND = (
+    "Percent on classes never seen in training: mean ± half the 95 % interval of the mean "
+    "(Student's t over n seeds). ↓ lower is more compact."
+)
