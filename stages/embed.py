@@ -1,0 +1,27 @@
+"""Embed the test images with every seed's model."""
+
+from pathlib import Path
+
+from heated import config, embedding, models, packing
+from heated.command import run
+from heated.devices import prepared
+from heated.files import required, whole, write_arrays
+
+
+def main(packed: Path, trained: Path, embeddings: Path) -> None:
+    """`trained`: folder of seed-<s>.safetensors; `embeddings`: folder for seed-<s>.npz."""
+    device = prepared(config.load().run.threads)
+    data = packing.unpack(packed)
+    tested = data.split.query | data.split.gallery
+    images, labels = data.part(tested)
+    masks = {"query": data.split.query[tested], "gallery": data.split.gallery[tested]}
+    with whole(embeddings) as folder:
+        folder.mkdir()
+        for path in sorted(required(trained, "train").glob("seed-*.safetensors")):
+            values = embedding.embed(models.load(path, device), images).cpu().numpy()
+            target = folder / f"{path.stem}.npz"
+            write_arrays(target, embeddings=values, labels=labels, **masks)
+
+
+if __name__ == "__main__":
+    run(main)

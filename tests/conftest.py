@@ -1,0 +1,132 @@
+"""What several tests share: the repository's root, and a copy of the project to run DVC in."""
+
+import os
+
+# Before torch is loaded: threads of several test processes on few cores are many times slower.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Project:
+    """A copy of the project with a git and a DVC repository of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        files = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for name in filter(None, files.stdout.split("\0")):
+            if (ROOT / name).exists() and name not in ("dvc.lock", "metrics.json"):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+        self.run("git", "init", "--quiet")
+        self.run("git", "add", "--all")
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        self.run("git", *identity, "commit", "--quiet", "--message", "copy")
+
+    def run(self, *command: str, status: int = 0, **environment: str) -> str:
+        """What a command prints, both streams together; fails unless it ends with `status`."""
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment(**environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout
+        return done.stdout
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """This one, with the copy's code first, and without settings of DVC, MLflow and make."""
+        theirs = ("DVC_", "MLFLOW_", "HEATED_", "MAKE", "PYTEST_")
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(theirs)}
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        return {**clean, "PATH": path, "PYTHONPATH": str(self.folder / "src"), **more}
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        """A server in a process group of its own."""
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=quiet,
+            stderr=quiet,
+            start_new_session=True,
+        )
+
+    def stop(self, server: subprocess.Popen[bytes]) -> None:
+        """End the server and all it started."""
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+    def stage(self, name: str, *arguments: str, status: int = 0, **environment: str) -> str:
+        """What a stage prints, started by hand."""
+        return self.run(
+            sys.executable, "-m", f"stages.{name}", *arguments, status=status, **environment
+        )
+
+    def edit(self, *replacements: tuple[str, str]) -> None:
+        """Replace text in params.yaml, once each; each must be there."""
+        text = self.params()
+        for old, new in replacements:
+            assert old in text, old
+            text = text.replace(old, new, 1)
+        (self.folder / "params.yaml").write_text(text, encoding="utf-8")
+
+    @contextmanager
+    def edited(self, *replacements: tuple[str, str]) -> Iterator[None]:
+        """`edit`, taken back in the end."""
+        text = self.params()
+        try:
+            yield self.edit(*replacements)
+        finally:
+            (self.folder / "params.yaml").write_text(text, encoding="utf-8")
+
+    def params(self) -> str:
+        """The text of params.yaml."""
+        return (self.folder / "params.yaml").read_text(encoding="utf-8")
+
+
+SHORT = (  # a recipe of digits that is built in a minute
+    ("methods: [sm, ls, ln, ln-drop, ln-heat, hln, bn, bn-drop, bn-heat, hbn]", "methods: [hbn]"),
+    ("seeds: [0, 1, 2]", "seeds: [0]"),
+    ("epochs: 8", "epochs: 2"),
+    ("width: 32", "width: 8"),
+    ("restarts: 10", "restarts: 1"),
+)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project on a short recipe, built by `make repro` from nothing but an installed .venv."""
+    venv = Path(sys.prefix)
+    if not (venv / ".ready-dev").exists():
+        pytest.skip("needs the .venv that make sets up: run the tests by `make test`")
+    project = Project(tmp_path_factory.mktemp("project"))
+    (project.folder / ".venv").symlink_to(venv)
+    project.edit(*SHORT)
+    project.run("make", "repro")
+    return project
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)

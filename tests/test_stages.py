@@ -1,0 +1,110 @@
+"""The stages as commands, and dvc.yaml against what the stages really import."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, Project
+
+STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
+DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+PAGES = {"src/heated/reporting/page.py": "src/heated/reporting/page.html"}  # files read as data
+
+
+def imported(path: Path) -> set[Path]:
+    """The project's files that a file imports, at its top or in a function, directly or not."""
+    found: set[Path] = set()
+    queue = [path]
+    while queue:
+        for module in modules(queue.pop()):
+            for file in (ROOT / f"src/{module}.py", ROOT / f"src/{module}/__init__.py"):
+                if file.exists() and file not in found:
+                    found.add(file)
+                    queue.append(file)
+    return found
+
+
+def modules(path: Path) -> set[str]:
+    """Every module, as a path, that an import in the file may load, its packages included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    parts = [name.split(".") for name in names if name.split(".")[0] == "heated"]
+    return {"/".join(part[:end]) for part in parts for end in range(1, len(part) + 1)}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_code_in_deps_equals_what_the_stage_imports(stage: str) -> None:
+    files = {str(file.relative_to(ROOT)) for file in imported(ROOT / f"stages/{stage}.py")}
+    files |= {PAGES[file] for file in files & PAGES.keys()} | {f"stages/{stage}.py"}
+    listed = {dep for dep in DVC[stage]["deps"] if dep.startswith(("src/", "stages/"))}
+    assert listed == files
+
+
+def test_closure_follows_indirect_and_late_imports() -> None:
+    files = {file.name for file in imported(ROOT / "stages/track.py")}
+    assert {"tracking.py", "history.py", "files.py"} <= files
+    assert "training.py" not in files
+
+
+def test_every_stage_is_one_file_of_the_same_name() -> None:
+    assert set(DVC) == set(STAGES)
+    for name, stage in DVC.items():
+        assert stage["cmd"].startswith(f"python -m stages.{name} ")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_thin(stage: str) -> None:
+    assert len((ROOT / f"stages/{stage}.py").read_text(encoding="utf-8").splitlines()) <= 40
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_path_in_a_command_is_declared(stage: str) -> None:
+    declared = [
+        path if isinstance(path, str) else next(iter(path))
+        for kind in ("deps", "outs", "metrics")
+        for path in DVC[stage].get(kind, [])
+    ]
+    for word in DVC[stage]["cmd"].split()[3:]:
+        assert word.startswith("${item.") or word in [*declared, "params.yaml"], word
+
+
+@pytest.mark.parametrize(
+    ("stage", "arguments", "missing", "maker"),
+    [
+        ("split", ("digits", "raw", "packed"), "raw", "download"),
+        ("train", ("digits", "bn", "packed", "m", "h", "p"), "index.npz", "split"),
+        ("embed", ("packed", "models", "e"), "index.npz", "split"),
+        ("evaluate", ("digits", "embeddings", "m.json"), "embeddings", "embed"),
+        ("report", ("runs", "i", "t", "f", "c", "m"), "metrics.json", "evaluate"),
+        ("track", ("runs", "t"), "provenance.json", "train"),
+    ],
+)
+def test_a_stage_without_its_input_names_the_file_and_the_stage_that_makes_it(
+    project: Project, stage: str, arguments: tuple[str, ...], missing: str, maker: str
+) -> None:
+    told = project.stage(stage, *arguments, status=1)
+    assert missing in told
+    assert f"the stage '{maker}' makes it" in told
+    assert "Traceback" not in told
+
+
+def test_a_wrong_number_of_arguments_tells_the_usage(project: Project) -> None:
+    told = project.stage("split", "digits", status=2)
+    assert told == "usage: python -m stages.split DATASET RAW PACKED\n"
+
+
+def test_bad_params_stop_before_torch_is_loaded(project: Project) -> None:
+    project.edit(("seeds: [0, 1, 2]", "seeds: []"), ("name: conv4", "name: conv5"))
+    told = project.run(
+        "python", "-X", "importtime", "-m", "stages.check", "params.yaml", "ok", status=1
+    )
+    assert "run.seeds: came []" in told
+    assert "did you mean 'conv4'" in told
+    assert " torch\n" not in told
+    assert not (project.folder / "ok").exists()
