@@ -1,0 +1,143 @@
+"""What the README tells a user to type, and what it claims."""
+
+import re
+import socket
+import sqlite3
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from importlib.metadata import version
+
+import pytest
+import torch
+from conftest import ROOT, Project
+from torch.utils.data import DataLoader, TensorDataset
+
+pytestmark = pytest.mark.xdist_group("built")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+COMMANDS = [
+    line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines() if line
+]
+
+
+def as_it_stands(project: Project, command: str) -> None:
+    project.run("bash", "-c", command)
+
+
+def creates_a_venv(project: Project, command: str) -> None:
+    project.run("bash", "-c", f"{command.replace('.venv', 'other-venv')} && python --version")
+
+
+def as_pinned(project: Project, command: str) -> None:
+    # The tests run in what `make` installed from this file; to install it again takes minutes.
+    lines = (project.folder / command.split()[-1]).read_text(encoding="utf-8").splitlines()
+    pins = [line.split("#")[0].split(";") for line in lines if "==" in line]
+    here = [pin[0].strip() for pin in pins if len(pin) == 1]
+    assert len(here) > 10
+    for name, _, pinned in (pin.partition("==") for pin in here):
+        assert version(name) == pinned
+
+
+def adds_no_run(project: Project, command: str) -> None:
+    def runs() -> int:
+        with sqlite3.connect(project.folder / "mlflow.db") as store:
+            count: int = store.execute("select count(*) from runs").fetchone()[0]
+            return count
+
+    before = runs()
+    project.run("bash", "-c", command)
+    assert runs() == before > 0
+
+
+def runs_tests(project: Project, command: str) -> None:
+    told = project.run("bash", "-c", command, PYTEST_ADDOPTS="src/heated/schedules.py")
+    assert "passed" in told
+
+
+def starts_the_pages(project: Project, command: str) -> None:
+    told = project.run("bash", "-c", f"{command} --dry-run")
+    assert "python -m heated.tracking" in told
+
+
+def answers(project: Project, command: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = project.start(*command.split(), "--port", str(port))
+    try:
+        assert "<title>MLflow</title>" in page(f"http://127.0.0.1:{port}/")
+    finally:
+        project.stop(server)
+
+
+def page(url: str, *, patience: float = 120) -> str:
+    """The page at `url`, asked for until it is there."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=10) as reply:
+                text: str = reply.read().decode()
+                return text
+        except (urllib.error.URLError, ConnectionError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+
+HOW: dict[str, Callable[[Project, str], None]] = {
+    "make repro": as_it_stands,
+    "make ui": starts_the_pages,
+    "python3 -m venv .venv && . .venv/bin/activate": creates_a_venv,
+    "pip install -r requirements.txt": as_pinned,
+    "pip install -r requirements-dev.txt": as_pinned,
+    "pytest": runs_tests,
+    "dvc repro": as_it_stands,
+    "python -m heated.tracking": answers,
+    "dvc metrics show": as_it_stands,
+    "dvc plots show": as_it_stands,
+    "make repro JOBS=1": as_it_stands,
+    "make track": adds_no_run,
+    "make test": runs_tests,
+}
+
+
+def test_every_command_of_the_readme_is_tested() -> None:
+    assert set(COMMANDS) == set(HOW)
+
+
+@pytest.mark.parametrize("command", HOW)
+def test_a_command_of_the_readme_works(built: Project, command: str) -> None:
+    HOW[command](built, command)
+
+
+def test_the_loop_in_the_readme_trains() -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(100)
+    data = DataLoader(TensorDataset(torch.randn(100, 32), labels), batch_size=20)
+    scope = {"network": torch.nn.Linear(32, 64), "loader": data, "epochs": 20}
+    (code,) = blocks("python")
+    exec(compile(code, "README.md", "exec"), scope)
+    head, network = scope["head"].eval(), scope["network"]
+    predicted = head.logits(network(data.dataset.tensors[0])).argmax(dim=1)
+    assert (predicted == labels).float().mean() > 0.9
+    assert head.alpha == 4
+
+
+def test_every_result_in_the_readme_comes_from_the_report() -> None:
+    report = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
+    results = re.findall(r"\d+\.\d\d ± \d+\.\d\d", README)
+    assert results
+    assert all(result in report for result in results)
+
+
+def test_every_file_the_readme_names_is_there() -> None:
+    for name in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / name).exists(), name
