@@ -60,7 +60,7 @@ class Model(nn.Module):
             bias=architecture.bias,
             label_smoothing=architecture.label_smoothing,
         )
-        self.to(memory_format=torch.channels_last)  # 1.3 to 1.6 times faster on CPU and GPU
+        self.to(memory_format=torch.channels_last)  # 1.3 to 1.6 times faster on 2 cores
 
     def prepare(self, images: Tensor, generator: Generator | None = None) -> Tensor:
         """(N, H, W, C) uint8 -> (N, C, H', W') float32, augmented if there is a generator."""
