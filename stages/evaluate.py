@@ -7,26 +7,31 @@ import torch
 from heated import config
 from heated.command import run
 from heated.devices import prepared
+from heated.distributed import first
 from heated.files import read_arrays, required, write_json
-from heated.metrics import evaluate
+from heated.metrics import evaluate, with_engine
 from heated.statistics import summaries
 
 
 def main(dataset: str, embeddings: Path, metrics: Path) -> None:
-    """`embeddings`: folder of seed-<s>.npz; `metrics`: JSON, a summary a metric."""
+    """`embeddings`: folder of seed-<s>.npz; `metrics`: JSON, a summary a metric. `torchrun` shares
+    the work among processes."""
     params = config.load()
     settings = params.datasets[dataset].evaluation
     device = prepared(params.run.threads)
     values = {}
     for path in required(embeddings, "embed").glob("seed-*.npz"):
         arrays = {k: torch.from_numpy(v).to(device) for k, v in read_arrays(path).items()}
-        values[int(path.stem.removeprefix("seed-"))] = evaluate(
+        seed = int(path.stem.removeprefix("seed-"))
+        values[seed] = evaluate(
             **arrays,
-            recall_ks=settings.recall_at,
-            kmeans=settings.kmeans.name,
-            kmeans_options=settings.kmeans.options,
+            recall_at=settings.recall_at,
+            kmeans=settings.kmeans.model_dump(),
+            kmeans_seeds=settings.kmeans_seeds,
+            memory=settings.memory,
         )
-    write_json(metrics, summaries(values))
+    if first():
+        write_json(metrics, with_engine(summaries(values), settings.kmeans.name))
 
 
 if __name__ == "__main__":

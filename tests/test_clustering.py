@@ -3,12 +3,20 @@ from math import comb, log
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
 from heated.clustering import CLUSTERING, KMEANS, ami, f1, nmi_arithmetic, nmi_geometric
+from heated.geometry import directions
 
 NAMES = list(CLUSTERING)
+OPTIONS = {"scikit-learn": {"restarts": 5}, "lloyd": {"restarts": 5, "iterations": 50}}
+
+
+PARTITIONS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=40)
 
 
 def partitions(seed, size=60, classes=4, clusters=5):
@@ -62,10 +70,12 @@ def f1_pair_by_pair(classes, clusters):
 @pytest.mark.parametrize("seed", [0, 7])
 def test_k_means_equals_scikit_learns_with_these_restarts_and_this_seed(restarts, seed):
     points = np.random.default_rng(5).normal(size=(80, 3)).astype(np.float32)
-    expected = KMeans(n_clusters=6, n_init=restarts, random_state=seed).fit(points).labels_
-    found = KMEANS["scikit-learn"](points, 6, restarts=restarts, seed=seed)
-    assert found.dtype == np.int64
-    np.testing.assert_array_equal(found, expected)
+    expected = KMeans(n_clusters=6, n_init=restarts, random_state=seed).fit(points)
+    found = KMEANS["scikit-learn"](torch.from_numpy(points), 6, restarts=restarts, seed=seed)
+    assert found.labels.dtype == torch.int64
+    np.testing.assert_array_equal(found.labels, expected.labels_)
+    assert found.objective * 80 == expected.inertia_
+    assert (found.iterations, found.converged) == (expected.n_iter_, True)
 
 
 @pytest.mark.parametrize("name", KMEANS)
@@ -73,7 +83,29 @@ def test_every_k_means_finds_clusters_far_apart(name):
     truth = np.repeat([0, 1, 2], 10)
     points = np.eye(3, dtype=np.float32)[truth]
     points += np.random.default_rng(0).normal(scale=0.01, size=points.shape).astype(np.float32)
-    assert f1(truth, KMEANS[name](points, 3, restarts=2, seed=0)) == 1
+    found = KMEANS[name](directions(torch.from_numpy(points)), 3, seed=0, **OPTIONS[name])
+    assert f1(truth, found.labels.numpy()) == 1
+    assert found.converged
+
+
+@pytest.mark.parametrize("name", KMEANS)
+def test_the_objective_is_the_mean_squared_distance_to_the_clusters_means(name):
+    points = np.random.default_rng(5).normal(size=(200, 8))
+    unit = directions(torch.from_numpy(points))
+    found = KMEANS[name](unit, 12, seed=0, **OPTIONS[name])
+    clusters = [unit[found.labels == k] for k in found.labels.unique()]
+    apart = sum(((cluster - cluster.mean(dim=0)) ** 2).sum().item() for cluster in clusters)
+    assert found.objective == pytest.approx(apart / 200, rel=1e-4)
+
+
+def test_more_restarts_find_clusters_at_least_as_tight():
+    points = np.random.default_rng(5).normal(size=(200, 8))
+    unit = directions(torch.from_numpy(points))
+    one, five = (
+        KMEANS["lloyd"](unit, 12, restarts=restarts, iterations=50, seed=0).objective
+        for restarts in (1, 5)
+    )
+    assert five < one
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -101,7 +133,20 @@ def test_ami_equals_its_formula_and_scikit_learn(seed):
     mean = (entropy(classes) + entropy(clusters)) / 2
     expected = (information(classes, clusters) - chance) / (mean - chance)
     assert ami(classes, clusters) == pytest.approx(expected, abs=1e-9)
-    assert ami(classes, clusters) == adjusted_mutual_info_score(classes, clusters)
+    theirs = adjusted_mutual_info_score(classes, clusters)
+    assert ami(classes, clusters) == pytest.approx(theirs, abs=1e-12)
+
+
+@given(PARTITIONS)
+@settings(max_examples=200, deadline=None)
+def test_random_partitions_score_as_scikit_learn_says(both):
+    classes, clusters = np.array(both).T
+    for mean, metric in (("geometric", nmi_geometric), ("arithmetic", nmi_arithmetic)):
+        theirs = normalized_mutual_info_score(classes, clusters, average_method=mean)
+        assert metric(classes, clusters) == pytest.approx(theirs, abs=1e-12)
+    theirs = max(0, adjusted_mutual_info_score(classes, clusters))
+    assert ami(classes, clusters) == pytest.approx(theirs, abs=1e-9)
+    assert f1(classes, clusters) == pytest.approx(f1_pair_by_pair(classes, clusters), abs=1e-12)
 
 
 def test_ami_is_0_where_it_is_less_than_chance():
@@ -155,3 +200,13 @@ def test_the_order_of_samples_does_not_matter(name):
     order = np.random.default_rng(1).permutation(len(classes))
     value = CLUSTERING[name](classes[order], clusters[order])
     assert value == pytest.approx(CLUSTERING[name](classes, clusters), abs=1e-12)
+
+
+def test_large_partitions_are_scored_without_a_table_of_all_pairs():
+    size, classes = 60_502, 11_316
+    truth = np.arange(size) % classes
+    random = np.random.default_rng(0).permutation(truth)
+    assert nmi_geometric(truth, random) > 0.8
+    assert ami(truth, random) < 0.001
+    assert f1(truth, random) < 0.001
+    assert ami(truth, truth) == f1(truth, truth) == 1

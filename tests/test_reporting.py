@@ -9,7 +9,7 @@ from heated.history import write_history
 from heated.reporting.figures import COLOURS, curves
 from heated.reporting.page import commit, page
 from heated.reporting.results import curve_rows, headlines, read_results
-from heated.reporting.tables import cell, markdown, table, title
+from heated.reporting.tables import cell, legend, markdown, table, title
 from heated.statistics import summaries
 
 METHODS = ["hbn", "bn"]  # not in the alphabet's order
@@ -181,12 +181,34 @@ def test_a_cell_is_the_mean_and_half_the_interval_in_percent(mean, interval, exp
 
 
 def test_a_metric_without_a_title_keeps_its_name():
-    assert [title(m) for m in ("recall_at_4", "map_at_r", "new")] == ["R@4", "MAP@R", "new"]
+    names = ("recall_at_4", "map_at_r", "new")
+    assert [title(name, {}) for name in names] == ["R@4", "MAP@R", "new"]
+
+
+def test_the_engine_stands_in_the_heading_of_what_it_gave():
+    assert title("nmi_geometric", {"engine": "lloyd"}) == "NMI, geometric (lloyd)"
+
+
+def test_what_metrics_rest_on_is_told_and_not_tabled(runs):
+    folder = runs / "digits" / "bn"
+    beside = {"nmi_geometric_kmeans_std": 0.0123, "kmeans_objective": 0.3, "without_match": 0.02}
+    scores = {seed: values | beside for seed, values in SCORES["bn"].items()}
+    write_json(folder / "metrics.json", summaries(scores))
+    (result,) = read_results(runs, "digits", ["bn"])
+    assert table([result])[0] == ["method", "n", "R@1", "MAP@R", "NMI, geometric", "compactness ↓"]
+    for text in (legend([result]), markdown([result])):
+        assert "standard deviation is at most 1.23." in text
+        assert "2.00 % of the queries have no other image of their class" in text
+
+
+def test_nothing_is_told_where_there_is_nothing_to_tell(results):
+    assert "k-means" not in legend(results)
+    assert "queries" not in legend(results)
 
 
 def test_the_table_has_a_row_a_method_with_its_n_and_a_cell_a_metric(results):
     heading, (hbn, bn) = table(results)
-    assert heading == ["method", "n", "R@1", "MAP@R", "NMI (geometric)", "compactness ↓"]
+    assert heading == ["method", "n", "R@1", "MAP@R", "NMI, geometric", "compactness ↓"]
     assert hbn == ["hbn", "1", "75.00", "25.00", "50.00", "12.50"]
     # Student's t with one degree of freedom: 12.7062 * 0.25 / 2
     assert bn[:3] == ["bn", "2", "62.50 ± 158.83"]

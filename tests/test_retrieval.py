@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
+from heated.errors import InputError
+from heated.geometry import directions
 from heated.neighbours import Ranks
-from heated.retrieval import RETRIEVAL, recall_at
+from heated.retrieval import RETRIEVAL, recall_at, retrieval, without_match
 
 METRICS = {
     **RETRIEVAL,
@@ -20,8 +23,14 @@ QUERIES = st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, 
 def ranks(queries):
     places = [[i + 1 for i, right in enumerate(query) if right] for query in queries]
     width = max(1, *map(len, places), 0)
-    padded = [row + [0] * (width - len(row)) for row in places]
-    return Ranks(torch.tensor(padded), torch.tensor([len(row) for row in places]))
+    within = [[rank for rank in row if rank <= len(row)] for row in places]
+    padded = [row + [0] * (width - len(row)) for row in within]
+    nearest = torch.tensor([row[0] if row else 0 for row in places])
+    return Ranks(nearest, torch.tensor(padded), torch.tensor([len(row) for row in places]))
+
+
+def mean(metric, queries):
+    return metric(ranks(queries)).mean().item()
 
 
 def recall_one_by_one(query, k):
@@ -42,55 +51,163 @@ def map_at_r_one_by_one(query):
 @given(QUERIES, st.integers(1, 7))
 def test_recall_equals_looking_at_the_k_nearest_one_by_one(queries, k):
     expected = np.mean([recall_one_by_one(query, k) for query in queries])
-    assert recall_at(ranks(queries), k) == pytest.approx(expected, abs=1e-12)
+    assert mean(lambda found: recall_at(found, k), queries) == pytest.approx(expected, abs=1e-12)
 
 
 @given(QUERIES)
 def test_r_precision_equals_counting_among_the_r_nearest(queries):
     expected = np.mean([r_precision_one_by_one(query) for query in queries])
-    assert RETRIEVAL["r_precision"](ranks(queries)) == pytest.approx(expected, abs=1e-12)
+    assert mean(RETRIEVAL["r_precision"], queries) == pytest.approx(expected, abs=1e-12)
 
 
 @given(QUERIES)
 def test_map_at_r_equals_the_sum_of_precisions_written_out(queries):
     expected = np.mean([map_at_r_one_by_one(query) for query in queries])
-    assert RETRIEVAL["map_at_r"](ranks(queries)) == pytest.approx(expected, abs=1e-12)
+    assert mean(RETRIEVAL["map_at_r"], queries) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", METRICS)
 @given(queries=QUERIES)
 def test_every_metric_is_between_0_and_1(name, queries):
-    assert 0 <= METRICS[name](ranks(queries)) <= 1
+    values = METRICS[name](ranks(queries))
+    assert values.dtype == torch.float64
+    assert ((values >= 0) & (values <= 1)).all()
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_same_class_samples_in_front_score_1(name):
-    assert METRICS[name](ranks([[True, True, False], [True, False, False]])) == 1
+    assert mean(METRICS[name], [[True, True, False], [True, False, False]]) == 1
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_same_class_samples_at_the_end_score_0(name):
-    assert METRICS[name](ranks([[False, False, False, True], [False, False, False, True]])) == 0
+    assert mean(METRICS[name], [[False, False, False, True], [False, False, False, True]]) == 0
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_a_query_without_a_sample_of_its_class_scores_0_and_counts(name):
-    assert METRICS[name](ranks([[True, False, False], [False, False, False]])) == 0.5
+    assert mean(METRICS[name], [[True, False, False], [False, False, False]]) == 0.5
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_the_order_of_queries_does_not_matter(name):
     queries = [[True, False, True, False], [False, True, False, False], [False, False, False, True]]
-    assert METRICS[name](ranks(queries)) == METRICS[name](ranks(queries[::-1]))
+    assert mean(METRICS[name], queries) == mean(METRICS[name], queries[::-1])
 
 
 @given(QUERIES)
 def test_recall_does_not_fall_as_k_rises(queries):
-    recalls = [recall_at(ranks(queries), k) for k in range(1, 8)]
+    recalls = [recall_at(ranks(queries), k).sum().item() for k in range(1, 8)]
     assert recalls == sorted(recalls)
 
 
 @given(QUERIES)
 def test_map_at_r_is_at_most_r_precision(queries):
     found = ranks(queries)
-    assert RETRIEVAL["map_at_r"](found) <= RETRIEVAL["r_precision"](found) + 1e-12
+    assert (RETRIEVAL["map_at_r"](found) <= RETRIEVAL["r_precision"](found) + 1e-12).all()
+
+
+def test_queries_without_a_match_are_known():
+    assert without_match(ranks([[True, False], [False, False]])).tolist() == [0, 1]
+
+
+# --- all of it together ----------------------------------------------------------------------
+
+
+def clustered(size, classes, dim, *, noise=1.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(size) % classes
+    centres = torch.randn(classes, dim, generator=generator)
+    return centres[labels] + noise * torch.randn(size, dim, generator=generator), labels
+
+
+def brute_force(embeddings, labels, ks, query, gallery):
+    """Every score by sorting all of a query's gallery, in float64; of equal cosines (to 9 digits)
+    the wrong class first."""
+    unit, scores = directions(embeddings).numpy(), []
+    for q in np.flatnonzero(query):
+        others = np.array([g for g in np.flatnonzero(gallery) if g != q])
+        right = (labels[others] == labels[q]).numpy()
+        near = right[np.lexsort((right, -(unit[others] @ unit[q]).round(9)))].tolist()
+        recalls = [recall_one_by_one(near, k) for k in ks]
+        scores.append([*recalls, map_at_r_one_by_one(near), r_precision_one_by_one(near)])
+    names = [*(f"recall_at_{k}" for k in ks), "map_at_r", "r_precision"]
+    return dict(zip(names, np.mean(scores, axis=0).tolist(), strict=True))
+
+
+@given(st.integers(0, 2**32), st.sampled_from([1, 2, 8]), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_every_score_equals_sorting_all_of_the_gallery(seed, dim, whole):
+    random = np.random.default_rng(seed)
+    size = int(random.integers(6, 40))
+    embeddings = torch.from_numpy(random.integers(-3, 4, size=(size, dim))).double()
+    embeddings[(embeddings == 0).all(dim=1)] = 1
+    labels = torch.from_numpy(random.integers(0, size // 2, size=size))
+    query = torch.from_numpy(random.random(size) < 0.5)
+    query[0], query[1:5] = True, False
+    masks = {"query": query | whole, "gallery": ~query | whole}
+    expected = brute_force(embeddings, labels, [1, 3], **masks)
+    found = retrieval(embeddings, labels, recall_at_k=[1, 3], **masks)
+    assert found.values == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("noise", [0.5, 2.0, 4.0])
+def test_scores_equal_those_of_pytorch_metric_learning(noise):
+    embeddings, labels = clustered(600, 70, 16, noise=noise)
+    names = ("precision_at_1", "mean_average_precision_at_r", "r_precision")
+    unit = directions(embeddings).float()
+    theirs = AccuracyCalculator(include=names, k="max_bin_count").get_accuracy(unit, labels)
+    ours = retrieval(embeddings, labels, recall_at_k=[1]).values
+    assert list(ours.values()) == pytest.approx([theirs[name] for name in names], abs=1e-6)
+
+
+def test_scores_of_queries_in_a_gallery_equal_those_of_pytorch_metric_learning():
+    embeddings, labels = clustered(600, 50, 16, noise=2.0)
+    query = torch.arange(600) < 200
+    names = ("precision_at_1", "mean_average_precision_at_r", "r_precision")
+    unit = directions(embeddings).float()
+    theirs = AccuracyCalculator(include=names, k="max_bin_count").get_accuracy(
+        unit[query], labels[query], unit[~query], labels[~query]
+    )
+    ours = retrieval(embeddings, labels, recall_at_k=[1], query=query, gallery=~query).values
+    assert list(ours.values()) == pytest.approx([theirs[name] for name in names], abs=1e-6)
+
+
+def test_queries_without_a_match_count_as_misses_and_are_reported():
+    embeddings, labels = clustered(57, 19, 8, noise=0.01)
+    alone, _ = clustered(3, 3, 8, seed=1)
+    everything = torch.cat([embeddings, alone]), torch.cat([labels, torch.arange(100, 103)])
+    found = retrieval(*everything, recall_at_k=[1])
+    assert found.without_match == 3 / 60
+    assert found.values == pytest.approx(dict.fromkeys(found.values, 57 / 60))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_memory_and_precision_of_the_screen_change_nothing(dtype):
+    embeddings, labels = clustered(3000, 300, 16, noise=2.0)
+    expected = retrieval(embeddings, labels, recall_at_k=[1, 100])
+    found = retrieval(embeddings, labels, recall_at_k=[1, 100], memory=1, dtype=dtype)
+    assert found.values == expected.values
+
+
+def test_recall_alone_is_the_same_recall():
+    embeddings, labels = clustered(300, 30, 8, noise=2.0)
+    every = retrieval(embeddings, labels, recall_at_k=[1, 5]).values
+    alone = retrieval(embeddings, labels, recall_at_k=[1, 5], others=False).values
+    assert alone == {name: every[name] for name in ("recall_at_1", "recall_at_5")}
+
+
+def test_the_share_of_doubtful_cosines_is_of_all():
+    embeddings, labels = clustered(300, 30, 8, noise=2.0)
+    bfloat16, float32 = (
+        retrieval(embeddings, labels, recall_at_k=[1], dtype=dtype).doubtful
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    assert 0 <= float32 < bfloat16 < 0.1
+    assert retrieval(torch.ones(40, 3), torch.arange(40) % 4, recall_at_k=[1]).doubtful > 0.7
+
+
+@pytest.mark.parametrize("k", [10, 11])
+def test_a_k_that_is_not_smaller_than_the_gallery_is_refused(k):
+    with pytest.raises(InputError, match=f"recall at {k}: .*only 10 images; allowed: up to 9"):
+        retrieval(torch.ones(10, 3), torch.arange(10), recall_at_k=[1, k])

@@ -21,6 +21,7 @@ CODE = (
     "backbones",
     "checkpoints",
     "classifier",
+    "distributed",
     "embedding",
     "geometry",
     "initialisation",
@@ -29,6 +30,7 @@ CODE = (
     "normalise",
     "retrieval",
     "runs",
+    "screening",
     "training",
 )
 

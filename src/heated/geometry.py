@@ -7,6 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def directions(embeddings: Tensor) -> Tensor:
+    """(N, D) float64: embeddings of length 1; one of length 0 stays as it is.
+
+    >>> directions(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
+    [[0.6, 0.8], [0.0, 0.0]]
+    """
+    lengths = embeddings.double().norm(dim=1, keepdim=True)
+    return embeddings.double() / lengths.masked_fill_(lengths == 0, 1)
+
+
 def class_means(unit: Tensor, labels: Tensor) -> Tensor:
     """(C, D) mean of each class's unit embeddings; its length is their mean cosine to it."""
     _, numbers, counts = torch.unique(labels, return_inverse=True, return_counts=True)
@@ -36,9 +46,9 @@ def spread(unit: Tensor, labels: Tensor) -> float:
     >>> spread(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]))
     0.5
     """
-    directions = F.normalize(class_means(unit, labels), dim=1)
-    count = len(directions)
-    cosines = directions.sum(dim=0).square().sum() - directions.square().sum()  # off the diagonal
+    means = F.normalize(class_means(unit, labels), dim=1)
+    count = len(means)
+    cosines = means.sum(dim=0).square().sum() - means.square().sum()  # off the diagonal
     return (
         ((1 - cosines / max(count * (count - 1), 1)) / 2).clamp(0, 1).item() if count > 1 else 0.0
     )

@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from heated import checkpoints, models, packing
 from heated.embedding import embed
-from heated.geometry import compactness, spread
+from heated.geometry import compactness, directions, spread
 from heated.history import Row
 from heated.models import Architecture, Model
-from heated.neighbours import same_class_ranks
-from heated.retrieval import recall_at
+from heated.retrieval import retrieval
 from heated.schedules import values
 from heated.training import train
 
@@ -100,9 +98,9 @@ class Run:
 
         def watch() -> dict[str, float]:
             embeddings = embed(model, inputs, quiet=True)
-            unit = F.normalize(embeddings.double(), dim=1)
+            unit = directions(embeddings)
             return {
-                "recall_at_1": recall_at(same_class_ranks(embeddings, targets, nearest=1), 1),
+                **retrieval(embeddings, targets, recall_at_k=[1], others=False).values,
                 "compactness": compactness(unit, targets),
                 "spread": spread(unit, targets),
             }

@@ -191,12 +191,19 @@ class Training(Section):
 class ScikitLearn(Choice):
     name: Literal["scikit-learn"]
     restarts: Count
-    seed: Seed
+
+
+class Lloyd(Choice):
+    name: Literal["lloyd"]
+    restarts: Count
+    iterations: Count
 
 
 class Evaluation(Section):
     recall_at: Annotated[list[Count], Field(min_length=1), AfterValidator(distinct)]
-    kmeans: ScikitLearn
+    kmeans: Annotated[ScikitLearn | Lloyd, Field(discriminator="name")]
+    kmeans_seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
+    memory: Count
 
 
 class Dataset(Section):

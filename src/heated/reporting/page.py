@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from heated.reporting.results import Result
-from heated.reporting.tables import LEGEND, table
+from heated.reporting.tables import legend, table
 
 ENVIRONMENT = {
     "device": "processor",
@@ -31,7 +31,7 @@ def page(results: Mapping[str, Sequence[Result]], figures: Mapping[str, str]) ->
         lstrip_blocks=True,
     )
     sections = [section(result, figures[dataset]) for dataset, result in results.items()]
-    return environment.get_template("page.html").render(sections=sections, legend=LEGEND)
+    return environment.get_template("page.html").render(sections=sections)
 
 
 def section(results: Sequence[Result], svg: str) -> dict[str, Any]:
@@ -41,6 +41,7 @@ def section(results: Sequence[Result], svg: str) -> dict[str, Any]:
         "dataset": results[0].dataset,
         "heading": heading,
         "rows": rows,
+        "legend": legend(results),
         "curves": Markup(svg[svg.index("<svg") :]),  # made by matplotlib, so no escaping
         "heated": {r.method: r.heated_at() for r in results if r.heated_at() is not None},
         "makings": makings(results),

@@ -8,8 +8,8 @@ from heated.reporting.results import Result
 TITLES = {
     "map_at_r": "MAP@R",
     "r_precision": "R-precision",
-    "nmi_geometric": "NMI (geometric)",
-    "nmi_arithmetic": "NMI (arithmetic)",
+    "nmi_geometric": "NMI, geometric",
+    "nmi_arithmetic": "NMI, arithmetic",
     "ami": "AMI",
     "f1": "F1",
     "compactness": "compactness ↓",
@@ -17,13 +17,14 @@ TITLES = {
 }
 
 
-def title(metric: str) -> str:
-    """A metric's heading.
+def title(metric: str, summary: Mapping[str, Any]) -> str:
+    """A metric's heading, with the engine that gave its numbers.
 
-    >>> title("recall_at_10"), title("f1")
-    ('R@10', 'F1')
+    >>> title("recall_at_10", {}), title("f1", {"engine": "lloyd"})
+    ('R@10', 'F1 (lloyd)')
     """
-    return TITLES.get(metric, metric.replace("recall_at_", "R@"))
+    name = TITLES.get(metric, metric.replace("recall_at_", "R@"))
+    return f"{name} ({summary['engine']})" if "engine" in summary else name
 
 
 def cell(summary: Mapping[str, Any]) -> str:
@@ -40,9 +41,10 @@ def cell(summary: Mapping[str, Any]) -> str:
 
 
 def table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows: a method, its n, and a cell a metric."""
-    metrics = list(results[0].metrics)
-    heading = ["method", "n", *(title(metric) for metric in metrics)]
+    """Heading and rows: a method, its n, and a cell a metric; what metrics rest on is left out."""
+    first = results[0].metrics
+    metrics = [name for name in first if "kmeans" not in name and name != "without_match"]
+    heading = ["method", "n", *(title(metric, first[metric]) for metric in metrics)]
     rows = [
         [r.method, str(len(r.history)), *(cell(r.metrics[metric]) for metric in metrics)]
         for r in results
@@ -55,10 +57,30 @@ def markdown(results: Sequence[Result]) -> str:
     heading, rows = table(results)
     lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"## {results[0].dataset}\n\n{LEGEND}\n\n{body}\n"
+    return f"## {results[0].dataset}\n\n{legend(results)}\n\n{body}\n"
 
 
-LEGEND = (
-    "Percent on classes never seen in training: mean ± half the 95 % interval of the mean "
-    "(Student's t over n seeds). ↓ lower is more compact."
-)
+def legend(results: Sequence[Result]) -> str:
+    """What the numbers are, and what a reader has to know of how they came about."""
+
+    def most(ending: str) -> float:
+        means = [
+            s["mean"] for r in results for name, s in r.metrics.items() if name.endswith(ending)
+        ]
+        return 100 * max(means, default=0.0)
+
+    notes = [
+        "Percent on classes never seen in training: mean ± half the 95 % interval of the mean "
+        "(Student's t over n seeds). ↓ lower is more compact."
+    ]
+    if most("_kmeans_std"):
+        notes.append(
+            "Clusters are means over the seeds of k-means too, whose standard deviation is at most "
+            f"{most('_kmeans_std'):.2f}."
+        )
+    if most("without_match"):
+        notes.append(
+            f"{most('without_match'):.2f} % of the queries have no other image of their class in "
+            "the gallery; they count as misses."
+        )
+    return " ".join(notes)

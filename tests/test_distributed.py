@@ -1,0 +1,97 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from heated import distributed
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = """
+import json, sys
+import torch
+from heated.clustering import KMEANS
+from heated.devices import prepared
+from heated.distributed import first
+from heated.geometry import directions
+from heated.retrieval import retrieval
+
+device = prepared(1)
+generator = torch.Generator().manual_seed(0)
+labels = torch.arange(3000) % 400
+embeddings = torch.randn(400, 24, generator=generator)[labels]
+embeddings += 1.5 * torch.randn(3000, 24, generator=generator)
+found = retrieval(embeddings, labels, recall_at_k=[1, 10, 100], memory=1)
+clusters = KMEANS["lloyd"](directions(embeddings), 400, restarts=2, iterations=5, seed=0)
+if first():
+    print(json.dumps([found.values, found.doubtful, clusters.objective, clusters.labels.tolist()]))
+"""
+
+
+def launched(processes, *command):
+    """What a program printed that `torchrun` started so many times, or python once."""
+    torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+    start = [sys.executable, *(torchrun if processes > 1 else [])]
+    done = subprocess.run(
+        [*start, *map(str, command)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_two_processes_find_what_one_finds(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    one, two = (json.loads(launched(processes, script)) for processes in (1, 2))
+    assert two == one
+
+
+def test_the_stage_writes_the_very_same_metrics_from_two_processes(tmp_path):
+    generator = np.random.default_rng(0)
+    (tmp_path / "embeddings").mkdir()
+    labels = np.arange(200) % 20
+    for seed in (0, 1):
+        noise = generator.normal(size=(200, 16)).astype(np.float32)
+        np.savez(
+            tmp_path / "embeddings" / f"seed-{seed}.npz",
+            embeddings=np.eye(20, 16, dtype=np.float32)[labels] * 2 + noise,
+            labels=labels,
+            query=np.ones(200, dtype=bool),
+            gallery=np.ones(200, dtype=bool),
+        )
+    written = []
+    for processes in (1, 2):
+        path = tmp_path / f"metrics-{processes}.json"
+        launched(processes, "-m", "stages.evaluate", "digits", tmp_path / "embeddings", path)
+        written.append(path.read_text(encoding="utf-8"))
+    assert written[0] == written[1]
+    assert json.loads(written[0])["recall_at_1"]["n"] == 2
+
+
+def test_alone_everything_is_ones_own():
+    assert not distributed.joined()
+    assert distributed.first()
+    assert distributed.mine([1, 2, 3]) == [1, 2, 3]
+    values = torch.arange(3)
+    assert distributed.summed(values) is values
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_shares_are_every_piece_once(monkeypatch, count):
+    pieces, shares = list(range(7)), []
+    monkeypatch.setattr(distributed, "joined", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: count)
+    for rank in range(count):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        shares += distributed.mine(pieces)
+        assert distributed.first() == (rank == 0)
+    assert sorted(shares) == pieces
