@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: repro track test lint format docs ui lock clean
+.PHONY: repro track test lint format docs bench ui lock clean
 
 repro: $(VENV)/.ready      ## rebuild every result that is out of date
 	python -m stages.check params.yaml data/params.ok
@@ -32,6 +32,10 @@ docs: repro                ## the results that the README shows, from the report
 	mkdir -p docs
 	for figure in report/figures/*.svg; do \
 		cp $$figure docs/; cp report/table.md docs/$$(basename $$figure .svg).md; done
+
+bench: $(VENV)/.ready-dev  ## what an evaluation costs, beside its limit and others' tools
+	mkdir -p benchmarks/results
+	python benchmarks/evaluate.py --json benchmarks/results/evaluate.json
 
 ui: $(VENV)/.ready         ## MLflow's pages on http://127.0.0.1:5000
 	python -m heated.tracking

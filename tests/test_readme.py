@@ -1,5 +1,6 @@
 """What the README tells a user to type, and what it claims."""
 
+import json
 import re
 import socket
 import sqlite3
@@ -92,6 +93,25 @@ def page(url: str, *, patience: float = 120) -> str:
             time.sleep(0.5)
 
 
+def would_measure(project: Project, command: str) -> None:
+    # It takes ten minutes; tests/test_benchmarks.py runs what it runs, on less.
+    told = project.run("bash", "-c", f"{command} --dry-run")
+    assert "python benchmarks/evaluate.py" in told
+
+
+EVALUATE = (
+    "torchrun --nproc-per-node=2 -m stages.evaluate digits runs/digits/hbn/embeddings "
+    "metrics-hbn.json"
+)
+
+
+def writes_metrics(project: Project, command: str) -> None:
+    project.run("bash", "-c", command)
+    written = (project.folder / "metrics-hbn.json").read_text(encoding="utf-8")
+    stage = project.folder / "runs" / "digits" / "hbn" / "metrics.json"
+    assert written == stage.read_text(encoding="utf-8")
+
+
 HOW: dict[str, Callable[[Project, str], None]] = {
     "make repro": as_it_stands,
     "make ui": starts_the_pages,
@@ -106,6 +126,8 @@ HOW: dict[str, Callable[[Project, str], None]] = {
     "make repro JOBS=1": as_it_stands,
     "make track": adds_no_run,
     "make test": runs_tests,
+    "make bench": would_measure,
+    EVALUATE: writes_metrics,
 }
 
 
@@ -141,3 +163,14 @@ def test_every_result_in_the_readme_comes_from_the_report() -> None:
 def test_every_file_the_readme_names_is_there() -> None:
     for name in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / name).exists(), name
+
+
+def test_every_figure_of_the_benchmarks_is_one_that_was_measured() -> None:
+    figures = json.loads((ROOT / "benchmarks/results/evaluate.json").read_text(encoding="utf-8"))
+    seconds, mib, peer_seconds, peer_gib = (
+        f"{figures['retrieval_s']:.0f} s",
+        f"{figures['retrieval_mib']} MiB",
+        f"{figures['accuracy_calculator_s']:.0f} s",
+        f"{figures['accuracy_calculator_mib'] / 1024:.1f} GiB",
+    )
+    assert all(figure in README for figure in (seconds, mib, peer_seconds, peer_gib))

@@ -1,0 +1,324 @@
+"""What an exact evaluation costs, beside its limit and beside others' tools.
+
+Retrieval: one pass for Recall@{1, 10, 100, 1000}, MAP@R and R-precision, against the bare product
+of the same matrices in the same blocks, and against pytorch-metric-learning's AccuracyCalculator
+(faiss). k-means: `heated.kmeans` against faiss and scikit-learn, with equal starts and iterations. The embeddings are drawn: classes of equal size, coordinates whose deviation falls
+with the root of their number.
+
+    python benchmarks/evaluate.py --json benchmarks/results/evaluate.json
+    python benchmarks/evaluate.py --n 12000 --classes 2260 --exact --parts retrieval
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heated.environment import environment
+from heated.geometry import directions
+from heated.kmeans import lloyd, squared_distances
+from heated.neighbours import Neighbours
+from heated.retrieval import Scores, retrieval
+from heated.screening import fast_dtype
+
+KS = [1, 10, 100, 1000]
+MIB = 2**20
+Figures = dict[str, Any]
+
+
+def drawn(n: int, dim: int, classes: int, *, noise: float) -> tuple[Tensor, Tensor]:
+    """(n, dim) float32 embeddings and their labels, from a fixed seed."""
+    generator = torch.Generator().manual_seed(0)
+    deviation = torch.arange(1, dim + 1) ** -0.5
+    labels = torch.arange(n) % classes
+    centres = torch.randn(classes, dim, generator=generator)
+    within = torch.randn(n, dim, generator=generator)
+    return (centres[labels] + noise * within) * deviation, labels
+
+
+class Memory:
+    """The most memory held above what there was before, in MiB: of the GPU, or of the process."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.stopped = device, threading.Event()
+
+    def held(self) -> float:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated() / MIB
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * 4096 / MIB
+
+    def watch(self) -> None:
+        while not self.stopped.wait(0.01):
+            self.most = max(self.most, self.held())
+
+    def __enter__(self) -> "Memory":
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        self.before = self.most = self.held()
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.most = max(self.most, self.held())
+        self.stopped.set()
+        self.thread.join()
+
+    @property
+    def above(self) -> float:
+        return self.most - self.before
+
+
+def measured(work: Callable[[], Any], device: torch.device) -> tuple[Any, float, float]:
+    """What the work gave, its seconds, and its memory in MiB."""
+    with Memory(device) as memory:
+        started = time.perf_counter()
+        result = work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+    return result, seconds, memory.above
+
+
+def product(embeddings: Tensor, rows: int, dtype: torch.dtype) -> None:
+    """All products of all pairs, block by block into one buffer: the limit."""
+    padded = torch.nn.functional.pad(embeddings, (0, 0, 0, -len(embeddings) % 64)).to(dtype)
+    buffer = padded.new_empty(rows, len(padded))
+    for block in padded[: len(embeddings)].split(rows):
+        torch.mm(block, padded.T, out=buffer[: len(block)])
+
+
+def accuracy_calculator(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
+    """The same three scores by pytorch-metric-learning."""
+    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+
+    names = ("precision_at_1", "mean_average_precision_at_r", "r_precision")
+    calculator = AccuracyCalculator(include=names, k="max_bin_count")
+    found = calculator.get_accuracy(directions(embeddings).float(), labels)
+    return dict(zip(("recall_at_1", "map_at_r", "r_precision"), map(found.get, names), strict=True))
+
+
+def brute_force(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
+    """Every score by sorting all cosines of each query in float64."""
+    unit, scores = directions(embeddings), []
+    counts = torch.bincount(labels)[labels] - 1
+    for rows in torch.arange(len(labels), device=labels.device).split(256):
+        cosines = unit[rows] @ unit.T
+        cosines[torch.arange(len(rows)), rows] = -2
+        nearest = cosines.argsort(dim=1, descending=True)
+        hits = (labels[nearest] == labels[rows, None]).double()
+        recalls = [hits[:, :k].amax(dim=1) for k in KS]
+        places = torch.arange(1, hits.shape[1] + 1, device=labels.device)
+        within = hits * (places <= counts[rows, None])
+        precision = hits.cumsum(dim=1) / places * within
+        rest = [precision.sum(dim=1) / counts[rows], within.sum(dim=1) / counts[rows]]
+        scores.append(torch.stack(recalls + rest))
+    means = torch.cat(scores, dim=1).mean(dim=1).tolist()
+    return dict(
+        zip([*(f"recall_at_{k}" for k in KS), "map_at_r", "r_precision"], means, strict=True)
+    )
+
+
+def farthest(ours: dict[str, float], theirs: dict[str, float]) -> float:
+    """The largest difference between scores that both have."""
+    return max(abs(ours[name] - value) for name, value in theirs.items())
+
+
+def bench_retrieval(embeddings: Tensor, labels: Tensor, options: argparse.Namespace) -> Figures:
+    """Medians over the repeats, each of which times everything once, in turn."""
+    device, dtype = embeddings.device, getattr(torch, options.dtype or "none", None)
+    how = {"recall_at_k": KS, "memory": options.memory, "dtype": dtype}
+    rows = Neighbours(embeddings, labels, deepest=1, memory=options.memory, dtype=dtype).rows
+    screen = dtype or fast_dtype(device)
+    work: dict[str, Callable[[], Any]] = {
+        "float32_product": lambda: product(embeddings, rows, torch.float32),
+        "screen_product": lambda: product(embeddings, rows, screen),
+        "recall": lambda: retrieval(embeddings, labels, others=False, **how),
+        "retrieval": lambda: retrieval(embeddings, labels, **how),
+    }
+    if find_spec("pytorch_metric_learning") and find_spec("faiss") and not options.no_peers:
+        work["accuracy_calculator"] = lambda: accuracy_calculator(embeddings, labels)
+    results, seconds, memory = repeated(work, device, options.repeats)
+    scores: Scores = results["retrieval"]
+    figures = {
+        "screen": str(screen).removeprefix("torch."),
+        "rows_a_block": rows,
+        **{f"{name}_s": statistics.median(times) for name, times in seconds.items()},
+        **{f"{name}_mib": round(most) for name, most in memory.items()},
+        "doubtful_share": scores.doubtful,
+        **scores.values,
+        "recall_ratio_to_float32_product": ratio(seconds, "recall", "float32_product"),
+        "retrieval_ratio_to_float32_product": ratio(seconds, "retrieval", "float32_product"),
+        "retrieval_ratio_to_limit": ratio(seconds, "retrieval", "screen_product"),
+    }
+    if "accuracy_calculator" in work:
+        figures["retrieval_ratio_to_peer"] = ratio(seconds, "retrieval", "accuracy_calculator")
+        theirs = results["accuracy_calculator"]
+        figures["farthest_from_peer"] = farthest(scores.values, theirs)
+    if options.exact:
+        figures["farthest_from_float64"] = farthest(scores.values, brute_force(embeddings, labels))
+    return figures
+
+
+def repeated(
+    work: dict[str, Callable[[], Any]], device: torch.device, repeats: int
+) -> tuple[dict[str, Any], dict[str, list[float]], dict[str, float]]:
+    """Each work's result, seconds of each repeat, and most MiB; in turn, so that a slow minute of
+    the machine hits all of them."""
+    results: dict[str, Any] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    memory = dict.fromkeys(work, 0.0)
+    for _ in range(repeats):
+        for name, todo in work.items():
+            results[name], taken, above = measured(todo, device)
+            seconds[name].append(taken)
+            memory[name] = max(memory[name], above)
+            print(f"{name:>24} {taken:8.2f} s {above:8.0f} MiB", flush=True)
+    return results, seconds, memory
+
+
+def ratio(seconds: dict[str, list[float]], one: str, other: str) -> float:
+    """The median over the repeats of one's seconds by the other's."""
+    return statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
+
+
+def bench_kmeans(embeddings: Tensor, options: argparse.Namespace) -> Figures:
+    """Ours, then faiss and scikit-learn from the same starts with as many iterations."""
+    unit, clusters, device = directions(embeddings), options.classes, embeddings.device
+
+    def ours() -> Any:
+        generator = torch.Generator().manual_seed(0)
+        return lloyd(unit, clusters, iterations=options.iterations, generator=generator)
+
+    found, seconds, memory = measured(ours, device)
+    figures: Figures = {
+        "kmeans_s": seconds,
+        "kmeans_mib": round(memory),
+        "kmeans_iterations": found.iterations,
+        "kmeans_converged": found.converged,
+        "kmeans_objective": found.objective,
+    }
+    print(f"{'kmeans':>24} {seconds:8.2f} s {memory:8.0f} MiB", flush=True)
+    peers = {"faiss": faiss_kmeans, "sklearn": scikit_learn_kmeans}
+    for name, peer in peers.items():
+        if options.no_peers or not find_spec(name):
+            continue
+        objective, taken, above = measured(
+            lambda p=peer: p(unit, clusters, found.iterations), device
+        )
+        print(f"{name:>24} {taken:8.2f} s {above:8.0f} MiB", flush=True)
+        figures |= {f"{name}_s": taken, f"{name}_mib": round(above), f"{name}_objective": objective}
+        figures[f"kmeans_ratio_to_{name}"] = seconds / taken
+        figures[f"objective_ratio_to_{name}"] = found.objective / objective
+    return figures
+
+
+def faiss_kmeans(unit: Tensor, clusters: int, iterations: int) -> float:
+    """faiss's objective from our starts: it trains, then gives every sample to a centre, as ours
+    does."""
+    import faiss
+
+    points = unit.float().cpu().numpy()
+    model = faiss.Kmeans(
+        points.shape[1],
+        clusters,
+        niter=iterations,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(points),  # else it trains on a sample
+    )
+    model.train(points, init_centroids=points[starts(len(points), clusters)])
+    _, labels = model.index.search(points, 1)
+    centres = torch.from_numpy(model.centroids).double()
+    return squared_distances(unit.cpu(), centres, torch.from_numpy(labels[:, 0])).mean().item()
+
+
+def starts(size: int, clusters: int) -> Any:
+    """The samples that `lloyd` takes as its first centres."""
+    return torch.randperm(size, generator=torch.Generator().manual_seed(0))[:clusters].numpy()
+
+
+def scikit_learn_kmeans(unit: Tensor, clusters: int, iterations: int) -> float:
+    """scikit-learn's objective from our starts."""
+    from sklearn.cluster import KMeans
+
+    points = unit.float().cpu().numpy()
+    init = points[starts(len(points), clusters)]
+    model = KMeans(clusters, init=init, n_init=1, max_iter=iterations, tol=0)
+    return float(model.fit(points).inertia_) / len(points)
+
+
+def wrong(figures: Figures) -> list[str]:
+    """What does not agree, though it must."""
+    allowed = {
+        "farthest_from_float64": lambda value: value <= 1e-6,
+        "farthest_from_peer": lambda value: value <= 1e-4,  # they decide in float32
+        "objective_ratio_to_faiss": lambda value: abs(value - 1) <= 0.005,
+        "objective_ratio_to_sklearn": lambda value: abs(value - 1) <= 0.005,
+    }
+    return [
+        f"{name} is {figures[name]}"
+        for name, right in allowed.items()
+        if name in figures and not right(figures[name])
+    ]
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--n", type=int, default=60_502, help="embeddings (default: %(default)s)")
+    parser.add_argument("--dim", type=int, default=512, help="their size (default: %(default)s)")
+    parser.add_argument("--classes", type=int, default=11_316, help="(default: %(default)s)")
+    parser.add_argument("--noise", type=float, default=1.0, help="within a class, by its spread")
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: %(default)s)")
+    parser.add_argument("--memory", type=int, default=128, help="MiB (default: %(default)s)")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="of the screen")
+    parser.add_argument("--repeats", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=20, help="of k-means, at most")
+    parser.add_argument("--parts", nargs="+", default=["retrieval", "kmeans"])
+    parser.add_argument("--exact", action="store_true", help="compare with float64's brute force")
+    parser.add_argument("--no-peers", action="store_true", help="time only ours and the limit")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print a table, write JSON, and fail where what must agree does not."""
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    embeddings, labels = drawn(options.n, options.dim, options.classes, noise=options.noise)
+    embeddings, labels = embeddings.to(device), labels.to(device)
+    figures: Figures = {
+        key: getattr(options, key) for key in ("n", "dim", "classes", "noise", "threads", "memory")
+    }
+    if "retrieval" in options.parts:
+        figures |= {"repeats": options.repeats, **bench_retrieval(embeddings, labels, options)}
+    if "kmeans" in options.parts:
+        figures |= bench_kmeans(embeddings, options)
+    peers = [name for name in ("faiss-cpu", "pytorch-metric-learning") if not options.no_peers]
+    figures |= {**environment(device), **{name: version(name) for name in peers}}
+    for name, value in figures.items():
+        print(f"{name:>36}  {f'{value:.6g}' if isinstance(value, float) else value}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if problems := wrong(figures):
+        sys.exit("; ".join(problems))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def ran(name, *options):
+    """The figures that a benchmark writes; it fails where what must agree does not."""
+    subprocess.run([sys.executable, ROOT / "benchmarks" / name, *options], check=True)
+    return json.loads(Path(options[options.index("--json") + 1]).read_text(encoding="utf-8"))
+
+
+def test_evaluation_is_measured_beside_its_limit_and_its_peers(tmp_path):
+    size = ("--n", "1200", "--dim", "32", "--classes", "200", "--noise", "2", "--exact")
+    effort = ("--repeats", "1", "--iterations", "3", "--threads", "1")
+    figures = ran("evaluate.py", *size, *effort, "--json", str(tmp_path / "figures.json"))
+    assert figures["farthest_from_float64"] <= 1e-9
+    assert figures["farthest_from_peer"] <= 1e-4
+    assert 0 < figures["recall_at_1"] < 1
+    assert 0 < figures["doubtful_share"] < 0.1
+    assert figures["kmeans_iterations"] <= 3
+    ratios = {name for name in figures if "_ratio_to_" in name}
+    assert ratios == {
+        "recall_ratio_to_float32_product",
+        "retrieval_ratio_to_float32_product",
+        "retrieval_ratio_to_limit",
+        "retrieval_ratio_to_peer",
+        "kmeans_ratio_to_faiss",
+        "kmeans_ratio_to_sklearn",
+        "objective_ratio_to_faiss",
+        "objective_ratio_to_sklearn",
+    }
+    assert all(figures[name] > 0 for name in ratios)
