@@ -2,8 +2,9 @@
 
 Retrieval: one pass for Recall@{1, 10, 100, 1000}, MAP@R and R-precision, against the bare product
 of the same matrices in the same blocks, and against pytorch-metric-learning's AccuracyCalculator
-(faiss). k-means: `heated.kmeans` against faiss and scikit-learn, with equal starts and iterations. The embeddings are drawn: classes of equal size, coordinates whose deviation falls
-with the root of their number.
+(faiss). k-means: `heated.kmeans` against faiss and scikit-learn, with equal starts and iterations.
+The embeddings are drawn: classes of equal size, coordinates whose deviation falls with the root of
+their number.
 
     python benchmarks/evaluate.py --json benchmarks/results/evaluate.json
     python benchmarks/evaluate.py --n 12000 --classes 2260 --exact --parts retrieval
@@ -25,12 +26,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from heated.devices import fast_dtype
 from heated.environment import environment
 from heated.geometry import directions
 from heated.kmeans import lloyd, squared_distances
 from heated.neighbours import Neighbours
 from heated.retrieval import Scores, retrieval
-from heated.screening import fast_dtype
 
 KS = [1, 10, 100, 1000]
 MIB = 2**20

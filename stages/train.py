@@ -1,10 +1,10 @@
-"""Train every seed of a run; a seed that was trained before is taken from the checkpoints."""
+"""Train every seed of a run, each from where its checkpoints end."""
 
 from pathlib import Path
 
 from heated import config, packing, provenance, runs
 from heated.command import run
-from heated.devices import prepared
+from heated.devices import precision, prepared
 from heated.files import project_root, whole, write_json
 from heated.history import write_history
 from heated.tracking import live
@@ -13,25 +13,25 @@ from heated.tracking import live
 def main(
     dataset: str, method: str, packed: Path, models: Path, history: Path, origin: Path
 ) -> None:
-    """`models`: folder for seed-<s>.safetensors; `history`: CSV of all epochs; `origin`: JSON of
-    where it all came from."""
+    """`models`: folder for seed-<s>.safetensors; `history`: CSV; `origin`: JSON of its making."""
     params = config.load()
-    settings = params.datasets[dataset].training.model_dump()
-    settings |= params.methods[method].model_dump() | {"threads": params.run.threads}
+    device, training = prepared(params.run.threads), params.datasets[dataset].training
+    machine = {"precision": precision(training.precision, device), "threads": params.run.threads}
+    common = training.model_dump() | machine
+    settings = {name: common | each.model_dump() for name, each in params.methods.items()}
     trained = runs.Run(
-        recipe=runs.recipe(settings),
-        data=packing.unpack(packed),
-        digest=packing.digest(packed),
-        device=prepared(params.run.threads),
-        cache=project_root() / "checkpoints",
+        runs.recipe(settings[method]),
+        packing.unpack(packed),
+        packing.digest(packed),
+        device,
+        project_root() / "checkpoints",
+        others=[runs.recipe(settings[name]) for name in params.run.methods],
+        **params.checkpoints.model_dump(),
     )
-    record = provenance.of(trained, dataset, method, settings)
-    done = {}
-    tracker = live(record, enabled=params.tracking.enabled, every=params.tracking.every)
-    with whole(models) as folder, tracker as log:
+    record = provenance.of(trained, dataset, method, settings[method])
+    with whole(models) as folder, live(record, **params.tracking.model_dump()) as log:
         folder.mkdir()
-        for seed in params.run.seeds:
-            done[seed] = trained.finished(seed, folder / f"seed-{seed}.safetensors", log(seed))
+        done = trained.finish(params.run.seeds, folder, log)
     write_history(history, {seed: result["history"] for seed, result in done.items()})
     write_json(origin, provenance.finished(record, done))
 

@@ -1,16 +1,21 @@
 import ast
 import inspect
+import os
+import subprocess
+import sys
 from importlib import import_module
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import heated
-from heated.checkpoints import CODE, code_digest, fingerprint, keep, restore
+from heated.checkpoints import CODE, Checkpoints, Lock, code_digest, fingerprint
 
 # Imported by the training, but without a say in which weights come out.
 NO_WEIGHTS = {
+    "devices": "chooses; what it chose is part of what a training is named by",
     "errors": "words only",
     "files": "reads and writes bytes as they are",
     "history": "writes down what the training gave",
@@ -107,60 +112,143 @@ def test_no_module_is_part_of_the_codes_digest_without_being_used():
     assert not set(CODE) & set(NO_WEIGHTS)
 
 
-RECORD = {"history": [{"epoch": 0, "loss": 0.1}], "seconds": 1.5}
+# --- putting away ----------------------------------------------------------------------------
+
+EPOCHS = [[16.0, 0.1], [16.0, 0.1], [16.0, 0.1], [16.0, 0.1], [16.0, 0.1], [4.0, 0.1]]
 
 
-@pytest.fixture
-def model(tmp_path):
-    path = tmp_path / "made" / "model.safetensors"
-    path.parent.mkdir()
-    path.write_bytes(b"\x00weights\xff")
-    return path
+def kept(folder, *, beginning=None, epochs=EPOCHS, landmarks=(), every=300.0, budget=100.0):
+    return Checkpoints(
+        folder, beginning or {"seed": 0}, epochs, frozenset(landmarks), every=every, budget=budget
+    )
 
 
-def test_what_was_kept_is_restored_byte_for_byte_with_its_record(tmp_path, model):
-    keep(tmp_path / "cache", "key", model, RECORD)
-    target = tmp_path / "new" / "seed-0.safetensors"
-    assert restore(tmp_path / "cache", "key", target) == RECORD
-    assert target.read_bytes() == model.read_bytes()
-    assert [path.name for path in target.parent.iterdir()] == ["seed-0.safetensors"]
+def tensors(value):
+    return {"weight": torch.full((4,), float(value)), "step": torch.tensor(value)}
 
 
-def test_the_kept_copy_is_not_the_models_own_file(tmp_path, model):
-    keep(tmp_path / "cache", "key", model, RECORD)
-    before = model.read_bytes()
-    model.write_bytes(b"other")
-    restore(tmp_path / "cache", "key", tmp_path / "back")
-    (tmp_path / "back").write_bytes(b"spoilt")
-    restore(tmp_path / "cache", "key", tmp_path / "again")
-    assert (tmp_path / "again").read_bytes() == before
+def names(folder):
+    return sorted(path.name.rpartition("-")[0] for path in folder.glob("*/*.safetensors"))
 
 
-def test_what_was_kept_last_is_restored(tmp_path, model):
-    keep(tmp_path / "cache", "key", model, RECORD)
-    model.write_bytes(b"newer")
-    keep(tmp_path / "cache", "key", model, {"history": []})
-    assert restore(tmp_path / "cache", "key", tmp_path / "back") == {"history": []}
-    assert (tmp_path / "back").read_bytes() == b"newer"
+def test_what_was_put_away_comes_back_bit_for_bit_with_its_record(tmp_path):
+    values = {
+        "weight": torch.randn(3, 4).T,
+        "half": torch.randn(5).bfloat16(),
+        "count": torch.tensor(7),
+        "state": torch.Generator().manual_seed(3).get_state(),
+    }
+    kept(tmp_path).keep(values, {"history": [{"loss": 0.1}], "step": 0}, 2)
+    found = kept(tmp_path).latest()
+    assert found.record == {"history": [{"loss": 0.1}], "step": 0}
+    assert set(found.tensors) == set(values)
+    assert all(torch.equal(found.tensors[name], value) for name, value in values.items())
 
 
-def test_what_was_never_kept_is_not_restored(tmp_path, model):
-    keep(tmp_path / "cache", "key", model, RECORD)
-    assert restore(tmp_path / "cache", "other", tmp_path / "back") is None
-    assert not (tmp_path / "back").exists()
+def test_the_latest_is_the_farthest_also_within_an_epoch(tmp_path):
+    checkpoints = kept(tmp_path, landmarks=range(9))
+    assert checkpoints.latest() is None
+    for epochs, within, value in [(1, False, 1), (3, False, 3), (3, True, 4), (2, True, 2)]:
+        checkpoints.keep(tensors(value), {}, epochs, within=within)
+    assert checkpoints.latest().tensors["step"] == 4
 
 
-def test_half_an_entry_is_not_used_and_makes_room_for_a_whole_one(tmp_path, model):
-    half = tmp_path / "cache" / "key"
-    half.mkdir(parents=True)
-    (half / "model.safetensors").write_bytes(b"half")
-    assert restore(tmp_path / "cache", "key", tmp_path / "back") is None
-    assert not (tmp_path / "back").exists()
-    keep(tmp_path / "cache", "key", model, RECORD)
-    assert restore(tmp_path / "cache", "key", tmp_path / "back") == RECORD
+def test_a_checkpoint_is_found_by_whoever_begins_alike_and_by_nobody_else(tmp_path):
+    kept(tmp_path).keep(tensors(5), {}, 5)
+    kept(tmp_path).keep(tensors(6), {}, 6)
+    other_end = [*EPOCHS[:5], [2.0, 0.1]]
+    assert kept(tmp_path, epochs=other_end).latest().tensors["step"] == 5
+    assert kept(tmp_path, epochs=EPOCHS[:5]).latest().tensors["step"] == 5
+    assert kept(tmp_path, epochs=[[8.0, 0.1], *EPOCHS[1:]]).latest() is None
+    assert kept(tmp_path, beginning={"seed": 1}).latest() is None
 
 
-def test_keeping_that_fails_leaves_nothing(tmp_path, model):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        keep(tmp_path / "cache", "key", model, {"loss": float("nan")})
-    assert list((tmp_path / "cache").iterdir()) == []
+def test_within_an_epoch_only_who_sets_the_same_in_it_goes_on(tmp_path):
+    kept(tmp_path, landmarks=range(9)).keep(tensors(5), {}, 5)
+    kept(tmp_path).keep(tensors(55), {}, 5, within=True)
+    assert kept(tmp_path).latest().tensors["step"] == 55
+    other_end = [*EPOCHS[:5], [2.0, 0.1]]
+    assert kept(tmp_path, epochs=other_end).latest().tensors["step"] == 5
+
+
+def test_the_last_two_stay_and_the_landmarks(tmp_path):
+    checkpoints = kept(tmp_path, landmarks=[2])
+    for epochs in range(1, 7):
+        checkpoints.keep(tensors(epochs), {}, epochs - 1, within=True)
+        checkpoints.keep(tensors(epochs), {}, epochs)
+    assert names(tmp_path) == ["after-2", "after-5", "after-6"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"torn", None])
+def test_a_torn_checkpoint_is_removed_and_the_one_before_it_used(tmp_path, damage, capsys):
+    checkpoints = kept(tmp_path)
+    for epochs in (3, 4):
+        checkpoints.keep(tensors(epochs), {}, epochs)
+    path = checkpoints.path(4)
+    path.write_bytes(path.read_bytes()[:-3] if damage is None else damage)
+    assert checkpoints.latest().tensors["step"] == 3
+    assert not path.exists()
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path, monkeypatch, capsys):
+    checkpoints = kept(tmp_path)
+    checkpoints.keep(tensors(1), {}, 1)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(heated.checkpoints, "save_file", full)
+    checkpoints.keep(tensors(2), {}, 2)
+    assert "No space left on device; training goes on" in capsys.readouterr().err
+    assert checkpoints.latest().tensors["step"] == 1
+    assert names(tmp_path) == ["after-1"]
+
+
+def test_the_ones_not_used_for_longest_go_when_the_budget_is_spent(tmp_path):
+    size = len(torch.zeros(2**16)) * 4 / 2**20  # MiB
+    values = {"weight": torch.zeros(2**16)}
+    checkpoints = kept(tmp_path, landmarks=range(9), budget=3.5 * size)
+    for epochs in (1, 2, 3):
+        checkpoints.keep(values, {}, epochs)
+        os.utime(checkpoints.path(epochs), (epochs, epochs))
+    assert kept(tmp_path, epochs=EPOCHS[:1]).latest() is not None  # the first is used again
+    checkpoints.keep(values, {}, 4)
+    assert names(tmp_path) == ["after-1", "after-3", "after-4"]
+
+
+def test_a_budget_too_small_for_one_keeps_the_newest(tmp_path):
+    checkpoints = kept(tmp_path, landmarks=range(9), budget=1e-6)
+    for epochs in (1, 2):
+        checkpoints.keep(tensors(epochs), {}, epochs)
+    assert names(tmp_path) == ["after-2"]
+
+
+def test_one_is_due_after_so_many_seconds(tmp_path):
+    checkpoints = kept(tmp_path, every=0.0)
+    assert checkpoints.due()
+    checkpoints = kept(tmp_path, every=1000.0)
+    assert not checkpoints.due()
+    checkpoints.saved -= 1001
+    assert checkpoints.due()
+    checkpoints.keep(tensors(1), {}, 1)
+    assert not checkpoints.due()
+
+
+def test_a_lock_is_of_one_process_and_ends_with_it(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from heated.checkpoints import Lock; "
+        "lock = Lock(Path(sys.argv[1])); print(lock.held(wait=False), flush=True); time.sleep(60)"
+    )
+    path = tmp_path / "a" / "lock"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "True\n"
+    lock = Lock(path)
+    assert not lock.held(wait=False)
+    lock.release()  # not held: nothing happens
+    other.kill()
+    other.communicate()
+    assert lock.held(wait=True)
+    lock.release()

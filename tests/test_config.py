@@ -20,13 +20,13 @@ BAD = {
     "unknown key of the file": (
         "download:\n",
         "note: 1\n\ndownload:\n",
-        "note: unknown key; allowed: run, download, tracking, datasets, methods",
+        "note: unknown key; allowed: run, download, checkpoints, tracking, datasets, methods",
     ),
     "unknown key of a section": (
         "      lr: 0.05 ",
         "      lr: 0.05\n      batchsize: 64 ",
         f"datasets.digits.training.batchsize: unknown key; allowed: {TRAINING_KEYS}, watch_every, "
-        "pixel_mean, pixel_std; did you mean 'batch_size'?",
+        "pixel_mean, pixel_std, precision; did you mean 'batch_size'?",
     ),
     "unknown option of a choice": (
         STEP,

@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,10 @@ def test_a_killed_process_leaves_nothing_under_the_name(tmp_path):
     assert done.returncode == -9
     assert not path.exists()
     assert names(tmp_path) != []  # it had begun
+    beside = tmp_path / f".file.{os.getppid()}.part"  # of one that is alive
+    beside.write_text("half")
+    write_text(path, "whole")
+    assert names(tmp_path) == sorted([beside.name, "file"])
 
 
 def test_remove_takes_a_file_a_folder_and_what_is_not_there(tmp_path):

@@ -6,7 +6,7 @@ import torch
 from safetensors import safe_open
 
 from heated.models import Architecture, Model, load, save
-from heated.training import train
+from heated.training import Progress, train
 
 CPU = torch.device("cpu")
 NORMALISATIONS = {
@@ -42,17 +42,18 @@ def images(size=6):
 def trained(model):
     """The model with every weight and every running statistic moved."""
     train(
-        model,
+        Progress.begin(model, {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}),
         images(),
         torch.arange(6) % 3,
         alphas=[5.0],
         lrs=[0.1],
-        optimiser={"name": "sgd", "momentum": 0.9, "weight_decay": 0.0},
         batch_size=3,
+        precision="float32",
         seed=0,
         watch_every=1,
         watch=dict,
         log=lambda row: None,
+        keep=lambda progress: None,
     )
     return model.eval()
 

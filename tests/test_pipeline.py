@@ -84,8 +84,8 @@ def test_a_seed_more_leaves_the_finished_seed_alone(built: Project) -> None:
     with built.edited(("seeds: [0]", "seeds: [0, 1]")):
         built.run("dvc", "repro", "--single-item", "train@digits-hbn")
         record = json.loads((built.folder / RUN / "provenance.json").read_text(encoding="utf-8"))
-    trained = {seed: told["trained"] for seed, told in record["seeds"].items()}
-    assert trained == {"0": "before", "1": "now"}
+    trained = {seed: told["epochs_trained"] for seed, told in record["seeds"].items()}
+    assert trained == {"0": 0, "1": 2}
     assert (built.folder / RUN / "models/seed-0.safetensors").read_bytes() == before
 
 

@@ -62,7 +62,7 @@ def written(tmp_path_factory):
             "data_sha256": "ab" * 32,
             "source": {"commit": "0123456789abcdef", "modified": method == "bn"},
             "environment": ENVIRONMENT,
-            "seeds": {str(seed): {"seconds": 20.2, "trained": "now"} for seed in scores},
+            "seeds": {str(seed): {"seconds": 20.2, "epochs_trained": 3} for seed in scores},
         }
         write_json(folder / "provenance.json", record)
     return runs

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from heated.checkpoints import Lock
 from heated.models import load
 from heated.packing import Packed
 from heated.runs import Run, recipe
@@ -26,6 +27,7 @@ SETTINGS = {
     "alpha": {"name": "step", "start": 16, "end": 4, "at": 0.5},
     "lr_factor": {"name": "linear", "start": 1, "end": 0.1},
     "threads": 1,
+    "precision": "float32",
 }
 
 
@@ -60,7 +62,7 @@ def test_a_recipe_writes_alpha_and_lr_out_for_every_epoch():
 
 def test_a_seed_is_trained_with_the_recipes_alpha_and_lr(tmp_path):
     (done,), rows = finish(run_in(tmp_path / "cache"), tmp_path, 0)
-    assert done["trained"] == "now"
+    assert done["epochs_trained"] == 2
     assert done["seconds"] > 0
     assert done["history"] == rows
     assert [row["alpha"] for row in rows] == [16, 4]
@@ -72,7 +74,7 @@ def test_a_seed_is_trained_with_the_recipes_alpha_and_lr(tmp_path):
 def test_a_finished_seed_is_not_trained_again_and_its_history_is_told_again(tmp_path):
     (first,), rows = finish(run_in(tmp_path / "cache"), tmp_path / "a", 0)
     done, again = finish(run_in(tmp_path / "cache"), tmp_path / "b", 0, 1)
-    assert [seed["trained"] for seed in done] == ["before", "now"]
+    assert [seed["epochs_trained"] for seed in done] == [0, 2]
     assert done[0]["history"] == first["history"] == rows == again[:2]
     assert done[0]["seconds"] == first["seconds"]
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
@@ -85,7 +87,7 @@ def weights(folder, seed=0):
 def test_the_weights_are_the_same_with_and_without_the_cache(tmp_path):
     finish(run_in(tmp_path / "one"), tmp_path / "a", 0)
     (done,), _ = finish(run_in(tmp_path / "two"), tmp_path / "b", 0)
-    assert done["trained"] == "now"
+    assert done["epochs_trained"] == 2
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
@@ -105,7 +107,95 @@ def test_a_training_that_is_cut_off_leaves_no_model_and_is_done_again(tmp_path):
         run.finished(0, path, cut_off)
     assert not path.exists()
     (done,), _ = finish(run, tmp_path, 0)
-    assert done["trained"] == "now"
+    assert done["epochs_trained"] == 2
+
+
+def test_a_training_that_is_cut_off_goes_on_where_it_was(tmp_path):
+    def cut_off(row):
+        if row["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    long = {"epochs": 6}
+    whole = run_in(tmp_path / "one", **long)
+    finish(whole, tmp_path / "a", 0)
+    run = run_in(tmp_path / "two", **long)
+    with pytest.raises(KeyboardInterrupt):
+        run.finished(0, tmp_path / "b" / "seed-0.safetensors", cut_off)
+    (done,), rows = finish(run, tmp_path / "b", 0)
+    assert done["epochs_trained"] == 3  # the epoch that was cut off in its log, and two more
+    assert [row["epoch"] for row in rows] == list(range(6))
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+
+
+def heated_family(**changes):
+    """The recipes of bn, bn-drop, bn-heat and hbn, as params.yaml has them."""
+    constant, at = {"name": "constant", "value": 1}, 0.7625
+    sixteen, drop = {"name": "constant", "value": 16}, {"name": "step", "start": 1, "end": 0.1}
+    heat = {"name": "step", "start": 16, "end": 4, "at": at} | changes
+    drop |= {"at": at}
+    pairs = {
+        "bn": (sixteen, constant),
+        "bn-drop": (sixteen, drop),
+        "bn-heat": (heat, constant),
+        "hbn": (heat, drop),
+    }
+    small = {"epochs": 80, "watch_every": 40}
+    return {
+        name: recipe(SETTINGS | small | {"alpha": alpha, "lr_factor": factor})
+        for name, (alpha, factor) in pairs.items()
+    }
+
+
+def family_trained(folder, recipes, cache):
+    """How many epochs each method trained, and its weights."""
+    trained, models = {}, {}
+    for name, each in recipes.items():
+        run = Run(each, packed(), "data", CPU, cache, others=list(recipes.values()))
+        (done,), _ = finish(run, folder / name, 0)
+        trained[name] = done["epochs_trained"]
+        models[name] = weights(folder / name)
+    return trained, models
+
+
+def test_methods_that_begin_alike_train_their_beginning_once(tmp_path):
+    recipes, cache = heated_family(), tmp_path / "cache"
+    trained, models = family_trained(tmp_path / "first", recipes, cache)
+    assert trained == {"bn": 80, "bn-drop": 19, "bn-heat": 19, "hbn": 19}
+    changed = {"hbn": heated_family(end=2)["hbn"]}
+    again, hotter = family_trained(tmp_path / "second", recipes | changed, cache)
+    assert again == {"bn": 0, "bn-drop": 0, "bn-heat": 0, "hbn": 19}
+    for name, each in {**recipes, "hotter": changed["hbn"]}.items():
+        alone = Run(each, packed(), "data", CPU, tmp_path / f"cache-{name}")
+        (done,), _ = finish(alone, tmp_path / f"alone-{name}", 0)
+        assert done["epochs_trained"] == 80
+        expected = hotter["hbn"] if name == "hotter" else models[name]
+        assert weights(tmp_path / f"alone-{name}") == expected, name
+
+
+def test_a_recipe_that_differs_otherwise_shares_nothing(tmp_path):
+    one, other = run_in(tmp_path / "cache"), run_in(tmp_path / "cache", label_smoothing=0.1)
+    finish(one, tmp_path / "a", 0)
+    (done,), _ = finish(other, tmp_path / "b", 0)
+    assert done["epochs_trained"] == 2
+    assert (
+        Run(other.recipe, packed(), "data", CPU, tmp_path, others=[one.recipe]).partings() == set()
+    )
+
+
+def test_a_seed_that_another_process_has_in_hand_comes_later(tmp_path):
+    run = run_in(tmp_path / "cache")
+    lock = Lock(run.checkpoints(0).family / "beginning.lock")
+    assert lock.held(wait=False)
+    taken = []
+
+    def log(seed):
+        taken.append(seed)
+        lock.release()
+        return lambda row: None
+
+    done = run.finish([0, 1], tmp_path / "models", log)
+    assert taken == [1, 0]
+    assert list(done) == [0, 1]
 
 
 def test_the_key_changes_with_all_that_makes_the_weights(tmp_path):
@@ -158,7 +248,9 @@ def test_the_classifier_has_the_training_classes_only(tmp_path):
 
 def test_the_history_watches_the_classes_that_are_not_trained(tmp_path):
     run = run_in(tmp_path)
-    model, history = run.train(0, lambda row: None)
+    finish(run, tmp_path, 3)
+    progress, _ = run.progress(3)
+    model, history = progress.model, progress.history
     assert run.watcher(model)() == {
         key: history[-1][key] for key in ("recall_at_1", "compactness", "spread")
     }

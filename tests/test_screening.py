@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heated.geometry import directions
-from heated.screening import Screen, exact_sums, fast_dtype, half_step, portions, rounded
+from heated.screening import Screen, exact_sums, half_step, portions, rounded
 
 DTYPES = [torch.bfloat16, torch.float32]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -146,7 +146,3 @@ def test_sums_are_exact_only_while_asked_for():
     with exact_sums():
         assert not matmul.allow_bf16_reduced_precision_reduction
     assert matmul.allow_bf16_reduced_precision_reduction == before
-
-
-def test_the_screens_dtype_is_one_of_two():
-    assert fast_dtype(torch.device("cpu")) in DTYPES

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from heated.models import Architecture, Model
-from heated.training import batches, epoch_generator, train
+from heated.training import Progress, batches, epoch_seed, train
 
 SM = {"normalise": {"name": "none"}, "bias": "outside"}
 LN = {"normalise": {"name": "l2"}, "bias": "outside"}
 BN = {"normalise": {"name": "batch", "momentum": 0.05, "eps": 1e-3}, "bias": "outside"}
+SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}
+ADAM = {"name": "adam", "eps": 0.01, "weight_decay": 0.0}
 METHODS = {"sm": SM, "ln": LN, "bn": BN}
 AFFINE = {"name": "affine", "degrees": 10, "scale": 0.1, "shear": 5, "shift": 0.1}
 
@@ -39,13 +41,23 @@ def samples(size=12):
 def trained(model, data=None, *, alphas=(4.0,), lrs=(0.1,), log=lambda row: None, **changes):
     images, labels = samples() if data is None else data
     settings = {
-        "optimiser": {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0},
         "batch_size": 4,
+        "precision": "float32",
         "seed": 0,
         "watch_every": 1,
         "watch": dict,
+        "keep": lambda progress: None,
     }
-    return train(model, images, labels, alphas=alphas, lrs=lrs, log=log, **(settings | changes))
+    progress = Progress.begin(model, changes.pop("optimiser", SGD))
+    if "start" in changes:
+        progress.restore(*changes.pop("start"))
+    settings |= changes
+    train(progress, images, labels, alphas=alphas, lrs=lrs, log=log, **settings)
+    return progress.history
+
+
+def drawing(seed):
+    return torch.Generator().manual_seed(seed)
 
 
 def logits_by_hand(name, head, raw, alpha):
@@ -71,7 +83,7 @@ def reference(name, model, *, alphas, lrs, batch_size, weight_decay=0.0):
     model.train()
     losses = []
     for epoch, (alpha, lr) in enumerate(zip(alphas, lrs, strict=True)):
-        order = torch.randperm(len(labels), generator=epoch_generator(0, epoch))
+        order = torch.randperm(len(labels), generator=drawing(epoch_seed(0, epoch)))
         total = 0.0
         for batch in order.split(batch_size):
             pixels = (images[batch].permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
@@ -185,7 +197,7 @@ def test_augmenting_leaves_the_order_of_an_epoch_alone():
 )
 def test_a_single_sample_left_over_joins_the_batch_before(total, size, sizes):
     order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
-    pieces = list(batches(order, size))
+    pieces = batches(order, size)
     assert [len(piece) for piece in pieces] == sizes
     assert torch.equal(torch.cat(pieces), order)
 
@@ -221,7 +233,8 @@ def test_a_loss_that_is_not_finite_names_seed_epoch_alpha_and_lr():
     rows = []
     with pytest.raises(FloatingPointError) as caught:
         trained(built(SM), alphas=[2.0, 3.5, 2.0], lrs=[0.01, 1e30, 0.01], seed=8, log=rows.append)
-    for told in ("seed 8", "'epoch': 1", "'alpha': 3.5", "'lr': 1e+30", "smaller lr"):
+    told_of = ("seed 8", "step 1 of epoch 1", "'alpha': 3.5", "'lr': 1e+30", "smaller lr")
+    for told in told_of:
         assert told in str(caught.value)
     assert [row["epoch"] for row in rows] == [0]
 
@@ -248,3 +261,42 @@ def test_watching_in_eval_mode_does_not_change_training():
         watch=lambda: {"sum": watched.eval()(data[0]).sum().item()},
     )
     assert torch.equal(model.head.weight, watched.head.weight)
+
+
+def put_away(progress):
+    """All that a checkpoint holds, so that what is trained on cannot change it."""
+    tensors = {name: value.clone().contiguous() for name, value in progress.tensors().items()}
+    return tensors, deepcopy(progress.history), progress.step
+
+
+@pytest.mark.parametrize("optimiser", [SGD, ADAM], ids=["sgd", "adam"])
+@pytest.mark.parametrize("name", METHODS)
+def test_going_on_from_any_step_gives_the_same_weights_and_history_bit_for_bit(name, optimiser):
+    settings = {"alphas": [8.0, 2.0, 1.0], "lrs": [0.1, 0.01, 0.02], "optimiser": optimiser}
+    model, stops = built(METHODS[name], augment=[AFFINE]), []
+    history = trained(model, **settings, keep=lambda p: stops.append(put_away(p)))
+    assert len(stops) == 3 * (3 + 1)  # after each step and each epoch
+    for stop in stops:
+        other, rows = built(METHODS[name], seed=1, augment=[AFFINE]), []
+        assert trained(other, **settings, start=stop, log=rows.append) == history == rows
+        for key, value in model.state_dict().items():
+            assert torch.equal(other.state_dict()[key], value), key
+
+
+def test_a_training_that_is_done_is_not_trained_on():
+    model, stops = built(), []
+    history = trained(model, keep=lambda progress: stops.append(put_away(progress)))
+    other = built(seed=1)
+    assert trained(other, start=stops[-1], watch=lambda: pytest.fail("trained")) == history
+    assert torch.equal(other.head.weight, model.head.weight)
+
+
+def test_bfloat16_computes_the_network_and_keeps_weights_and_loss_in_float32():
+    model, seen = built(), []
+    model.network.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    history = trained(model, precision="bfloat16", batch_size=12)
+    expected = trained(built(), precision="float32", batch_size=12)
+    assert set(seen) == {torch.bfloat16}
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+    assert history[0]["loss"] != expected[0]["loss"]
+    assert history[0]["loss"] == pytest.approx(expected[0]["loss"], rel=0.02)

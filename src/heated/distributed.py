@@ -4,6 +4,7 @@ Each process takes its share of independent pieces, writes them into zeros, and 
 x + 0 is x, so the result is the same bits as of one process.
 """
 
+import atexit
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -41,3 +42,4 @@ def join(device: torch.device) -> None:
     """Meet the other processes, where `torchrun` started this one."""
     if distributed.is_available() and distributed.is_torchelastic_launched() and not joined():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(distributed.destroy_process_group)  # else its threads may abort the end

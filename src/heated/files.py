@@ -28,7 +28,10 @@ def whole(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    remove(temporary)  # of a process that was killed and had the same number
+    for left in path.parent.glob(f".{path.name}.*.part"):  # of processes that were killed
+        number = left.name.split(".")[-2]
+        if left == temporary or not running(int(number)):
+            remove(left)
     try:
         yield temporary
         if temporary.is_dir() and path.is_dir():
@@ -36,6 +39,19 @@ def whole(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         remove(temporary)
+
+
+def running(process: int) -> bool:
+    """Whether there is a process of this number; True where the system is not asked."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def remove(path: Path) -> None:

@@ -11,9 +11,10 @@ import torch
 from torch import Generator, Tensor
 from torch.linalg import vecdot
 
+from heated.devices import fast_dtype
 from heated.distributed import mine, summed
 from heated.errors import InputError
-from heated.screening import Block, Rounded, Screen, fast_dtype, half_step, pairs, portions, rounded
+from heated.screening import Block, Rounded, Screen, half_step, pairs, portions, rounded
 
 MIB = 2**20
 EXTRA = 8  # columns beside a vector's own: three for |c|^2 / 2, the others keep widths even

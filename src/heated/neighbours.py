@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.linalg import vecdot
 
+from heated.devices import fast_dtype
 from heated.errors import InputError
 from heated.geometry import directions
-from heated.screening import Block, Screen, fast_dtype, half_step, pairs, portions, rounded
+from heated.screening import Block, Screen, half_step, pairs, portions, rounded
 
 GRID = 2**32  # cosines are compared as whole multiples of 1 / GRID
 FAR = -2 * GRID  # farther than any sample

@@ -24,7 +24,7 @@ def of(run: Run, dataset: str, method: str, params: Mapping[str, Any]) -> Record
 
 
 def finished(record: Record, done: Mapping[int, Mapping[str, Any]]) -> Record:
-    """The record with each seed's key, seconds of training, and whether it was trained now."""
+    """The record with each seed's seconds of training and how many epochs were trained now."""
     return {**record, "seeds": {str(seed): told(result) for seed, result in done.items()}}
 
 

@@ -1,25 +1,30 @@
-"""A run: one data set, one method, every seed, each trained once and then remembered."""
+"""A run: one data set, one method, every seed; what was trained before, in whole or in part, by
+this run or by one that began alike, is not trained again."""
 
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from heated import checkpoints, models, packing
+from heated import models, packing
+from heated.checkpoints import Checkpoints, Lock, code_digest, fingerprint, partings
 from heated.embedding import embed
 from heated.geometry import compactness, directions, spread
 from heated.history import Row
 from heated.models import Architecture, Model
 from heated.retrieval import retrieval
 from heated.schedules import values
-from heated.training import train
+from heated.training import Progress, train, watched
 
 Recipe = dict[str, Any]
-TRAINING = ("alphas", "lrs", "optimiser", "batch_size", "watch_every")  # of a recipe's keys
+BY_EPOCH = ("alphas", "lrs", "watch_every")  # of a recipe's keys: what is set epoch by epoch
 
 
 def recipe(settings: Mapping[str, Any]) -> Recipe:
@@ -39,70 +44,174 @@ def scheduled(choice: models.Options, epochs: int) -> list[float]:
     return values(name, options, epochs=epochs)
 
 
+def by_epoch(recipe: Recipe) -> list[list[float]]:
+    """What is set in each epoch: alpha, learning rate, whether the unseen classes are looked at."""
+    looks = watched(len(recipe["alphas"]), recipe["watch_every"])
+    return [list(each) for each in zip(recipe["alphas"], recipe["lrs"], looks, strict=True)]
+
+
+def throughout(recipe: Recipe) -> Recipe:
+    """What holds in every epoch."""
+    return {key: value for key, value in recipe.items() if key not in BY_EPOCH}
+
+
 @dataclass(frozen=True)
 class Run:
-    """A recipe on a packed data set; `digest` identifies the data, `cache` holds finished seeds."""
+    """A recipe on a packed data set; `digest` identifies the data. `others`: the recipes that may
+    share a beginning with this one. `folder` holds checkpoints, one in `every` seconds within an
+    epoch, up to `budget` MiB."""
 
     recipe: Recipe
     data: packing.Packed
     digest: str
     device: torch.device
-    cache: Path
+    folder: Path
+    others: Sequence[Recipe] = ()
+    every: float = 300
+    budget: float = 10_000
+
+    def beginning(self, seed: int | None) -> dict[str, Any]:
+        """What makes the weights, beside what is set epoch by epoch."""
+        return {
+            "recipe": throughout(self.recipe),
+            "data": self.digest,
+            "code": code_digest(),
+            "torch": torch.__version__,
+            "device": self.device.type,
+            "seed": seed,
+        }
 
     def key(self, seed: int | None = None) -> str:
         """What identifies the training of a seed, or without one the run: equal keys, equal
         weights."""
-        made_by = {"recipe": self.recipe, "data": self.digest, "code": checkpoints.code_digest()}
-        machine = {"torch": torch.__version__, "device": self.device.type}
-        return checkpoints.fingerprint({**made_by, **machine, "seed": seed})
+        return fingerprint([self.beginning(seed), by_epoch(self.recipe)])
 
-    def finished(self, seed: int, path: Path, log: Callable[[Row], None]) -> dict[str, Any]:
-        """{"history": rows, "seconds": of training, "trained": now or before} of a seed whose
-        model then lies at `path`; `log` is called with every row."""
-        known = checkpoints.restore(self.cache, self.key(seed), path)
-        if known is not None:
-            for row in known["history"]:
-                log(row)
-            return {**known, "trained": "before"}
-        started = time.monotonic()
-        model, history = self.train(seed, log)
-        models.save(path, model)
-        record = {"history": history, "seconds": time.monotonic() - started}
-        checkpoints.keep(self.cache, self.key(seed), path, record)
-        return {**record, "trained": "now"}
+    def partings(self) -> frozenset[int]:
+        """After how many epochs other recipes part from this one."""
+        alike = [other for other in self.others if throughout(other) == throughout(self.recipe)]
+        return partings(by_epoch(self.recipe), map(by_epoch, alike))
 
-    def train(self, seed: int, log: Callable[[Row], None]) -> tuple[Model, list[Row]]:
-        """A model trained from the seed's weights, and its history."""
-        images, labels = self.data.part(self.data.split.train)
-        classes, numbers = np.unique(labels, return_inverse=True)
-        shape = (images.shape[1], images.shape[2], images.shape[3])
-        torch.manual_seed(seed)
-        model = Model(Architecture.of(self.recipe, image_shape=shape, num_classes=len(classes)))
-        model.to(self.device)
-        history = train(
-            model,
-            torch.from_numpy(images).to(self.device),
-            torch.from_numpy(numbers).to(self.device),
-            **{key: self.recipe[key] for key in TRAINING},
-            seed=seed,
-            watch=self.watcher(model),
-            log=log,
+    def checkpoints(self, seed: int) -> Checkpoints:
+        """A seed's; those where others part stay, and one in every tenth of the training."""
+        epochs = len(self.recipe["alphas"])
+        tenths = range(0, epochs + 1, max(1, epochs // 10))
+        return Checkpoints(
+            self.folder,
+            self.beginning(seed),
+            by_epoch(self.recipe),
+            landmarks=self.partings() | {*tenths, epochs},
+            every=self.every,
+            budget=self.budget,
         )
-        return model, history
+
+    def finish(
+        self, seeds: Sequence[int], folder: Path, log: Callable[[int], Callable[[Row], None]]
+    ) -> dict[int, dict[str, Any]]:
+        """What became of each seed, whose model is then `folder / seed-<s>.safetensors`. A seed
+        that another process has in hand comes later; if all are, the first is waited for."""
+        done: dict[int, dict[str, Any]] = {}
+        while len(done) < len(seeds):
+            waiting = [seed for seed in seeds if seed not in done]
+            with self.free(waiting) as (seed, beginning):
+                path = folder / f"seed-{seed}.safetensors"
+                done[seed] = self.finished(seed, path, log(seed), beginning)
+        return {seed: done[seed] for seed in seeds}
+
+    @contextmanager
+    def free(self, seeds: Sequence[int]) -> Iterator[tuple[int, Lock]]:
+        """One of the seeds, held against other processes, and the lock on what it shares."""
+        for wait, seed in [*((False, seed) for seed in seeds), (True, seeds[0])]:
+            family = self.checkpoints(seed).family
+            own = Lock(family / f"{self.key(seed)[:32]}.lock")
+            beginning = Lock(family / "beginning.lock")
+            if wait:
+                print(f"seed {seed}: another process is training it; waiting", file=sys.stderr)
+            if own.held(wait=wait):
+                try:
+                    if beginning.held(wait=wait):
+                        yield seed, beginning
+                        return
+                finally:
+                    beginning.release()
+                    own.release()
+
+    def finished(
+        self, seed: int, path: Path, log: Callable[[Row], None], beginning: Lock | None = None
+    ) -> dict[str, Any]:
+        """{"history": rows, "seconds": of training, "epochs_trained": now} of a seed whose model
+        then lies at `path`; `log` is called with every row. `beginning` is released once no other
+        recipe shares what is trained."""
+        progress, seconds = self.progress(seed)
+        trained = len(self.recipe["alphas"]) - len(progress.history)
+        started, kept = time.monotonic() - seconds, self.checkpoints(seed)
+        done = {"seconds": seconds, "epochs_trained": trained}
+        last_parting = max(self.partings(), default=0)
+
+        def keep(progress: Progress) -> None:
+            epochs = len(progress.history)
+            if beginning is not None and epochs >= last_parting:
+                beginning.release()
+            if progress.step and not kept.due():
+                return
+            done["seconds"] = time.monotonic() - started
+            record = {
+                "history": progress.history,
+                "step": progress.step,
+                "seconds": done["seconds"],
+            }
+            kept.keep(progress.tensors(), record, epochs, within=progress.step > 0)
+
+        self.train(progress, seed, log, keep)
+        models.save(path, progress.model)
+        return {"history": progress.history, **done}
+
+    def progress(self, seed: int) -> tuple[Progress, float]:
+        """A seed's training, as far as it came before, and the seconds that took."""
+        images, labels = self.data.part(self.data.split.train)
+        torch.manual_seed(seed)
+        shape, classes = (images.shape[1], images.shape[2], images.shape[3]), len(np.unique(labels))
+        model = Model(Architecture.of(self.recipe, image_shape=shape, num_classes=classes))
+        progress = Progress.begin(model.to(self.device), self.recipe["optimiser"])
+        saved = self.checkpoints(seed).latest()
+        if saved is None:
+            return progress, 0.0
+        progress.restore(saved.tensors, saved.record["history"], saved.record["step"])
+        return progress, saved.record["seconds"]
+
+    def train(
+        self,
+        progress: Progress,
+        seed: int,
+        log: Callable[[Row], None],
+        keep: Callable[[Progress], None],
+    ) -> None:
+        """Train a seed to the end."""
+        images, labels = self.data.part(self.data.split.train)
+        train(
+            progress,
+            *self.on_device(images, np.unique(labels, return_inverse=True)[1]),
+            **{key: self.recipe[key] for key in ("batch_size", "precision", *BY_EPOCH)},
+            seed=seed,
+            watch=self.watcher(progress.model),
+            log=log,
+            keep=keep,
+        )
+
+    def on_device(self, *arrays: Any) -> list[Tensor]:
+        """Arrays as tensors where the model is."""
+        return [torch.from_numpy(array).to(self.device) for array in arrays]
 
     def watcher(self, model: Model) -> Callable[[], dict[str, float]]:
         """A function that says how the model does on the unseen classes' queries."""
-        images, labels = self.data.part(self.data.split.query)
-        inputs = torch.from_numpy(images).to(self.device)
-        targets = torch.from_numpy(labels).to(self.device)
+        images, labels = self.on_device(*self.data.part(self.data.split.query))
 
         def watch() -> dict[str, float]:
-            embeddings = embed(model, inputs, quiet=True)
+            embeddings = embed(model, images, quiet=True)
             unit = directions(embeddings)
             return {
-                **retrieval(embeddings, targets, recall_at_k=[1], others=False).values,
-                "compactness": compactness(unit, targets),
-                "spread": spread(unit, targets),
+                **retrieval(embeddings, labels, recall_at_k=[1], others=False).values,
+                "compactness": compactness(unit, labels),
+                "spread": spread(unit, labels),
             }
 
         return watch

@@ -15,25 +15,12 @@ keeps order: whatever is at least t is stored as at least t rounded.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 ALIGNED = 64  # columns a gallery is padded to
-
-
-def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it faster than float32, else float32."""
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        # torch 2.11 cannot tell
-        known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        fast = bool(known.get("avx512_bf16") or known.get("amx_bf16"))
-        fast = fast and torch.backends.mkldnn.is_available()
-    return torch.bfloat16 if fast else torch.float32
 
 
 @dataclass(frozen=True)

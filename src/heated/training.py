@@ -1,11 +1,13 @@
 """The loop, written out: every image once an epoch, alpha and learning rate set epoch by epoch.
 
 Order and augmentation of an epoch depend on the seed and the epoch alone, so that methods of one
-seed see the same batches, and any epoch can be repeated by itself.
+seed see the same batches. A training is a `Progress`, which can be put away between any two steps
+and gone on with as if nothing had been.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,91 +20,181 @@ from heated.history import Row
 from heated.models import Model, Options, split_choice
 
 OPTIMISERS: dict[str, Callable[..., Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Progress:
+    """A training between two steps: all that the next step depends on.
+
+    `history`: a row for each epoch that is done; `step`: how many steps of the next one are done;
+    `sums`: their loss, right answers, and number while the loss was finite; `generator`: what the
+    rest of it will draw from.
+    """
+
+    model: Model
+    optimiser: Optimizer
+    sums: Tensor
+    generator: Generator = field(default_factory=Generator)
+    history: list[Row] = field(default_factory=list)
+    step: int = 0
+
+    @classmethod
+    def begin(cls, model: Model, optimiser: Options) -> "Progress":
+        """Before the first step."""
+        name, options = split_choice(optimiser)
+        stepper = OPTIMISERS[name](model.parameters(), lr=0.0, fused=True, **options)
+        device = model.head.weight.device
+        return cls(model, stepper, torch.zeros(3, dtype=torch.float64, device=device))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, optimiser and generator by name; `history` and `step` are the rest."""
+        state = self.optimiser.state_dict()["state"]
+        return {
+            **{f"model.{name}": value for name, value in self.model.state_dict().items()},
+            **{
+                f"optimiser.{number}.{name}": value
+                for number, values in state.items()
+                for name, value in values.items()
+                if value is not None
+            },
+            "sums": self.sums,
+            "generator": self.generator.get_state(),
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], history: list[Row], step: int) -> None:
+        """Go back to where `tensors` were taken."""
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimiser": {}}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            parts.get(part, {})[rest] = value
+        self.model.load_state_dict(parts["model"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["optimiser"].items():
+            number, _, rest = name.partition(".")
+            state.setdefault(int(number), {})[rest] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        for parameter, values in self.optimiser.state.items():
+            for name, value in values.items():
+                if value.shape == parameter.shape:  # in the parameter's memory format again
+                    values[name] = torch.empty_like(parameter).copy_(value)
+        self.sums.copy_(tensors["sums"])
+        self.generator.set_state(tensors["generator"])
+        self.history, self.step = history, step
 
 
 def train(
-    model: Model,
+    progress: Progress,
     images: Tensor,
     labels: Tensor,
     *,
     alphas: Sequence[float],
     lrs: Sequence[float],
-    optimiser: Options,
     batch_size: int,
+    precision: str,
     seed: int,
     watch_every: int,
     watch: Callable[[], Mapping[str, float]],
     log: Callable[[Row], None],
-) -> list[Row]:
-    """The history, a row an epoch, of training `model` in place.
+    keep: Callable[[Progress], None],
+) -> None:
+    """Train `progress` to the end; its history has a row an epoch.
 
     images: (N, H, W, C) uint8 and labels (N,) int64 in [0, num_classes), on the model's device.
-    alphas, lrs: the values in each epoch; their length is the number of epochs.
-    watch: called after every `watch_every`-th epoch and the last for what else goes into the row.
-    log: called with each row.
+    alphas, lrs: the values in each epoch; their length is the number of epochs. precision: of the
+    network, "float32" or "bfloat16"; classifier and loss are float32. watch: called after the
+    epochs that `watched` names for what else goes into the row. log: called with each row, those
+    done before too. keep: called after every step and every epoch.
     FloatingPointError when the loss is no longer finite.
     """
-    name, options = split_choice(optimiser)
-    stepper = OPTIMISERS[name](model.parameters(), lr=lrs[0], **options)
-    history = []
-    values = tqdm(list(zip(alphas, lrs, strict=True)), f"seed {seed}", unit="epoch", disable=None)
-    for epoch, (alpha, lr) in enumerate(values):
-        model.head.alpha = alpha
-        for group in stepper.param_groups:
-            group["lr"] = lr
-        generator = epoch_generator(seed, epoch)
-        done = train_epoch(
-            model, images, labels, optimiser=stepper, batch_size=batch_size, generator=generator
-        )
-        settings = {"epoch": epoch, "alpha": alpha, "temperature": 1 / alpha, "lr": lr}
-        if not math.isfinite(done["loss"]):
-            raise FloatingPointError(
-                f"seed {seed}: the loss is {done['loss']} in {settings}; try a smaller lr, or a "
-                "smaller alpha at the start"
-            )
-        watched = (epoch + 1) % watch_every == 0 or epoch == len(alphas) - 1
-        row = {**settings, **done, **(watch() if watched else {})}
-        history.append(row)
+    for row in progress.history:
         log(row)
-    return history
+    epochs = list(zip(alphas, lrs, watched(len(alphas), watch_every), strict=True))
+    done = len(progress.history)
+    for epoch in tqdm(range(done, len(epochs)), f"seed {seed}", unit="epoch", disable=None):
+        alpha, lr, look = epochs[epoch]
+        progress.model.head.alpha = alpha
+        for group in progress.optimiser.param_groups:
+            group["lr"] = lr
+        train_epoch(
+            progress,
+            images,
+            labels,
+            batch_size=batch_size,
+            precision=precision,
+            epoch_seed=epoch_seed(seed, epoch),
+            keep=keep,
+        )
+        loss, correct, finite = progress.sums.tolist()
+        settings = {"alpha": alpha, "temperature": 1 / alpha, "lr": lr}
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"seed {seed}: the loss is not finite from step {finite:.0f} of epoch {epoch} on, "
+                f"with {settings}; try a smaller lr, or a smaller alpha at the start"
+            )
+        means = {"loss": loss / len(labels), "accuracy": correct / len(labels)}
+        row = {"epoch": epoch, **settings, **means, **(watch() if look else {})}
+        progress.history.append(row)
+        progress.step = 0
+        log(row)
+        keep(progress)
 
 
 def train_epoch(
-    model: Model,
+    progress: Progress,
     images: Tensor,
     labels: Tensor,
     *,
-    optimiser: Optimizer,
     batch_size: int,
-    generator: Generator,
-) -> dict[str, float]:
-    """Mean loss, and accuracy over the training classes, of one pass in training mode."""
+    precision: str,
+    epoch_seed: int,
+    keep: Callable[[Progress], None],
+) -> None:
+    """The steps of one pass in training mode that are not done yet. Nothing waits for the device:
+    loss and right answers are summed over the images in `progress.sums`."""
+    model, generator = progress.model, progress.generator
     model.train()
-    device = images.device
-    order = torch.randperm(len(labels), generator=generator).to(device)
-    loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-    for batch in batches(order, batch_size):
+    order = torch.randperm(len(labels), generator=Generator().manual_seed(epoch_seed))
+    if progress.step == 0:
+        generator.manual_seed(epoch_seed + 1)
+        progress.sums.zero_()
+    for batch in batches(order.to(images.device), batch_size)[progress.step :]:
         target = labels[batch]
-        logits = model.head.logits(model.network(model.prepare(images[batch], generator)))
+        prepared = model.prepare(images[batch], generator)
+        with torch.autocast(images.device.type, PRECISIONS[precision], precision != "float32"):
+            raw = model.network(prepared)
+        logits = model.head.logits(raw.float())
         loss = model.head.loss(logits, target)
-        optimiser.zero_grad()
+        progress.optimiser.zero_grad()
         loss.backward()
-        optimiser.step()
-        loss_sum += loss.detach() * len(batch)
-        correct += (logits.detach().argmax(dim=1) == target).sum()
-    return {"loss": loss_sum.item() / len(labels), "accuracy": correct.item() / len(labels)}
+        progress.optimiser.step()
+        progress.sums[0] += loss.detach() * len(batch)
+        progress.sums[1] += (logits.detach().argmax(dim=1) == target).sum()
+        progress.sums[2] += progress.sums[0].isfinite()
+        progress.step += 1
+        keep(progress)
 
 
-def batches(order: Tensor, size: int) -> Iterator[Tensor]:
+def batches(order: Tensor, size: int) -> list[Tensor]:
     """`order` in pieces of `size`; the last may be smaller, as in the authors' code, but a single
     sample left over joins the piece before it, since batch norm needs two."""
     pieces = list(order.split(size))
     if len(pieces) > 1 and len(pieces[-1]) == 1:
         pieces[-2:] = [torch.cat(pieces[-2:])]
-    yield from pieces
+    return pieces
 
 
-def epoch_generator(seed: int, epoch: int) -> Generator:
-    """A CPU generator for one epoch of one seed."""
+def watched(epochs: int, every: int) -> list[bool]:
+    """After which epochs the unseen classes are looked at: every so many, and the last.
+
+    >>> watched(5, 2)
+    [False, True, False, True, True]
+    """
+    return [(epoch + 1) % every == 0 or epoch == epochs - 1 for epoch in range(epochs)]
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """What an epoch's order is drawn from; the number after it, its augmentation."""
     state: Any = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
-    return Generator().manual_seed(int(state) >> 1)
+    return int(state) >> 1

@@ -186,6 +186,7 @@ class Training(Section):
     watch_every: Count
     pixel_mean: float
     pixel_std: Positive
+    precision: Literal["auto", "float32", "bfloat16"]
 
 
 class ScikitLearn(Choice):
@@ -227,6 +228,11 @@ class Download(Section):
     mirror: str | None
 
 
+class Checkpoints(Section):
+    every: Positive
+    budget: Positive
+
+
 class Tracking(Section):
     enabled: bool
     every: Positive
@@ -235,6 +241,7 @@ class Tracking(Section):
 class Params(Section):
     run: Run
     download: Download
+    checkpoints: Checkpoints
     tracking: Tracking
     datasets: dict[Name, Dataset]
     methods: dict[Name, Method]

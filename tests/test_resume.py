@@ -1,0 +1,129 @@
+"""Training that is killed, by SIGKILL and at moments that differ from run to run."""
+
+import json
+import random
+import shutil
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+from conftest import SHORT, Project
+
+RUN = Path("runs/digits/hbn")
+OUTPUTS = [RUN / "models", RUN / "history.csv", RUN / "provenance.json"]
+EPOCHS = 12
+LONGER = (("epochs: 2", f"epochs: {EPOCHS}"), ("every: 30 ", "every: 0.001 "))
+
+
+def prepared(folder: Path, data: Project | None = None) -> Project:
+    """A project with packed digits (of another project, where there is one) and a short recipe of
+    twelve epochs, each published at once."""
+    folder.mkdir()
+    project = Project(folder)
+    project.edit(*SHORT, *LONGER)
+    if data is None:
+        project.run("dvc", "repro", "split")
+    else:
+        shutil.copytree(data.folder / "data", folder / "data")
+    return project
+
+
+def train(project: Project, outputs: list[Path] = OUTPUTS) -> tuple[str, ...]:
+    """The command of the stage."""
+    python = project.environment()["PATH"].partition(":")[0] + "/python"
+    return (python, "-m", "stages.train", "digits", "hbn", "data/packed/digits", *map(str, outputs))
+
+
+def checkpoints(project: Project) -> set[str]:
+    return {path.name for path in (project.folder / "checkpoints").glob("*/*.safetensors")}
+
+
+def await_checkpoint(project: Project, process, moment: float) -> bool:
+    """Wait for a checkpoint that was not there, then a moment; False if the process ends first."""
+    before, end = checkpoints(project), time.monotonic() + 120
+    while not checkpoints(project) - before:
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    time.sleep(moment)
+    return process.poll() is None
+
+
+def tracked(project: Project) -> tuple[list[str], list[tuple]]:
+    """The status of each run in MLflow, and all points, doubled ones twice."""
+    query = """select name, key, step, value from metrics join runs using (run_uuid)"""
+    with sqlite3.connect(project.folder / "mlflow.db") as store:
+        states = [state for (state,) in store.execute("select status from runs")]
+        return states, sorted(store.execute(query).fetchall())
+
+
+def results(project: Project) -> tuple[bytes, str]:
+    model = (project.folder / RUN / "models" / "seed-0.safetensors").read_bytes()
+    return model, (project.folder / RUN / "history.csv").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = prepared(tmp_path_factory.mktemp("one") / "project")
+    project.run(*train(project))
+    return project
+
+
+@pytest.mark.xdist_group("resume")
+def test_a_trainer_killed_again_and_again_ends_where_one_does_that_was_left_alone(
+    uninterrupted: Project, tmp_path: Path
+) -> None:
+    project, kills = prepared(tmp_path / "project", uninterrupted), 0
+    while kills < 3:
+        process = project.start(*train(project))
+        if not await_checkpoint(project, process, random.uniform(0, 0.3)):
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert kills >= 2
+    project.run(*train(project))
+    assert results(project) == results(uninterrupted)
+    record = json.loads((project.folder / OUTPUTS[2]).read_text(encoding="utf-8"))
+    assert record["seeds"]["0"]["epochs_trained"] < EPOCHS
+    states, points = tracked(project)
+    assert set(states) == {"FINISHED"}
+    assert points == tracked(uninterrupted)[1]
+    assert len(points) == len({point[:3] for point in points})
+    left = [path.name for path in (project.folder / RUN).iterdir()]
+    assert sorted(left) == ["history.csv", "models", "provenance.json"]
+
+
+@pytest.mark.xdist_group("resume")
+def test_dvc_killed_alone_leaves_a_trainer_that_the_next_dvc_does_not_double(
+    uninterrupted: Project, tmp_path: Path
+) -> None:
+    project = prepared(tmp_path / "project")
+    dvc = project.start("dvc", "repro", "train@digits-hbn")
+    assert await_checkpoint(project, dvc, random.uniform(0, 0.3))
+    dvc.send_signal(signal.SIGKILL)  # its trainer goes on
+    dvc.wait()
+    project.run("dvc", "repro", "train@digits-hbn")
+    assert results(project) == results(uninterrupted)
+    states, points = tracked(project)
+    assert set(states) == {"FINISHED"}
+    assert points == tracked(uninterrupted)[1]
+
+
+@pytest.mark.xdist_group("resume")
+def test_of_two_trainers_on_one_run_exactly_one_trains(
+    uninterrupted: Project, tmp_path: Path
+) -> None:
+    project = prepared(tmp_path / "project", uninterrupted)
+    folders = [tmp_path / name for name in ("one", "two")]
+    commands = [train(project, [folder / path.name for path in OUTPUTS]) for folder in folders]
+    processes = [project.start(*command) for command in commands]
+    assert [process.wait() for process in processes] == [0, 0]
+    records = [json.loads((folder / "provenance.json").read_text()) for folder in folders]
+    trained = sorted(record["seeds"]["0"]["epochs_trained"] for record in records)
+    assert trained == [0, EPOCHS]
+    models = [(folder / "models" / "seed-0.safetensors").read_bytes() for folder in folders]
+    assert models == [results(uninterrupted)[0]] * 2
