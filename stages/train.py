@@ -5,15 +5,14 @@ from pathlib import Path
 from heated import config, packing, provenance, runs
 from heated.command import run
 from heated.devices import precision, prepared
-from heated.files import project_root, whole, write_json
+from heated.distributed import first, output
+from heated.files import project_root, write_json
 from heated.history import write_history
 from heated.tracking import live
 
 
-def main(
-    dataset: str, method: str, packed: Path, models: Path, history: Path, origin: Path
-) -> None:
-    """`models`: folder for seed-<s>.safetensors; `history`: CSV; `origin`: JSON of its making."""
+def main(dataset: str, method: str, packed: Path, models: Path, history: Path, made: Path) -> None:
+    """`models`: folder for seed-<s>.safetensors; `history`: CSV; `made`: JSON of how it was."""
     params = config.load()
     device, training = prepared(params.run.threads), params.datasets[dataset].training
     machine = {"precision": precision(training.precision, device), "threads": params.run.threads}
@@ -29,11 +28,12 @@ def main(
         **params.checkpoints.model_dump(),
     )
     record = provenance.of(trained, dataset, method, settings[method])
-    with whole(models) as folder, live(record, **params.tracking.model_dump()) as log:
-        folder.mkdir()
+    tracked = params.tracking.enabled and first()
+    with output(models) as folder, live(record, tracked, params.tracking.every) as log:
         done = trained.finish(params.run.seeds, folder, log)
-    write_history(history, {seed: result["history"] for seed, result in done.items()})
-    write_json(origin, provenance.finished(record, done))
+    if first():
+        write_history(history, {seed: result["history"] for seed, result in done.items()})
+        write_json(made, provenance.finished(record, done))
 
 
 if __name__ == "__main__":

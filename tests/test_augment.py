@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from heated.augment import AUGMENTATIONS, affine, crop, flip, prepare
+from heated import augment
+from heated.augment import Draws
 from heated.errors import InputError
 
 OPTIONS = {
@@ -18,6 +19,21 @@ MANY = 400
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def drawing(function):
+    """The function, drawing for all images from a generator."""
+
+    def drawn(given, generator, **options):
+        return function(given, generator and Draws(generator, len(given), slice(None)), **options)
+
+    return drawn
+
+
+affine, crop, flip, prepare = map(
+    drawing, (augment.affine, augment.crop, augment.flip, augment.prepare)
+)
+AUGMENTATIONS = {name: drawing(function) for name, function in augment.AUGMENTATIONS.items()}
 
 
 def images(count=5, channels=2, side=9):
@@ -93,6 +109,17 @@ def test_the_images_given_are_not_changed(name):
 @pytest.mark.parametrize("name", ["affine", "flip"])
 def test_without_a_generator_nothing_changes(name):
     assert torch.equal(AUGMENTATIONS[name](images(), None, **OPTIONS[name]), images())
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("part", [slice(0, 2), slice(2, 5), slice(1, 1)])
+def test_a_part_of_a_batch_is_augmented_as_in_the_whole(name, part):
+    generator, other = seeded(), seeded()
+    whole = AUGMENTATIONS[name](images(), generator, **OPTIONS[name])
+    draws = Draws(other, 5, part)
+    piece = augment.AUGMENTATIONS[name](images()[part], draws, **OPTIONS[name])
+    assert torch.equal(piece, whole[part])
+    assert torch.equal(generator.get_state(), other.get_state())
 
 
 # --- crop ------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import SHORT
+from safetensors.numpy import load_file
 
 from heated import distributed
+from heated.history import read_history
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
@@ -77,10 +81,56 @@ def test_the_stage_writes_the_very_same_metrics_from_two_processes(tmp_path):
     assert json.loads(written[0])["recall_at_1"]["n"] == 2
 
 
+PARAMS = (
+    *SHORT,
+    ("epochs: 2", "epochs: 3"),
+    ("batch_size: 128", "batch_size: 97"),  # parts of different sizes, also of the last batch
+)
+OUTPUTS = ("models", "history.csv", "provenance.json")
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_train_what_one_trains(project, processes):
+    project.edit(*PARAMS)
+    project.stage("download", "digits", "raw")
+    project.stage("split", "digits", "raw", "packed")
+    trained = {}
+    for count in (1, processes):
+        shutil.rmtree(project.folder / "checkpoints", ignore_errors=True)
+        outputs = [f"{count}/{name}" for name in OUTPUTS]
+        start = ["-m", "torch.distributed.run", f"--nproc-per-node={count}"]
+        command = ["-m", "stages.train", "digits", "hbn", "packed", *outputs]
+        project.run(sys.executable, *(start if count > 1 else []), *command, HEATED_TRACKING="off")
+        trained[count] = load_file(project.folder / str(count) / "models" / "seed-0.safetensors")
+    one, many = trained.values()
+    for name, values in one.items():
+        np.testing.assert_allclose(many[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
+    histories = [read_history(project.folder / str(count) / "history.csv")[0] for count in trained]
+    for row, other in zip(*histories, strict=True):
+        assert row == pytest.approx(other, abs=1e-4)
+    left = sorted(path.name for path in (project.folder / str(processes)).iterdir())
+    assert left == sorted(OUTPUTS)
+
+
+def test_a_training_goes_on_with_another_number_of_processes(project):
+    project.edit(*PARAMS)
+    project.stage("download", "digits", "raw")
+    project.stage("split", "digits", "raw", "packed")
+    project.stage("train", "digits", "bn", "packed", *OUTPUTS, HEATED_TRACKING="off")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2")
+    for path in (project.folder / "checkpoints").glob("*/after-[23]-*"):
+        path.unlink()
+    command = ("-m", "stages.train", "digits", "bn", "packed", *OUTPUTS)
+    project.run(*torchrun, *command, HEATED_TRACKING="off")
+    record = json.loads((project.folder / OUTPUTS[2]).read_text(encoding="utf-8"))
+    assert record["seeds"]["0"]["epochs_trained"] == 2
+
+
 def test_alone_everything_is_ones_own():
     assert not distributed.joined()
     assert distributed.first()
     assert distributed.mine([1, 2, 3]) == [1, 2, 3]
+    assert distributed.agreed(7, torch.device("cpu")) == 7
     values = torch.arange(3)
     assert distributed.summed(values) is values
 
@@ -88,10 +138,10 @@ def test_alone_everything_is_ones_own():
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_shares_are_every_piece_once(monkeypatch, count):
     pieces, shares = list(range(7)), []
-    monkeypatch.setattr(distributed, "joined", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: count)
+    parts = []
     for rank in range(count):
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "place", lambda rank=rank: (rank, count))
         shares += distributed.mine(pieces)
+        parts += pieces[distributed.part(len(pieces))]
         assert distributed.first() == (rank == 0)
-    assert sorted(shares) == pieces
+    assert sorted(shares) == parts == pieces

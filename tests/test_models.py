@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from heated.augment import Draws
 from heated.models import Architecture, Model, load, save
 from heated.training import Progress, train
 
@@ -137,7 +138,9 @@ def test_images_are_prepared_with_the_architectures_steps_and_range():
     centre = model.prepare(images())
     by_hand = (images()[:, :6, :6].permute(0, 3, 1, 2) / 255 - 0.25) / 0.75
     torch.testing.assert_close(centre, by_hand, atol=1e-6, rtol=0)
-    augmented = model.prepare(images(), torch.Generator().manual_seed(0))
+    augmented = model.prepare(
+        images(), Draws(torch.Generator().manual_seed(0), len(images()), slice(None))
+    )
     assert augmented.shape == centre.shape
     assert not torch.equal(augmented, centre)
 

@@ -1,11 +1,13 @@
 """Batches from uint8 to what a network reads: augmentation and pixel range, on the batch's device.
 
-Every random number is drawn on the CPU from the generator given, so that a batch is augmented
-alike on any device. Without a generator an augmentation is its test-time counterpart.
+Every random number is drawn on the CPU for the whole batch, so that it is augmented alike on any
+device, and when it is shared among processes. Without draws an augmentation is its test-time
+counterpart.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,9 +19,27 @@ from heated.errors import InputError
 Step = tuple[str, dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers for `part` of a batch of `count` images; the generator moves on by all."""
+
+    generator: Generator
+    count: int
+    part: slice
+
+    def uniform(self, rows: int) -> Tensor:
+        """(rows, images of the part) in [0, 1)."""
+        return torch.rand(rows, self.count, generator=self.generator)[:, self.part]
+
+    def integers(self, below: int, rows: int) -> Tensor:
+        """(rows, images of the part) in [0, below)."""
+        drawn = torch.randint(below, (rows, self.count), generator=self.generator)
+        return drawn[:, self.part]
+
+
 def affine(
     images: Tensor,
-    generator: Generator | None,
+    draws: Draws | None,
     *,
     degrees: float,
     scale: float,
@@ -28,26 +48,28 @@ def affine(
 ) -> Tensor:
     """(N, C, H, W) each rotated, scaled, sheared (degrees) and shifted (share of a side) by a
     uniform draw from [-limit, limit]; what comes in from outside is 0. At test time: unchanged."""
-    if generator is None:
+    if draws is None:
         return images
-    draws = torch.rand(5, len(images), generator=generator) * 2 - 1
-    angle, slant = draws[0] * math.radians(degrees), torch.tan(draws[1] * math.radians(shear))
-    size = 1 + draws[2] * scale
+    drawn = draws.uniform(5) * 2 - 1
+    if not len(images):
+        return images
+    angle, slant = drawn[0] * math.radians(degrees), torch.tan(drawn[1] * math.radians(shear))
+    size = 1 + drawn[2] * scale
     cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
     rows = [
         cos,
         cos * slant - sin,
-        2 * shift * draws[3],
+        2 * shift * drawn[3],
         sin,
         sin * slant + cos,
-        2 * shift * draws[4],
+        2 * shift * drawn[4],
     ]
     theta = torch.stack(rows, dim=1).view(-1, 2, 3).to(images.device, images.dtype)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
 
 
-def crop(images: Tensor, generator: Generator | None, *, size: int) -> Tensor:
+def crop(images: Tensor, draws: Draws | None, *, size: int) -> Tensor:
     """(N, C, size, size): each image's own random window; at test time the centre.
 
     The offset is drawn from [0, room), as in the authors' code, which never takes the last one.
@@ -57,10 +79,10 @@ def crop(images: Tensor, generator: Generator | None, *, size: int) -> Tensor:
     room = min(height, width) - size
     if room < 0:
         raise InputError(f"crop: size {size} is larger than the images, {height} x {width}")
-    if generator is None:
+    if draws is None:
         top, left = (height - size) // 2, (width - size) // 2
         return images[:, :, top : top + size, left : left + size]
-    offsets = torch.randint(max(room, 1), (2, count), generator=generator).to(images.device)
+    offsets = draws.integers(max(room, 1), 2).to(images.device)
     window = torch.arange(size, device=images.device)
     rows, columns = offsets[0, :, None] + window, offsets[1, :, None] + window
     each = torch.arange(count, device=images.device)[:, None, None]
@@ -69,21 +91,21 @@ def crop(images: Tensor, generator: Generator | None, *, size: int) -> Tensor:
     )
 
 
-def flip(images: Tensor, generator: Generator | None, *, probability: float) -> Tensor:
+def flip(images: Tensor, draws: Draws | None, *, probability: float) -> Tensor:
     """(N, C, H, W), each mirrored left to right with this probability; at test time unchanged."""
-    if generator is None:
+    if draws is None:
         return images
-    mirrored = torch.rand(len(images), generator=generator) < probability
+    mirrored = draws.uniform(1)[0] < probability
     return torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(3), images)
 
 
 def prepare(
-    images: Tensor, generator: Generator | None, *, steps: Sequence[Step], mean: float, std: float
+    images: Tensor, draws: Draws | None, *, steps: Sequence[Step], mean: float, std: float
 ) -> Tensor:
     """(N, H, W, C) uint8 -> (N, C, H', W') float32: [0, 1], each step, then (x - mean) / std."""
     batch = images.permute(0, 3, 1, 2).float() / 255
     for name, options in steps:
-        batch = AUGMENTATIONS[name](batch, generator, **options)
+        batch = AUGMENTATIONS[name](batch, draws, **options)
     return (batch - mean) / std
 
 

@@ -10,9 +10,9 @@ from typing import Any, Self
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from heated.augment import prepare
+from heated.augment import Draws, prepare
 from heated.backbones import BACKBONES
 from heated.classifier import HeatedSoftmax
 from heated.files import required, whole
@@ -62,11 +62,11 @@ class Model(nn.Module):
         )
         self.to(memory_format=torch.channels_last)  # 1.3 to 1.6 times faster on 2 cores
 
-    def prepare(self, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """(N, H, W, C) uint8 -> (N, C, H', W') float32, augmented if there is a generator."""
+    def prepare(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+        """(N, H, W, C) uint8 -> (N, C, H', W') float32, augmented if there are draws."""
         steps = [split_choice(step) for step in self.architecture.augment]
         mean, std = self.architecture.pixel_mean, self.architecture.pixel_std
-        batch = prepare(images, generator, steps=steps, mean=mean, std=std)
+        batch = prepare(images, draws, steps=steps, mean=mean, std=std)
         return batch.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from heated import models, packing
 from heated.checkpoints import Checkpoints, Lock, code_digest, fingerprint, partings
+from heated.distributed import agreed, first
 from heated.embedding import embed
 from heated.geometry import compactness, directions, spread
 from heated.history import Row
@@ -109,6 +110,7 @@ class Run:
     ) -> dict[int, dict[str, Any]]:
         """What became of each seed, whose model is then `folder / seed-<s>.safetensors`. A seed
         that another process has in hand comes later; if all are, the first is waited for."""
+        folder.mkdir(exist_ok=True)
         done: dict[int, dict[str, Any]] = {}
         while len(done) < len(seeds):
             waiting = [seed for seed in seeds if seed not in done]
@@ -118,8 +120,12 @@ class Run:
         return {seed: done[seed] for seed in seeds}
 
     @contextmanager
-    def free(self, seeds: Sequence[int]) -> Iterator[tuple[int, Lock]]:
-        """One of the seeds, held against other processes, and the lock on what it shares."""
+    def free(self, seeds: Sequence[int]) -> Iterator[tuple[int, Lock | None]]:
+        """One of the seeds, held against other trainers, and the lock on what it shares; the
+        processes of one training take the first one's."""
+        if not first():
+            yield agreed(0, self.device), None
+            return
         for wait, seed in [*((False, seed) for seed in seeds), (True, seeds[0])]:
             family = self.checkpoints(seed).family
             own = Lock(family / f"{self.key(seed)[:32]}.lock")
@@ -129,7 +135,7 @@ class Run:
             if own.held(wait=wait):
                 try:
                     if beginning.held(wait=wait):
-                        yield seed, beginning
+                        yield agreed(seed, self.device), beginning
                         return
                 finally:
                     beginning.release()
@@ -151,7 +157,7 @@ class Run:
             epochs = len(progress.history)
             if beginning is not None and epochs >= last_parting:
                 beginning.release()
-            if progress.step and not kept.due():
+            if not first() or (progress.step and not kept.due()):
                 return
             done["seconds"] = time.monotonic() - started
             record = {
@@ -162,7 +168,8 @@ class Run:
             kept.keep(progress.tensors(), record, epochs, within=progress.step > 0)
 
         self.train(progress, seed, log, keep)
-        models.save(path, progress.model)
+        if first():
+            models.save(path, progress.model)
         return {"history": progress.history, **done}
 
     def progress(self, seed: int) -> tuple[Progress, float]:

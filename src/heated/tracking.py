@@ -69,7 +69,7 @@ class Live:
 
 
 @contextmanager
-def live(record: Record, *, enabled: bool, every: float) -> Iterator[Log]:
+def live(record: Record, enabled: bool, every: float) -> Iterator[Log]:
     """`log(seed)(row)` for a run being trained; one that fails is published as FAILED."""
     run = Live(record, every=every if wanted(enabled) else float("inf"))
     try:

@@ -16,6 +16,8 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from heated.augment import Draws
+from heated.distributed import first, part, share_batch_norm, sum_gradients
 from heated.history import Row
 from heated.models import Model, Options, split_choice
 
@@ -44,6 +46,7 @@ class Progress:
         """Before the first step."""
         name, options = split_choice(optimiser)
         stepper = OPTIMISERS[name](model.parameters(), lr=0.0, fused=True, **options)
+        share_batch_norm(model)
         device = model.head.weight.device
         return cls(model, stepper, torch.zeros(3, dtype=torch.float64, device=device))
 
@@ -112,7 +115,9 @@ def train(
         log(row)
     epochs = list(zip(alphas, lrs, watched(len(alphas), watch_every), strict=True))
     done = len(progress.history)
-    for epoch in tqdm(range(done, len(epochs)), f"seed {seed}", unit="epoch", disable=None):
+    for epoch in tqdm(
+        range(done, len(epochs)), f"seed {seed}", unit="epoch", disable=None if first() else True
+    ):
         alpha, lr, look = epochs[epoch]
         progress.model.head.alpha = alpha
         for group in progress.optimiser.param_groups:
@@ -160,17 +165,22 @@ def train_epoch(
         generator.manual_seed(epoch_seed + 1)
         progress.sums.zero_()
     for batch in batches(order.to(images.device), batch_size)[progress.step :]:
-        target = labels[batch]
-        prepared = model.prepare(images[batch], generator)
+        own = part(len(batch))
+        target, draws = labels[batch[own]], Draws(generator, len(batch), own)
+        prepared = model.prepare(images[batch[own]], draws)
         with torch.autocast(images.device.type, PRECISIONS[precision], precision != "float32"):
             raw = model.network(prepared)
         logits = model.head.logits(raw.float())
-        loss = model.head.loss(logits, target)
+        # the sum over processes is the mean over the batch, also where a part is empty
+        share = len(target) / len(batch)
+        loss = model.head.loss(logits, target) * share if share else logits.sum() * 0
         progress.optimiser.zero_grad()
         loss.backward()
+        right = (logits.detach().argmax(dim=1) == target).sum() if share else loss.detach()
+        told = torch.stack([loss.detach() * len(batch), right.float()])
+        sum_gradients(model.parameters(), told)
         progress.optimiser.step()
-        progress.sums[0] += loss.detach() * len(batch)
-        progress.sums[1] += (logits.detach().argmax(dim=1) == target).sum()
+        progress.sums[:2] += told
         progress.sums[2] += progress.sums[0].isfinite()
         progress.step += 1
         keep(progress)
