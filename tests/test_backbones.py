@@ -4,9 +4,11 @@ import torch
 from torch import nn
 
 from heated.backbones import BACKBONES
+from heated.errors import InputError
 from heated.initialisation import variance_scaling_
 
-OPTIONS = {"lenet": {}, "conv4": {"width": 32}}
+OPTIONS = {"lenet": {}, "conv4": {"width": 32}, "googlenet": {}, "mobilenet_v2": {}}
+SMALL, LARGE = ["lenet", "conv4"], ["googlenet", "mobilenet_v2"]
 
 
 def built(name, image_shape, embedding_dim=64):
@@ -23,7 +25,7 @@ def test_every_backbone_is_tested_here():
     assert set(OPTIONS) == set(BACKBONES)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 28, 28), (1, 9, 13)])
 @pytest.mark.parametrize("embedding_dim", [2, 64])
 def test_images_become_embeddings(name, shape, embedding_dim):
@@ -31,13 +33,22 @@ def test_images_become_embeddings(name, shape, embedding_dim):
     assert network(torch.randn(3, *shape)).shape == (3, embedding_dim)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", LARGE)
+def test_images_become_embeddings_by_the_large_ones_too(name):
+    network = built(name, (3, 64, 64))
+    assert network(torch.randn(2, 3, 64, 64)).shape == (2, 64)
+    assert not any(isinstance(layer, nn.Dropout) and layer.p for layer in network.modules())
+    with pytest.raises(InputError, match="came images of 1 channels; allowed: 3"):
+        built(name, (1, 64, 64))
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_an_embedding_has_both_signs_since_no_relu_follows_it(name):
     embeddings = built(name, (1, 8, 8))(torch.randn(8, 1, 8, 8))
     assert embeddings.min() < 0 < embeddings.max()
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", SMALL)
 def test_the_whole_network_learns(name):
     network = built(name, (1, 8, 8))
     network(torch.randn(4, 1, 8, 8)).square().sum().backward()
@@ -88,7 +99,7 @@ def test_conv4_has_four_blocks_and_a_bottleneck(side, inputs, pools):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_weights_start_with_variance_2_over_fan_in_cut_off_and_biases_at_0(name):
-    for layer in weighted(built(name, (1, 28, 28), 64)):
+    for layer in weighted(built(name, (3, 28, 28), 64)):
         weight = layer.weight.detach()
         expected = (2 / weight[0].numel()) ** 0.5
         rough = 4 / weight.numel() ** 0.5  # of few weights the deviation is known roughly
@@ -111,9 +122,9 @@ def test_variance_scaling_has_its_variance_after_the_cut(scale):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_the_seed_decides_the_weights(name):
-    first, again = built(name, (1, 8, 8)), built(name, (1, 8, 8))
+    first, again = built(name, (3, 8, 8)), built(name, (3, 8, 8))
     torch.manual_seed(1)
-    other = BACKBONES[name]((1, 8, 8), 64, **OPTIONS[name])
+    other = BACKBONES[name]((3, 8, 8), 64, **OPTIONS[name])
     triples = zip(weighted(first), weighted(again), weighted(other), strict=True)
     for a, b, c in triples:
         assert torch.equal(a.weight, b.weight)

@@ -8,7 +8,7 @@ import torch
 from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml
 
 from heated import config
-from heated.augment import AUGMENTATIONS
+from heated.augment import AUGMENTATIONS, Draws
 from heated.backbones import BACKBONES
 from heated.classifier import BIASES
 from heated.clustering import KMEANS
@@ -175,7 +175,8 @@ def test_every_network_and_augmentation_and_optimiser_binds(dataset):
     training, size = PARAMS.datasets[dataset].training, PARAMS.datasets[dataset].packing.size
     images = torch.rand(2, 1, size, size)
     for choice in training.augment:
-        images = AUGMENTATIONS[choice.name](images, torch.Generator(), **choice.options)
+        draws = Draws(torch.Generator(), len(images), slice(None))
+        images = AUGMENTATIONS[choice.name](images, draws, **choice.options)
     shape = (images.shape[1], images.shape[2], images.shape[3])
     backbone = training.backbone
     network = BACKBONES[backbone.name](shape, training.embedding_dim, **backbone.options)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from heated.errors import InputError
 from heated.initialisation import variance_scaling_
 
 Shape = tuple[int, int, int]  # channels, height, width
@@ -46,6 +47,36 @@ def conv4(image_shape: Shape, embedding_dim: int, *, width: int) -> nn.Module:
     return initialised(nn.Sequential(*layers, nn.Flatten(), bottleneck))
 
 
+def googlenet(image_shape: Shape, embedding_dim: int) -> nn.Module:
+    """GoogLeNet (Inception V1) with batch norm, its 1024 pooled features brought to D by a linear
+    bottleneck without dropout, as in the paper; for 3 channels, about 224x224. Untrained."""
+    from torchvision.models import googlenet as torchvisions  # takes a second: only where wanted
+
+    network = torchvisions(
+        weights=None, init_weights=False, aux_logits=False, transform_input=False
+    )
+    network.dropout = nn.Identity()
+    network.fc = nn.Linear(network.fc.in_features, embedding_dim)
+    return initialised(of_three_channels(network, image_shape))
+
+
+def mobilenet_v2(image_shape: Shape, embedding_dim: int) -> nn.Module:
+    """MobileNetV2, its 1280 pooled features brought to D by a linear bottleneck without dropout;
+    for 3 channels, about 224x224. Untrained."""
+    from torchvision.models import mobilenet_v2 as torchvisions
+
+    network = torchvisions(weights=None)
+    network.classifier = nn.Linear(network.last_channel, embedding_dim)
+    return initialised(of_three_channels(network, image_shape))
+
+
+def of_three_channels(network: nn.Module, image_shape: Shape) -> nn.Module:
+    """The network; InputError where the images are not of the three channels it takes."""
+    if image_shape[0] != 3:
+        raise InputError(f"came images of {image_shape[0]} channels; allowed: 3, red green blue")
+    return network
+
+
 def initialised(network: nn.Module) -> nn.Module:
     """The network with variance scaling of factor 2 on every weight, and biases of 0."""
     for layer in network.modules():
@@ -56,4 +87,9 @@ def initialised(network: nn.Module) -> nn.Module:
     return network
 
 
-BACKBONES: dict[str, Callable[..., nn.Module]] = {"lenet": lenet, "conv4": conv4}
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    "lenet": lenet,
+    "conv4": conv4,
+    "googlenet": googlenet,
+    "mobilenet_v2": mobilenet_v2,
+}

@@ -145,6 +145,14 @@ class Conv4(Choice):
     width: Count
 
 
+class GoogLeNet(Choice):
+    name: Literal["googlenet"]
+
+
+class MobileNetV2(Choice):
+    name: Literal["mobilenet_v2"]
+
+
 class Affine(Choice):
     name: Literal["affine"]
     degrees: Annotated[float, Field(ge=0, le=180)]
@@ -176,7 +184,7 @@ class Adam(Choice):
 
 
 class Training(Section):
-    backbone: Annotated[LeNet | Conv4, Field(discriminator="name")]
+    backbone: Annotated[LeNet | Conv4 | GoogLeNet | MobileNetV2, Field(discriminator="name")]
     embedding_dim: Count
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
