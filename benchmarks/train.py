@@ -27,6 +27,7 @@ from torch import Tensor
 
 from heated.devices import precision
 from heated.environment import environment
+from heated.feeding import Held
 from heated.models import Architecture, Model
 from heated.training import PRECISIONS, Progress, train_epoch
 
@@ -97,7 +98,7 @@ def ours(model: Model, images: Tensor, labels: Tensor, *, batch: int, dtype: str
         progress.step = 0
         train_epoch(
             progress,
-            images,
+            Held(images),
             labels,
             batch_size=batch,
             precision=dtype,

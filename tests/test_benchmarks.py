@@ -1,7 +1,12 @@
+import io
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,3 +38,22 @@ def test_evaluation_is_measured_beside_its_limit_and_its_peers(tmp_path):
         "objective_ratio_to_sklearn",
     }
     assert all(figures[name] > 0 for name in ratios)
+
+
+def test_training_is_measured_beside_its_limit_and_torchvisions_parts(tmp_path):
+    random = np.random.default_rng(0)
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for number in range(64):
+            buffer = io.BytesIO()
+            pixels = random.integers(256, size=(40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(buffer, "JPEG")
+            archive.writestr(f"{number % 4:03}.class/{number:04}.jpg", buffer.getvalue())
+    figures = ran(
+        "train.py",
+        *("--images", str(tmp_path / "images.zip"), "--networks", "conv4", "--count", "64"),
+        *("--repeats", "1", "--threads", "1", "--workers", "0", "--precision", "float32"),
+        *("--json", str(tmp_path / "figures.json")),
+    )
+    for name in ("images_a_second", "ratio_to_limit", "ratio_to_peer"):
+        assert figures[f"conv4_{name}"] > 0
+    assert figures["conv4_precision"] == "float32"

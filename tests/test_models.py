@@ -6,6 +6,7 @@ import torch
 from safetensors import safe_open
 
 from heated.augment import Draws
+from heated.feeding import Held
 from heated.models import Architecture, Model, load, save
 from heated.training import Progress, train
 
@@ -44,7 +45,7 @@ def trained(model):
     """The model with every weight and every running statistic moved."""
     train(
         Progress.begin(model, {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}),
-        images(),
+        Held(images()),
         torch.arange(6) % 3,
         alphas=[5.0],
         lrs=[0.1],

@@ -198,6 +198,13 @@ def test_a_seed_that_another_process_has_in_hand_comes_later(tmp_path):
     assert list(done) == [0, 1]
 
 
+def test_a_seed_that_fails_lets_the_others_finish_and_is_told_at_the_end(tmp_path):
+    run = run_in(tmp_path / "cache", lr=1e30, normalise={"name": "none"})
+    with pytest.raises(FloatingPointError, match=r"(?s)seed 0: .*epoch 0.*\nseed 1: .*epoch 0"):
+        run.finish([0, 1], tmp_path / "models", lambda seed: lambda row: None)
+    assert list((tmp_path / "models").iterdir()) == []
+
+
 def test_the_key_changes_with_all_that_makes_the_weights(tmp_path):
     run = run_in(tmp_path)
     keys = [

@@ -3,6 +3,7 @@ from copy import deepcopy
 import pytest
 import torch
 
+from heated.feeding import Held
 from heated.models import Architecture, Model
 from heated.training import Progress, batches, epoch_seed, train
 
@@ -52,7 +53,7 @@ def trained(model, data=None, *, alphas=(4.0,), lrs=(0.1,), log=lambda row: None
     if "start" in changes:
         progress.restore(*changes.pop("start"))
     settings |= changes
-    train(progress, images, labels, alphas=alphas, lrs=lrs, log=log, **settings)
+    train(progress, Held(images), labels, alphas=alphas, lrs=lrs, log=log, **settings)
     return progress.history
 
 

@@ -34,6 +34,7 @@ CODE = (
     "classifier",
     "distributed",
     "embedding",
+    "feeding",
     "geometry",
     "initialisation",
     "models",

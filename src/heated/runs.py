@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from heated import models, packing
 from heated.checkpoints import Checkpoints, Lock, code_digest, fingerprint, partings
 from heated.distributed import agreed, first
 from heated.embedding import embed
+from heated.feeding import feed
 from heated.geometry import compactness, directions, spread
 from heated.history import Row
 from heated.models import Architecture, Model
@@ -109,14 +109,20 @@ class Run:
         self, seeds: Sequence[int], folder: Path, log: Callable[[int], Callable[[Row], None]]
     ) -> dict[int, dict[str, Any]]:
         """What became of each seed, whose model is then `folder / seed-<s>.safetensors`. A seed
-        that another process has in hand comes later; if all are, the first is waited for."""
+        that another process has in hand comes later; if all are, the first is waited for.
+        FloatingPointError when the loss of a seed was no longer finite, after the other seeds."""
         folder.mkdir(exist_ok=True)
         done: dict[int, dict[str, Any]] = {}
-        while len(done) < len(seeds):
-            waiting = [seed for seed in seeds if seed not in done]
+        failed: dict[int, str] = {}
+        while waiting := [seed for seed in seeds if seed not in done and seed not in failed]:
             with self.free(waiting) as (seed, beginning):
                 path = folder / f"seed-{seed}.safetensors"
-                done[seed] = self.finished(seed, path, log(seed), beginning)
+                try:
+                    done[seed] = self.finished(seed, path, log(seed), beginning)
+                except FloatingPointError as error:
+                    failed[seed] = str(error)
+        if failed:
+            raise FloatingPointError("\n".join(failed.values()))
         return {seed: done[seed] for seed in seeds}
 
     @contextmanager
@@ -174,10 +180,13 @@ class Run:
 
     def progress(self, seed: int) -> tuple[Progress, float]:
         """A seed's training, as far as it came before, and the seconds that took."""
-        images, labels = self.data.part(self.data.split.train)
+        _, height, width, channels = self.data.images.shape
+        classes = len(np.unique(self.data.labels[self.data.split.train]))
         torch.manual_seed(seed)
-        shape, classes = (images.shape[1], images.shape[2], images.shape[3]), len(np.unique(labels))
-        model = Model(Architecture.of(self.recipe, image_shape=shape, num_classes=classes))
+        architecture = Architecture.of(
+            self.recipe, image_shape=(height, width, channels), num_classes=classes
+        )
+        model = Model(architecture)
         progress = Progress.begin(model.to(self.device), self.recipe["optimiser"])
         saved = self.checkpoints(seed).latest()
         if saved is None:
@@ -193,10 +202,12 @@ class Run:
         keep: Callable[[Progress], None],
     ) -> None:
         """Train a seed to the end."""
-        images, labels = self.data.part(self.data.split.train)
+        numbers = np.flatnonzero(self.data.split.train)
+        classes = np.unique(self.data.labels[numbers], return_inverse=True)[1]
         train(
             progress,
-            *self.on_device(images, np.unique(labels, return_inverse=True)[1]),
+            feed(self.data.images, numbers, self.device),
+            torch.from_numpy(classes).to(self.device),
             **{key: self.recipe[key] for key in ("batch_size", "precision", *BY_EPOCH)},
             seed=seed,
             watch=self.watcher(progress.model),
@@ -204,13 +215,10 @@ class Run:
             keep=keep,
         )
 
-    def on_device(self, *arrays: Any) -> list[Tensor]:
-        """Arrays as tensors where the model is."""
-        return [torch.from_numpy(array).to(self.device) for array in arrays]
-
     def watcher(self, model: Model) -> Callable[[], dict[str, float]]:
         """A function that says how the model does on the unseen classes' queries."""
-        images, labels = self.on_device(*self.data.part(self.data.split.query))
+        images, classes = self.data.part(self.data.split.query)
+        labels = torch.from_numpy(classes).to(self.device)
 
         def watch() -> dict[str, float]:
             embeddings = embed(model, images, quiet=True)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from heated.augment import Draws
 from heated.distributed import first, part, share_batch_norm, sum_gradients
+from heated.feeding import Held, Mapped
 from heated.history import Row
 from heated.models import Model, Options, split_choice
 
@@ -89,7 +90,7 @@ class Progress:
 
 def train(
     progress: Progress,
-    images: Tensor,
+    images: Held | Mapped,
     labels: Tensor,
     *,
     alphas: Sequence[float],
@@ -104,7 +105,7 @@ def train(
 ) -> None:
     """Train `progress` to the end; its history has a row an epoch.
 
-    images: (N, H, W, C) uint8 and labels (N,) int64 in [0, num_classes), on the model's device.
+    images: N of them, for the model's device; labels: (N,) int64 in [0, num_classes), there.
     alphas, lrs: the values in each epoch; their length is the number of epochs. precision: of the
     network, "float32" or "bfloat16"; classifier and loss are float32. watch: called after the
     epochs that `watched` names for what else goes into the row. log: called with each row, those
@@ -148,7 +149,7 @@ def train(
 
 def train_epoch(
     progress: Progress,
-    images: Tensor,
+    images: Held | Mapped,
     labels: Tensor,
     *,
     batch_size: int,
@@ -160,15 +161,18 @@ def train_epoch(
     loss and right answers are summed over the images in `progress.sums`."""
     model, generator = progress.model, progress.generator
     model.train()
+    device = labels.device
     order = torch.randperm(len(labels), generator=Generator().manual_seed(epoch_seed))
     if progress.step == 0:
         generator.manual_seed(epoch_seed + 1)
         progress.sums.zero_()
-    for batch in batches(order.to(images.device), batch_size)[progress.step :]:
-        own = part(len(batch))
-        target, draws = labels[batch[own]], Draws(generator, len(batch), own)
-        prepared = model.prepare(images[batch[own]], draws)
-        with torch.autocast(images.device.type, PRECISIONS[precision], precision != "float32"):
+    pieces = batches(order, batch_size)[progress.step :]
+    own = [batch[part(len(batch))] for batch in pieces]
+    for batch, numbers, pixels in zip(pieces, own, images.batches(own), strict=True):
+        target = labels[numbers.to(device)]
+        draws = Draws(generator, len(batch), part(len(batch)))
+        prepared = model.prepare(pixels, draws)
+        with torch.autocast(device.type, PRECISIONS[precision], precision != "float32"):
             raw = model.network(prepared)
         logits = model.head.logits(raw.float())
         # the sum over processes is the mean over the batch, also where a part is empty

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+import torch
+
+from heated.feeding import Held, Mapped, feed
+
+CPU = torch.device("cpu")
+
+
+def packed(count=20):
+    images = np.random.default_rng(0).integers(256, size=(count, 4, 5, 3), dtype=np.uint8)
+    return images, np.array([1, 3, 5, 7, 9, 11, 13])
+
+
+PIECES = [torch.tensor(piece) for piece in ([6, 0], [1], [], [2, 3, 4], [5, 5])]
+
+
+@pytest.mark.parametrize("count", range(len(PIECES) + 1))
+def test_held_and_mapped_images_give_the_same_batches_in_order(count):
+    images, numbers = packed()
+    pieces = [piece.long() for piece in PIECES[:count]]
+    held = list(Held(torch.from_numpy(images[numbers])).batches(pieces))
+    mapped = list(Mapped(images, numbers, CPU).batches(pieces))
+    assert len(held) == len(mapped) == count
+    for piece, one, other in zip(pieces, held, mapped, strict=True):
+        expected = torch.from_numpy(images[numbers[piece.numpy()]])
+        assert torch.equal(one, expected)
+        assert torch.equal(other, expected)
+
+
+def test_a_memory_map_is_read_and_not_loaded(tmp_path):
+    images, numbers = packed()
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    source = feed(mapped, numbers, CPU)
+    assert isinstance(source, Mapped)
+    assert source.images is mapped
+    assert len(source) == len(numbers)
+    (batch,) = source.batches([torch.tensor([2])])
+    assert torch.equal(batch, torch.from_numpy(images[[5]]))
+
+
+def test_a_reader_that_fails_says_so():
+    images, numbers = packed()
+    with pytest.raises(IndexError):
+        list(Mapped(images, numbers, CPU).batches([torch.tensor([0]), torch.tensor([99])]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_holds_what_fits_and_reads_the_same_from_a_map():
+    images, numbers = packed()
+    device = torch.device("cuda")
+    held = feed(images, numbers, device)
+    assert isinstance(held, Held)
+    pieces = [piece.long() for piece in PIECES]
+    mapped = Mapped(images, numbers, device).batches(pieces)
+    for one, other in zip(held.batches(pieces), mapped, strict=True):
+        assert one.device.type == other.device.type == "cuda"
+        assert torch.equal(one, other)
