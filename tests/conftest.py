@@ -117,9 +117,12 @@ SHORT = (  # a recipe of digits that is built in a minute
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project on a short recipe, built by `make repro` from nothing but an installed .venv."""
-    venv = Path(sys.prefix)
-    if not (venv / ".ready-dev").exists():
-        pytest.skip("needs the .venv that make sets up: run the tests by `make test`")
+    venv, pins = Path(sys.prefix), [ROOT / "pyproject.toml", *ROOT.glob("requirements*.txt")]
+    ready = [venv / ".ready", venv / ".ready-dev"]
+    newest = max(path.stat().st_mtime for path in pins)
+    if not all(path.exists() and path.stat().st_mtime >= newest for path in ready):
+        # make would install the copy into this .venv, which then forgets the original
+        pytest.skip("needs the .venv that make sets up, up to date: run the tests by `make test`")
     project = Project(tmp_path_factory.mktemp("project"))
     (project.folder / ".venv").symlink_to(venv)
     project.edit(*SHORT)

@@ -108,11 +108,16 @@ BAD = {
         f"{ALPHA}: came 'steps'; allowed: constant, step, linear, cosine, exponential, piecewise; "
         "did you mean 'step'?",
     ),
+    "a launcher that starts something else": (
+        "launch: python -m ",
+        "launch: torchrun; rm -m ",
+        "run.launch: came 'torchrun; rm -m'; allowed: python -m, or torchrun with --option=value",
+    ),
     "unknown backbone": (
         "{name: conv4, width: 32}",
         "{name: conv5, width: 32}",
-        "datasets.digits.training.backbone: came 'conv5'; allowed: lenet, conv4; "
-        "did you mean 'conv4'?",
+        "datasets.digits.training.backbone: came 'conv5'; allowed: lenet, conv4, "
+        "googlenet, mobilenet_v2; did you mean 'conv4'?",
     ),
     "unknown augmentation": (
         AFFINE,

@@ -126,6 +126,15 @@ def test_a_training_goes_on_with_another_number_of_processes(project):
     assert record["seeds"]["0"]["epochs_trained"] == 2
 
 
+def test_dvc_shares_a_training_that_params_yaml_says_to_share(project):
+    launch = "launch: torchrun --nproc-per-node=2 -m #"
+    project.edit(*SHORT, ("launch: python -m ", launch), ("enabled: true", "enabled: false"))
+    told = project.run("dvc", "repro", "train@digits-hbn")
+    assert "> torchrun --nproc-per-node=2 -m stages.train digits hbn" in told
+    assert (project.folder / "runs/digits/hbn/models/seed-0.safetensors").exists()
+    assert len(read_history(project.folder / "runs/digits/hbn/history.csv")[0]) == 2
+
+
 def test_alone_everything_is_ones_own():
     assert not distributed.joined()
     assert distributed.first()

@@ -55,7 +55,8 @@ def test_closure_follows_indirect_and_late_imports() -> None:
 def test_every_stage_is_one_file_of_the_same_name() -> None:
     assert set(DVC) == set(STAGES)
     for name, stage in DVC.items():
-        assert stage["cmd"].startswith(f"python -m stages.{name} ")
+        launch = "${run.launch}" if name == "train" else "python -m"
+        assert stage["cmd"].startswith(f"{launch} stages.{name} ")
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -70,7 +71,7 @@ def test_every_path_in_a_command_is_declared(stage: str) -> None:
         for kind in ("deps", "outs", "metrics")
         for path in DVC[stage].get(kind, [])
     ]
-    for word in DVC[stage]["cmd"].split()[3:]:
+    for word in DVC[stage]["cmd"].partition(f"stages.{stage} ")[2].split():
         assert word.startswith("${item.") or word in [*declared, "params.yaml"], word
 
 

@@ -1,5 +1,6 @@
 """The types of params.yaml, section by section: what each key may hold."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -225,11 +226,19 @@ class Dataset(Section):
 # --- the whole file --------------------------------------------------------------------------
 
 
+def launcher(command: str) -> str:
+    """The command as it came; ValueError unless it starts a module, by torchrun or alone."""
+    if not re.fullmatch(r"(python|torchrun( --[a-z-]+=[\w.:-]+)+) -m", command):
+        raise ValueError("python -m, or torchrun with --option=value, and -m at the end")
+    return command
+
+
 class Run(Section):
     datasets: Annotated[list[Name], Field(min_length=1), AfterValidator(distinct)]
     methods: Annotated[list[Name], Field(min_length=1), AfterValidator(distinct)]
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
     threads: Count
+    launch: Annotated[str, AfterValidator(launcher)]
 
 
 class Download(Section):
