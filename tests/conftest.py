@@ -14,6 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # no test asserts a wall-clock time
+settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parent.parent
 
