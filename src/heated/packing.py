@@ -2,6 +2,7 @@
 (labels (N,) int64, class_names (C,) str, and the masks of the split, (N,) bool)."""
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from heated.files import read_arrays, required, sha256, whole, write_arrays
-from heated.samples import Mask, Samples, Split
+from heated.samples import Content, Mask, Samples, Split
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,20 @@ def pack(samples: Samples, split: Split, folder: Path, *, size: int) -> None:
 def write_images(samples: Samples, path: Path, *, size: int) -> None:
     """All images as one uint8 (N, size, size, channels) array; channels as in the first image."""
     total = len(samples.labels)
-    channels = squash(samples.image(0), size).shape[2]
+    _, first = next(samples.contents(0))
+    channels = squash(pixels(first), size).shape[2]
     images = open_memmap(path, "w+", np.dtype(np.uint8), (total, size, size, channels))
-    for i in tqdm(range(total), desc="packing", unit="image", disable=None):
-        images[i] = squash(samples.image(i), size)
+    contents = samples.contents(0)
+    for i, content in tqdm(contents, "packing", total, unit="image", disable=None):
+        images[i] = squash(pixels(content), size)
     images.flush()
+
+
+def pixels(content: Content) -> NDArray[np.uint8]:
+    """(H, W) or (H, W, 3) of an image file's bytes, or the array as it came."""
+    if isinstance(content, bytes):
+        return 255 - np.asarray(Image.open(BytesIO(content)).convert("L"))
+    return content
 
 
 def squash(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -1,39 +1,112 @@
-"""Classes to train on and classes to test on, disjoint: the zero-shot protocol of section 4."""
+"""Images to train on, and queries and gallery to test on: by class, disjoint (the zero-shot
+protocol of section 4), or as the data set has it."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from heated.errors import InputError
 from heated.samples import Mask, Samples, Split
 
 
-def source(samples: Samples) -> Mask:
-    """(C,) the data set's own training classes; InputError where it has no split of its own."""
-    if samples.train_classes is None:
-        raise InputError("this data set has no split of its own: write `split: halves`")
-    return samples.train_classes
+def source(samples: Samples) -> Split:
+    """The data set's own; InputError where it has none."""
+    if samples.split is None:
+        raise InputError("this data set has no split of its own: write `split: {name: halves}`")
+    return samples.split
 
 
-def halves(samples: Samples) -> Mask:
-    """(C,) the first half of the classes trains, as for Car196 and CUB in the paper."""
+def halves(samples: Samples) -> Split:
+    """The first half of the classes trains, as for Car196 and CUB in the paper."""
+    return fraction(samples, train=0.5)
+
+
+def fraction(samples: Samples, *, train: float) -> Split:
+    """The first so many of the classes train, rounded down: `train` is their share."""
     classes = len(samples.class_names)
-    return np.arange(classes) < classes // 2
+    return by_class(samples, np.arange(classes) < int(classes * train + 1e-9))
 
 
-def split(samples: Samples, rule: str) -> Split:
-    """Train and test masks by class; every test image is query and gallery at once.
+def classes(samples: Samples, *, train: Sequence[str]) -> Split:
+    """The named classes train; InputError for a name that no class has."""
+    unknown = sorted(set(train) - set(samples.class_names))
+    if unknown:
+        some = ", ".join(samples.class_names[:5])
+        raise InputError(f"split: came the classes {', '.join(unknown)}; there are {some}, ...")
+    return by_class(samples, np.isin(samples.class_names, list(train)))
 
-    InputError when a side has fewer than two classes, or a test class has no second image to be
-    found.
+
+def pattern(samples: Samples, *, train: str) -> Split:
+    """The classes whose names match the regular expression from their start on train."""
+    return by_class(
+        samples, np.array([bool(re.match(train, name)) for name in samples.class_names])
+    )
+
+
+def by_class(samples: Samples, train: Mask) -> Split:
+    """From (C,) bool: the classes that train; the others' images are query and gallery at once."""
+    trained = train[samples.labels]
+    return Split(train=trained, query=~trained, gallery=~trained)
+
+
+def split(samples: Samples, rule: str, options: dict[str, Any] | None = None) -> Split:
+    """Train, query and gallery masks by the rule of this name.
+
+    InputError when a side has fewer than two classes, or where query and gallery are the same, a
+    class has no second image to be found.
     """
-    train = SPLITS[rule](samples)[samples.labels]
-    for side, mask in (("training", train), ("test", ~train)):
-        classes, images = np.unique(samples.labels[mask], return_counts=True)
-        if len(classes) < 2:
-            raise InputError(f"the {side} side has {len(classes)} classes; at least 2 are needed")
-        if side == "test" and images.min() < 2:
-            alone = samples.class_names[classes[images.argmin()]]
-            raise InputError(f"the test class {alone!r} has one image: none is left to be found")
-    return Split(train=train, query=~train, gallery=~train)
+    parted = SPLITS[rule](samples, **(options or {}))
+    check(samples, parted)
+    return parted
 
 
-SPLITS = {"source": source, "halves": halves}
+def held_out(samples: Samples, whole: Split, *, folds: int, fold: int) -> Split:
+    """Of the training classes one fold, drawn once for all, is tested; the others train. The test
+    classes are left out. What is chosen by these numbers is chosen without the test classes.
+
+    InputError as for `split`, and when there are fewer than two training classes a fold.
+    """
+    trained = np.unique(samples.labels[whole.train])
+    if len(trained) < 2 * folds:
+        raise InputError(
+            f"validation: came {folds} folds of {len(trained)} training classes; allowed: at "
+            f"least two classes a fold"
+        )
+    shuffled = np.random.default_rng(0).permutation(trained)
+    out = whole.train & np.isin(samples.labels, shuffled[fold::folds])
+    told = f"validation classes, fold {fold} of {folds} of the training classes"
+    parted = replace(whole, train=whole.train & ~out, query=out, gallery=out, tested=told)
+    check(samples, parted)
+    return parted
+
+
+def check(samples: Samples, parted: Split) -> None:
+    """InputError unless there is something to learn and something to find."""
+    for side, mask in (("training", parted.train), ("test", parted.query)):
+        count = len(np.unique(samples.labels[mask]))
+        if count < 2:
+            raise InputError(f"the {side} side has {count} classes; at least 2 are needed")
+    if np.array_equal(parted.query, parted.gallery):
+        alone = single(samples.labels[parted.query])
+        if alone is not None:
+            name = samples.class_names[alone]
+            raise InputError(f"the test class {name!r} has one image: none is left to be found")
+
+
+def single(labels: NDArray[np.int64]) -> int | None:
+    """A label that occurs once, if there is one."""
+    found, counts = np.unique(labels, return_counts=True)
+    return int(found[counts == 1][0]) if (counts == 1).any() else None
+
+
+SPLITS: dict[str, Callable[..., Split]] = {
+    "source": source,
+    "halves": halves,
+    "fraction": fraction,
+    "classes": classes,
+    "pattern": pattern,
+}

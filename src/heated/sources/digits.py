@@ -3,6 +3,7 @@
 Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998 (test part).
 """
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,13 @@ def read(folder: Path) -> Samples:
     table = np.loadtxt(folder / "digits.csv.gz", delimiter=",", dtype=np.int64)
     images, digits = table[:, :-1].reshape(-1, 8, 8), table[:, -1]
     grey = np.round(images * (255 / INK)).astype(np.uint8)
+    turned = [np.rot90(image, turn) for image in grey for turn in range(TURNS)]
     return Samples(
         class_names=tuple(f"{d} turned {90 * t}" for d in range(10) for t in range(TURNS)),
         labels=(TURNS * digits[:, None] + np.arange(TURNS)).reshape(-1),
-        train_classes=None,
-        image=lambda i: np.rot90(grey[i // TURNS], i % TURNS),
+        names=[f"digits.csv.gz line {i // TURNS + 1}" for i in range(len(turned))],
+        split=None,
+        contents=lambda skip: islice(enumerate(turned), skip, None),
     )
 
 

@@ -1,0 +1,123 @@
+"""Files in zip and tar archives, read where they lie; nothing is unpacked onto the disk.
+
+An archive is refused whole when a member could reach outside it (an absolute path, `..`, a link)
+or when it grows beyond reason.
+"""
+
+import gzip
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from heated.errors import InputError
+
+LARGEST_MEMBER = 1 << 30  # bytes of one file in an archive
+LARGEST_GROWTH = 100  # times the archive's own bytes, of all its files
+DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+SMALL = 1 << 30  # bytes of all its files that are no matter, however small the archive
+
+
+def names(path: Path) -> list[str]:
+    """The files in an archive, in the order they are stored; InputError unless all are safe."""
+    with refused(path):
+        if zipfile.is_zipfile(path):
+            found = [(info.filename, info.file_size) for info in zip_members(path)]
+        else:
+            found = [(info.name, info.size) for info in tar_members(path)]
+    return [str(PurePosixPath(name)) for name, _ in found]
+
+
+def read(path: Path, wanted: Collection[str], *, skip: int = 0) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of the wanted files but for the first `skip`, in the order they are stored;
+    InputError when the archive is damaged or one of them is not there."""
+    stored = zip_contents if zipfile.is_zipfile(path) else tar_contents
+    left = set(wanted)
+    with refused(path):
+        for name, content in stored(path):
+            if name in left:
+                left.remove(name)
+                if len(wanted) - len(left) > skip:
+                    yield name, content()
+    if left:
+        raise InputError(f"{path} lacks {min(left)} and {len(left) - 1} more of its files")
+
+
+def read_one(path: Path, name: str) -> bytes:
+    """The bytes of one file."""
+    return dict(read(path, [name]))[name]
+
+
+def zip_contents(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Each file of a zip by name, with a function that reads it."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in zip_members(path):
+            yield str(PurePosixPath(entry.filename)), partial(archive.read, entry)
+
+
+def tar_contents(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Each file of a tar by name, with a function that reads it before the next one comes."""
+    with tarfile.open(path, "r|*") as archive:
+        for member in archive:
+            file = archive.extractfile(member)
+            if file is not None:
+                yield str(PurePosixPath(member.name)), file.read
+
+
+def zip_members(path: Path) -> list[zipfile.ZipInfo]:
+    """The files of a zip in the order they are stored, each of them safe."""
+    with zipfile.ZipFile(path) as archive:
+        infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
+    total, members = 0, []
+    for info in infos:
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        linked = kind not in (0, stat.S_IFREG, stat.S_IFDIR)
+        total = counted(path, info.filename, info.file_size, total, linked=linked)
+        if not info.is_dir():
+            members.append(info)
+    return members
+
+
+def tar_members(path: Path) -> list[tarfile.TarInfo]:
+    """The files of a tar, compressed or not, in the order they are stored, each of them safe."""
+    total, members = 0, []
+    with tarfile.open(path, "r|*") as archive:
+        for info in archive:
+            linked = not (info.isreg() or info.isdir())
+            total = counted(path, info.name, info.size, total, linked=linked)
+            if info.isreg():
+                members.append(info)
+    return members
+
+
+def counted(path: Path, name: str, size: int, total: int, *, linked: bool) -> int:
+    """Bytes of all members so far with this one; InputError when it is not safe."""
+    parts = PurePosixPath(name.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or DRIVE.match(name):
+        raise InputError(f"{path}: the member {name!r} reaches outside the archive; it is refused")
+    if linked:
+        raise InputError(f"{path}: the member {name!r} is a link or device; only files are allowed")
+    total += size
+    if size > LARGEST_MEMBER or total > max(SMALL, LARGEST_GROWTH * path.stat().st_size):
+        raise InputError(
+            f"{path}: {total} bytes up to the member {name!r}, from an archive of "
+            f"{path.stat().st_size}; allowed: {LARGEST_MEMBER} a member, and of all "
+            f"{LARGEST_GROWTH} times the archive"
+        )
+    return total
+
+
+@contextmanager
+def refused(path: Path) -> Iterator[None]:
+    """Damage met inside becomes an InputError that names the archive."""
+    try:
+        yield
+    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise InputError(
+            f"{path} is damaged or no zip or tar archive ({error}); fetch it again"
+        ) from error
