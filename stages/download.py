@@ -1,10 +1,10 @@
-"""Fetch a data set's files; each is accepted by its checksum only."""
+"""Fetch a data set's files, each accepted by its checksum, or a copy of one's own by its counts."""
 
 from pathlib import Path
 
-from heated import config
+from heated import config, copies
 from heated.command import run
-from heated.downloading import fetch, mirror_from
+from heated.downloading import gather, mirror_from
 from heated.files import whole
 from heated.sources import SOURCES
 
@@ -12,12 +12,17 @@ from heated.sources import SOURCES
 def main(dataset: str, raw: Path) -> None:
     """`raw`: folder for the archives, as they come."""
     params = config.load()
-    source = params.datasets[dataset].source.name
+    choice = params.datasets[dataset].source
+    source = SOURCES[choice.name](**choice.options)
     mirror = mirror_from(params.download.mirror)
+    copy = copies.found(source, mirror, choice.name)
+    if copy is None:
+        gather(source.files, raw, mirror=mirror, subfolder=choice.name)
+        return
     with whole(raw) as folder:
         folder.mkdir()
-        for file in SOURCES[source].files:
-            fetch(file, folder, mirror=mirror, subfolder=source)
+        copies.collect(copy, folder)
+        source.read(folder)
 
 
 if __name__ == "__main__":

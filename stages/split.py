@@ -1,4 +1,4 @@
-"""Pack a data set's images into one array and part its classes into training and test."""
+"""Pack a data set's images into one array and part them into training and test."""
 
 from pathlib import Path
 
@@ -11,9 +11,12 @@ from heated.sources import SOURCES
 def main(dataset: str, raw: Path, packed: Path) -> None:
     """`raw`: the archives; `packed`: folder for images.npy and index.npz."""
     settings = config.load().datasets[dataset]
-    samples = SOURCES[settings.source.name].read(required(raw, "download"))
-    split = splits.split(samples, settings.packing.split)
-    packing.pack(samples, split, packed, size=settings.packing.size)
+    source, options = settings.source, settings.packing
+    samples = SOURCES[source.name](**source.options).read(required(raw, "download"))
+    split = splits.split(samples, options.split.name, **options.split.options)
+    if options.validation is not None:
+        split = splits.held_out(samples, split, **options.validation.model_dump())
+    packing.pack(samples, split, packed, size=options.size)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ KINDS: dict[str, tuple[type[sections.Section], str, dict[str, Any]]] = {
     "optimiser": (sections.Training, "optimiser", OPTIMISERS),
     "kmeans": (sections.Evaluation, "kmeans", KMEANS),
     "source": (sections.Dataset, "source", SOURCES),
+    "split": (sections.Packing, "split", SPLITS),
 }
 
 SCALARS = """\
@@ -115,16 +116,11 @@ def test_the_names_allowed_are_the_keys_of_the_packages_dict(kind):
     assert set(configured(kind)) == set(KINDS[kind][2])
 
 
-def test_the_rules_of_splitting_are_the_keys_of_their_dict():
-    rules = get_args(sections.Packing.model_fields["split"].annotation)
-    assert set(rules) == set(SPLITS)
-
-
 def test_the_places_of_the_bias_are_those_of_the_classifier():
     assert get_args(sections.Method.model_fields["bias"].annotation) == BIASES
 
 
-OPTIONS = [(kind, name) for kind in KINDS for name in configured(kind) if kind != "source"]
+OPTIONS = [(kind, name) for kind in KINDS for name in configured(kind)]
 
 
 @pytest.mark.parametrize(("kind", "name"), OPTIONS)
@@ -136,10 +132,6 @@ def test_the_options_of_a_choice_are_its_functions_parameters(kind, name):
     else:
         given = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
         assert options == given - {"seed"}  # seeds stand beside a choice, as a list
-
-
-def test_a_data_set_has_no_options():
-    assert all(set(choice.model_fields) == {"name"} for choice in configured("source").values())
 
 
 # --- what params.yaml says can be done -------------------------------------------------------
@@ -189,8 +181,9 @@ def test_every_network_and_augmentation_and_optimiser_binds(dataset):
 @pytest.mark.parametrize("dataset", PARAMS.datasets)
 def test_every_source_and_split_and_clustering_binds(dataset):
     section = PARAMS.datasets[dataset]
-    assert SOURCES[section.source.name].files
-    assert section.packing.split in SPLITS
+    assert SOURCES[section.source.name](**section.source.options).files
+    rule = section.packing.split
+    inspect.signature(SPLITS[rule.name]).bind(None, **rule.options)
     inspect.signature(KMEANS[section.evaluation.kmeans.name]).bind(
         None, 2, seed=0, **section.evaluation.kmeans.options
     )

@@ -1,21 +1,26 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from heated.errors import InputError
-from heated.samples import Samples
-from heated.splits import SPLITS, halves, split
+from heated.samples import Samples, Split
+from heated.splits import SPLITS, by_class, halves, held_out, split
 
 
 def samples(labels, *, train_classes=None):
     classes = max(labels) + 1
-    return Samples(
+    given = Samples(
         class_names=tuple(f"class {c}" for c in range(classes)),
         labels=np.array(labels),
-        train_classes=None if train_classes is None else np.array(train_classes),
-        image=lambda i: np.zeros((2, 2), dtype=np.uint8),
+        names=[f"image {i}" for i in range(len(labels))],
+        split=None,
+        contents=lambda skip: iter([]),
     )
+    own = None if train_classes is None else by_class(given, np.array(train_classes))
+    return replace(given, split=own)
 
 
 @st.composite
@@ -27,10 +32,19 @@ def labelled(draw):
     return samples(labels, train_classes=train)
 
 
+OPTIONS = {
+    "source": {},
+    "halves": {},
+    "fraction": {"train": 0.5},
+    "classes": {"train": ["class 1", "class 2"]},
+    "pattern": {"train": "class [03]"},
+}
+
+
 @pytest.mark.parametrize("rule", SPLITS)
 @given(labelled())
 def test_no_class_is_on_both_sides_and_every_image_on_one(rule, given_samples):
-    masks = split(given_samples, rule)
+    masks = split(given_samples, rule, **OPTIONS[rule])
     labels = given_samples.labels
     assert not set(labels[masks.train]) & set(labels[masks.query])
     np.testing.assert_array_equal(masks.train, ~masks.query)
@@ -41,12 +55,12 @@ def test_no_class_is_on_both_sides_and_every_image_on_one(rule, given_samples):
 @given(labelled())
 def test_the_source_rule_trains_on_the_classes_that_the_data_set_says(given_samples):
     masks = split(given_samples, "source")
-    np.testing.assert_array_equal(masks.train, given_samples.train_classes[given_samples.labels])
+    np.testing.assert_array_equal(masks.train, given_samples.split.train)
 
 
 @pytest.mark.parametrize(("classes", "trained"), [(4, 2), (5, 2), (196, 98)])
 def test_the_first_half_of_the_classes_trains(classes, trained):
-    assert np.flatnonzero(halves(samples([classes - 1]))).tolist() == list(range(trained))
+    assert np.flatnonzero(halves(samples(range(classes))).train).tolist() == list(range(trained))
 
 
 def test_halves_go_by_the_class_number_and_not_by_the_order():
@@ -55,7 +69,7 @@ def test_halves_go_by_the_class_number_and_not_by_the_order():
 
 
 def test_a_data_set_without_a_split_of_its_own_is_told_to_use_halves():
-    with pytest.raises(InputError, match="no split of its own: write `split: halves`"):
+    with pytest.raises(InputError, match="no split of its own: write `split: {name: halves}`"):
         split(samples([0, 0, 1, 1, 2, 2, 3, 3]), "source")
 
 
@@ -88,3 +102,70 @@ def test_the_masks_bear_the_names_of_the_file():
         "query",
         "gallery",
     ]
+
+
+# --- by share, by name -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("share", "trained"), [(0.3, 3), (0.29, 2), (0.7, 7), (0.99, 9)])
+def test_the_share_of_the_first_classes_trains_rounded_down(share, trained):
+    given_samples = samples(range(10))
+    masks = SPLITS["fraction"](given_samples, train=share)
+    assert given_samples.labels[masks.train].tolist() == list(range(trained))
+
+
+def test_the_named_classes_train():
+    given_samples = samples([0, 0, 1, 1, 2, 2, 3, 3])
+    masks = split(given_samples, "classes", train=["class 3", "class 1"])
+    assert set(given_samples.labels[masks.train]) == {1, 3}
+
+
+def test_a_name_that_no_class_has_is_told_with_those_there_are():
+    with pytest.raises(InputError, match="came the classes class 9; there are class 0, class 1"):
+        split(samples([0, 0, 1, 1, 2, 2]), "classes", train=["class 0", "class 9"])
+
+
+def test_a_pattern_is_looked_for_at_the_start_of_a_name():
+    given_samples = samples([0, 0, 1, 1, 2, 2, 3, 3])
+    masks = split(given_samples, "pattern", train=r"class [01]|lass 2")
+    assert set(given_samples.labels[masks.train]) == {0, 1}
+
+
+# --- query and gallery apart -----------------------------------------------------------------
+
+
+def test_a_query_of_one_image_is_allowed_where_the_gallery_is_apart():
+    given_samples = samples([0, 1, 2, 3, 2, 3])
+    own = Split(
+        train=np.array([True, True, False, False, False, False]),
+        query=np.array([False, False, True, True, False, False]),
+        gallery=np.array([False, False, False, False, True, True]),
+    )
+    assert split(replace(given_samples, split=own), "source") is own
+
+
+# --- validation classes ----------------------------------------------------------------------
+
+TWELVE = samples([c for c in range(12) for _ in range(3)], train_classes=[True] * 8 + [False] * 4)
+
+
+@given(st.integers(2, 4), st.data())
+def test_a_fold_of_the_training_classes_is_tested_and_the_test_classes_are_left_out(folds, data):
+    whole, fold = TWELVE.split, data.draw(st.integers(0, folds - 1))
+    masks = held_out(TWELVE, whole, folds=folds, fold=fold)
+    trained, tested = set(TWELVE.labels[masks.train]), set(TWELVE.labels[masks.query])
+    assert trained | tested == set(range(8))
+    assert not trained & tested
+    assert not (masks.query & whole.query).any()
+    np.testing.assert_array_equal(masks.query, masks.gallery)
+    assert masks.tested == f"validation classes, fold {fold} of {folds} of the training classes"
+
+
+def test_the_folds_part_the_training_classes():
+    folds = [held_out(TWELVE, TWELVE.split, folds=3, fold=fold).query for fold in range(3)]
+    np.testing.assert_array_equal(np.sum(folds, axis=0), TWELVE.split.train)
+
+
+def test_folds_of_less_than_two_classes_are_refused():
+    with pytest.raises(InputError, match="came 5 folds of 8 training classes"):
+        held_out(TWELVE, TWELVE.split, folds=5, fold=0)

@@ -119,5 +119,5 @@ def refused(path: Path) -> Iterator[None]:
         yield
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise InputError(
-            f"{path} is damaged or no zip or tar archive ({error}); fetch it again"
+            f"{path} is damaged or no archive ({error}); fetch it again"
         ) from error

@@ -53,13 +53,13 @@ def by_class(samples: Samples, train: Mask) -> Split:
     return Split(train=trained, query=~trained, gallery=~trained)
 
 
-def split(samples: Samples, rule: str, options: dict[str, Any] | None = None) -> Split:
+def split(samples: Samples, rule: str, **options: Any) -> Split:
     """Train, query and gallery masks by the rule of this name.
 
     InputError when a side has fewer than two classes, or where query and gallery are the same, a
     class has no second image to be found.
     """
-    parted = SPLITS[rule](samples, **(options or {}))
+    parted = SPLITS[rule](samples, **options)
     check(samples, parted)
     return parted
 

@@ -1,9 +1,28 @@
 """Data sets: for each, its files (addresses, checksums) and a reader of their images and labels."""
 
-from heated.sources import digits, omniglot_small
+from collections.abc import Callable
+
+from heated.sources import (
+    cars196,
+    cub200,
+    digits,
+    folder,
+    in_shop,
+    mnist,
+    omniglot,
+    omniglot_small,
+    sop,
+)
 from heated.sources.source import Source
 
-SOURCES: dict[str, Source] = {
-    "digits": digits.SOURCE,
-    "omniglot-small": omniglot_small.SOURCE,
+SOURCES: dict[str, Callable[..., Source]] = {
+    "digits": lambda: digits.SOURCE,
+    "omniglot-small": lambda: omniglot_small.SOURCE,
+    "omniglot": lambda: omniglot.SOURCE,
+    "mnist": lambda: mnist.SOURCE,
+    "cub200": lambda: cub200.SOURCE,
+    "cars196": lambda: cars196.SOURCE,
+    "sop": lambda: sop.SOURCE,
+    "in-shop": lambda: in_shop.SOURCE,
+    "folder": folder.source,
 }

@@ -1,8 +1,9 @@
 """Labelled images from archives of image files, whose classes are told by their names or a list."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -14,13 +15,37 @@ from heated.splits import by_class
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
-def samples_of(files: Sequence[Path], class_of: Callable[[str], str | None]) -> Samples:
-    """The images of the archives, by name; `class_of` says the class of each, or None for what is
-    no image of the set. Classes are numbered in the order of their names."""
-    members = {file: archives.names(file) for file in files}
-    classes = {name: told for each in members.values() for name in each if (told := class_of(name))}
-    in_order = sorted(classes.items(), key=lambda pair: (pair[1], pair[0]))
-    return listed(members, dict(in_order))
+def in_directories(place: Path, class_of: Callable[[PurePosixPath], str]) -> Samples:
+    """The images of an archive with a directory a class; `class_of` names the class by the
+    directory. Classes are numbered in the order of their names."""
+    names = archives.names(place)
+    classes = {name: class_of(directory) for name, directory in directories(names).items()}
+    return listed({place: names}, by_name(classes))
+
+
+def by_name(classes: Mapping[str, str]) -> dict[str, str]:
+    """Images with their classes, in the order of the classes' names and then of their own."""
+    return dict(sorted(classes.items(), key=lambda pair: (pair[1], pair[0])))
+
+
+def directories(names: Sequence[str]) -> dict[str, PurePosixPath]:
+    """The directory of each image file, below the directory that all of them lie in; InputError
+    where some lie in none."""
+    images = [path for path in map(PurePosixPath, names) if is_image(path)]
+    above = os.path.commonpath([path.parent for path in images]) if images else ""
+    below = {str(path): path.parent.relative_to(above) for path in images}
+    loose = next((name for name, directory in below.items() if not directory.parts), None)
+    if loose is not None:
+        raise InputError(
+            f"the image {loose} lies in no directory of a class; wanted: <class>/<image>"
+        )
+    return below
+
+
+def is_image(path: PurePosixPath) -> bool:
+    """Whether a file's name is an image's, and not one of those that macOS adds to archives."""
+    added = path.name.startswith("._") or path.parts[0] == "__MACOSX"
+    return path.suffix.lower() in SUFFIXES and not added
 
 
 def listed(members: Mapping[Path, Sequence[str]], classes: Mapping[str, str]) -> Samples:

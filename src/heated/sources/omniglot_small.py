@@ -25,5 +25,5 @@ SOURCE = Source(
             (f"{ADDRESS}{TEST}.zip",),
         ),
     ),
-    read=reader(TRAIN, TEST, left_out=IN_BOTH),
+    read=reader(TRAIN, TEST, left_out=IN_BOTH, train=(2720, 136), query=(2120, 106)),
 )

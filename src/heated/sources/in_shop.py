@@ -1,0 +1,67 @@
+"""In-Shop Clothes Retrieval: 52,712 photographs of 7,982 clothes; queries are looked for in a
+gallery apart from them.
+
+Source: Z. Liu, P. Luo, S. Qiu, X. Wang, X. Tang, DeepFashion, CVPR 2016. By hand: its licence is
+agreed to on the project's page, and no checksums are published.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from heated import archives
+from heated.downloading import RemoteFile
+from heated.errors import InputError
+from heated.samples import Samples, Split
+from heated.sources.images import counted, listed
+from heated.sources.source import Source, archive
+
+PARTITION = "list_eval_partition.txt"
+PARTS = ("train", "query", "gallery")
+BY_HAND = (
+    "the DeepFashion project's page, In-shop Clothes Retrieval Benchmark: Img/img.zip and "
+    "Eval/list_eval_partition.txt"
+)
+
+
+def reader(**counts: tuple[int, int]) -> Callable[[Path], Samples]:
+    """A reader that holds the set to these counts."""
+
+    def read(folder: Path) -> Samples:
+        """By list_eval_partition.txt: a count, a heading, and `path item part` a line."""
+        place = archive(folder)
+        names = archives.names(place)
+        lines = partition(folder, place, names).splitlines()[2:]
+        rows = sorted(tuple(line.split()) for line in lines if line.strip())
+        unknown = {part for _, _, part in rows} - set(PARTS)
+        if unknown:
+            came, allowed = ", ".join(sorted(unknown)), ", ".join(PARTS)
+            raise InputError(f"{PARTITION}: came the parts {came}; allowed: {allowed}")
+        above = next((n.partition("img/")[0] for n in names if "img/" in n), "")
+        samples = listed({place: names}, {f"{above}{path}": item for path, item, _ in rows})
+        told = np.array([part for _, _, part in rows])
+        masks = {part: told == part for part in PARTS}
+        return counted(replace(samples, split=Split(**masks)), "In-Shop", **counts)
+
+    return read
+
+
+def partition(folder: Path, place: Path, names: list[str]) -> str:
+    """The text of the list, beside the archive or, in a user's own copy, inside."""
+    beside = folder / PARTITION
+    if beside.exists():
+        return beside.read_text(encoding="utf-8")
+    inside = next((name for name in names if name.endswith(PARTITION)), PARTITION)
+    return archives.read_one(place, inside).decode()
+
+
+SOURCE = Source(
+    files=[
+        RemoteFile("img.zip", None, by_hand=BY_HAND),
+        RemoteFile(PARTITION, None, by_hand=BY_HAND),
+    ],
+    read=reader(train=(25882, 3997), query=(14218, 3985), gallery=(12612, 3985)),
+    copies=["in-shop", "In-shop"],
+)

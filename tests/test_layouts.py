@@ -1,0 +1,316 @@
+"""The readers of the paper's data sets on small archives in their layouts."""
+
+import gzip
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import layouts
+import numpy as np
+import pytest
+from heated.decoding import decode
+
+from heated import copies
+from heated.errors import InputError
+from heated.sources import SOURCES, cars196, cub200, in_shop, mnist, omniglot, sop
+from heated.sources.source import Source
+from heated.splits import split
+
+# By name: what writes the files, the reader with the counts of those files, images a part.
+SETS = {
+    "cub200": (layouts.cub200, cub200.reader(train=(6, 2), query=(6, 2)), (6, 6, 6)),
+    "cars196": (layouts.cars196, cars196.reader(train=(6, 2), query=(6, 2)), (6, 6, 6)),
+    "sop": (layouts.sop, sop.reader(train=(6, 2), query=(6, 2)), (6, 6, 6)),
+    "in-shop": (
+        layouts.in_shop,
+        in_shop.reader(train=(4, 2), query=(2, 2), gallery=(4, 2)),
+        (4, 2, 4),
+    ),
+    "mnist": (layouts.mnist, mnist.reader(5, train=(20, 10), query=(20, 10)), (20, 20, 20)),
+    "omniglot": (
+        layouts.omniglot,
+        omniglot.reader("images_background", "images_evaluation", train=(6, 2), query=(6, 2)),
+        (6, 6, 6),
+    ),
+}
+
+
+@pytest.fixture(params=SETS)
+def name(request):
+    return request.param
+
+
+def ends(names, endings):
+    return [next((end for end in endings if name.endswith(end)), name) for name in names]
+
+
+def test_every_image_stands_under_its_class_in_the_order_of_the_classes(tmp_path, name):
+    build, read, _ = SETS[name]
+    expected = build(tmp_path)
+    samples = read(tmp_path)
+    told = [samples.class_names[label] for label in samples.labels]
+    assert list(zip(ends(samples.names, expected), told, strict=True)) == list(expected.items())
+
+
+def test_the_set_brings_its_split(tmp_path, name):
+    build, read, counts = SETS[name]
+    build(tmp_path)
+    parted = split(read(tmp_path), "source")
+    assert tuple(mask.sum() for mask in parted.masks().values()) == counts
+    assert not (parted.train & (parted.query | parted.gallery)).any()
+
+
+def test_every_image_is_read_once_whatever_was_skipped(tmp_path, name):
+    build, read, _ = SETS[name]
+    build(tmp_path)
+    samples = read(tmp_path)
+    numbers = [number for number, _ in samples.contents(0)]
+    assert sorted(numbers) == list(range(len(samples.labels)))
+    for skip in (1, len(numbers) // 2 + 1, len(numbers)):
+        assert [number for number, _ in samples.contents(skip)] == numbers[skip:]
+
+
+def test_the_contents_are_the_images_that_the_names_say(tmp_path, name):
+    build, read, _ = SETS[name]
+    build(tmp_path)
+    samples = read(tmp_path)
+    options = {"size": 20, "fit": "squash", "colour": "rgb", "filter": "bilinear"}
+    seen = [decode(content, **options) for _, content in samples.contents(0)]
+    assert all(image.shape == (20, 20, 3) for image in seen)
+    assert len({image.tobytes() for image in seen}) == len(samples.labels)
+
+
+def test_another_count_than_the_sets_is_refused_with_both(tmp_path, name):
+    build, _, (train, *_) = SETS[name]
+    build(tmp_path)
+    with pytest.raises(InputError, match=r"train: came \d+ images of \d+ classes; .* has \d+ of"):
+        SOURCES[name]().read(tmp_path)
+
+
+@pytest.mark.parametrize("given", [n for n in SOURCES if n not in ("digits", "folder")])
+def test_the_counts_of_the_data_sets_are_the_papers(given):
+    counts = {
+        "omniglot-small": {"train": (2720, 136), "query": (2120, 106)},
+        "omniglot": {"train": (19280, 964), "query": (13180, 659)},
+        "mnist": {"train": (55000, 10), "query": (10000, 10)},
+        "cub200": {"train": (5864, 100), "query": (5924, 100)},
+        "cars196": {"train": (8054, 98), "query": (8131, 98)},
+        "sop": {"train": (59551, 11318), "query": (60502, 11316)},
+        "in-shop": {"train": (25882, 3997), "query": (14218, 3985), "gallery": (12612, 3985)},
+    }
+    read = SOURCES[given]().read
+    held = dict(zip(read.__code__.co_freevars, read.__closure__, strict=True))
+    assert held["counts"].cell_contents == counts[given]
+
+
+# --- single sets -----------------------------------------------------------------------------
+
+
+def test_birds_train_up_to_species_100(tmp_path):
+    layouts.cub200(tmp_path)
+    samples = SETS["cub200"][1](tmp_path)
+    trained = {samples.class_names[label] for label in samples.labels[samples.split.train]}
+    assert trained == {"099.Ovenbird", "100.Brown_Pelican"}
+
+
+def test_cars_train_up_to_class_98_whatever_their_official_part(tmp_path):
+    layouts.cars196(tmp_path)
+    samples = SETS["cars196"][1](tmp_path)
+    trained = {samples.class_names[label] for label in samples.labels[samples.split.train]}
+    assert trained == {layouts.CARS[96], layouts.CARS[97]}
+
+
+def test_a_copy_of_the_cars_with_a_directory_a_class_gives_the_same_classes(tmp_path):
+    layouts.zipped(tmp_path / "cars196.zip", layouts.cars196_by_class())
+    samples = cars196.reader(train=(102, 98), query=(102, 98))(tmp_path)
+    assert list(samples.class_names) == layouts.CARS
+    for name, label in zip(samples.names, samples.labels, strict=True):
+        assert PurePosixPath(name).parent.name == samples.class_names[label]
+
+
+def test_an_unpacked_copy_of_the_cars_with_annotations_inside_is_read(tmp_path):
+    images = layouts.cars196_images()
+    files = {f"cars/car_ims/{name}": content for name, (_, content) in images.items()}
+    layouts.zipped(
+        tmp_path / "cars.zip", {**files, "cars/cars_annos.mat": layouts.cars196_annotations()}
+    )
+    samples = SETS["cars196"][1](tmp_path)
+    assert len(samples.labels) == 12
+    assert samples.class_names[0] == layouts.CARS[96]
+
+
+def test_in_shop_queries_are_looked_for_in_the_gallery_alone(tmp_path):
+    layouts.in_shop(tmp_path)
+    masks = SETS["in-shop"][1](tmp_path).split
+    assert not (masks.query & masks.gallery).any()
+
+
+def test_an_in_shop_list_with_another_part_is_refused(tmp_path):
+    layouts.in_shop(tmp_path)
+    text = layouts.in_shop_partition().replace(b"gallery", b"garden", 1)
+    (tmp_path / "list_eval_partition.txt").write_bytes(text)
+    with pytest.raises(InputError, match="came the parts garden; allowed: train, query, gallery"):
+        SETS["in-shop"][1](tmp_path)
+
+
+def test_mnist_leaves_out_the_first_images_and_keeps_their_bytes(tmp_path):
+    layouts.mnist(tmp_path)
+    arrays = layouts.mnist_arrays()
+    kept = [*arrays["train-images-idx3-ubyte.gz"][5:], *arrays["t10k-images-idx3-ubyte.gz"]]
+    contents = [content for _, content in SETS["mnist"][1](tmp_path).contents(0)]
+    np.testing.assert_array_equal(contents, kept)
+
+
+def test_what_is_no_idx_file_is_told(tmp_path):
+    layouts.mnist(tmp_path)
+    path = tmp_path / "t10k-images-idx3-ubyte.gz"
+    whole = layouts.idx(np.zeros((3, 2)))
+    short = gzip.compress(gzip.decompress(whole)[:-1])
+    for content, told in ((short, "is no idx file of bytes"), (whole[:-9], "is damaged")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=told):
+            SETS["mnist"][1](tmp_path)
+
+
+# --- copies ----------------------------------------------------------------------------------
+
+
+def collected(source, mirror, raw):
+    raw.mkdir()
+    copies.collect(copies.found(source, str(mirror), "cub200"), raw)
+    return source.read(raw)
+
+
+@pytest.mark.parametrize("subfolder", ["", "cub200"])
+def test_an_unpacked_copy_in_the_mirror_gives_the_same_samples(tmp_path, subfolder):
+    files, expected = layouts.cub200_files()
+    layouts.spread(tmp_path / "mirror" / subfolder, files)
+    source = replace(SOURCES["cub200"](), read=SETS["cub200"][1])
+    samples = collected(source, tmp_path / "mirror", tmp_path / "raw")
+    assert ends(samples.names, expected) == list(expected)
+    stored = dict(samples.contents(0))
+    assert all(stored[i] == files[name] for i, name in enumerate(samples.names))
+
+
+def test_the_same_folder_gives_the_same_bytes(tmp_path):
+    files, _ = layouts.cub200_files()
+    packed = []
+    for round_ in ("one", "two"):
+        layouts.spread(
+            tmp_path / round_, files if round_ == "one" else dict(reversed(files.items()))
+        )
+        copies.zip_folder(tmp_path / round_ / "CUB_200_2011", tmp_path / f"{round_}.zip")
+        packed.append((tmp_path / f"{round_}.zip").read_bytes())
+    assert packed[0] == packed[1]
+
+
+def test_the_sets_own_files_in_the_mirror_go_before_a_copy(tmp_path):
+    files, _ = layouts.cub200_files()
+    layouts.spread(tmp_path, files)
+    layouts.cub200(tmp_path)
+    assert copies.found(SOURCES["cub200"](), str(tmp_path), "cub200") is None
+
+
+def test_a_mirror_that_is_an_address_or_empty_has_no_copy(tmp_path):
+    for mirror in (None, "https://example.org/mirror", str(tmp_path)):
+        assert copies.found(SOURCES["cub200"](), mirror, "cub200") is None
+
+
+def test_a_linked_directory_in_a_copy_is_refused(tmp_path):
+    files, _ = layouts.cub200_files()
+    layouts.spread(tmp_path / "mirror", files)
+    (tmp_path / "mirror" / "CUB_200_2011" / "round").symlink_to(tmp_path / "mirror")
+    with pytest.raises(InputError, match="is a link to a directory"):
+        collected(SOURCES["cub200"](), tmp_path / "mirror", tmp_path / "raw")
+
+
+# --- a folder --------------------------------------------------------------------------------
+
+ZOO = {f"zoo/{name}/{i}.png": i for i, name in enumerate(["ape", "ape", "bee", "bee", "cat"] * 2)}
+SHOP = {
+    f"shop/{part}/{item}/{n}.jpg": 10 * n + i
+    for part, items in {"train": "ab", "query": "cd", "gallery": "cd"}.items()
+    for i, item in enumerate(items)
+    for n in (1, 2)
+}
+
+
+def pictures(names):
+    return {name: layouts.picture(seed) for name, seed in names.items()}
+
+
+def folder(path: Path, layout: str = "classes") -> Source:
+    return SOURCES["folder"](path=str(path), layout=layout)
+
+
+def given(tmp_path: Path, files, layout="classes", kind="folder"):
+    """Samples of a user's files, kept unpacked, as a zip or as a tar."""
+    place = tmp_path / "images"
+    if kind == "folder":
+        layouts.spread(place, files)
+    elif kind == "zip":
+        layouts.zipped(place := tmp_path / "images.zip", files)
+    else:
+        layouts.tar(place := tmp_path / "images.tar.gz", files)
+    source, raw = folder(place, layout), tmp_path / "raw"
+    raw.mkdir()
+    copies.collect(copies.found(source, None, "folder"), raw)
+    return source.read(raw)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_a_class_is_a_directory_wherever_the_images_are_kept(tmp_path, kind):
+    extra = {"zoo/read me.txt": b"", "__MACOSX/zoo/ape/._0.png": b"x", "zoo/ape/._1.png": b"x"}
+    samples = given(tmp_path, pictures(ZOO) | extra, kind=kind)
+    assert samples.class_names == ("ape", "bee", "cat")
+    assert np.bincount(samples.labels).tolist() == [4, 4, 2]
+    assert samples.split is None
+
+
+def test_classes_lie_at_any_depth(tmp_path):
+    names = {"x/Greek/alpha/1.png": 1, "x/Greek/beta/1.png": 2, "x/Latin/a/1.png": 3}
+    assert given(tmp_path, pictures(names)).class_names == ("Greek/alpha", "Greek/beta", "Latin/a")
+
+
+def test_parts_are_the_split_and_share_their_classes_names(tmp_path):
+    samples = given(tmp_path, pictures(SHOP), "parts", "zip")
+    assert samples.class_names == tuple("abcd")
+    parted = split(samples, "source")
+    for part, classes in {"train": "ab", "query": "cd", "gallery": "cd"}.items():
+        mask = parted.masks()[part]
+        assert {samples.class_names[label] for label in samples.labels[mask]} == set(classes)
+        assert all(f"/{part}/" in n for n, m in zip(samples.names, mask, strict=True) if m)
+
+
+def test_a_test_part_is_query_and_gallery(tmp_path):
+    names = {n.replace("query", "test"): s for n, s in SHOP.items() if "gallery" not in n}
+    parted = given(tmp_path, pictures(names), "parts").split
+    np.testing.assert_array_equal(parted.query, parted.gallery)
+    assert parted.query.sum() == parted.train.sum() == 4
+
+
+def test_other_parts_are_refused(tmp_path):
+    with pytest.raises(InputError, match="layout parts: came the directories ape, bee, cat; allow"):
+        given(tmp_path, pictures(ZOO), "parts")
+
+
+def test_two_classes_that_differ_in_case_alone_are_refused(tmp_path):
+    names = {"ape/1.png": 1, "Ape/1.png": 2, "bee/1.png": 3}
+    with pytest.raises(InputError, match="'Ape' and 'ape' differ in case alone"):
+        given(tmp_path, pictures(names), kind="zip")
+
+
+def test_images_in_no_directory_are_refused(tmp_path):
+    with pytest.raises(
+        InputError, match=r"the image images/1\.png lies in no directory of a class"
+    ):
+        given(tmp_path, pictures({"1.png": 1, "ape/2.png": 2}))
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no images found"):
+        given(tmp_path, {"ape/notes.txt": b"none"})
+
+
+def test_a_path_where_nothing_lies_is_told(tmp_path):
+    with pytest.raises(InputError, match="source.path: nothing lies at"):
+        copies.found(folder(tmp_path / "no"), None, "folder")
