@@ -11,6 +11,7 @@ from heated.errors import InputError
 OPTIONS = {
     "affine": {"degrees": 20, "scale": 0.2, "shear": 10, "shift": 0.2},
     "crop": {"size": 6},
+    "resized_crop": {"size": 6, "smallest": 0.2, "aspect": 4 / 3},
     "flip": {"probability": 0.5},
 }
 STILL = {"degrees": 0, "scale": 0, "shear": 0, "shift": 0}
@@ -30,8 +31,9 @@ def drawing(function):
     return drawn
 
 
-affine, crop, flip, prepare = map(
-    drawing, (augment.affine, augment.crop, augment.flip, augment.prepare)
+affine, crop, resized_crop, flip, prepare = map(
+    drawing,
+    (augment.affine, augment.crop, augment.resized_crop, augment.flip, augment.prepare),
 )
 AUGMENTATIONS = {name: drawing(function) for name, function in augment.AUGMENTATIONS.items()}
 
@@ -163,6 +165,57 @@ def test_a_crop_larger_than_the_images_is_refused(generator):
 
 
 # --- flip ------------------------------------------------------------------------------------
+
+
+def ramps(count, side):
+    """(count, 2, side, side): each pixel's place from left and from top, in [0, 1]."""
+    places = (torch.arange(side) + 0.5) / side
+    ramp = torch.stack([places.expand(side, side), places[:, None].expand(side, side)])
+    return ramp.expand(count, 2, side, side)
+
+
+def windows(**options):
+    """(MANY,) width, height, left and top of the windows drawn, as shares of a side of 64."""
+    drawn = resized_crop(ramps(MANY, 64), seeded(), size=32, **options)
+    across, down = drawn[:, 0].mean(dim=1), drawn[:, 1].mean(dim=2)
+    inner = 32 / 20  # from six pixels inside of either edge, where nothing is cut off
+    width, height = ((edge[:, 25] - edge[:, 5]) * inner for edge in (across, down))
+    return width, height, across[:, 5] - 5.5 / 32 * width, down[:, 5] - 5.5 / 32 * height
+
+
+def test_a_resized_crop_is_an_upright_window_of_its_own_image():
+    drawn = resized_crop(ramps(50, 64), seeded(), size=32, smallest=0.2, aspect=4 / 3)
+    assert drawn[:, 0].std(dim=1).max() < 1e-5
+    assert drawn[:, 1].std(dim=2).max() < 1e-5
+
+
+def test_a_window_fills_its_ranges_of_area_aspect_and_place():
+    width, height, left, top = windows(smallest=0.2, aspect=4 / 3)
+    area, aspect = width * height, width / height
+    assert 0.19 < area.min() < 0.23
+    assert 0.93 < area.max() < 1.01
+    close(area.mean(), torch.tensor(0.6), 0.03)
+    assert 3 / 4 - 0.01 < aspect.min() < 0.78
+    assert 1.29 < aspect.max() < 4 / 3 + 0.01
+    for side, start in ((width, left), (height, top)):
+        room = 1 - side
+        place = (start / room)[room > 0.1]
+        assert -0.02 < place.min() < 0.05
+        assert 0.95 < place.max() < 1.02
+        close(place.mean(), torch.tensor(0.5), 0.05)
+
+
+def test_a_window_of_the_whole_image_is_the_image():
+    close(
+        resized_crop(images(side=6), seeded(), size=6, smallest=1, aspect=1), images(side=6), 1e-5
+    )
+
+
+def test_without_a_generator_the_resized_crop_is_the_centre():
+    given = images(side=9)
+    assert torch.equal(
+        resized_crop(given, None, size=6, smallest=0.2, aspect=2), crop(given, None, size=6)
+    )
 
 
 def test_a_flip_mirrors_left_to_right():

@@ -118,6 +118,4 @@ def refused(path: Path) -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise InputError(
-            f"{path} is damaged or no archive ({error}); fetch it again"
-        ) from error
+        raise InputError(f"{path} is damaged or no archive ({error}); fetch it again") from error

@@ -91,6 +91,31 @@ def crop(images: Tensor, draws: Draws | None, *, size: int) -> Tensor:
     )
 
 
+def resized_crop(
+    images: Tensor, draws: Draws | None, *, size: int, smallest: float, aspect: float
+) -> Tensor:
+    """(N, C, size, size): a random window of each image, brought to `size` bilinearly; at test time
+    the centre as it is.
+
+    A window's area is a uniform share of the image's in [smallest, 1], its aspect log-uniform in
+    [1 / aspect, aspect], cut to the image's sides; its place is uniform.
+    """
+    if draws is None:
+        return crop(images, None, size=size)
+    drawn = draws.uniform(4).to(images.device)
+    if not len(images):
+        return images[:, :, :size, :size]
+    area = smallest + (1 - smallest) * drawn[0]
+    stretch = torch.exp((2 * drawn[1] - 1) * math.log(aspect) / 2)
+    width, height = (area.sqrt() * stretch).clamp(max=1), (area.sqrt() / stretch).clamp(max=1)
+    left, top = (1 - width) * (2 * drawn[2] - 1), (1 - height) * (2 * drawn[3] - 1)
+    zero = torch.zeros_like(width)
+    theta = torch.stack([width, zero, left, zero, height, top], dim=1).view(-1, 2, 3)
+    shape = [len(images), images.shape[1], size, size]
+    grid = F.affine_grid(theta.to(images.dtype), shape, align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
 def flip(images: Tensor, draws: Draws | None, *, probability: float) -> Tensor:
     """(N, C, H, W), each mirrored left to right with this probability; at test time unchanged."""
     if draws is None:
@@ -109,4 +134,9 @@ def prepare(
     return (batch - mean) / std
 
 
-AUGMENTATIONS: dict[str, Callable[..., Tensor]] = {"affine": affine, "crop": crop, "flip": flip}
+AUGMENTATIONS: dict[str, Callable[..., Tensor]] = {
+    "affine": affine,
+    "crop": crop,
+    "resized_crop": resized_crop,
+    "flip": flip,
+}

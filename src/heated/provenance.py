@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from heated.environment import environment, source_commit
+from heated.packing import Packed
 from heated.runs import Run
 
 Record = dict[str, Any]
@@ -17,10 +20,20 @@ def of(run: Run, dataset: str, method: str, params: Mapping[str, Any]) -> Record
         "key": run.key(),
         "params": dict(params),
         "data_sha256": run.digest,
+        "split": parts(run.data),
         "source": source_commit(),
         "environment": environment(run.device),
         "seeds": {},
     }
+
+
+def parts(data: Packed) -> dict[str, Any]:
+    """What query and gallery are, and the images and classes of each part."""
+    counts = {
+        name: {"images": int(mask.sum()), "classes": len(np.unique(data.labels[mask]))}
+        for name, mask in data.split.masks().items()
+    }
+    return {"tested": data.split.tested, **counts}
 
 
 def finished(record: Record, done: Mapping[int, Mapping[str, Any]]) -> Record:

@@ -246,6 +246,13 @@ class Crop(Choice):
     size: Count
 
 
+class ResizedCrop(Choice):
+    name: Literal["resized_crop"]
+    size: Count
+    smallest: Annotated[float, Field(gt=0, le=1)]
+    aspect: Annotated[float, Field(ge=1)]
+
+
 class Flip(Choice):
     name: Literal["flip"]
     probability: Share
@@ -270,7 +277,7 @@ class Training(Section):
     batch_size: Annotated[int, Field(ge=2)]
     lr: Positive
     optimiser: Annotated[Sgd | Adam, Field(discriminator="name")]
-    augment: list[Annotated[Affine | Crop | Flip, Field(discriminator="name")]]
+    augment: list[Annotated[Affine | Crop | ResizedCrop | Flip, Field(discriminator="name")]]
     watch_every: Count
     pixel_mean: float
     pixel_std: Positive
