@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from shutil import copytree
 
@@ -9,7 +10,7 @@ from heated.history import write_history
 from heated.reporting.figures import COLOURS, curves
 from heated.reporting.page import commit, page
 from heated.reporting.results import curve_rows, headlines, read_results
-from heated.reporting.tables import cell, legend, markdown, table, title
+from heated.reporting.tables import basis, cell, legend, markdown, table, title
 from heated.statistics import summaries
 
 METHODS = ["hbn", "bn"]  # not in the alphabet's order
@@ -32,6 +33,8 @@ ENVIRONMENT = {
     "numpy": "2.1",
     "scikit-learn": "1.9",
 }
+PART = {"images": 20, "classes": 4}
+SPLIT = {"tested": "test classes", **dict.fromkeys(("train", "query", "gallery"), PART)}
 
 
 def history(method, seed):
@@ -60,6 +63,7 @@ def written(tmp_path_factory):
             "key": "k",
             "params": {},
             "data_sha256": "ab" * 32,
+            "split": SPLIT,
             "source": {"commit": "0123456789abcdef", "modified": method == "bn"},
             "environment": ENVIRONMENT,
             "seeds": {str(seed): {"seconds": 20.2, "epochs_trained": 3} for seed in scores},
@@ -106,6 +110,19 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def html(results, svg):
     return page({"digits": results}, {"digits": svg})
+
+
+def test_the_legend_says_what_was_tested_and_how_much_of_it_there_is(results):
+    told = "On the test classes: 20 images of 4 classes, after training on 20 of 4."
+    assert legend(results).startswith(told)
+    held_out = {**SPLIT, "tested": "validation classes, fold 1 of 5 of the training classes"}
+    other = replace(results[0], record={**results[0].record, "split": held_out})
+    assert legend([other]).startswith("On the validation classes, fold 1 of 5 of the training")
+
+
+def test_a_gallery_apart_is_told():
+    split = {**SPLIT, "gallery": {"images": 30, "classes": 4}}
+    assert "20 images of 4 classes, looked for among 30, after" in basis(split)
 
 
 def test_runs_are_read_in_the_order_of_the_methods_asked_for(runs):

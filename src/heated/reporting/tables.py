@@ -70,7 +70,7 @@ def legend(results: Sequence[Result]) -> str:
         return 100 * max(means, default=0.0)
 
     notes = [
-        f"{tested(results[0].record['split'])} Percent: mean ± half the 95 % interval of the mean "
+        f"{basis(results[0].record['split'])} Percent: mean ± half the 95 % interval of the mean "
         "(Student's t over n seeds). ↓ lower is more compact."
     ]
     if most("_kmeans_std"):
@@ -86,11 +86,11 @@ def legend(results: Sequence[Result]) -> str:
     return " ".join(notes)
 
 
-def tested(split: Mapping[str, Any]) -> str:
+def basis(split: Mapping[str, Any]) -> str:
     """On what the numbers are: what was held out of training, and how much of it there is.
 
     >>> part = {"images": 20, "classes": 4}
-    >>> tested({"tested": "test classes", "train": part, "query": part, "gallery": part})
+    >>> basis({"tested": "test classes", "train": part, "query": part, "gallery": part})
     'On the test classes: 20 images of 4 classes, after training on 20 of 4.'
     """
     train, query, gallery = (split[part] for part in ("train", "query", "gallery"))
