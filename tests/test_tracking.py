@@ -43,7 +43,11 @@ def record(key, method="hbn"):
         "dataset": "digits",
         "method": method,
         "key": key,
-        "params": {"lr": 0.05, "alpha": {"name": "step", "start": 16.0, "end": 4.0, "at": 0.7}},
+        "params": {
+            "lr": 0.05,
+            "epochs": len(ALPHAS),
+            "alpha": {"name": "step", "start": 16.0, "end": 4.0, "at": 0.7},
+        },
         "data_sha256": "ab" * 32,
         "source": {"commit": "c0ffee", "modified": True, "stage": "train@digits-hbn", "none": None},
         "environment": {"device": "made up", "cores": 2},
@@ -142,6 +146,7 @@ def test_parameters_source_environment_and_data_are_told(client):
     run = child(client, "whole", 7)
     assert run.data.params == {
         "lr": "0.05",
+        "epochs": str(len(ALPHAS)),
         "alpha.name": "step",
         "alpha.start": "16.0",
         "alpha.end": "4.0",
@@ -207,6 +212,21 @@ def test_a_training_that_raises_is_published_as_failed(client):
         training()
     assert {r.info.status for r in runs(client, "failed", "run")} == {"FAILED"}
     assert points(client, child(client, "failed", 0), "alpha") == [(0, 16)]
+
+
+def test_of_a_failed_training_the_seeds_that_were_done_are_finished(client):
+    def training():
+        with live(record("partly"), enabled=True, every=3600) as log:
+            for seed, rows in {0: HISTORIES[0], 7: HISTORIES[7][:2]}.items():
+                for row in rows:
+                    log(seed)(row)
+            raise FloatingPointError("loss of seed 7")
+
+    with pytest.raises(FloatingPointError, match="seed 7"):
+        training()
+    assert {r.info.status for r in runs(client, "partly", "run")} == {"FAILED"}
+    assert child(client, "partly", 0).info.status == "FINISHED"
+    assert child(client, "partly", 7).info.status == "FAILED"
 
 
 def test_a_failed_training_that_is_done_again_is_finished(client):

@@ -89,7 +89,8 @@ def publish(
     *,
     status: str = "FINISHED",
 ) -> None:
-    """A run and its seeds in MLflow, with what is missing there added and nothing twice.
+    """A run and its seeds in MLflow, with what is missing there added and nothing twice. A seed
+    that has every epoch is FINISHED, whatever became of the others.
 
     metrics: {name: summary}, as in metrics.json; empty while they are not known.
     """
@@ -103,7 +104,8 @@ def publish(
         final = {metric: values["seeds"].get(str(seed)) for metric, values in metrics.items()}
         store.add(child, [(row_names(row), int(row["epoch"])) for row in rows])
         store.add(child, [(final, last)], revise=True)
-        store.end(child, status)
+        whole = len(rows) == record["params"]["epochs"]
+        store.end(child, "FINISHED" if whole else status)
     store.add(parent, [(summary_names(metrics), 0)], revise=True)
     store.end(parent, status)
 
