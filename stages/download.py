@@ -4,8 +4,7 @@ from pathlib import Path
 
 from heated import config
 from heated.command import run
-from heated.downloading import fetch, mirror_from
-from heated.files import whole
+from heated.downloading import gather, mirror_from
 from heated.sources import SOURCES
 
 
@@ -14,10 +13,7 @@ def main(dataset: str, raw: Path) -> None:
     params = config.load()
     source = params.datasets[dataset].source.name
     mirror = mirror_from(params.download.mirror)
-    with whole(raw) as folder:
-        folder.mkdir()
-        for file in SOURCES[source].files:
-            fetch(file, folder, mirror=mirror, subfolder=source)
+    gather(SOURCES[source].files, raw, mirror=mirror, subfolder=source)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from heated.downloading import DownloadError, fetch
+from heated.downloading import Checksum, DownloadError, fetch
 from heated.files import sha256
 from heated.sources import SOURCES
 from heated.splits import split
@@ -23,7 +23,7 @@ def test_every_file_has_an_address_and_a_whole_checksum(name):
     assert files
     for file in files:
         assert file.addresses
-        assert len(bytes.fromhex(file.sha256)) == 32
+        assert len(bytes.fromhex(file.checksum.digest)) == 32
     assert len({file.name for file in files}) == len(files)
 
 
@@ -46,7 +46,12 @@ def digits(digits_folder):
 def test_the_digits_are_those_of_the_checksum_only(tmp_path):
     (file,) = SOURCES["digits"].files
     with pytest.raises(DownloadError):
-        fetch(replace(file, sha256="0" * 64), tmp_path, mirror=None, subfolder="digits")
+        fetch(
+            replace(file, checksum=Checksum("sha256", "0" * 64)),
+            tmp_path,
+            mirror=None,
+            subfolder="digits",
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -177,7 +182,7 @@ def official():
 
 def test_the_official_archives_have_the_checksums(official):
     for file in SOURCES["omniglot-small"].files:
-        assert sha256(official / file.name) == file.sha256
+        assert sha256(official / file.name) == file.checksum.digest
 
 
 def test_the_official_archives_hold_136_and_106_classes(official):
