@@ -1,6 +1,5 @@
 """A copy of a data set that a user keeps: an archive as it is, a folder as one zip of it."""
 
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -48,11 +47,7 @@ def collect(place: Path, raw: Path) -> None:
     if place.is_dir():
         zip_folder(place, raw / f"{place.name}.zip")
         return
-    target = raw / place.name
-    try:
-        os.link(place.resolve(), target)
-    except OSError:  # another file system, or not the user's own file
-        shutil.copyfile(place, target)
+    shutil.copyfile(place, raw / place.name)
 
 
 def zip_folder(folder: Path, target: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from heated.downloading import RemoteFile
+from heated.downloading import Checksum, RemoteFile
 from heated.samples import Samples
 from heated.sources.source import Source
 
@@ -39,7 +39,7 @@ SOURCE = Source(
     files=(
         RemoteFile(
             "digits.csv.gz",
-            "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22",
+            Checksum("sha256", "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"),
             ("package:sklearn/datasets/data/digits.csv.gz",),
         ),
     ),

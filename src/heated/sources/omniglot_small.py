@@ -5,7 +5,7 @@ Source: B. Lake, R. Salakhutdinov, J. Tenenbaum, Science 350 (2015). Greek and L
 files; they are kept on the training side and dropped from the test side.
 """
 
-from heated.downloading import RemoteFile
+from heated.downloading import Checksum, RemoteFile
 from heated.sources.omniglot import ADDRESS, reader
 from heated.sources.source import Source
 
@@ -16,12 +16,12 @@ SOURCE = Source(
     files=(
         RemoteFile(
             f"{TRAIN}.zip",
-            "f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4",
+            Checksum("sha256", "f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4"),
             (f"{ADDRESS}{TRAIN}.zip",),
         ),
         RemoteFile(
             f"{TEST}.zip",
-            "3ccaa407515a8778e5d0861875af38b17e418f301ad5bb3b5a6b65d901a41c7f",
+            Checksum("sha256", "3ccaa407515a8778e5d0861875af38b17e418f301ad5bb3b5a6b65d901a41c7f"),
             (f"{ADDRESS}{TEST}.zip",),
         ),
     ),
