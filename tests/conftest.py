@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from server import Site, served
+
+from heated.downloading import half
 
 settings.register_profile("untimed", deadline=None)  # no test asserts a wall-clock time
 settings.load_profile("untimed")
@@ -137,3 +140,19 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A server of files on loopback."""
+    monkeypatch.setenv("no_proxy", "*")
+    with served() as site:
+        yield site
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that were to be waited before each further try of a download; nobody waits."""
+    waits: list[float] = []
+    monkeypatch.setattr(half, "sleep", waits.append)
+    return waits

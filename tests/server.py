@@ -1,0 +1,105 @@
+"""A real server on loopback that can be as faulty as servers are."""
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+BYTES = random.Random(0).randbytes(15_000)
+LAST_MODIFIED = "Fri, 31 Dec 1999 23:59:59 GMT"
+
+
+@dataclass
+class Answer:
+    """What a page answers, once or for good; `said`, `span` and `cut` as a faulty server does."""
+
+    body: bytes = BYTES
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=lambda: {"ETag": '"1"'})
+    ranges: bool = True  # honours Range, and If-Range where `heeds`
+    heeds: bool = True
+    said: int | None = None  # Content-Length, if it is not that of what follows
+    span: str | None = None  # Content-Range likewise
+    cut: int | None = None  # bytes after which the connection ends,
+    pause: threading.Event | None = None  # but not before this,
+    goes_on: bool = False  # and then not either
+
+    def part(self, asked):
+        """Status, headers and body for the request's headers."""
+        start = int(asked["Range"].removeprefix("bytes=").rstrip("-")) if asked["Range"] else 0
+        same = asked["If-Range"] in (None, self.headers.get("ETag"), LAST_MODIFIED)
+        wanted = self.ranges and self.status == 200 and asked["Range"]
+        if not (wanted and (same or not self.heeds)):
+            return self.status, {}, self.body
+        if start >= len(self.body):
+            return 416, {"Content-Range": f"bytes */{len(self.body)}"}, b""
+        span = f"bytes {start}-{len(self.body) - 1}/{len(self.body)}"
+        return 206, {"Content-Range": self.span or span}, self.body[start:]
+
+
+@dataclass
+class Site:
+    """A real server on loopback: `pages` by path, whose answers are given in turn, the last one
+    for good."""
+
+    address: str = ""
+    pages: dict[str, list[Answer]] = field(default_factory=dict)
+    requests: list[tuple[str, str | None, str | None]] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)  # bytes, a request
+
+    def serve(self, path, *answers):
+        self.pages[path] = list(answers) or [Answer()]
+        return self.address + path
+
+    @property
+    def asked(self):
+        return [path for path, _, _ in self.requests]
+
+    @property
+    def ranges(self):
+        return [asked for _, asked, _ in self.requests]
+
+    def answer(self, handler):
+        self.requests.append((handler.path, handler.headers["Range"], handler.headers["If-Range"]))
+        answers = self.pages.get(handler.path, [Answer(b"", 404)])
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        status, headers, body = answer.part(handler.headers)
+        handler.send_response(status)
+        said = len(body) if answer.said is None else answer.said
+        for name, value in {**answer.headers, **headers, "Content-Length": said}.items():
+            handler.send_header(name, str(value))
+        handler.end_headers()
+        self.sent.append(len(body[: answer.cut]))
+        handler.wfile.write(body[: answer.cut])
+        if answer.pause:
+            handler.wfile.flush()
+            answer.pause.wait(60)
+        if answer.goes_on:
+            handler.wfile.write(body[answer.cut :])
+
+
+@contextmanager
+def served() -> Iterator[Site]:
+    """A site while the block lasts."""
+    site = Site()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            site.answer(self)
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        site.address = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield site
+        for answers in site.pages.values():
+            for answer in answers:
+                if answer.pause:
+                    answer.pause.set()
+        server.shutdown()
+        thread.join()

@@ -1,0 +1,56 @@
+"""Every data set's way from a faulty server to packed images, and of a user's own."""
+
+import hashlib
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from server import Answer
+from test_layouts import SETS
+
+from heated import packing
+from heated.downloading import Checksum, connection, gather
+from heated.sources import SOURCES
+from heated.splits import split
+
+SHOWN = {"size": 16, "fit": "squash", "colour": "rgb", "filter": "bilinear", "damaged": 0}
+FAULTS = {
+    "cut": lambda body: Answer(body, cut=len(body) // 2),
+    "stalled": lambda body: Answer(body, cut=len(body) // 2, pause=threading.Event()),
+    "said to be longer": lambda body: Answer(body, said=len(body) + 7),
+    "without ranges": lambda body: Answer(body, cut=len(body) // 2, ranges=False),
+}
+
+
+def served(site, folder, source, fault):
+    """The source with the files of a folder, each behind an address that fails at first."""
+    files = []
+    for file in source.files:
+        body = (folder / file.name).read_bytes()
+        address = site.serve(f"/{file.name}", FAULTS[fault](body), Answer(body))
+        known = Checksum("sha256", hashlib.sha256(body).hexdigest())
+        checksum = file.checksum and known
+        files.append(replace(file, addresses=(address,), checksum=checksum, size=len(body)))
+    return replace(source, files=files)
+
+
+@pytest.mark.usefixtures("waits")
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", SETS)
+def test_a_data_set_comes_whole_from_a_faulty_server(site, tmp_path, monkeypatch, name, fault):
+    monkeypatch.setattr(connection, "TIMEOUT", 0.2)
+    build, read, counts = SETS[name]
+    (tmp_path / "made").mkdir()
+    classes = build(tmp_path / "made")
+    source = served(site, tmp_path / "made", replace(SOURCES[name](), read=read), fault)
+    raw = gather(source.files, tmp_path / "raw", mirror=None, subfolder=name)
+    assert all(site.asked.count(f"/{file.name}") == 2 for file in source.files)
+    samples = source.read(raw)
+    parted = split(samples, "source")
+    packing.pack(samples, parted, tmp_path / "packed", **SHOWN, workers=2, source=raw)
+    data = packing.unpack(tmp_path / "packed")
+    assert data.images.shape == (len(classes), 16, 16, 3)
+    assert [data.class_names[label] for label in data.labels] == list(classes.values())
+    assert tuple(mask.sum() for mask in data.split.masks().values()) == counts
+    assert len(np.unique(data.images.reshape(len(classes), -1), axis=0)) == len(classes)
