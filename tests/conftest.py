@@ -142,6 +142,16 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def mirror() -> Path:
+    """A folder with real data sets: HEATED_MIRROR, or where they lie beside the project."""
+    given = os.environ.get("HEATED_MIRROR")
+    folder = ROOT / given if given else ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no real data sets are here: name their folder in HEATED_MIRROR")
+    return folder
+
+
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """A server of files on loopback."""

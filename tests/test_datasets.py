@@ -9,7 +9,7 @@ import pytest
 from server import Answer
 from test_layouts import SETS
 
-from heated import packing
+from heated import copies, packing
 from heated.downloading import Checksum, connection, gather
 from heated.sources import SOURCES
 from heated.splits import split
@@ -54,3 +54,57 @@ def test_a_data_set_comes_whole_from_a_faulty_server(site, tmp_path, monkeypatch
     assert [data.class_names[label] for label in data.labels] == list(classes.values())
     assert tuple(mask.sum() for mask in data.split.masks().values()) == counts
     assert len(np.unique(data.images.reshape(len(classes), -1), axis=0)) == len(classes)
+
+
+# --- real ones, where this machine has them --------------------------------------------------
+
+REAL = {  # source, its options, rule, its options, images and classes of training and test
+    "mnist": ("mnist", {}, "source", {}, (55000, 10), (10000, 10)),
+    "omniglot.zip": (
+        "folder",
+        {"layout": "classes"},
+        "pattern",
+        {"train": "images_background/"},
+        (19280, 964),
+        (13180, 659),
+    ),
+    "cub100-cropped.zip": (
+        "folder",
+        {"layout": "classes"},
+        "pattern",
+        {"train": r"0\\d\\d|100"},
+        (3428, 58),
+        (2474, 42),
+    ),
+    "cars196-train-cropped.zip": (
+        "folder",
+        {"layout": "classes"},
+        "fraction",
+        {"train": 0.5},
+        (4052, 98),
+        (4092, 98),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_set_has_its_counts_once_packed(mirror, tmp_path, name):
+    kind, options, rule, rule_options, train, test = REAL[name]
+    if not (mirror / name).exists():
+        pytest.skip(f"{name} is not in the mirror")
+    place = {"path": str(mirror / name)} if kind == "folder" else {}
+    source, raw = SOURCES[kind](**place, **options), tmp_path / "raw"
+    copy = copies.found(source, str(mirror), kind)
+    if copy is None:
+        gather(source.files, raw, mirror=str(mirror), subfolder=kind)
+    else:
+        raw.mkdir()
+        copies.collect(copy, raw)
+    samples = source.read(raw)
+    parted = split(samples, rule, **rule_options)
+    packing.pack(samples, parted, tmp_path / "packed", **SHOWN, workers=2, source=raw)
+    data = packing.unpack(tmp_path / "packed")
+    for mask, (images, classes) in ((data.split.train, train), (data.split.query, test)):
+        assert mask.sum() == images
+        assert len(np.unique(data.labels[mask])) == classes
+    assert data.images.reshape(len(data.labels), -1).any(axis=1).all()

@@ -1,4 +1,3 @@
-import os
 import zipfile
 from collections import Counter
 from dataclasses import replace
@@ -190,15 +189,12 @@ def test_the_order_does_not_depend_on_the_archives(small):
 
 
 @pytest.fixture(scope="module")
-def official():
+def official(mirror):
     """The folder with the official archives, where this machine has them."""
-    places = [ROOT.parent / "shared" / "data"]
-    if mirror := os.environ.get("HEATED_MIRROR"):
-        places.insert(0, ROOT / mirror)
-    for folder in (place / sub for place in places for sub in ("omniglot-small", "")):
+    for folder in (mirror / "omniglot-small", mirror):
         if all((folder / file.name).exists() for file in SOURCES["omniglot-small"]().files):
             return folder
-    pytest.skip("the official Omniglot archives are not here: name their folder in HEATED_MIRROR")
+    pytest.skip("the official Omniglot archives are not in the mirror")
 
 
 def test_the_official_archives_have_the_checksums(official):

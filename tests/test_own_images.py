@@ -1,0 +1,55 @@
+"""A user's own images, from the lines that the README shows to the report."""
+
+import json
+import re
+
+import layouts
+import torch
+from conftest import ROOT, Project
+from safetensors.torch import save_file
+
+NAMES = {
+    f"{kind}/{i}.jpg": 10 * n + i
+    for n, kind in enumerate(["ape", "bee", "cat", "dog"])
+    for i in range(4)
+}
+
+
+def shown() -> str:
+    """The README's section for params.yaml, below `datasets:`."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\ndatasets:\n(.*?)```", readme, re.DOTALL)
+    return str(block)
+
+
+def test_the_section_is_six_lines_at_most():
+    assert len(shown().splitlines()) <= 6
+
+
+def test_a_folder_goes_from_params_yaml_to_the_report(project: Project) -> None:
+    from torchvision.models import resnet50
+
+    folder = project.folder.parent / "my-images"
+    layouts.spread(folder, {name: layouts.picture(seed) for name, seed in NAMES.items()})
+    (folder / "cat" / "notes.txt").write_text("no image")
+    torch.manual_seed(0)
+    save_file(resnet50().state_dict(), project.folder / "weights.safetensors")
+    project.edit(
+        ("\n# alpha = 1 / temperature.", shown() + "\n# alpha = 1 / temperature."),
+        ("datasets: [digits]", "datasets: [my-images]"),
+        (
+            "methods: [sm, ls, ln, ln-drop, ln-heat, hln, bn, bn-drop, bn-heat, hbn]",
+            "methods: [hbn]",
+        ),
+        ("seeds: [0, 1, 2]", "seeds: [3]"),
+        ("epochs: 10}", "epochs: 2, weights: weights.safetensors}"),
+    )
+    project.run("git", "add", "params.yaml")
+    project.run("dvc", "repro", HEATED_TRACKING="off")
+    metrics = json.loads((project.folder / "runs/my-images/hbn/metrics.json").read_text())
+    assert set(metrics["recall_at_1"]["seeds"]) == {"3"}
+    record = json.loads((project.folder / "runs/my-images/hbn/provenance.json").read_text())
+    assert record["split"]["query"] == {"images": 8, "classes": 2}
+    page = (project.folder / "report/index.html").read_text(encoding="utf-8")
+    assert "my-images" in page
+    assert "8 images of 2 classes, after training on 8 of 2" in page
