@@ -104,14 +104,14 @@ def opened(content: bytes) -> Pixels:
     try:
         with Image.open(BytesIO(content)) as image:
             check(image)
-            turned = UPRIGHT.get(orientation(image))
             plain = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
             pixels = jpeg(content, image) if plain else flattened(image)
+            turned = UPRIGHT.get(orientation(image))  # now, as Pillow turns a TIFF when it loads it
     except (DamagedImage, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise DamagedImage("no image, or of an unknown format") from error
-    except Exception as error:  # decoders raise about every kind there is, and warn
+    except Exception as error:  # decoders raise about every kind there is
         raise DamagedImage(f"{type(error).__name__}: {error}") from error
     return np.ascontiguousarray(turned(pixels)) if turned else pixels
 
