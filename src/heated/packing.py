@@ -1,18 +1,53 @@
 """A data set as two files: images.npy, uint8 (N, H, W, C), to be memory-mapped, and index.npz
-(labels (N,) int64, class_names (C,) str, and the masks of the split, (N,) bool)."""
+(labels (N,) int64, class_names (C,) str, the masks of the split, (N,) bool, what is `tested`, and
+the names of images left out as `damaged`).
 
-from dataclasses import dataclass
-from io import BytesIO
+What is packed so far lies in `.<folder>.partial` beside the folder, which DVC does not remove
+before it runs a stage again; the next call goes on there.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
-from heated.files import read_arrays, required, sha256, whole, write_arrays
+from heated import decoding
+from heated.decoding import CHANNELS, DamagedImage, decode, one_thread
+from heated.errors import InputError
+from heated.files import (
+    read_arrays,
+    read_json,
+    required,
+    sha256,
+    whole,
+    write_arrays,
+    write_json,
+)
 from heated.samples import Content, Mask, Samples, Split
+from heated.splits import check
+
+Decoded = tuple[int, NDArray[np.uint8] | DamagedImage]  # an image's number, and what came of it
+
+PIECE = 8  # images that a thread decodes at a time
+KEPT_EVERY = 1000  # images, after which a killed call is taken up at most so many back
+TOLD = 20  # damaged images that are named
+MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -29,42 +64,194 @@ class Packed:
         return self.images[mask], self.labels[mask]
 
 
-def pack(samples: Samples, split: Split, folder: Path, *, size: int) -> None:
-    """`folder` with every image squashed to size x size, written whole or not at all."""
-    with whole(folder) as temporary:
-        temporary.mkdir()
-        write_images(samples, temporary / "images.npy", size=size)
-        names = np.array(samples.class_names)
-        write_arrays(
-            temporary / "index.npz", labels=samples.labels, class_names=names, **split.masks()
+@dataclass
+class Progress:
+    """How many contents are done, in the order they are read, which numbers were damaged and how,
+    and the fingerprint of what decides the bytes."""
+
+    fingerprint: str
+    done: int = 0
+    damaged: dict[str, str] = field(default_factory=dict)
+
+
+def pack(
+    samples: Samples,
+    split: Split,
+    folder: Path,
+    *,
+    size: int,
+    fit: str,
+    colour: str,
+    filter: str,
+    damaged: int,
+    workers: int,
+    source: Path,
+) -> None:
+    """`folder` with every image as `decode` makes it, written whole or not at all; a call that was
+    killed is taken up where it was, with the same options and the same files under `source`.
+
+    At most so many images may be `damaged`: they are zeros and in no part of the split. InputError
+    that names them when there are more. workers: threads that decode.
+    """
+    square = partial(decode, size=size, fit=fit, colour=colour, filter=filter)
+    shape = (len(samples.labels), size, size, CHANNELS[colour])
+    work = folder.with_name(f".{folder.name}.partial")
+    with alone(work, folder):
+        progress = begun(work, shape, fingerprint(samples, source, square.keywords))
+        with one_thread() if colour == "rgb" else nullcontext():
+            fill(work, samples, progress, square, workers)
+        left_out = allowed(progress.damaged, samples, damaged)
+        write_index(work / "index.npz", samples, split, left_out)
+        with whole(folder) as temporary:
+            temporary.mkdir()
+            for name in ("index.npz", "images.npy"):
+                (work / name).replace(temporary / name)
+        shutil.rmtree(work, ignore_errors=True)  # not the lock, where an open file stays
+
+
+@contextmanager
+def alone(work: Path, folder: Path) -> Iterator[None]:
+    """The folder of work in progress, this process's own; InputError while another has it."""
+    work.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(work / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"another process packs {folder}; wait until it has ended, then start this again"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release(force=True)
+
+
+def fingerprint(samples: Samples, source: Path, options: Mapping[str, Any]) -> str:
+    """64 hexadecimal digits of all that decides the bytes: options, names, labels, the files under
+    `source` by size and time, the code that decodes."""
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    stats = [(path.relative_to(source).as_posix(), path.stat()) for path in files]
+    found = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    code = sha256(Path(decoding.__file__)), version("pillow"), version("torchvision")
+    made_by = [dict(options), list(samples.names), samples.labels.tolist(), found, code]
+    return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
+
+
+def begun(work: Path, shape: tuple[int, ...], made_by: str) -> Progress:
+    """What an earlier call left of the same work, or a beginning: zeros, as the disk has room."""
+    images, kept = work / "images.npy", work / "progress.json"
+    if images.exists() and kept.exists():
+        former = read_json(kept)
+        if former["fingerprint"] == made_by:
+            return Progress(**former)
+    kept.unlink(missing_ok=True)
+    images.unlink(missing_ok=True)
+    needed, free = int(np.prod(shape)), shutil.disk_usage(work).free
+    if needed > free:
+        raise InputError(
+            f"{work.parent}: {needed / MIB:.0f} MiB are needed for {shape[0]} images and "
+            f"{free / MIB:.0f} MiB are free; make room, or lower packing.size"
         )
+    open_memmap(images, "w+", np.dtype(np.uint8), shape)
+    return Progress(made_by)
 
 
-def write_images(samples: Samples, path: Path, *, size: int) -> None:
-    """All images as one uint8 (N, size, size, channels) array; channels as in the first image."""
-    total = len(samples.labels)
-    _, first = next(samples.contents(0))
-    channels = squash(pixels(first), size).shape[2]
-    images = open_memmap(path, "w+", np.dtype(np.uint8), (total, size, size, channels))
-    contents = samples.contents(0)
-    for i, content in tqdm(contents, "packing", total, unit="image", disable=None):
-        images[i] = squash(pixels(content), size)
-    images.flush()
+def fill(
+    work: Path,
+    samples: Samples,
+    progress: Progress,
+    decode: Callable[[Content], NDArray[np.uint8]],
+    workers: int,
+) -> None:
+    """The images that are not yet in images.npy, each at its place, and progress.json with it.
+
+    They go through a file: the pages of a writable memory map would count as this process's own.
+    """
+    images, total = np.load(work / "images.npy", mmap_mode="r"), len(samples.labels)
+    contents = samples.contents(progress.done)
+    file = (work / "images.npy").open("r+b")
+    with file, closing(decoded(contents, decode, workers)) as pairs:
+        bar = tqdm(pairs, "packing", total, initial=progress.done, unit="image", disable=None)
+        for number, image in bar:
+            if isinstance(image, DamagedImage):
+                progress.damaged[str(number)] = str(image)
+            else:
+                file.seek(images.offset + number * image.nbytes)
+                file.write(image.data)
+            progress.done += 1
+            if progress.done % KEPT_EVERY == 0 or progress.done == total:
+                keep(file, progress, work)
+    assert progress.done == total
 
 
-def pixels(content: Content) -> NDArray[np.uint8]:
-    """(H, W) or (H, W, 3) of an image file's bytes, or the array as it came."""
-    if isinstance(content, bytes):
-        return 255 - np.asarray(Image.open(BytesIO(content)).convert("L"))
-    return content
+def keep(file: BinaryIO, progress: Progress, work: Path) -> None:
+    """Progress as it is, once the images it counts are in the file."""
+    file.flush()
+    write_json(work / "progress.json", asdict(progress))
 
 
-def squash(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """(size, size, channels) with antialiasing; the aspect is not kept, as in the authors' code."""
-    if image.shape[:2] != (size, size):
-        resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
-        image = np.asarray(resized)
-    return image if image.ndim == 3 else image[:, :, None]
+def decoded(
+    contents: Iterator[tuple[int, Content]],
+    decode: Callable[[Content], NDArray[np.uint8]],
+    workers: int,
+) -> Generator[Decoded, None, None]:
+    """What comes of each content, in their order; few are in memory at a time."""
+
+    def piece_decoded(piece: list[tuple[int, Content]]) -> list[Decoded]:
+        return [(number, tried(decode, content)) for number, content in piece]
+
+    waiting: deque[Future[list[Decoded]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        while piece := list(islice(contents, PIECE)):
+            waiting.append(pool.submit(piece_decoded, piece))
+            if len(waiting) > 2 * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def tried(
+    decode: Callable[[Content], NDArray[np.uint8]], content: Content
+) -> NDArray[np.uint8] | DamagedImage:
+    """The image, or how it is damaged."""
+    try:
+        return np.ascontiguousarray(decode(content))
+    except DamagedImage as error:
+        return error
+
+
+def allowed(damaged: Mapping[str, str], samples: Samples, most: int) -> NDArray[np.int64]:
+    """Numbers of the damaged images, rising, told on stderr; InputError for more than `most`."""
+    numbers = sorted(map(int, damaged))
+    told = [f"  {samples.names[number]}: {damaged[str(number)]}" for number in numbers[:TOLD]]
+    if len(numbers) > TOLD:
+        told.append(f"  and {len(numbers) - TOLD} more")
+    if len(numbers) > most:
+        raise InputError(
+            f"{len(numbers)} of {len(samples.labels)} images are damaged; allowed: {most}. Fetch "
+            f"the archive again, or leave them out by `packing.damaged: {len(numbers)}`\n"
+            + "\n".join(told)
+        )
+    if told:
+        print(f"{len(numbers)} damaged images are left out:", *told, sep="\n", file=sys.stderr)
+    return np.array(numbers, dtype=np.int64)
+
+
+def write_index(path: Path, samples: Samples, split: Split, left_out: NDArray[np.int64]) -> None:
+    """index.npz, with the images left out in no part of the split; InputError where a side has
+    too few then."""
+    whole = np.isin(np.arange(len(samples.labels)), left_out, invert=True)
+    masks = {name: mask & whole for name, mask in split.masks().items()}
+    kept = Split(**masks, tested=split.tested)
+    check(samples, kept)
+    write_arrays(
+        path,
+        labels=samples.labels,
+        class_names=np.array(samples.class_names),
+        tested=np.array(kept.tested),
+        damaged=np.array([samples.names[number] for number in left_out], dtype=np.str_),
+        **masks,
+    )
 
 
 def unpack(folder: Path) -> Packed:
@@ -74,7 +261,12 @@ def unpack(folder: Path) -> Packed:
         images=np.load(required(folder / "images.npy", "split"), mmap_mode="r"),
         labels=index["labels"],
         class_names=tuple(index["class_names"].tolist()),
-        split=Split(train=index["train"], query=index["query"], gallery=index["gallery"]),
+        split=Split(
+            train=index["train"],
+            query=index["query"],
+            gallery=index["gallery"],
+            tested=str(index["tested"]),
+        ),
     )
 
 
