@@ -1,5 +1,6 @@
 """Pack a data set's images into one array and part them into training and test."""
 
+import os
 from pathlib import Path
 
 from heated import config, packing, splits
@@ -11,12 +12,13 @@ from heated.sources import SOURCES
 def main(dataset: str, raw: Path, packed: Path) -> None:
     """`raw`: the archives; `packed`: folder for images.npy and index.npz."""
     settings = config.load().datasets[dataset]
-    source, options = settings.source, settings.packing
+    source, rule = settings.source, settings.packing.split
     samples = SOURCES[source.name](**source.options).read(required(raw, "download"))
-    split = splits.split(samples, options.split.name, **options.split.options)
-    if options.validation is not None:
-        split = splits.held_out(samples, split, **options.validation.model_dump())
-    packing.pack(samples, split, packed, size=options.size)
+    split = splits.split(samples, rule.name, **rule.options)
+    if settings.packing.validation is not None:
+        split = splits.held_out(samples, split, **settings.packing.validation.model_dump())
+    images = settings.packing.model_dump(exclude={"split", "validation"})
+    packing.pack(samples, split, packed, **images, workers=os.cpu_count() or 1, source=raw)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def test_a_data_set_comes_whole_from_a_faulty_server(site, tmp_path, monkeypatch
     classes = build(tmp_path / "made")
     source = served(site, tmp_path / "made", replace(SOURCES[name](), read=read), fault)
     raw = gather(source.files, tmp_path / "raw", mirror=None, subfolder=name)
-    assert all(site.asked.count(f"/{file.name}") == 2 for file in source.files)
+    assert all(site.asked.count(f"/{file.name}") >= 2 for file in source.files)
     samples = source.read(raw)
     parted = split(samples, "source")
     packing.pack(samples, parted, tmp_path / "packed", **SHOWN, workers=2, source=raw)
@@ -72,7 +72,7 @@ REAL = {  # source, its options, rule, its options, images and classes of traini
         "folder",
         {"layout": "classes"},
         "pattern",
-        {"train": r"0\\d\\d|100"},
+        {"train": r"0\d\d|100"},
         (3428, 58),
         (2474, 42),
     ),
