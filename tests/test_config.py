@@ -33,6 +33,33 @@ BAD = {
         STEP.replace("at:", "att: 0.5, at:"),
         f"{ALPHA}.att: unknown key; allowed: name, start, end, at; did you mean 'at'?",
     ),
+    "unknown key where there may be nothing": (
+        "validation: null",
+        "validation: {folds: 3, fold: 1, seed: 2}",
+        "datasets.digits.packing.validation.seed: unknown key; allowed: folds, fold",
+    ),
+    "number where a mapping or nothing stands": (
+        "validation: null",
+        "validation: 5",
+        "datasets.digits.packing.validation: came 5; allowed: a mapping with folds, fold",
+    ),
+    "a fold that there is not": (
+        "validation: null",
+        "validation: {folds: 3, fold: 3}",
+        "datasets.digits.packing.validation: came {'folds': 3, 'fold': 3}; allowed: a fold from 0 "
+        "to 2",
+    ),
+    "rule of another name": (
+        "split: {name: halves}",
+        "split: {name: halfs}",
+        "datasets.digits.packing.split: came 'halfs'; allowed: source, halves, fraction, classes, "
+        "pattern; did you mean 'halves'?",
+    ),
+    "pattern that is none": (
+        "split: {name: halves}",
+        'split: {name: pattern, train: "(a"}',
+        "datasets.digits.packing.split.train: came '(a'; allowed: a regular expression (missing )",
+    ),
     "missing section": (
         "download:\n  mirror: null",
         "#",
@@ -122,7 +149,7 @@ BAD = {
     "unknown augmentation": (
         AFFINE,
         "{name: flop, probability: 0.5}",
-        "datasets.digits.training.augment.0: came 'flop'; allowed: affine, crop, flip; "
+        "datasets.digits.training.augment.0: came 'flop'; allowed: affine, crop, resized_crop, flip; "
         "did you mean 'flip'?",
     ),
     "unknown place of the bias": (

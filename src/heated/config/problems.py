@@ -86,6 +86,7 @@ def keys_at(location: tuple[int | str, ...]) -> list[str]:
     schema = Params.model_json_schema()
     node: Any = schema
     for part in (*location, None):
+        node = next((one for one in node.get("anyOf", []) if "$ref" in one), node)  # or null
         while "$ref" in node:
             node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
         if part is None:
