@@ -31,12 +31,13 @@ from heated.feeding import Held
 from heated.models import Architecture, Model
 from heated.training import PRECISIONS, Progress, train_epoch
 
+BATCH_NORM = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": False}}
 # network: backbone, pixels as packed and as cropped, images a batch
 NETWORKS: dict[str, tuple[dict[str, Any], int, int, int]] = {
     "conv4": ({"name": "conv4", "width": 64}, 32, 28, 32),
     "lenet": ({"name": "lenet"}, 32, 28, 128),
-    "mobilenet_v2": ({"name": "mobilenet_v2"}, 256, 224, 32),
-    "googlenet": ({"name": "googlenet"}, 256, 224, 32),
+    "mobilenet_v2": ({"name": "mobilenet_v2", **BATCH_NORM}, 256, 224, 32),
+    "googlenet": ({"name": "googlenet", **BATCH_NORM}, 256, 224, 32),
 }
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}
 LR = 0.001
@@ -90,7 +91,7 @@ def built(backbone: dict[str, Any], shape: tuple[int, int, int], crop: int, clas
 
 def ours(model: Model, images: Tensor, labels: Tensor, *, batch: int, dtype: str) -> Any:
     """An epoch of our loop."""
-    progress = Progress.begin(model, SGD)
+    progress = Progress.begin(model, SGD, head_lr_factor=1)
     for group in progress.optimiser.param_groups:
         group["lr"] = LR
 

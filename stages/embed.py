@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from heated import config, embedding, models, packing
 from heated.command import run
 from heated.devices import prepared
+from heated.feeding import Mapped
 from heated.files import required, whole, write_arrays
 
 
@@ -13,7 +16,8 @@ def main(packed: Path, trained: Path, embeddings: Path) -> None:
     device = prepared(config.load().run.threads)
     data = packing.unpack(packed)
     tested = data.split.query | data.split.gallery
-    images, labels = data.part(tested)
+    numbers = np.flatnonzero(tested)
+    images, labels = Mapped(data.images, numbers, device), data.labels[numbers]
     masks = {"query": data.split.query[tested], "gallery": data.split.gallery[tested]}
     with whole(embeddings) as folder:
         folder.mkdir()

@@ -1,19 +1,25 @@
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from heated.backbones import BACKBONES
 from heated.errors import InputError
 from heated.initialisation import variance_scaling_
 
-OPTIONS = {"lenet": {}, "conv4": {"width": 32}, "googlenet": {}, "mobilenet_v2": {}}
-SMALL, LARGE = ["lenet", "conv4"], ["googlenet", "mobilenet_v2"]
+BATCH_NORM = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": False}}
+FROZEN = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": True}}
+SMALL, LARGE = ["lenet", "conv4"], ["googlenet", "resnet50", "mobilenet_v2"]
+OPTIONS = {"lenet": {}, "conv4": {"width": 32}} | dict.fromkeys(LARGE, BATCH_NORM)
+FEATURES = {"googlenet": 1024, "resnet50": 2048, "mobilenet_v2": 1280}
+BATCH_NORMS = {"googlenet": 57, "resnet50": 53, "mobilenet_v2": 52}
 
 
-def built(name, image_shape, embedding_dim=64):
+def built(name, image_shape, embedding_dim=64, **options):
     torch.manual_seed(0)
-    return BACKBONES[name](image_shape, embedding_dim, **OPTIONS[name])
+    return BACKBONES[name](image_shape, embedding_dim, **(options or OPTIONS[name]))
 
 
 def weighted(network):
@@ -92,6 +98,78 @@ def test_conv4_has_four_blocks_and_a_bottleneck(side, inputs, pools):
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in network) == 4
     assert sum(isinstance(layer, nn.ReLU) for layer in network) == 4
     assert sum(isinstance(layer, nn.MaxPool2d) for layer in network) == pools
+
+
+# --- torchvision's -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_bottleneck_stands_where_torchvision_has_its_classifier(name):
+    without = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    theirs = getattr(torchvision.models, name)(weights=None, **without).state_dict()
+    network = built(name, (3, 64, 64), 48)
+    ours = network.state_dict()
+    above = ("fc.", "classifier.")
+    shapes = [
+        {key: value.shape for key, value in each.items() if not key.startswith(above)}
+        for each in (ours, theirs)
+    ]
+    assert shapes[0] == shapes[1]
+    left = {key: tuple(value.shape) for key, value in ours.items() if key.startswith(above)}
+    assert sorted(left.values()) == [(48,), (48, FEATURES[name])]
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_momentum_and_eps_reach_every_batch_norm(name):
+    options = {"batch_norm": {"momentum": 0.2, "eps": 0.03, "frozen": False}}
+    network = built(name, (3, 64, 64), **options)
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert {(layer.momentum, layer.eps) for layer in layers} == {(0.2, 0.03)}
+    assert len(layers) == BATCH_NORMS[name]
+
+
+def batch_norm(network):
+    """Statistics, scales and shifts of every batch norm, by name."""
+    kinds = (nn.BatchNorm2d, FrozenBatchNorm2d)
+    return {
+        f"{name}.{key}": value.clone()
+        for name, layer in network.named_modules()
+        if isinstance(layer, kinds)
+        for key, value in layer.state_dict().items()
+        if key != "num_batches_tracked"
+    }
+
+
+def moved(network):
+    """What of the batch norms is not as it was after a step of training."""
+    before = batch_norm(network)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    network.train()(torch.randn(4, 3, 64, 64)).square().sum().backward()
+    optimiser.step()
+    return {
+        key for key, value in batch_norm(network).items() if not torch.equal(value, before[key])
+    }
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_frozen_batch_norm_does_not_move_in_training_and_another_does(name):
+    frozen, free = built(name, (3, 64, 64), **FROZEN), built(name, (3, 64, 64))
+    assert moved(free) == set(batch_norm(free)) == set(batch_norm(frozen))
+    assert moved(frozen) == set()
+    frozen_layers = [m for m in frozen.modules() if isinstance(m, FrozenBatchNorm2d)]
+    assert len(frozen_layers) == BATCH_NORMS[name]
+    assert {layer.eps for layer in frozen_layers} == {1e-3}
+
+
+def test_a_frozen_batch_norm_computes_what_another_does_at_test_time():
+    frozen, free = built("resnet50", (3, 64, 64), **FROZEN), built("resnet50", (3, 64, 64))
+    generator = torch.Generator().manual_seed(1)
+    for key, value in batch_norm(free).items():
+        free.state_dict()[key].copy_(1 + 0.1 * torch.rand(value.shape, generator=generator))
+    frozen.load_state_dict(free.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen.train()(images), free.eval()(images), rtol=1e-4, atol=0.1)
 
 
 # --- the starting weights --------------------------------------------------------------------

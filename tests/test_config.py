@@ -13,7 +13,10 @@ PARAMS = Path(__file__).parents[1] / "params.yaml"
 STEP = "{name: step, start: 16, end: 4, at: 0.7625}"
 ALPHA = "methods.ln-heat.alpha"  # where STEP stands first
 AFFINE = "{name: affine, degrees: 10, scale: 0.1, shear: 5, shift: 0.1}"
-TRAINING_KEYS = "backbone, embedding_dim, epochs, batch_size, lr, optimiser, augment"
+TRAINING_KEYS = (
+    "backbone, weights, embedding_dim, warm_up, epochs, batch_size, lr, head_lr_factor, optimiser, "
+    "augment"
+)
 
 # What stands in params.yaml, what is put in its place, and the one line that must tell of it.
 BAD = {
@@ -144,7 +147,40 @@ BAD = {
         "{name: conv4, width: 32}",
         "{name: conv5, width: 32}",
         "datasets.digits.training.backbone: came 'conv5'; allowed: lenet, conv4, "
-        "googlenet, mobilenet_v2; did you mean 'conv4'?",
+        "googlenet, resnet50, mobilenet_v2; did you mean 'conv4'?",
+    ),
+    "batch norm that is not told of": (
+        "{name: conv4, width: 32}",
+        "{name: resnet50}",
+        "datasets.digits.training.backbone.batch_norm: missing; params.yaml has no defaults",
+    ),
+    "unknown key of batch norm": (
+        "{name: conv4, width: 32}",
+        "{name: resnet50, batch_norm: {momentum: 0.1, epsilon: 1e-5, eps: 1e-5, frozen: false}}",
+        "datasets.digits.training.backbone.batch_norm.epsilon: unknown key; allowed: momentum, "
+        "eps, frozen; did you mean 'eps'?",
+    ),
+    "weights that are no file's": (
+        "weights: none ",
+        "weights: imagenet1k ",
+        "datasets.digits.training.weights: came 'imagenet1k'; allowed: none, imagenet, or the path",
+    ),
+    "unknown warm-up": (
+        "warm_up: none ",
+        "warm_up: class_mean ",
+        "datasets.digits.training.warm_up: came 'class_mean'; allowed: none, batch_norm, "
+        "class_means; did you mean 'class_means'?",
+    ),
+    "a mean that is no number": (
+        "pixel_mean: 0.5",
+        "pixel_mean: [0.5, half]",
+        "datasets.digits.training.pixel_mean: came [0.5, 'half']; allowed: a finite number, or a "
+        "list with one a channel",
+    ),
+    "a deviation of 0": (
+        "pixel_std: 0.5",
+        "pixel_std: [0.5, 0, 0.5]",
+        "datasets.digits.training.pixel_std: came [0.5, 0, 0.5]; allowed: a number above 0",
     ),
     "unknown augmentation": (
         AFFINE,

@@ -52,6 +52,51 @@ def launched(processes, *command):
     return done.stdout
 
 
+WARM_UP = """
+import sys
+from pathlib import Path
+import torch
+from heated import models
+from heated.devices import prepared
+from heated.distributed import first, share_batch_norm
+from heated.feeding import Held
+from heated.warm_up import WARM_UPS
+
+device = prepared(1)
+torch.manual_seed(0)
+architecture = models.Architecture(
+    image_shape=(8, 8, 1),
+    num_classes=4,
+    embedding_dim=6,
+    backbone={"name": "conv4", "width": 4},
+    normalise={"name": "batch", "momentum": 0.05, "eps": 1e-3},
+    bias="outside",
+    label_smoothing=0.0,
+    augment=[],
+    pixel_mean=0.5,
+    pixel_std=0.5,
+)
+model = models.Model(architecture)
+share_batch_norm(model)
+images = torch.randint(256, (101, 8, 8, 1), dtype=torch.uint8)  # parts of different sizes
+options = {"batch_size": 9, "precision": "float32"}
+WARM_UPS["class_means"](model, Held(images), torch.arange(101) % 4, **options)
+if first():
+    models.save(Path(sys.argv[1]), model)
+"""
+
+
+def test_several_processes_warm_up_as_one_does(tmp_path):
+    script, warmed = tmp_path / "script.py", {}
+    script.write_text(WARM_UP, encoding="utf-8")
+    for processes in (1, 2, 3):
+        launched(processes, script, tmp_path / f"{processes}.safetensors")
+        warmed[processes] = load_file(tmp_path / f"{processes}.safetensors")
+    for name, values in warmed[1].items():
+        for many in (warmed[2][name], warmed[3][name]):
+            np.testing.assert_allclose(many, values, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
 def test_two_processes_find_what_one_finds(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT, encoding="utf-8")

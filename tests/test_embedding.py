@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from heated import embedding
+from heated.feeding import Held, Mapped
 from heated.models import Architecture, Model
 
 
@@ -33,45 +34,73 @@ def images(size=23):
     return np.random.default_rng(0).integers(256, size=(size, 6, 6, 1), dtype=np.uint8)
 
 
+def held(size=23):
+    return Held(torch.from_numpy(images(size)))
+
+
 @pytest.mark.parametrize("batch", [1, 4, 22, 23])
 def test_the_batch_size_changes_nothing(monkeypatch, batch):
-    whole = embedding.embed(built(), images())
-    monkeypatch.setattr(embedding, "BATCH", batch)
-    parts = embedding.embed(built(), images())
+    whole = embedding.embed(built(), held())
+    monkeypatch.setattr(embedding, "IMAGES", batch)
+    parts = embedding.embed(built(), held())
     torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
 
 
 def test_each_image_gets_the_models_embedding_in_order():
     model = built()
-    found = embedding.embed(model, images(), quiet=True)
+    found = embedding.embed(model, held(), quiet=True)
     assert found.shape == (23, 4)
     assert found.dtype == torch.float32
     one = model(torch.from_numpy(images()[5:6])).detach()
     torch.testing.assert_close(found[5:6], one, atol=1e-6, rtol=0)
 
 
-def test_arrays_and_tensors_embed_alike():
+def test_a_memory_map_is_read_piece_by_piece_and_embeds_as_what_is_held(tmp_path, monkeypatch):
+    np.save(tmp_path / "images.npy", images())
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    numbers, sizes, read = np.arange(1, 23, 2), [], Mapped.read
+
+    def noting(self, piece):
+        sizes.append(len(piece))
+        return read(self, piece)
+
+    monkeypatch.setattr(embedding, "IMAGES", 4)
+    expected = embedding.embed(built(), Held(torch.from_numpy(images()[numbers])))
+    monkeypatch.setattr(Mapped, "read", noting)
+    found = embedding.embed(built(), Mapped(mapped, numbers, torch.device("cpu")))
+    assert torch.equal(found, expected)
+    assert sizes == [4, 4, 3]
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"), [((1, 8, 8), 512), ((3, 224, 224), 111), ((3, 9999, 9999), 1)]
+)
+def test_fewer_images_go_through_at_once_where_they_are_large(shape, count):
     model = built()
-    array = embedding.embed(model, images())
-    assert torch.equal(embedding.embed(model, torch.from_numpy(images())), array)
+    model.input_shape = shape
+    assert embedding.at_a_time(model) == count
+
+
+def test_no_image_gives_no_embedding():
+    assert embedding.embed(built(), held(0)).shape == (0, 4)
 
 
 @pytest.mark.parametrize("normalise", ["none", "l2"])
 def test_embeddings_are_raw_not_of_unit_length(normalise):
-    lengths = embedding.embed(built(normalise), images()).norm(dim=1)
+    lengths = embedding.embed(built(normalise), held()).norm(dim=1)
     assert lengths.std() > 1e-3
 
 
 def test_a_training_model_is_left_in_eval_mode():
     model = built().train()
-    embedding.embed(model, images())
+    embedding.embed(model, held())
     assert not any(module.training for module in model.modules())
 
 
 def test_weights_and_running_statistics_are_left_as_they_were():
     model = built().train()
     before = deepcopy(model.state_dict())
-    embedding.embed(model, images())
+    embedding.embed(model, held())
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
 
@@ -79,6 +108,6 @@ def test_weights_and_running_statistics_are_left_as_they_were():
 def test_embedding_is_not_augmented_and_leaves_the_global_generator_alone():
     model = built()
     state = torch.get_rng_state()
-    first = embedding.embed(model, images())
-    assert torch.equal(embedding.embed(model, images()), first)
+    first = embedding.embed(model, held())
+    assert torch.equal(embedding.embed(model, held()), first)
     assert torch.equal(torch.get_rng_state(), state)

@@ -1,15 +1,17 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from safetensors import safe_open
 
 from heated.augment import Draws
+from heated.errors import InputError
 from heated.feeding import Held
 from heated.models import Architecture, Model, load, save
 from heated.training import Progress, train
 
+SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}
 CPU = torch.device("cpu")
 NORMALISATIONS = {
     "none": {"name": "none"},
@@ -44,7 +46,7 @@ def images(size=6):
 def trained(model):
     """The model with every weight and every running statistic moved."""
     train(
-        Progress.begin(model, {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}),
+        Progress.begin(model, SGD, head_lr_factor=1),
         Held(images()),
         torch.arange(6) % 3,
         alphas=[5.0],
@@ -58,6 +60,35 @@ def trained(model):
         keep=lambda progress: None,
     )
     return model.eval()
+
+
+def with_pixels(mean, std):
+    return Model(replace(built().architecture, pixel_mean=mean, pixel_std=std))
+
+
+def test_pixels_may_have_a_mean_and_a_deviation_a_channel(tmp_path):
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    model = with_pixels(mean, std)
+    by_hand = images()[:, :6, :6].double() / 255
+    by_hand = ((by_hand - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(model.prepare(images()).double(), by_hand, atol=1e-6, rtol=0)
+    save(tmp_path / "model.safetensors", model)
+    loaded = load(tmp_path / "model.safetensors", CPU)
+    assert loaded.architecture == model.architecture
+    assert torch.equal(loaded.prepare(images()), model.prepare(images()))
+
+
+def test_one_number_is_the_same_as_that_number_for_each_channel():
+    one, each = with_pixels(0.3, 0.7), with_pixels([0.3] * 3, [0.7] * 3)
+    assert torch.equal(one.prepare(images()), each.prepare(images()))
+
+
+@pytest.mark.parametrize("numbers", [[0.5], [0.5, 0.5], [0.5] * 4])
+def test_another_number_of_means_than_channels_is_refused(numbers):
+    with pytest.raises(
+        InputError, match=r"pixel_mean: came \[.*allowed: one number, or a list of 3"
+    ):
+        with_pixels(numbers, 0.5)
 
 
 @pytest.mark.parametrize("backbone", ["conv4", "lenet"])

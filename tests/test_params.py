@@ -15,10 +15,11 @@ from heated.clustering import KMEANS
 from heated.config import sections
 from heated.config.reading import ParamsError, parse
 from heated.normalise import NORMALISATIONS
+from heated.optimisers import OPTIMISERS
 from heated.schedules import SCHEDULES, values
 from heated.sources import SOURCES
 from heated.splits import SPLITS
-from heated.training import OPTIMISERS
+from heated.warm_up import WARM_UPS
 
 PATH = Path(__file__).parents[1] / "params.yaml"
 PARAMS = config.load(PATH)
@@ -118,6 +119,10 @@ def test_the_names_allowed_are_the_keys_of_the_packages_dict(kind):
 
 def test_the_places_of_the_bias_are_those_of_the_classifier():
     assert get_args(sections.Method.model_fields["bias"].annotation) == BIASES
+
+
+def test_the_warm_ups_are_the_keys_of_their_dict():
+    assert get_args(sections.Training.model_fields["warm_up"].annotation) == tuple(WARM_UPS)
 
 
 OPTIONS = [(kind, name) for kind in KINDS for name in configured(kind)]

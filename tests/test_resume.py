@@ -14,7 +14,14 @@ from conftest import SHORT, Project
 RUN = Path("runs/digits/hbn")
 OUTPUTS = [RUN / "models", RUN / "history.csv", RUN / "provenance.json"]
 EPOCHS = 12
-LONGER = (("epochs: 2", f"epochs: {EPOCHS}"), ("every: 30 ", "every: 0.001 "))
+SGD = "{name: sgd, momentum: 0.9, weight_decay: 0.0}"
+LONGER = (
+    ("epochs: 2", f"epochs: {EPOCHS}"),
+    ("every: 30 ", "every: 0.001 "),
+    ("warm_up: none ", "warm_up: class_means "),
+    ("head_lr_factor: 1 ", "head_lr_factor: 3 "),
+    (SGD, "{name: adam_tf, eps: 0.01}"),
+)
 
 
 def prepared(folder: Path, data: Project | None = None) -> Project:

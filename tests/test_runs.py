@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from heated.backbones import BACKBONES
 from heated.checkpoints import Lock
 from heated.models import load
 from heated.packing import Packed
@@ -12,6 +14,9 @@ CPU = torch.device("cpu")
 BATCH = {"name": "batch", "momentum": 0.05, "eps": 1e-3}
 SETTINGS = {
     "backbone": {"name": "conv4", "width": 4},
+    "weights": "none",
+    "warm_up": "none",
+    "head_lr_factor": 1,
     "embedding_dim": 4,
     "epochs": 2,
     "watch_every": 1,
@@ -218,6 +223,7 @@ def test_the_key_changes_with_all_that_makes_the_weights(tmp_path):
         run_in(tmp_path, batch_size=9).key(0),
         run_in(tmp_path, normalise={"name": "l2"}).key(0),
         run_in(tmp_path, threads=2).key(0),
+        run_in(tmp_path, head_lr_factor=2).key(0),
     ]
     assert len(set(keys)) == len(keys)
 
@@ -227,6 +233,71 @@ def test_the_key_is_of_values_not_of_how_they_were_written(tmp_path):
     step = run_in(tmp_path, alpha={"name": "step", "start": 4, "end": 4, "at": 0.5})
     assert constant.key(0) == step.key(0)
     assert run_in(tmp_path / "elsewhere").key(0) == run_in(tmp_path).key(0)
+
+
+def stored(path, **changes):
+    """A path with weights for SETTINGS's network on images of 6 x 6, and the weights."""
+    torch.manual_seed(77)
+    network = BACKBONES["conv4"]((1, 6, 6), 8, width=4)
+    with torch.no_grad():
+        for value in network.parameters():
+            value.add_(torch.rand_like(value))
+    tensors = {key: value.clone() for key, value in network.state_dict().items()}
+    save_file(tensors | changes, path)
+    return tensors
+
+
+def test_every_seed_begins_with_the_weights_of_the_file_but_for_its_bottleneck(tmp_path):
+    tensors = stored(tmp_path / "w.safetensors")
+    run = run_in(tmp_path / "cache", weights=str(tmp_path / "w.safetensors"))
+    bottlenecks = []
+    for seed in (0, 1):
+        found = run.progress(seed)[0].model.network.state_dict()
+        (bottleneck,) = {name for name in found if found[name].shape != tensors[name].shape} - {
+            name for name in found if name.endswith("bias")
+        }
+        for name in set(found) - {bottleneck, bottleneck.replace("weight", "bias")}:
+            assert torch.equal(found[name], tensors[name]), name
+        bottlenecks.append(found[bottleneck])
+    assert not torch.equal(*bottlenecks)
+    drawn = run_in(tmp_path / "cache").progress(0)[0].model.network.state_dict()
+    assert torch.equal(drawn[bottleneck], bottlenecks[0])
+
+
+def test_the_key_is_of_the_weights_in_the_file_and_not_of_where_it_lies(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    stored(tmp_path / "a.safetensors")
+    stored(tmp_path / "b.safetensors", **{"0.weight": torch.zeros(4, 1, 3, 3)})
+    keys = [run_in(tmp_path, weights=f"{name}.safetensors").key(0) for name in "ab"]
+    assert len({*keys, run_in(tmp_path).key(0)}) == 3
+    (tmp_path / "a.safetensors").rename(tmp_path / "c.safetensors")
+    assert run_in(tmp_path, weights="c.safetensors").key(0) == keys[0]
+    stored(tmp_path / "c.safetensors", **{"0.weight": torch.ones(4, 1, 3, 3)})
+    assert run_in(tmp_path, weights="c.safetensors").key(0) != keys[0]
+
+
+def test_weights_and_warm_up_come_before_the_first_epoch_only(tmp_path):
+    stored(tmp_path / "w.safetensors")
+    changes = {"weights": str(tmp_path / "w.safetensors"), "warm_up": "class_means"}
+    begun = run_in(tmp_path / "cache", **changes)
+    finish(begun, tmp_path / "a", 0)
+    again, seconds = run_in(tmp_path / "cache", **changes).progress(0)
+    expected = load(tmp_path / "a" / "seed-0.safetensors", CPU).state_dict()
+    assert seconds > 0
+    for name, value in again.model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize("warm_up", ["batch_norm", "class_means"])
+def test_a_warm_up_makes_another_training_from_the_same_start(tmp_path, warm_up):
+    cold, warm = run_in(tmp_path), run_in(tmp_path, warm_up=warm_up)
+    models = [run.progress(0)[0].model for run in (cold, warm)]
+    for name, value in models[0].named_parameters():
+        same = torch.equal(value, models[1].get_parameter(name))
+        assert same == (warm_up == "batch_norm" or name != "head.weight"), name
+    statistics = [model.head.normalise.standardise.running_mean for model in models]
+    assert not torch.equal(*statistics)
+    assert cold.key(0) != warm.key(0)
 
 
 def test_methods_of_one_seed_start_from_the_same_network(tmp_path):

@@ -11,6 +11,7 @@ SM = {"normalise": {"name": "none"}, "bias": "outside"}
 LN = {"normalise": {"name": "l2"}, "bias": "outside"}
 BN = {"normalise": {"name": "batch", "momentum": 0.05, "eps": 1e-3}, "bias": "outside"}
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}
+ADAM_TF = {"name": "adam_tf", "eps": 0.01}
 ADAM = {"name": "adam", "eps": 0.01, "weight_decay": 0.0}
 METHODS = {"sm": SM, "ln": LN, "bn": BN}
 AFFINE = {"name": "affine", "degrees": 10, "scale": 0.1, "shear": 5, "shift": 0.1}
@@ -49,7 +50,11 @@ def trained(model, data=None, *, alphas=(4.0,), lrs=(0.1,), log=lambda row: None
         "watch": dict,
         "keep": lambda progress: None,
     }
-    progress = Progress.begin(model, changes.pop("optimiser", SGD))
+    progress = Progress.begin(
+        model,
+        changes.pop("optimiser", SGD),
+        head_lr_factor=changes.pop("head_lr_factor", 1),
+    )
     if "start" in changes:
         progress.restore(*changes.pop("start"))
     settings |= changes
@@ -128,6 +133,29 @@ def test_steps_with_momentum_and_changing_alpha_and_lr_equal_those_written_out(n
     for key, value in expected.named_parameters():
         torch.testing.assert_close(model.get_parameter(key), value, atol=1e-5, rtol=0)
     assert not torch.allclose(model.head.weight, start.head.weight, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("factor", [0.5, 10])
+def test_the_heads_step_is_the_networks_times_its_factor(name, factor):
+    start = built(METHODS[name])
+    plain, other = deepcopy(start), deepcopy(start)
+    trained(plain, lrs=[0.01], batch_size=12)
+    (row,) = trained(other, lrs=[0.01], batch_size=12, head_lr_factor=factor)
+    assert row["lr"] == 0.01
+    for key, value in start.named_parameters():
+        step, same = other.get_parameter(key) - value, plain.get_parameter(key) - value
+        scaled = same * (factor if key.startswith("head.") else 1)
+        torch.testing.assert_close(step, scaled, atol=1e-6, rtol=1e-4)
+
+
+def test_a_group_of_its_own_does_not_change_how_state_is_numbered():
+    progress = Progress.begin(built(), ADAM, head_lr_factor=3)
+    sum(p.sum() for p in progress.model.parameters()).backward()
+    progress.optimiser.step()
+    tensors = progress.tensors()
+    for number, parameter in enumerate(progress.model.parameters()):
+        assert tensors[f"optimiser.{number}.exp_avg"].shape == parameter.shape
 
 
 def test_accuracy_is_the_share_of_images_right_while_training():
@@ -270,10 +298,11 @@ def put_away(progress):
     return tensors, deepcopy(progress.history), progress.step
 
 
-@pytest.mark.parametrize("optimiser", [SGD, ADAM], ids=["sgd", "adam"])
+@pytest.mark.parametrize("optimiser", [SGD, ADAM, ADAM_TF], ids=lambda choice: choice["name"])
 @pytest.mark.parametrize("name", METHODS)
 def test_going_on_from_any_step_gives_the_same_weights_and_history_bit_for_bit(name, optimiser):
     settings = {"alphas": [8.0, 2.0, 1.0], "lrs": [0.1, 0.01, 0.02], "optimiser": optimiser}
+    settings |= {"head_lr_factor": 3}
     model, stops = built(METHODS[name], augment=[AFFINE]), []
     history = trained(model, **settings, keep=lambda p: stops.append(put_away(p)))
     assert len(stops) == 3 * (3 + 1)  # after each step and each epoch

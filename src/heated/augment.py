@@ -125,9 +125,15 @@ def flip(images: Tensor, draws: Draws | None, *, probability: float) -> Tensor:
 
 
 def prepare(
-    images: Tensor, draws: Draws | None, *, steps: Sequence[Step], mean: float, std: float
+    images: Tensor,
+    draws: Draws | None,
+    *,
+    steps: Sequence[Step],
+    mean: float | Tensor,
+    std: float | Tensor,
 ) -> Tensor:
-    """(N, H, W, C) uint8 -> (N, C, H', W') float32: [0, 1], each step, then (x - mean) / std."""
+    """(N, H, W, C) uint8 -> (N, C, H', W') float32: [0, 1], each step, then (x - mean) / std, which
+    are numbers or tensors (C, 1, 1)."""
     batch = images.permute(0, 3, 1, 2).float() / 255
     for name, options in steps:
         batch = AUGMENTATIONS[name](batch, draws, **options)

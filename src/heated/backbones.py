@@ -1,6 +1,7 @@
 """Networks from images (N, C, H, W) to raw embeddings (N, D)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -47,9 +48,12 @@ def conv4(image_shape: Shape, embedding_dim: int, *, width: int) -> nn.Module:
     return initialised(nn.Sequential(*layers, nn.Flatten(), bottleneck))
 
 
-def googlenet(image_shape: Shape, embedding_dim: int) -> nn.Module:
+def googlenet(
+    image_shape: Shape, embedding_dim: int, *, batch_norm: Mapping[str, Any]
+) -> nn.Module:
     """GoogLeNet (Inception V1) with batch norm, its 1024 pooled features brought to D by a linear
-    bottleneck without dropout, as in the paper; for 3 channels, about 224x224. Untrained."""
+    bottleneck without dropout, as in the paper; for 3 channels, about 224x224. ImageNet's weights
+    want pixels in [-1, 1]: mean and deviation 0.5."""
     from torchvision.models import googlenet as torchvisions  # takes a second: only where wanted
 
     network = torchvisions(
@@ -57,24 +61,52 @@ def googlenet(image_shape: Shape, embedding_dim: int) -> nn.Module:
     )
     network.dropout = nn.Identity()
     network.fc = nn.Linear(network.fc.in_features, embedding_dim)
-    return initialised(of_three_channels(network, image_shape))
+    return adapted(network, image_shape, batch_norm)
 
 
-def mobilenet_v2(image_shape: Shape, embedding_dim: int) -> nn.Module:
+def resnet50(image_shape: Shape, embedding_dim: int, *, batch_norm: Mapping[str, Any]) -> nn.Module:
+    """ResNet-50, its 2048 pooled features brought to D by a linear bottleneck; for 3 channels,
+    about 224x224. Published with batch norm of eps 1e-5; wants ImageNet's mean and deviation."""
+    from torchvision.models import resnet50 as torchvisions
+
+    network = torchvisions(weights=None)
+    network.fc = nn.Linear(network.fc.in_features, embedding_dim)
+    return adapted(network, image_shape, batch_norm)
+
+
+def mobilenet_v2(
+    image_shape: Shape, embedding_dim: int, *, batch_norm: Mapping[str, Any]
+) -> nn.Module:
     """MobileNetV2, its 1280 pooled features brought to D by a linear bottleneck without dropout;
-    for 3 channels, about 224x224. Untrained."""
+    for 3 channels, about 224x224. Published with batch norm of eps 1e-5; wants ImageNet's mean and
+    deviation."""
     from torchvision.models import mobilenet_v2 as torchvisions
 
     network = torchvisions(weights=None)
     network.classifier = nn.Linear(network.last_channel, embedding_dim)
-    return initialised(of_three_channels(network, image_shape))
+    return adapted(network, image_shape, batch_norm)
 
 
-def of_three_channels(network: nn.Module, image_shape: Shape) -> nn.Module:
-    """The network; InputError where the images are not of the three channels it takes."""
+def adapted(network: nn.Module, image_shape: Shape, batch_norm: Mapping[str, Any]) -> nn.Module:
+    """One of torchvision's networks with our starting weights and the batch norm that is asked for;
+    InputError where the images are not of the three channels it takes."""
     if image_shape[0] != 3:
         raise InputError(f"came images of {image_shape[0]} channels; allowed: 3, red green blue")
-    return network
+    set_batch_norm(network, **batch_norm)
+    return initialised(network)
+
+
+def set_batch_norm(network: nn.Module, *, momentum: float, eps: float, frozen: bool) -> None:
+    """Give every batch norm of the network this momentum, the share of the new batch, and eps.
+    Frozen: its statistics, scale and shift stay as they came, in training mode too."""
+    from torchvision.ops import FrozenBatchNorm2d
+
+    for parent in list(network.modules()):
+        for name, layer in parent.named_children():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum, layer.eps = momentum, eps
+                if frozen:
+                    setattr(parent, name, FrozenBatchNorm2d(layer.num_features, eps))
 
 
 def initialised(network: nn.Module) -> nn.Module:
@@ -91,5 +123,6 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "lenet": lenet,
     "conv4": conv4,
     "googlenet": googlenet,
+    "resnet50": resnet50,
     "mobilenet_v2": mobilenet_v2,
 }

@@ -40,10 +40,13 @@ CODE = (
     "models",
     "neighbours",
     "normalise",
+    "optimisers",
+    "pretrained",
     "retrieval",
     "runs",
     "screening",
     "training",
+    "warm_up",
 )
 MIB = 2**20
 

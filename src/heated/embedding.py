@@ -1,24 +1,33 @@
 """A trained model over many images: embeddings (N, D) float32, raw, not of unit length."""
 
-import numpy as np
+import math
+
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from heated.distributed import first, mine, summed
+from heated.feeding import Held, Mapped
 from heated.models import Model
 
-BATCH = 512  # images at a time; the result does not depend on it
+IMAGES = 512  # at a time, at most; the result does not depend on it, nor on the pixels
+PIXELS = 2**24  # prepared, at a time: 64 MiB of float32
 
 
-def embed(model: Model, images: NDArray[np.uint8] | Tensor, *, quiet: bool = False) -> Tensor:
-    """(N, D) float32 on the model's device, from (N, H, W, C) uint8; leaves it in eval mode."""
+def embed(model: Model, images: Held | Mapped, *, quiet: bool = False) -> Tensor:
+    """(N, D) float32 on the model's device; leaves it in eval mode. Processes share the work, and
+    each has the whole."""
     model.eval()
     device = model.head.weight.device
-    starts = tqdm(range(0, len(images), BATCH), desc="embedding", disable=quiet or None)
+    embeddings = torch.zeros(len(images), model.architecture.embedding_dim, device=device)
+    pieces = mine(torch.arange(len(images)).split(at_a_time(model)))
+    told = tqdm(pieces, desc="embedding", disable=quiet or not first() or None)
     with torch.inference_mode():
-        parts = [
-            model(torch.as_tensor(images[start : start + BATCH]).to(device)).float()
-            for start in starts
-        ]
-    return torch.cat(parts)
+        for numbers, pixels in zip(told, images.batches(pieces), strict=True):
+            embeddings[numbers.to(device)] = model(pixels).float()
+    return summed(embeddings)
+
+
+def at_a_time(model: Model) -> int:
+    """How many images go through the model at once: fewer where they are large."""
+    return max(1, min(IMAGES, PIXELS // math.prod(model.input_shape)))

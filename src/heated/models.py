@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from heated.augment import Draws, prepare
 from heated.backbones import BACKBONES
 from heated.classifier import HeatedSoftmax
+from heated.errors import InputError
 from heated.files import required, whole
 from heated.normalise import NORMALISATIONS
 
@@ -23,7 +24,8 @@ Options = dict[str, Any]
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that is needed to build a model anew. Choices are {"name": ..., option: ...}."""
+    """All that is needed to build a model anew. Choices are {"name": ..., option: ...}. The pixels'
+    mean and deviation are one number, or a list with one a channel."""
 
     image_shape: tuple[int, int, int]  # height, width, channels, as packed
     num_classes: int
@@ -33,8 +35,8 @@ class Architecture:
     bias: str
     label_smoothing: float
     augment: list[Options]
-    pixel_mean: float
-    pixel_std: float
+    pixel_mean: float | list[float]
+    pixel_std: float | list[float]
 
     @classmethod
     def of(cls, recipe: Mapping[str, Any], **rest: Any) -> Self:
@@ -49,10 +51,15 @@ class Model(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        for name in ("pixel_mean", "pixel_std"):
+            self.register_buffer(name, per_channel(architecture, name), persistent=False)
         dim = architecture.embedding_dim
         blank = torch.zeros(1, *architecture.image_shape, dtype=torch.uint8)
         _, channels, height, width = self.prepare(blank).shape
-        self.network = chosen(BACKBONES, architecture.backbone, (channels, height, width), dim)
+        self.input_shape = (channels, height, width)
+        self.network = chosen(BACKBONES, architecture.backbone, self.input_shape, dim)
         self.head = HeatedSoftmax(
             architecture.num_classes,
             dim,
@@ -65,13 +72,24 @@ class Model(nn.Module):
     def prepare(self, images: Tensor, draws: Draws | None = None) -> Tensor:
         """(N, H, W, C) uint8 -> (N, C, H', W') float32, augmented if there are draws."""
         steps = [split_choice(step) for step in self.architecture.augment]
-        mean, std = self.architecture.pixel_mean, self.architecture.pixel_std
-        batch = prepare(images, draws, steps=steps, mean=mean, std=std)
+        batch = prepare(images, draws, steps=steps, mean=self.pixel_mean, std=self.pixel_std)
         return batch.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, H, W, C) uint8 -> (N, D) embeddings, of which the direction counts."""
         return self.head.embedding(self.network(self.prepare(images)))
+
+
+def per_channel(architecture: Architecture, name: str) -> Tensor:
+    """(1, 1, 1) or (C, 1, 1): the architecture's number, or its numbers, to set against (C, H, W).
+    InputError where the images have another number of channels."""
+    value, channels = getattr(architecture, name), architecture.image_shape[2]
+    if isinstance(value, list) and len(value) != channels:
+        raise InputError(
+            f"{name}: came {value}; allowed: one number, or a list of {channels}, as many as the "
+            "images have channels"
+        )
+    return torch.tensor(value, dtype=torch.float32).view(-1, 1, 1)
 
 
 def split_choice(choice: Options) -> tuple[str, Options]:

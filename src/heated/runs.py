@@ -6,23 +6,27 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from heated import models, packing
+from heated import models, packing, pretrained
 from heated.checkpoints import Checkpoints, Lock, code_digest, fingerprint, partings
 from heated.distributed import agreed, first
 from heated.embedding import embed
-from heated.feeding import feed
+from heated.feeding import Mapped, feed
 from heated.geometry import compactness, directions, spread
 from heated.history import Row
 from heated.models import Architecture, Model
 from heated.retrieval import retrieval
 from heated.schedules import values
 from heated.training import Progress, train, watched
+from heated.warm_up import WARM_UPS
 
 Recipe = dict[str, Any]
 BY_EPOCH = ("alphas", "lrs", "watch_every")  # of a recipe's keys: what is set epoch by epoch
@@ -74,13 +78,23 @@ class Run:
     def beginning(self, seed: int | None) -> dict[str, Any]:
         """What makes the weights, beside what is set epoch by epoch."""
         return {
-            "recipe": throughout(self.recipe),
+            "recipe": throughout(self.recipe) | {"weights": self.weights_identity},
             "data": self.digest,
             "code": code_digest(),
             "torch": torch.__version__,
             "device": self.device.type,
             "seed": seed,
         }
+
+    @cached_property
+    def weights_identity(self) -> str:
+        """What tells the weights that training begins with from others, wherever they lie."""
+        return pretrained.identity(self.recipe["weights"], self.recipe["backbone"]["name"])
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor] | None:
+        """The weights that every seed begins with, if any."""
+        return pretrained.tensors(self.recipe["weights"], self.recipe["backbone"]["name"])
 
     def key(self, seed: int | None = None) -> str:
         """What identifies the training of a seed, or without one the run: equal keys, equal
@@ -180,19 +194,46 @@ class Run:
 
     def progress(self, seed: int) -> tuple[Progress, float]:
         """A seed's training, as far as it came before, and the seconds that took."""
+        started = time.monotonic()
+        progress = Progress.begin(
+            self.model(seed).to(self.device),
+            self.recipe["optimiser"],
+            head_lr_factor=self.recipe["head_lr_factor"],
+        )
+        saved = self.checkpoints(seed).latest()
+        if saved is None:
+            self.warm_up(progress.model)
+            return progress, time.monotonic() - started
+        progress.restore(saved.tensors, saved.record["history"], saved.record["step"])
+        return progress, saved.record["seconds"]
+
+    def model(self, seed: int) -> Model:
+        """A seed's model, as it is drawn."""
         _, height, width, channels = self.data.images.shape
         classes = len(np.unique(self.data.labels[self.data.split.train]))
         torch.manual_seed(seed)
-        architecture = Architecture.of(
-            self.recipe, image_shape=(height, width, channels), num_classes=classes
+        return Model(
+            Architecture.of(self.recipe, image_shape=(height, width, channels), num_classes=classes)
         )
-        model = Model(architecture)
-        progress = Progress.begin(model.to(self.device), self.recipe["optimiser"])
-        saved = self.checkpoints(seed).latest()
-        if saved is None:
-            return progress, 0.0
-        progress.restore(saved.tensors, saved.record["history"], saved.record["step"])
-        return progress, saved.record["seconds"]
+
+    def warm_up(self, model: Model) -> None:
+        """Bring a drawn model to where its first epoch begins."""
+        if self.weights is not None:
+            pretrained.begin_with(model.network, self.weights)
+        numbers, labels = self.training_samples()
+        WARM_UPS[self.recipe["warm_up"]](
+            model,
+            Mapped(self.data.images, numbers, self.device),
+            labels,
+            **{key: self.recipe[key] for key in ("batch_size", "precision")},
+        )
+
+    def training_samples(self) -> tuple[NDArray[np.int64], Tensor]:
+        """The numbers (N,) of the images to train on, and their labels in [0, num_classes), on the
+        device."""
+        numbers = np.flatnonzero(self.data.split.train)
+        classes = np.unique(self.data.labels[numbers], return_inverse=True)[1]
+        return numbers, torch.from_numpy(classes).to(self.device)
 
     def train(
         self,
@@ -202,12 +243,11 @@ class Run:
         keep: Callable[[Progress], None],
     ) -> None:
         """Train a seed to the end."""
-        numbers = np.flatnonzero(self.data.split.train)
-        classes = np.unique(self.data.labels[numbers], return_inverse=True)[1]
+        numbers, labels = self.training_samples()
         train(
             progress,
             feed(self.data.images, numbers, self.device),
-            torch.from_numpy(classes).to(self.device),
+            labels,
             **{key: self.recipe[key] for key in ("batch_size", "precision", *BY_EPOCH)},
             seed=seed,
             watch=self.watcher(progress.model),
@@ -217,8 +257,9 @@ class Run:
 
     def watcher(self, model: Model) -> Callable[[], dict[str, float]]:
         """A function that says how the model does on the unseen classes' queries."""
-        images, classes = self.data.part(self.data.split.query)
-        labels = torch.from_numpy(classes).to(self.device)
+        numbers = np.flatnonzero(self.data.split.query)
+        images = Mapped(self.data.images, numbers, self.device)
+        labels = torch.from_numpy(self.data.labels[numbers]).to(self.device)
 
         def watch() -> dict[str, float]:
             embeddings = embed(model, images, quiet=True)

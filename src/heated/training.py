@@ -21,8 +21,8 @@ from heated.distributed import first, part, share_batch_norm, sum_gradients
 from heated.feeding import Held, Mapped
 from heated.history import Row
 from heated.models import Model, Options, split_choice
+from heated.optimisers import OPTIMISERS
 
-OPTIMISERS: dict[str, Callable[..., Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -43,10 +43,12 @@ class Progress:
     step: int = 0
 
     @classmethod
-    def begin(cls, model: Model, optimiser: Options) -> "Progress":
-        """Before the first step."""
+    def begin(cls, model: Model, optimiser: Options, *, head_lr_factor: float) -> "Progress":
+        """Before the first step. The classifier's learning rate is the network's times a factor."""
         name, options = split_choice(optimiser)
-        stepper = OPTIMISERS[name](model.parameters(), lr=0.0, fused=True, **options)
+        parts = ((model.network, 1.0), (model.head, head_lr_factor))
+        groups = [{"params": list(p.parameters()), "lr_factor": factor} for p, factor in parts]
+        stepper = OPTIMISERS[name](groups, lr=0.0, **options)
         share_batch_norm(model)
         device = model.head.weight.device
         return cls(model, stepper, torch.zeros(3, dtype=torch.float64, device=device))
@@ -122,7 +124,7 @@ def train(
         alpha, lr, look = epochs[epoch]
         progress.model.head.alpha = alpha
         for group in progress.optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_factor"]
         train_epoch(
             progress,
             images,
@@ -171,10 +173,7 @@ def train_epoch(
     for batch, numbers, pixels in zip(pieces, own, images.batches(own), strict=True):
         target = labels[numbers.to(device)]
         draws = Draws(generator, len(batch), part(len(batch)))
-        prepared = model.prepare(pixels, draws)
-        with torch.autocast(device.type, PRECISIONS[precision], precision != "float32"):
-            raw = model.network(prepared)
-        logits = model.head.logits(raw.float())
+        logits = model.head.logits(raw_embeddings(model, model.prepare(pixels, draws), precision))
         # the sum over processes is the mean over the batch, also where a part is empty
         share = len(target) / len(batch)
         loss = model.head.loss(logits, target) * share if share else logits.sum() * 0
@@ -188,6 +187,13 @@ def train_epoch(
         progress.sums[2] += progress.sums[0].isfinite()
         progress.step += 1
         keep(progress)
+
+
+def raw_embeddings(model: Model, prepared: Tensor, precision: str) -> Tensor:
+    """(N, D) float32, which the network computes in the precision."""
+    with torch.autocast(prepared.device.type, PRECISIONS[precision], precision != "float32"):
+        raw: Tensor = model.network(prepared)
+    return raw.float()
 
 
 def batches(order: Tensor, size: int) -> list[Tensor]:

@@ -1,10 +1,11 @@
 """The types of params.yaml, section by section: what each key may hold."""
 
+import math
 import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
-from pydantic.functional_validators import AfterValidator
+from pydantic.functional_validators import AfterValidator, PlainValidator
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -225,12 +226,25 @@ class Conv4(Choice):
     width: Count
 
 
+class BatchNorm(Section):
+    momentum: Share
+    eps: Positive
+    frozen: bool
+
+
 class GoogLeNet(Choice):
     name: Literal["googlenet"]
+    batch_norm: BatchNorm
+
+
+class ResNet50(Choice):
+    name: Literal["resnet50"]
+    batch_norm: BatchNorm
 
 
 class MobileNetV2(Choice):
     name: Literal["mobilenet_v2"]
+    batch_norm: BatchNorm
 
 
 class Affine(Choice):
@@ -270,17 +284,52 @@ class Adam(Choice):
     weight_decay: NotNegative
 
 
+class AdamTF(Choice):
+    name: Literal["adam_tf"]
+    eps: Positive
+
+
+def weights_named(value: str) -> str:
+    """The value as it came; ValueError unless it names weights to begin with."""
+    if value not in ("none", "imagenet") and not value.endswith((".safetensors", ".pth")):
+        raise ValueError("none, imagenet, or the path of a .safetensors or .pth file")
+    return value
+
+
+def a_channel(value: Any) -> float | list[float]:
+    """A number, or a list of one a channel; ValueError if it is neither."""
+    each = value if isinstance(value, list) else [value]
+    if not each or not all(type(part) in (int, float) and math.isfinite(part) for part in each):
+        raise ValueError("a finite number, or a list with one a channel")
+    return [float(part) for part in each] if isinstance(value, list) else float(value)
+
+
+def above_0(value: float | list[float]) -> float | list[float]:
+    """The value as it came; ValueError unless all of it is above 0."""
+    if min(value if isinstance(value, list) else [value]) <= 0:
+        raise ValueError("a number above 0, or a list with one a channel")
+    return value
+
+
+PerChannel = Annotated[float | list[float], PlainValidator(a_channel)]
+
+
 class Training(Section):
-    backbone: Annotated[LeNet | Conv4 | GoogLeNet | MobileNetV2, Field(discriminator="name")]
+    backbone: Annotated[
+        LeNet | Conv4 | GoogLeNet | ResNet50 | MobileNetV2, Field(discriminator="name")
+    ]
+    weights: Annotated[str, AfterValidator(weights_named)]
     embedding_dim: Count
+    warm_up: Literal["none", "batch_norm", "class_means"]
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
     lr: Positive
-    optimiser: Annotated[Sgd | Adam, Field(discriminator="name")]
+    head_lr_factor: Positive
+    optimiser: Annotated[Sgd | Adam | AdamTF, Field(discriminator="name")]
     augment: list[Annotated[Affine | Crop | ResizedCrop | Flip, Field(discriminator="name")]]
     watch_every: Count
-    pixel_mean: float
-    pixel_std: Positive
+    pixel_mean: PerChannel
+    pixel_std: Annotated[PerChannel, AfterValidator(above_0)]
     precision: Literal["auto", "float32", "bfloat16"]
 
 

@@ -1,0 +1,64 @@
+"""What is done before the first epoch: nothing, or batch norm's statistics settle, after which the
+classifier may begin at the classes' means; as in the authors' code."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from heated.distributed import first, part
+from heated.embedding import embed
+from heated.feeding import Held, Mapped
+from heated.models import Model
+from heated.training import batches, raw_embeddings
+
+FLOOR = 1e-4  # added to a mean's squared length, as the authors do
+
+
+def settle_batch_norm(
+    model: Model, images: Held | Mapped, labels: Tensor, *, batch_size: int, precision: str
+) -> None:
+    """Pass the images (N of them) through the model once, in order, as at test time but in training
+    mode: the running statistics of its batch norms change and nothing else. The authors take
+    optimiser steps at a learning rate of 0 instead, which comes to the same."""
+    model.train()
+    pieces = batches(torch.arange(len(labels)), batch_size)
+    own = [piece[part(len(piece))] for piece in pieces]
+    feed = tqdm(images.batches(own), "warm-up", len(own), disable=None if first() else True)
+    with torch.no_grad():
+        for pixels in feed:
+            model.head.normalise(raw_embeddings(model, model.prepare(pixels), precision))
+
+
+def begin_at_class_means(
+    model: Model, images: Held | Mapped, labels: Tensor, *, batch_size: int, precision: str
+) -> None:
+    """Settle batch norm; then each class's weights are the mean of its embeddings, as they are
+    compared at test time, brought to a length of 1."""
+    settle_batch_norm(model, images, labels, batch_size=batch_size, precision=precision)
+    means = class_means(embed(model, images, quiet=True), labels, len(model.head.weight))
+    lengths = (means.square().sum(dim=1, keepdim=True) + FLOOR).sqrt()
+    with torch.no_grad():
+        model.head.weight.copy_(means / lengths)
+
+
+def class_means(embeddings: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """(C, D) float64: the mean embedding of each class, from (N, D) and (N,) int64 in [0, C)."""
+    sums = embeddings.new_zeros(classes, embeddings.shape[1], dtype=torch.float64)
+    # unlike index_add_, the same bits each time on a GPU too
+    sums.index_put_((labels,), embeddings.double(), accumulate=True)
+    return sums / labels.bincount(minlength=classes)[:, None]
+
+
+def nothing(
+    model: Model, images: Held | Mapped, labels: Tensor, *, batch_size: int, precision: str
+) -> None:
+    """Leave the model as it is."""
+
+
+WARM_UPS: dict[str, Callable[..., None]] = {
+    "none": nothing,
+    "batch_norm": settle_batch_norm,
+    "class_means": begin_at_class_means,
+}
