@@ -185,8 +185,8 @@ BAD = {
     "unknown augmentation": (
         AFFINE,
         "{name: flop, probability: 0.5}",
-        "datasets.digits.training.augment.0: came 'flop'; allowed: affine, crop, resized_crop, flip; "
-        "did you mean 'flip'?",
+        "datasets.digits.training.augment.0: came 'flop'; allowed: affine, crop, resized_crop, "
+        "flip; did you mean 'flip'?",
     ),
     "unknown place of the bias": (
         "    bias: outside\n",

@@ -12,7 +12,7 @@ from heated.augment import AUGMENTATIONS, Draws
 from heated.backbones import BACKBONES
 from heated.classifier import BIASES
 from heated.clustering import KMEANS
-from heated.config import sections
+from heated.config import base, data, evaluation, methods, sections, training
 from heated.config.reading import ParamsError, parse
 from heated.normalise import NORMALISATIONS
 from heated.optimisers import OPTIMISERS
@@ -25,16 +25,16 @@ PATH = Path(__file__).parents[1] / "params.yaml"
 PARAMS = config.load(PATH)
 
 # Each kind of choice: the section and key that hold it, and the package's dict.
-KINDS: dict[str, tuple[type[sections.Section], str, dict[str, Any]]] = {
-    "alpha": (sections.Method, "alpha", SCHEDULES),
-    "lr_factor": (sections.Method, "lr_factor", SCHEDULES),
-    "normalise": (sections.Method, "normalise", NORMALISATIONS),
-    "backbone": (sections.Training, "backbone", BACKBONES),
-    "augment": (sections.Training, "augment", AUGMENTATIONS),
-    "optimiser": (sections.Training, "optimiser", OPTIMISERS),
-    "kmeans": (sections.Evaluation, "kmeans", KMEANS),
+KINDS: dict[str, tuple[type[base.Section], str, dict[str, Any]]] = {
+    "alpha": (methods.Method, "alpha", SCHEDULES),
+    "lr_factor": (methods.Method, "lr_factor", SCHEDULES),
+    "normalise": (methods.Method, "normalise", NORMALISATIONS),
+    "backbone": (training.Training, "backbone", BACKBONES),
+    "augment": (training.Training, "augment", AUGMENTATIONS),
+    "optimiser": (training.Training, "optimiser", OPTIMISERS),
+    "kmeans": (evaluation.Evaluation, "kmeans", KMEANS),
     "source": (sections.Dataset, "source", SOURCES),
-    "split": (sections.Packing, "split", SPLITS),
+    "split": (data.Packing, "split", SPLITS),
 }
 
 SCALARS = """\
@@ -46,15 +46,15 @@ yes no on off Yes NO On OFF y n true True TRUE false False FALSE tRUE
 """
 
 
-def choices(annotation: Any) -> dict[str, type[sections.Choice]]:
+def choices(annotation: Any) -> dict[str, type[base.Choice]]:
     """The choice classes in a type, by the name that each may have."""
-    if isinstance(annotation, type) and issubclass(annotation, sections.Choice):
+    if isinstance(annotation, type) and issubclass(annotation, base.Choice):
         (name,) = get_args(annotation.model_fields["name"].annotation)
         return {name: annotation}
     return {n: c for part in get_args(annotation) for n, c in choices(part).items()}
 
 
-def configured(kind: str) -> dict[str, type[sections.Choice]]:
+def configured(kind: str) -> dict[str, type[base.Choice]]:
     section, key, _ = KINDS[kind]
     return choices(section.model_fields[key].annotation)
 
@@ -118,11 +118,11 @@ def test_the_names_allowed_are_the_keys_of_the_packages_dict(kind):
 
 
 def test_the_places_of_the_bias_are_those_of_the_classifier():
-    assert get_args(sections.Method.model_fields["bias"].annotation) == BIASES
+    assert get_args(methods.Method.model_fields["bias"].annotation) == BIASES
 
 
 def test_the_warm_ups_are_the_keys_of_their_dict():
-    assert get_args(sections.Training.model_fields["warm_up"].annotation) == tuple(WARM_UPS)
+    assert get_args(training.Training.model_fields["warm_up"].annotation) == tuple(WARM_UPS)
 
 
 OPTIONS = [(kind, name) for kind in KINDS for name in configured(kind)]

@@ -1,0 +1,37 @@
+"""What every section of params.yaml is made of."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+# DVC joins names with `-` into a stage's name and breaks on `@`.
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+
+
+def distinct(values: list[Any]) -> list[Any]:
+    """The values as they came; ValueError if one came twice."""
+    if len(set(values)) < len(values):
+        raise ValueError("each entry only once")
+    return values
+
+
+class Section(BaseModel):
+    """A mapping of params.yaml: no unknown keys, no changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Choice(Section):
+    """A key of one of the package's dicts, with the options of the function it names."""
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name: keyword arguments of the chosen function."""
+        return self.model_dump(exclude={"name"})

@@ -1,0 +1,125 @@
+"""The types of a data set's training: network, optimiser, augmentation."""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.functional_validators import AfterValidator, PlainValidator
+
+from heated.config.base import Choice, Count, NotNegative, Positive, Section, Share
+
+
+class LeNet(Choice):
+    name: Literal["lenet"]
+
+
+class Conv4(Choice):
+    name: Literal["conv4"]
+    width: Count
+
+
+class BatchNorm(Section):
+    momentum: Share
+    eps: Positive
+    frozen: bool
+
+
+class GoogLeNet(Choice):
+    name: Literal["googlenet"]
+    batch_norm: BatchNorm
+
+
+class ResNet50(Choice):
+    name: Literal["resnet50"]
+    batch_norm: BatchNorm
+
+
+class MobileNetV2(Choice):
+    name: Literal["mobilenet_v2"]
+    batch_norm: BatchNorm
+
+
+class Affine(Choice):
+    name: Literal["affine"]
+    degrees: Annotated[float, Field(ge=0, le=180)]
+    scale: Annotated[float, Field(ge=0, lt=1)]
+    shear: Annotated[float, Field(ge=0, lt=90)]
+    shift: Share
+
+
+class Crop(Choice):
+    name: Literal["crop"]
+    size: Count
+
+
+class ResizedCrop(Choice):
+    name: Literal["resized_crop"]
+    size: Count
+    smallest: Annotated[float, Field(gt=0, le=1)]
+    aspect: Annotated[float, Field(ge=1)]
+
+
+class Flip(Choice):
+    name: Literal["flip"]
+    probability: Share
+
+
+class Sgd(Choice):
+    name: Literal["sgd"]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NotNegative
+
+
+class Adam(Choice):
+    name: Literal["adam"]
+    eps: Positive
+    weight_decay: NotNegative
+
+
+class AdamTF(Choice):
+    name: Literal["adam_tf"]
+    eps: Positive
+
+
+def weights_named(value: str) -> str:
+    """The value as it came; ValueError unless it names weights to begin with."""
+    if value not in ("none", "imagenet") and not value.endswith((".safetensors", ".pth")):
+        raise ValueError("none, imagenet, or the path of a .safetensors or .pth file")
+    return value
+
+
+def a_channel(value: Any) -> float | list[float]:
+    """A number, or a list of one a channel; ValueError if it is neither."""
+    each = value if isinstance(value, list) else [value]
+    if not each or not all(type(part) in (int, float) and math.isfinite(part) for part in each):
+        raise ValueError("a finite number, or a list with one a channel")
+    return [float(part) for part in each] if isinstance(value, list) else float(value)
+
+
+def above_0(value: float | list[float]) -> float | list[float]:
+    """The value as it came; ValueError unless all of it is above 0."""
+    if min(value if isinstance(value, list) else [value]) <= 0:
+        raise ValueError("a number above 0, or a list with one a channel")
+    return value
+
+
+PerChannel = Annotated[float | list[float], PlainValidator(a_channel)]
+
+
+class Training(Section):
+    backbone: Annotated[
+        LeNet | Conv4 | GoogLeNet | ResNet50 | MobileNetV2, Field(discriminator="name")
+    ]
+    weights: Annotated[str, AfterValidator(weights_named)]
+    embedding_dim: Count
+    warm_up: Literal["none", "batch_norm", "class_means"]
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    lr: Positive
+    head_lr_factor: Positive
+    optimiser: Annotated[Sgd | Adam | AdamTF, Field(discriminator="name")]
+    augment: list[Annotated[Affine | Crop | ResizedCrop | Flip, Field(discriminator="name")]]
+    watch_every: Count
+    pixel_mean: PerChannel
+    pixel_std: Annotated[PerChannel, AfterValidator(above_0)]
+    precision: Literal["auto", "float32", "bfloat16"]
