@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 NAMES = {
     f"{kind}/{i}.jpg": 10 * n + i
     for n, kind in enumerate(["ape", "bee", "cat", "dog"])
-    for i in range(4)
+    for i in range(5)
 }
 
 
@@ -49,7 +49,7 @@ def test_a_folder_goes_from_params_yaml_to_the_report(project: Project) -> None:
     metrics = json.loads((project.folder / "runs/my-images/hbn/metrics.json").read_text())
     assert set(metrics["recall_at_1"]["seeds"]) == {"3"}
     record = json.loads((project.folder / "runs/my-images/hbn/provenance.json").read_text())
-    assert record["split"]["query"] == {"images": 8, "classes": 2}
+    assert record["split"]["query"] == {"images": 10, "classes": 2}
     page = (project.folder / "report/index.html").read_text(encoding="utf-8")
     assert "my-images" in page
-    assert "8 images of 2 classes, after training on 8 of 2" in page
+    assert "10 images of 2 classes, after training on 10 of 2" in page

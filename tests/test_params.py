@@ -14,8 +14,10 @@ from heated.classifier import BIASES
 from heated.clustering import KMEANS
 from heated.config import base, data, evaluation, methods, sections, training
 from heated.config.reading import ParamsError, parse
+from heated.decoding import CHANNELS
 from heated.normalise import NORMALISATIONS
 from heated.optimisers import OPTIMISERS
+from heated.pretrained import identity
 from heated.schedules import SCHEDULES, values
 from heated.sources import SOURCES
 from heated.splits import SPLITS
@@ -169,8 +171,8 @@ def test_every_normalisation_binds(method):
 
 @pytest.mark.parametrize("dataset", PARAMS.datasets)
 def test_every_network_and_augmentation_and_optimiser_binds(dataset):
-    training, size = PARAMS.datasets[dataset].training, PARAMS.datasets[dataset].packing.size
-    images = torch.rand(2, 1, size, size)
+    training, packing = PARAMS.datasets[dataset].training, PARAMS.datasets[dataset].packing
+    images = torch.rand(2, CHANNELS[packing.colour], packing.size, packing.size)
     for choice in training.augment:
         draws = Draws(torch.Generator(), len(images), slice(None))
         images = AUGMENTATIONS[choice.name](images, draws, **choice.options)
@@ -178,6 +180,7 @@ def test_every_network_and_augmentation_and_optimiser_binds(dataset):
     backbone = training.backbone
     network = BACKBONES[backbone.name](shape, training.embedding_dim, **backbone.options)
     assert network(images).shape == (2, training.embedding_dim)
+    identity(training.weights, backbone.name)
     optimiser = training.optimiser
     stepper = OPTIMISERS[optimiser.name](network.parameters(), lr=training.lr, **optimiser.options)
     assert stepper.param_groups[0]["lr"] == training.lr

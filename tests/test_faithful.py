@@ -1,0 +1,245 @@
+"""The paper's recipes, line by line: what trains on its data sets against the paper's table and the
+authors' code (deep_metric_learning_Inception.py, metric_learning_lenet.py, layers.py)."""
+
+import math
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from heated import config
+from heated.models import Architecture, Model
+from heated.runs import recipe
+from heated.training import Progress, batches
+
+PARAMS = config.load(Path(__file__).parents[1] / "params.yaml")
+PHOTOGRAPHS = ("cub200", "cars196", "sop", "in-shop")
+CLASSES = {"cub200": 100, "cars196": 98, "sop": 11318, "in-shop": 3997, "mnist": 10}
+LR = {"cub200": 0.004, "cars196": 0.004, "sop": 0.01, "in-shop": 0.01, "mnist": 0.001}
+EPOCHS = {**dict.fromkeys(PHOTOGRAPHS, 80), "mnist": 100}
+HEATED = 19  # epochs, the last ones
+
+
+def settings(dataset, method):
+    training = PARAMS.datasets[dataset].training.model_dump()
+    return recipe(training | PARAMS.methods[method].model_dump())
+
+
+@cache
+def begun(dataset, method):
+    """A training before its first step, without ImageNet's weights."""
+    given, packing = settings(dataset, method), PARAMS.datasets[dataset].packing
+    shape = (packing.size, packing.size, 1 if packing.colour == "grey" else 3)
+    torch.manual_seed(0)
+    model = Model(Architecture.of(given, image_shape=shape, num_classes=CLASSES[dataset]))
+    return Progress.begin(model, given["optimiser"], head_lr_factor=given["head_lr_factor"])
+
+
+# --- epochs, alpha, learning rate ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["sm", "ls", "ln", "bn"])
+@pytest.mark.parametrize("dataset", CLASSES)
+def test_a_method_that_is_not_heated_keeps_alpha_and_lr(dataset, method):
+    given = settings(dataset, method)
+    assert given["alphas"] == [1 if method in ("sm", "ls") else 16] * EPOCHS[dataset]
+    assert given["lrs"] == [LR[dataset]] * EPOCHS[dataset]
+
+
+@pytest.mark.parametrize("method", ["hln", "hbn"])
+@pytest.mark.parametrize("dataset", CLASSES)
+def test_a_heated_method_has_a_quarter_of_alpha_and_a_tenth_of_lr_in_the_last_19_epochs(
+    dataset, method
+):
+    given = settings(dataset, f"{method}-mnist" if dataset == "mnist" else method)
+    before = EPOCHS[dataset] - HEATED
+    assert given["alphas"] == [16] * before + [16 * 0.25] * HEATED
+    assert given["lrs"] == pytest.approx([LR[dataset]] * before + [LR[dataset] * 0.1] * HEATED)
+
+
+@pytest.mark.parametrize("method", ["hln", "hbn"])
+def test_mnists_methods_differ_in_the_moment_of_heating_only(method):
+    here, there = (PARAMS.methods[name].model_dump() for name in (method, f"{method}-mnist"))
+    for schedule in ("alpha", "lr_factor"):
+        assert here[schedule].pop("at") == 0.7625
+        assert there[schedule].pop("at") == 0.815
+    assert here == there
+
+
+def test_only_ls_smooths_labels_by_a_tenth():
+    smoothing = {name: method.label_smoothing for name, method in PARAMS.methods.items()}
+    assert smoothing.pop("ls") == 0.1
+    assert set(smoothing.values()) == {0}
+
+
+# --- batches and images ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dataset", CLASSES)
+def test_a_batch_is_32_photographs_or_128_digits_and_the_last_partial_one_is_used(dataset):
+    size = settings(dataset, "bn")["batch_size"]
+    assert size == (128 if dataset == "mnist" else 32)
+    assert [len(piece) for piece in batches(torch.arange(2 * size + 5), size)] == [size, size, 5]
+
+
+@pytest.mark.parametrize("dataset", PHOTOGRAPHS)
+def test_photographs_are_squashed_to_256_and_cropped_to_224_with_a_flip_of_half_of_them(dataset):
+    packing, given = PARAMS.datasets[dataset].packing, settings(dataset, "bn")
+    assert (packing.size, packing.fit, packing.filter) == (256, "squash", "lanczos")
+    assert (packing.split.name, packing.validation, packing.damaged) == ("source", None, 0)
+    assert given["augment"] == [
+        {"name": "crop", "size": 224},
+        {"name": "flip", "probability": 0.5},
+    ]
+
+
+@pytest.mark.parametrize("dataset", CLASSES)
+def test_pixels_go_from_minus_1_to_1(dataset):
+    model = begun(dataset, "bn").model
+    shape = model.architecture.image_shape
+    for value, expected in ((0, -1), (255, 1)):
+        prepared = model.prepare(torch.full((1, *shape), value, dtype=torch.uint8))
+        assert prepared.unique().tolist() == [expected]
+
+
+def test_digits_are_not_augmented():
+    assert settings("mnist", "bn")["augment"] == []
+
+
+# --- optimiser -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dataset", CLASSES)
+def test_every_parameter_learns_at_one_rate_without_weight_decay(dataset):
+    progress = begun(dataset, "bn")
+    groups = progress.optimiser.param_groups
+    held = [parameter for group in groups for parameter in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in progress.model.parameters()}
+    assert all(parameter.requires_grad for parameter in held)
+    assert settings(dataset, "bn")["head_lr_factor"] == 1
+    assert {group["weight_decay"] for group in groups} == {0}
+
+
+@pytest.mark.parametrize("dataset", ["cub200", "cars196"])
+def test_birds_and_cars_train_by_sgd_with_momentum(dataset):
+    optimiser = begun(dataset, "bn").optimiser
+    assert isinstance(optimiser, torch.optim.SGD)
+    for group in optimiser.param_groups:
+        assert (group["momentum"], group["dampening"], group["nesterov"]) == (0.9, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "epsilon"), [("sop", 0.01), ("in-shop", 0.01), ("mnist", 1e-8)]
+)
+def test_products_and_digits_train_by_tensorflows_adam(dataset, epsilon):
+    optimiser = begun(dataset, "bn").optimiser
+    assert isinstance(optimiser, torch.optim.Adam)
+    assert optimiser.epsilon_hat == (1e-8 if dataset == "mnist" else 0.01)
+    for group in optimiser.param_groups:
+        assert group["betas"] == (0.9, 0.999)
+        assert not group["amsgrad"]
+
+
+# --- network ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dataset", PHOTOGRAPHS)
+def test_photographs_go_through_googlenet_with_imagenets_weights_to_64_dimensions(dataset):
+    model, given = begun(dataset, "bn").model, settings(dataset, "bn")
+    assert type(model.network).__name__ == "GoogLeNet"
+    assert (model.network.fc.in_features, model.network.fc.out_features) == (1024, 64)
+    assert not any(isinstance(layer, nn.Dropout) and layer.p for layer in used(model.network))
+    assert (given["weights"], given["precision"]) == ("imagenet", "float32")
+    assert given["warm_up"] == ("batch_norm" if dataset[0] == "c" else "class_means")
+
+
+def used(network):
+    """The layers that images go through."""
+    layers = []
+    hooks = [
+        layer.register_forward_hook(lambda layer, *_: layers.append(layer))
+        for layer in network.modules()
+    ]
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, 3, 224, 224))
+    for hook in hooks:
+        hook.remove()
+    return layers
+
+
+@pytest.mark.parametrize("dataset", PHOTOGRAPHS)
+def test_all_batch_norm_is_trained_with_the_authors_decay_and_epsilon(dataset):
+    layers = [
+        m for m in begun(dataset, "bn").model.network.modules() if "BatchNorm" in repr(m)[:20]
+    ]
+    assert len(layers) == 57  # of GoogLeNet with batch norm after each convolution
+    for layer in layers:
+        assert type(layer) is nn.BatchNorm2d
+        assert layer.momentum == pytest.approx(1 - 0.95)
+        assert layer.eps == 1e-3
+        assert layer.weight.requires_grad
+        assert layer.bias.requires_grad
+
+
+def test_digits_go_through_lenet_to_2_dimensions_without_batch_norm_or_dropout():
+    layers = [type(m).__name__ for m in begun("mnist", "sm").model.network if list(m.parameters())]
+    assert layers == ["Conv2d", "Conv2d", "Linear", "Linear"]
+    network = begun("mnist", "sm").model.network
+    shapes = [tuple(p.shape) for name, p in network.named_parameters() if "weight" in name]
+    assert shapes == [(32, 1, 5, 5), (64, 32, 5, 5), (500, 64 * 7 * 7), (2, 500)]
+    assert (settings("mnist", "sm")["weights"], settings("mnist", "sm")["warm_up"]) == (
+        "none",
+        "none",
+    )
+
+
+# --- classifier ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["bn", "hbn"])
+@pytest.mark.parametrize("dataset", PHOTOGRAPHS)
+def test_the_bottlenecks_batch_norm_has_a_shift_and_no_scale(dataset, method):
+    normalise = begun(dataset, method).model.head.normalise
+    assert not normalise.standardise.affine
+    assert (normalise.standardise.momentum, normalise.standardise.eps) == (0.05, 1e-3)
+    assert normalise.shift.requires_grad
+    assert normalise.shift.tolist() == [0] * 64
+
+
+@pytest.mark.parametrize("method", ["sm", "ls", "ln", "hln", "bn", "hbn"])
+def test_there_is_a_bias_of_0_outside_alpha(method):
+    head = begun("cub200", method).model.head
+    assert head.bias.tolist() == [0] * 100
+    assert head.bias.requires_grad
+    assert not head.bias_inside
+
+
+def test_the_bottleneck_and_the_classes_begin_with_the_authors_deviations():
+    model = begun("sop", "bn").model
+    assert model.network.fc.weight.std().item() == pytest.approx(math.sqrt(2 / 1024), rel=0.02)
+    assert model.network.fc.bias.tolist() == [0] * 64
+    classes = model.head.weight
+    assert classes.std().item() == pytest.approx(math.sqrt(1 / 64), rel=0.02)
+    # a normal distribution cut off at two deviations and widened to the variance asked for
+    assert classes.abs().max().item() == pytest.approx(2 / 0.87962566 / 8, rel=0.01)
+
+
+# --- evaluation ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dataset", "recall_at", "restarts"),
+    [
+        ("cub200", [1, 2, 4, 8], 10),
+        ("cars196", [1, 2, 4, 8], 10),
+        ("sop", [1, 10, 100, 1000], 1),
+        ("in-shop", [1, 10, 20, 30], 1),
+        ("mnist", [1, 2, 4, 8], 10),
+    ],
+)
+def test_the_papers_ranks_and_restarts_of_k_means(dataset, recall_at, restarts):
+    evaluation = PARAMS.datasets[dataset].evaluation
+    assert evaluation.recall_at == recall_at
+    assert evaluation.kmeans.model_dump() == {"name": "scikit-learn", "restarts": restarts}
