@@ -13,6 +13,7 @@ import argparse
 import io
 import json
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
@@ -133,9 +134,11 @@ def alone(function: Callable[..., dict[str, float]], *arguments: Any) -> dict[st
 
 
 def bench(name: str, archive: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Images a second of ours and of Pillow, their ratios, also of what they keep the processors
-    busy (which other work on the machine moves less), and our peak of memory."""
+    """Images a second of ours and of Pillow, their ratios, also of the fastest runs and
+    of what keeps the processors busy (which other work on the machine moves less), our peak of
+    memory, and the load before."""
     runs: dict[str, list[dict[str, float]]] = {"ours": [], "pillow": []}
+    load = os.getloadavg()[0]
     for _ in range(options.repeats):
         runs["ours"].append(alone(ours, archive, options.size, options.workers))
         runs["pillow"].append(alone(plain, archive, options.size))
@@ -150,8 +153,10 @@ def bench(name: str, archive: Path, options: argparse.Namespace) -> dict[str, An
         "images_a_second": len(sizes) / statistics.median(seconds["ours"]),
         "pillow_images_a_second": len(sizes) / statistics.median(seconds["pillow"]),
         "ratio_to_pillow": ratio(seconds["pillow"], seconds["ours"]),
+        "ratio_of_fastest": min(seconds["pillow"]) / min(seconds["ours"]),
         "ratio_to_pillow_with_loading": ratio(seconds["pillow"], loaded),
         "processor_ratio_to_pillow": ratio(busy["pillow"], busy["ours"]),
+        "load_before": load,
         "loading_seconds": statistics.median(run["loading"] for run in runs["ours"]),
         "peak_mib": max(run["peak"] for run in runs["ours"]),
     }
