@@ -57,3 +57,22 @@ def test_training_is_measured_beside_its_limit_and_torchvisions_parts(tmp_path):
     for name in ("images_a_second", "ratio_to_limit", "ratio_to_peer"):
         assert figures[f"conv4_{name}"] > 0
     assert figures["conv4_precision"] == "float32"
+
+
+def test_packing_is_measured_beside_pillow(tmp_path):
+    random = np.random.default_rng(0)
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for number in range(20):
+            buffer = io.BytesIO()
+            pixels = random.integers(256, size=(40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(buffer, "JPEG")
+            archive.writestr(f"{number % 4:03}.class/{number:04}.jpg", buffer.getvalue())
+    size = ("--images", str(tmp_path / "images.zip"), "--count", "400", "--size", "32")
+    figures = ran(
+        "pack.py", *size, "--repeats", "1", "--workers", "1", "--json", str(tmp_path / "f.json")
+    )
+    assert (figures["zip_images"], figures["photographs_images"]) == (20, 400)
+    for name in ("zip", "photographs"):
+        assert figures[f"{name}_ratio_to_pillow"] > 0
+        assert figures[f"{name}_processor_ratio_to_pillow"] > 0
+        assert 0 < figures[f"{name}_peak_mib"] < 1024

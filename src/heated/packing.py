@@ -98,8 +98,9 @@ def pack(
     work = folder.with_name(f".{folder.name}.partial")
     with alone(work, folder):
         progress = begun(work, shape, fingerprint(samples, source, square.keywords))
-        with one_thread() if colour == "rgb" else nullcontext():
-            fill(work, samples, progress, square, workers)
+        if progress.done < len(samples.labels):
+            with one_thread() if colour == "rgb" else nullcontext():
+                fill(work, samples, progress, square, workers)
         left_out = allowed(progress.damaged, samples, damaged)
         write_index(work / "index.npz", samples, split, left_out)
         with whole(folder) as temporary:
