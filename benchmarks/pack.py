@@ -22,7 +22,7 @@ import zipfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -34,7 +34,7 @@ from PIL import Image
 
 from heated.environment import environment
 from heated.packing import pack
-from heated.sources.images import samples_of
+from heated.sources.images import in_directories
 from heated.splits import split
 
 DISTINCT, WIDTH, HEIGHT = 300, 500, 375  # synthetic photographs
@@ -72,19 +72,13 @@ def photographs(path: Path, count: int) -> None:
             archive.writestr(name, distinct[number % len(distinct)])
 
 
-def by_folder(name: str) -> str | None:
-    """The class of an image: its folder."""
-    path = PurePosixPath(name)
-    return path.parent.name if path.suffix == ".jpg" else None
-
-
 def ours(archive: Path, folder: Path, size: int, workers: int) -> dict[str, float]:
     """Seconds of loading and of packing, those of all processors, the peak of memory in MiB."""
     started = time.perf_counter()
     import torchvision.io  # noqa: F401
 
     loaded, busy = time.perf_counter(), time.process_time()
-    samples = samples_of([archive], by_folder)
+    samples = in_directories(archive, str)
     pack(
         samples,
         split(samples, "halves"),
