@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from heated import config, embedding, models, packing
+from heated import config, embedding, models, unpacking
 from heated.command import run
 from heated.devices import prepared
 from heated.feeding import Mapped
@@ -14,7 +14,7 @@ from heated.files import required, whole, write_arrays
 def main(packed: Path, trained: Path, embeddings: Path) -> None:
     """`trained`: folder of seed-<s>.safetensors; `embeddings`: folder for seed-<s>.npz."""
     device = prepared(config.load().run.threads)
-    data = packing.unpack(packed)
+    data = unpacking.unpack(packed)
     tested = data.split.query | data.split.gallery
     numbers = np.flatnonzero(tested)
     images, labels = Mapped(data.images, numbers, device), data.labels[numbers]

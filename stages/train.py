@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from heated import config, packing, provenance, runs
+from heated import config, provenance, runs, unpacking
 from heated.command import run
 from heated.devices import precision, prepared
 from heated.distributed import first, output
@@ -20,8 +20,8 @@ def main(dataset: str, method: str, packed: Path, models: Path, history: Path, m
     settings = {name: common | each.model_dump() for name, each in params.methods.items()}
     trained = runs.Run(
         runs.recipe(settings[method]),
-        packing.unpack(packed),
-        packing.digest(packed),
+        unpacking.unpack(packed),
+        unpacking.digest(packed),
         device,
         project_root() / "checkpoints",
         others=[runs.recipe(settings[name]) for name in params.run.methods],

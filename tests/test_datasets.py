@@ -9,7 +9,7 @@ import pytest
 from server import Answer
 from test_layouts import SETS
 
-from heated import copies, packing
+from heated import copies, packing, unpacking
 from heated.downloading import Checksum, connection, gather
 from heated.sources import SOURCES
 from heated.splits import split
@@ -49,7 +49,7 @@ def test_a_data_set_comes_whole_from_a_faulty_server(site, tmp_path, monkeypatch
     samples = source.read(raw)
     parted = split(samples, "source")
     packing.pack(samples, parted, tmp_path / "packed", **SHOWN, workers=2, source=raw)
-    data = packing.unpack(tmp_path / "packed")
+    data = unpacking.unpack(tmp_path / "packed")
     assert data.images.shape == (len(classes), 16, 16, 3)
     assert [data.class_names[label] for label in data.labels] == list(classes.values())
     assert tuple(mask.sum() for mask in data.split.masks().values()) == counts
@@ -103,7 +103,7 @@ def test_a_real_set_has_its_counts_once_packed(mirror, tmp_path, name):
     samples = source.read(raw)
     parted = split(samples, rule, **rule_options)
     packing.pack(samples, parted, tmp_path / "packed", **SHOWN, workers=2, source=raw)
-    data = packing.unpack(tmp_path / "packed")
+    data = unpacking.unpack(tmp_path / "packed")
     for mask, (images, classes) in ((data.split.train, train), (data.split.query, test)):
         assert mask.sum() == images
         assert len(np.unique(data.labels[mask])) == classes

@@ -16,9 +16,10 @@ from PIL import Image
 from heated import packing
 from heated.errors import InputError
 from heated.files import read_json
-from heated.packing import digest, pack, unpack
+from heated.packing import pack
 from heated.samples import Samples
 from heated.splits import split
+from heated.unpacking import digest, unpack
 
 GREY = np.random.default_rng(0).integers(0, 256, (10, 12, 12), dtype=np.uint8)
 COLOUR = np.random.default_rng(1).integers(0, 256, (10, 9, 14, 3), dtype=np.uint8)
@@ -120,14 +121,6 @@ def test_images_of_many_sizes_become_one_array(tmp_path):
     assert images.shape == (10, 7, 7, 1)
     for i, image in enumerate(images):
         assert set(image.ravel()) == {9 * i}
-
-
-def test_a_part_is_the_masked_images_and_labels_in_their_order(tmp_path):
-    data = packed(samples(GREY), tmp_path / "packed")
-    mask = np.array([False, True, False, False, True, False, False, False, True, False])
-    images, labels = data.part(mask)
-    np.testing.assert_array_equal(images, GREY[[1, 4, 8], ..., None])
-    assert labels.tolist() == [1, 0, 3]
 
 
 def test_the_former_folder_stays_until_the_new_one_is_whole(tmp_path):

@@ -6,9 +6,9 @@ from safetensors.torch import save_file
 from heated.backbones import BACKBONES
 from heated.checkpoints import Lock
 from heated.models import load
-from heated.packing import Packed
 from heated.runs import Run, recipe
 from heated.samples import Split
+from heated.unpacking import Packed
 
 CPU = torch.device("cpu")
 BATCH = {"name": "batch", "momentum": 0.05, "eps": 1e-3}

@@ -1,6 +1,6 @@
-"""A data set as two files: images.npy, uint8 (N, H, W, C), to be memory-mapped, and index.npz
-(labels (N,) int64, class_names (C,) str, the masks of the split, (N,) bool, what is `tested`, and
-the names of images left out as `damaged`).
+"""A data set packed into two files: images.npy, uint8 (N, H, W, C), to be memory-mapped, and
+index.npz (labels (N,) int64, class_names (C,) str, the masks of the split, (N,) bool, what is
+`tested`, and the names of images left out as `damaged`).
 
 What is packed so far lies in `.<folder>.partial` beside the folder, which DVC does not remove
 before it runs a stage again; the next call goes on there.
@@ -31,15 +31,13 @@ from heated import decoding
 from heated.decoding import CHANNELS, DamagedImage, decode, one_thread
 from heated.errors import InputError
 from heated.files import (
-    read_arrays,
     read_json,
-    required,
     sha256,
     whole,
     write_arrays,
     write_json,
 )
-from heated.samples import Content, Mask, Samples, Split
+from heated.samples import Content, Samples, Split
 from heated.splits import check
 
 Decoded = tuple[int, NDArray[np.uint8] | DamagedImage]  # an image's number, and what came of it
@@ -48,20 +46,6 @@ PIECE = 8  # images that a thread decodes at a time
 KEPT_EVERY = 1000  # images, after which a killed call is taken up at most so many back
 TOLD = 20  # damaged images that are named
 MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A packed data set; `images` is a read-only memory map."""
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    class_names: tuple[str, ...]
-    split: Split
-
-    def part(self, mask: Mask) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Images and labels of the masked samples, in their order."""
-        return self.images[mask], self.labels[mask]
 
 
 @dataclass
@@ -253,24 +237,3 @@ def write_index(path: Path, samples: Samples, split: Split, left_out: NDArray[np
         damaged=np.array([samples.names[number] for number in left_out], dtype=np.str_),
         **masks,
     )
-
-
-def unpack(folder: Path) -> Packed:
-    """What `pack` wrote; FileNotFoundError that names the stage to run when it is not there."""
-    index = read_arrays(required(folder / "index.npz", "split"))
-    return Packed(
-        images=np.load(required(folder / "images.npy", "split"), mmap_mode="r"),
-        labels=index["labels"],
-        class_names=tuple(index["class_names"].tolist()),
-        split=Split(
-            train=index["train"],
-            query=index["query"],
-            gallery=index["gallery"],
-            tested=str(index["tested"]),
-        ),
-    )
-
-
-def digest(folder: Path) -> str:
-    """One SHA-256 for a packed data set: of its two files' own."""
-    return f"{sha256(folder / 'images.npy')[:32]}{sha256(folder / 'index.npz')[:32]}"

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from heated.environment import environment, source_commit
-from heated.packing import Packed
 from heated.runs import Run
+from heated.unpacking import Packed
 
 Record = dict[str, Any]
 

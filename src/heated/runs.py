@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from heated import models, packing, pretrained
+from heated import models, pretrained, unpacking
 from heated.checkpoints import Checkpoints, Lock, code_digest, fingerprint, partings
 from heated.distributed import agreed, first
 from heated.embedding import embed
@@ -67,7 +67,7 @@ class Run:
     epoch, up to `budget` MiB."""
 
     recipe: Recipe
-    data: packing.Packed
+    data: unpacking.Packed
     digest: str
     device: torch.device
     folder: Path
