@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from heated.devices import precision
+from heated.devices import keep_memory, precision
 from heated.environment import environment
 from heated.feeding import Held
 from heated.models import Architecture, Model
@@ -169,10 +169,12 @@ def otherwise(
 
 
 def measured(epochs: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each repeat, in turn; the first of each is not counted."""
+    """Seconds of each repeat, in turn; the first of each is not counted. The others' memory is as
+    the C library has it."""
     seconds: dict[str, list[float]] = {name: [] for name in epochs}
     for repeat in range(repeats + 1):
         for name, epoch in epochs.items():
+            keep_memory(name != "otherwise")
             started = time.perf_counter()
             epoch()
             if repeat:

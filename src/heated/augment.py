@@ -64,9 +64,9 @@ def affine(
         sin * slant + cos,
         2 * shift * drawn[4],
     ]
-    theta = torch.stack(rows, dim=1).view(-1, 2, 3).to(images.device, images.dtype)
+    theta = torch.stack(rows, dim=1).view(-1, 2, 3).to(images.device)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+    return F.grid_sample(images.float(), grid, align_corners=False)
 
 
 def crop(images: Tensor, draws: Draws | None, *, size: int) -> Tensor:
@@ -112,8 +112,8 @@ def resized_crop(
     zero = torch.zeros_like(width)
     theta = torch.stack([width, zero, left, zero, height, top], dim=1).view(-1, 2, 3)
     shape = [len(images), images.shape[1], size, size]
-    grid = F.affine_grid(theta.to(images.dtype), shape, align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    grid = F.affine_grid(theta, shape, align_corners=False)
+    return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
 
 
 def flip(images: Tensor, draws: Draws | None, *, probability: float) -> Tensor:
@@ -132,12 +132,12 @@ def prepare(
     mean: float | Tensor,
     std: float | Tensor,
 ) -> Tensor:
-    """(N, H, W, C) uint8 -> (N, C, H', W') float32: [0, 1], each step, then (x - mean) / std, which
-    are numbers or tensors (C, 1, 1)."""
-    batch = images.permute(0, 3, 1, 2).float() / 255
+    """(N, H, W, C) uint8 -> (N, C, H', W') float32: each step, then (x / 255 - mean) / std, of
+    numbers or tensors (C, 1, 1). Bytes stay bytes until a step blends pixels."""
+    batch = images.permute(0, 3, 1, 2)
     for name, options in steps:
         batch = AUGMENTATIONS[name](batch, draws, **options)
-    return (batch - mean) / std
+    return batch.float().div_(255 * std).sub_(mean / std)
 
 
 AUGMENTATIONS: dict[str, Callable[..., Tensor]] = {

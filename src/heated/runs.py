@@ -17,6 +17,7 @@ from torch import Tensor
 
 from heated import models, pretrained, unpacking
 from heated.checkpoints import Checkpoints, Lock, code_digest, fingerprint, partings
+from heated.devices import keep_memory
 from heated.distributed import agreed, first
 from heated.embedding import embed
 from heated.feeding import Mapped, feed
@@ -125,6 +126,7 @@ class Run:
         """What became of each seed, whose model is then `folder / seed-<s>.safetensors`. A seed
         that another process has in hand comes later; if all are, the first is waited for.
         FloatingPointError when the loss of a seed was no longer finite, after the other seeds."""
+        keep_memory(True)
         folder.mkdir(exist_ok=True)
         done: dict[int, dict[str, Any]] = {}
         failed: dict[int, str] = {}
