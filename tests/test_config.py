@@ -124,13 +124,14 @@ BAD = {
         "methods: [sm, ls,",
         "methods: [sm, hlnn, ls,",
         "run.methods.1: came 'hlnn'; allowed: the keys of methods (sm, ls, ln, ln-drop, ln-heat, "
-        "hln, bn, bn-drop, bn-heat, hbn); did you mean 'hln'?",
+        "hln, bn, bn-drop, bn-heat, hbn, hln-mnist, hbn-mnist); did you mean 'hln'?",
     ),
     "unknown data set": (
         "datasets: [digits]",
-        "datasets: [omniglot]",
-        "run.datasets.0: came 'omniglot'; allowed: the keys of datasets (digits, omniglot-small); "
-        "did you mean 'omniglot-small'?",
+        "datasets: [omniglott]",
+        "run.datasets.0: came 'omniglott'; allowed: the keys of datasets (digits, omniglot-small, "
+        "cub200, cars196, sop, in-shop, mnist, omniglot, cub200-tuned, cars196-tuned, sop-tuned); "
+        "did you mean 'omniglot'?",
     ),
     "unknown schedule": (
         STEP,
