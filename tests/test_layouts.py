@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 import layouts
 import numpy as np
 import pytest
-from heated.decoding import decode
 
 from heated import copies
+from heated.decoding import decode
 from heated.errors import InputError
 from heated.sources import SOURCES, cars196, cub200, in_shop, mnist, omniglot, sop
 from heated.sources.source import Source
