@@ -1,0 +1,96 @@
+"""The length of a sample's gradient dl/df against alpha, in closed form (paper, eqs. 2 and 3).
+
+f is the normalised embedding, as the classifier sees it. Weights, bias and embeddings are those of
+a trained model, whatever its own alpha; only alpha varies.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from heated.classifier import HeatedSoftmax
+from heated.errors import InputError
+
+ENTRIES = 2**22  # logits at a time, 32 MiB of float64; the result does not depend on it
+
+
+def gradient_norms(
+    head: HeatedSoftmax, normalised: Tensor, labels: Tensor, alphas: Sequence[float]
+) -> Tensor:
+    """(N, A) float64: alpha ||sum_m (p_m - q_m) w_m|| of each sample alone, at each alpha.
+
+    normalised: (N, D); labels: (N,) int64 in [0, C). p: softmax, with the bias where the classifier
+    has it; q: the labels, smoothed as it has it; w: its weights, of unit length where it makes them
+    so. The classifier's own alpha does not matter. InputError for an alpha that is not finite and
+    above 0, and for labels or dimensions that are not the classifier's.
+    """
+    if not all(0 < alpha < float("inf") for alpha in alphas):
+        raise InputError(f"alphas: came {list(alphas)}; allowed: finite numbers above 0")
+    bias = 0 if head.bias is None or head.bias_inside else head.bias.detach().double()
+    norms = [
+        [alpha * pulls(head, (alpha * scores + bias).softmax(dim=1), classes) for alpha in alphas]
+        for scores, classes in blocks(head, normalised, labels)
+    ]
+    return torch.cat([torch.stack(each, dim=1) for each in norms])
+
+
+def final_slopes(head: HeatedSoftmax, normalised: Tensor, labels: Tensor) -> Tensor:
+    """(N,) float64: what the gradient's norm / alpha tends to as alpha grows, where p is all on the
+    class of the largest score: ||w_max - w_y|| of a misclassified sample, 0 of a correct one. With
+    smoothed labels w_y is (1 - s) w_y + s mean(w), so that it is not 0 of a correct one either."""
+    classes = len(head.weight)
+    slopes = [
+        pulls(head, F.one_hot(scores.argmax(dim=1), classes).double(), own)
+        for scores, own in blocks(head, normalised, labels)
+    ]
+    return torch.cat(slopes)
+
+
+def pulls(head: HeatedSoftmax, probabilities: Tensor, labels: Tensor) -> Tensor:
+    """(N,): ||sum_m (p_m - q_m) w_m||, of probabilities (N, C) float64."""
+    own = labels[:, None]
+    errors = (probabilities - head.label_smoothing / len(head.weight)).scatter_(1, own, 0)
+    # they sum to 0: so the label's keeps its digits where its probability is nearly 1
+    errors.scatter_(1, own, -errors.sum(dim=1, keepdim=True))
+    return (errors @ weights(head)).norm(dim=1)
+
+
+def weights(head: HeatedSoftmax) -> Tensor:
+    """(C, D) float64: class weights as they meet the normalised embedding."""
+    raw = head.weight.detach().double()
+    return F.normalize(raw, dim=1) if head.normalise.unit_weights else raw
+
+
+def margins(head: HeatedSoftmax, normalised: Tensor, labels: Tensor) -> Tensor:
+    """(N,) float64: a sample's score of its own class less the best of the others. Above 0 it is
+    classified correctly.
+
+    By what alpha multiplies, the cosine, and not by the logits at the model's own alpha: so a
+    sample's kind does not hang on alpha, and says what its gradient comes to as alpha grows.
+    """
+    found = []
+    for scores, own in blocks(head, normalised, labels):
+        right = scores.gather(1, own[:, None])[:, 0]
+        found.append(right - scores.scatter_(1, own[:, None], -torch.inf).amax(dim=1))
+    return torch.cat(found)
+
+
+def blocks(
+    head: HeatedSoftmax, normalised: Tensor, labels: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """A few samples at a time: (B, C) float64 scores, which are what alpha multiplies: z, or z + b
+    with the bias inside; and (B,) labels. At least one block."""
+    classes, dim = head.weight.shape
+    outside = int(((labels < 0) | (labels >= classes)).sum())
+    if normalised.shape != (*labels.shape, dim) or outside:
+        raise InputError(
+            f"came embeddings {tuple(normalised.shape)} and labels {tuple(labels.shape)}, {outside} "
+            f"of them out of range; allowed: (N, {dim}) and (N,) in [0, {classes}), of what the "
+            "model was trained on"
+        )
+    bias = head.bias.detach().double() if head.bias is not None and head.bias_inside else 0
+    size = max(1, ENTRIES // classes)
+    for embeddings, own in zip(normalised.split(size), labels.split(size), strict=True):
+        yield embeddings.double() @ weights(head).T + bias, own

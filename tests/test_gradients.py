@@ -1,0 +1,207 @@
+"""The closed form of the gradient against autograd, and what becomes of it as alpha grows."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import one_hot
+
+from heated import gradients
+from heated.classifier import BIASES, HeatedSoftmax
+from heated.errors import InputError
+from heated.gradients import final_slopes, gradient_norms, margins
+from heated.normalise import NORMALISATIONS
+
+N, C, D = 12, 4, 5
+ALPHAS = [0.25, 1.0, 4.0, 16.0, 60.0]
+CASES = [
+    (normalise, bias, smoothing)
+    for normalise in NORMALISATIONS
+    for bias in BIASES
+    for smoothing in (0.0, 0.1)
+]
+
+
+def built(normalise="l2", *, bias="outside", smoothing=0.0, seed=0):
+    """A head in float64, in eval mode, whose bias, shift and statistics are not 0."""
+    torch.manual_seed(seed)
+    head = HeatedSoftmax(C, D, normalise=normalise, bias=bias, label_smoothing=smoothing).double()
+    with torch.no_grad():
+        for vector in (head.bias, *head.normalise.parameters()):
+            if vector is not None:
+                vector.normal_(std=0.5)
+    head.logits(torch.randn(64, D).double() + 1)
+    return head.eval()
+
+
+def samples(head, size=N, seed=1):
+    """Normalised embeddings and labels, some right and some wrong."""
+    generator = torch.Generator().manual_seed(seed)
+    raw = torch.randn(size, D, generator=generator, dtype=torch.float64)
+    labels = torch.randint(C, (size,), generator=generator)
+    return head.normalise(raw).detach(), labels
+
+
+def differentiated(head, raw, label, alpha):
+    """||dl/df|| of one sample, by autograd through the classifier as it is trained."""
+    seen = []
+    hook = head.normalise.register_forward_hook(lambda *arguments: seen.append(arguments[-1]))
+    head.alpha = alpha
+    loss = head(raw[None].clone().requires_grad_(), label[None])
+    hook.remove()
+    return torch.autograd.grad(loss, seen[0])[0].norm().item()
+
+
+def difference(head, labels, others):
+    """||w_other - w_y|| of weights as the classifier uses them."""
+    weight = head.weight.detach()
+    if head.normalise.unit_weights:
+        weight = weight / weight.norm(dim=1, keepdim=True)
+    return (weight[others] - weight[labels]).norm(dim=1)
+
+
+@pytest.mark.parametrize(("normalise", "bias", "smoothing"), CASES)
+def test_the_closed_form_is_autograds_gradient_of_each_sample_alone(normalise, bias, smoothing):
+    head = built(normalise, bias=bias, smoothing=smoothing)
+    raw = torch.randn(N, D, dtype=torch.float64)
+    labels = torch.arange(N) % C
+    expected = [[differentiated(head, raw[i], labels[i], a) for a in ALPHAS] for i in range(N)]
+    norms = gradient_norms(head, head.normalise(raw).detach(), labels, ALPHAS)
+    assert norms.dtype == torch.float64
+    np.testing.assert_allclose(norms.numpy(), expected, rtol=1e-9, atol=1e-12)
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    alpha=st.floats(0.01, 100),
+    normalise=st.sampled_from(list(NORMALISATIONS)),
+    bias=st.sampled_from(BIASES),
+    smoothing=st.floats(0, 0.5),
+)
+def test_no_gradient_is_longer_than_alpha_times_twice_the_longest_weight(
+    seed, alpha, normalise, bias, smoothing
+):
+    head = built(normalise, bias=bias, smoothing=smoothing, seed=seed)
+    norms = gradient_norms(head, *samples(head, seed=seed), [alpha])
+    longest = head.weight.norm(dim=1).max().item() if normalise == "none" else 1
+    assert (norms >= 0).all()
+    assert norms.max() <= 2 * alpha * longest * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("normalise", NORMALISATIONS)
+def test_the_models_own_alpha_does_not_matter(normalise):
+    head = built(normalise)
+    before = gradient_norms(head, *samples(head), ALPHAS)
+    head.alpha = 3
+    assert torch.equal(gradient_norms(head, *samples(head), ALPHAS), before)
+
+
+@pytest.mark.parametrize("entries", [1, 3 * C, 5 * C])
+def test_the_size_of_blocks_changes_nothing(monkeypatch, entries):
+    head = built("batch")
+    functions = (lambda *of: gradient_norms(*of, ALPHAS), final_slopes, margins)
+    before = [function(head, *samples(head)) for function in functions]
+    monkeypatch.setattr(gradients, "ENTRIES", entries)
+    for function, expected in zip(functions, before, strict=True):
+        torch.testing.assert_close(function(head, *samples(head)), expected, rtol=1e-12, atol=1e-15)
+
+
+def test_alphas_stand_in_the_order_they_came():
+    head = built()
+    there, back = (gradient_norms(head, *samples(head), each) for each in (ALPHAS, ALPHAS[::-1]))
+    assert torch.equal(there, back.flip(1))
+
+
+@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize("normalise", NORMALISATIONS)
+def test_correct_samples_fall_to_0_and_misclassified_ones_grow_by_a_constant(normalise, bias):
+    head = built(normalise, bias=bias)
+    normalised, labels = samples(head, size=200)
+    ahead = margins(head, normalised, labels)
+    slopes = gradient_norms(head, normalised, labels, [1e6])[:, 0] / 1e6
+    clear = ahead.abs() > 1e-4
+    right, wrong = clear & (ahead > 0), clear & (ahead < 0)
+    assert min(right.sum(), wrong.sum()) > 10
+    scores = normalised @ gradients.weights(head).T
+    if bias == "inside":
+        scores = scores + head.bias.detach()
+    expected = difference(head, labels, scores.argmax(dim=1))
+    torch.testing.assert_close(slopes[wrong], expected[wrong], rtol=1e-6, atol=0)
+    torch.testing.assert_close(final_slopes(head, normalised, labels), expected)
+    assert slopes[right].max() < 1e-12
+    assert expected[right].max() == 0
+
+
+@pytest.mark.parametrize("normalise", NORMALISATIONS)
+def test_smoothed_labels_pull_on_correct_samples_at_every_alpha(normalise):
+    head = built(normalise, smoothing=0.1)
+    normalised, labels = samples(head, size=200)
+    right = margins(head, normalised, labels) > 1e-4
+    weight = gradients.weights(head)
+    targets = 0.9 * one_hot(labels, C).double() + 0.1 / C
+    expected = (weight[labels] - targets @ weight).norm(dim=1)
+    slopes = gradient_norms(head, normalised, labels, [1e6])[:, 0] / 1e6
+    torch.testing.assert_close(slopes[right], expected[right], rtol=1e-6, atol=0)
+    torch.testing.assert_close(final_slopes(head, normalised, labels)[right], expected[right])
+
+
+def test_a_gradient_keeps_its_digits_where_the_probability_is_nearly_1():
+    head = built(bias="none")
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(C, D))
+    norms = gradient_norms(head, torch.eye(C, D).double()[:1], torch.tensor([0]), [60.0])
+    share = np.exp(-60) / (1 + 3 * np.exp(-60))  # of each of the three others
+    assert norms.item() == pytest.approx(60 * share * np.sqrt(9 + 3), rel=1e-12)
+
+
+@pytest.mark.parametrize("bias", BIASES)
+def test_a_margin_is_above_0_where_the_class_of_the_largest_score_is_right(bias):
+    head = built(bias=bias)
+    normalised, labels = samples(head, size=100)
+    scores = normalised @ gradients.weights(head).T
+    if bias == "inside":
+        scores = scores + head.bias.detach()
+    found = margins(head, normalised, labels)
+    assert torch.equal(found > 0, scores.argmax(dim=1) == labels)
+    for score, label, margin in zip(scores.tolist(), labels.tolist(), found.tolist(), strict=True):
+        best = max(value for number, value in enumerate(score) if number != label)
+        assert margin == pytest.approx(score[label] - best, abs=1e-12)
+
+
+def test_a_class_without_samples_counts_among_the_others():
+    head = built()
+    normalised, _ = samples(head)
+    labels = torch.arange(N) % 2  # none of classes 2 and 3
+    norms = gradient_norms(head, normalised, labels, ALPHAS)
+    assert norms.shape == (N, len(ALPHAS))
+    assert torch.equal(norms[:1], gradient_norms(head, normalised[:1], labels[:1], ALPHAS))
+
+
+def test_no_samples_have_no_gradients():
+    head = built()
+    assert gradient_norms(head, torch.empty(0, D), torch.empty(0).long(), ALPHAS).shape == (0, 5)
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("inf"), float("nan")])
+def test_an_alpha_that_is_not_above_0_and_finite_is_refused(alpha):
+    head = built()
+    with pytest.raises(InputError, match="alphas: came .*; allowed: finite numbers above 0"):
+        gradient_norms(head, *samples(head), [1.0, alpha])
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels"),
+    [
+        ((2, D + 1), [0, 1]),
+        ((3, D), [0, 1]),
+        ((D,), [0, 1]),
+        ((2, D), [0, C]),
+        ((2, D), [-1, 0]),
+        ((2, D), [[0], [1]]),
+    ],
+)
+def test_samples_that_are_not_the_classifiers_are_refused(shape, labels):
+    for function in (lambda *of: gradient_norms(*of, ALPHAS), final_slopes, margins):
+        with pytest.raises(InputError, match=r"allowed: \(N, 5\) and \(N,\) in \[0, 4\)"):
+            function(built(), torch.zeros(shape), torch.tensor(labels))
