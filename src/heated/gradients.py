@@ -86,8 +86,8 @@ def blocks(
     outside = int(((labels < 0) | (labels >= classes)).sum())
     if normalised.shape != (*labels.shape, dim) or outside:
         raise InputError(
-            f"came embeddings {tuple(normalised.shape)} and labels {tuple(labels.shape)}, {outside} "
-            f"of them out of range; allowed: (N, {dim}) and (N,) in [0, {classes}), of what the "
+            f"came embeddings {tuple(normalised.shape)} and labels {tuple(labels.shape)}, of which "
+            f"{outside} out of range; allowed: (N, {dim}) and (N,) in [0, {classes}), of what the "
             "model was trained on"
         )
     bias = head.bias.detach().double() if head.bias is not None and head.bias_inside else 0

@@ -1,0 +1,34 @@
+"""The gradients of every seed's training samples against alpha, by kind of sample."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from heated import config, models, unpacking
+from heated.command import run
+from heated.devices import prepared
+from heated.feeding import Mapped
+from heated.files import required, write_json
+from heated.gradient_kinds import gradients_by_kind
+
+
+def main(packed: Path, trained: Path, gradients: Path) -> None:
+    """`trained`: folder of seed-<s>.safetensors; `gradients`: JSON, curves by seed and kind."""
+    params = config.load()
+    study, device = params.studies.gradients, prepared(params.run.threads)
+    data = unpacking.unpack(packed)
+    numbers = np.flatnonzero(data.split.train)
+    images = Mapped(data.images, numbers, device)
+    classes = np.unique(data.labels[numbers], return_inverse=True)[1]
+    labels = torch.from_numpy(classes).to(device)
+    seeds = {}
+    for path in sorted(required(trained, "train").glob("seed-*.safetensors")):
+        seeds[path.stem.removeprefix("seed-")] = gradients_by_kind(
+            models.load(path, device), images, labels, alphas=study.alphas, samples=study.samples
+        )
+    write_json(gradients, {"seeds": seeds})
+
+
+if __name__ == "__main__":
+    run(main)
