@@ -1,0 +1,293 @@
+"""The gradient picture of the paper (part 1) on networks that were trained here, and its edges."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+
+from heated.errors import InputError
+from heated.feeding import Held
+from heated.gradient_kinds import (
+    KINDS,
+    QUANTILES,
+    centroid_distances,
+    evenly,
+    gradients_by_kind,
+    least,
+    normalised,
+)
+from heated.gradients import gradient_norms, margins
+from heated.models import Architecture, Model, load, save
+from heated.training import Progress, train
+
+SM = {"name": "none"}
+LN = {"name": "l2"}
+BN = {"name": "batch", "momentum": 0.05, "eps": 1e-3}
+ALPHAS = [0.25, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 40, 50, 60]
+CPU = torch.device("cpu")
+
+
+def digits():
+    """1,797 images of ten digits; every hundredth has the next one's label, which no network that
+    learns the others gives it."""
+    images, labels = load_digits(return_X_y=True)
+    grey = torch.from_numpy(np.round(images * (255 / 16)).astype(np.uint8)).view(-1, 8, 8, 1)
+    labels = torch.from_numpy(labels).long()
+    labels[::100] = (labels[::100] + 1) % 10
+    return grey, labels
+
+
+def built(normalise, smoothing=0.0):
+    torch.manual_seed(0)
+    return Model(
+        Architecture(
+            image_shape=(8, 8, 1),
+            num_classes=10,
+            embedding_dim=16,
+            backbone={"name": "conv4", "width": 16},
+            normalise=normalise,
+            bias="outside",
+            label_smoothing=smoothing,
+            augment=[],
+            pixel_mean=0.5,
+            pixel_std=0.5,
+        )
+    )
+
+
+def trained(normalise, alpha=16.0, **options):
+    """A model after five epochs of digits."""
+    model = built(normalise, **options)
+    images, labels = digits()
+    sgd = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}
+    train(
+        Progress.begin(model, sgd, head_lr_factor=1),
+        Held(images),
+        labels,
+        alphas=[alpha] * 5,
+        lrs=[0.02] * 5,
+        batch_size=64,
+        precision="float32",
+        seed=0,
+        watch_every=1,
+        watch=dict,
+        log=lambda row: None,
+        keep=lambda progress: None,
+    )
+    return model
+
+
+@pytest.fixture(scope="module", params=[LN, BN], ids=["ln", "bn"])
+def model(request):
+    return trained(request.param)
+
+
+def studied(model, alphas=ALPHAS, samples=10_000, data=None):
+    images, labels = digits() if data is None else data
+    return gradients_by_kind(model, Held(images), labels, alphas=alphas, samples=samples)
+
+
+def among(model, kind):
+    """Normalised embeddings and labels of a kind's samples, as the study has them."""
+    images, labels = digits()
+    embeddings = normalised(model, Held(images)).double()
+    ahead = margins(model.head, embeddings, labels)
+    numbers = KINDS[kind](ahead, centroid_distances(embeddings, labels), labels)
+    return embeddings[numbers], labels[numbers], ahead[numbers]
+
+
+# --- the paper's picture ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["centroid", "boundary"])
+def test_a_correct_sample_is_pulled_most_at_a_middle_alpha_and_no_more_at_a_large_one(model, kind):
+    embeddings, labels, ahead = among(model, kind)
+    alphas = np.geomspace(1e-3, 60 / ahead.min().item(), 200)
+    norms = gradient_norms(model.head, embeddings, labels, alphas.tolist()).numpy()
+    peaks = norms.max(axis=1)
+    assert (norms[:, 0] < 0.01 * peaks).all()
+    assert (norms[:, -1] < 0.01 * peaks).all()
+    rises, past = np.diff(norms, axis=1) > 0, np.arange(199) >= norms.argmax(axis=1)[:, None]
+    single = (rises != past).all(axis=1)
+    assert single.mean() > 0.9  # the others have a rival near and several further off
+
+
+def test_the_centroids_samples_peak_at_a_smaller_alpha_and_lower_than_the_boundarys(model):
+    kinds = studied(model)["kinds"]
+    assert kinds["centroid"]["peak_alpha"] < kinds["boundary"]["peak_alpha"]
+    assert kinds["centroid"]["peak_norm"] < kinds["boundary"]["peak_norm"]
+    assert ALPHAS[0] < kinds["centroid"]["peak_alpha"] < 8  # the paper's is at about 4
+    assert kinds["centroid"]["quantiles"]["0.5"][-1] < 0.01 * kinds["centroid"]["peak_norm"]
+
+
+def test_a_misclassified_samples_gradient_grows_without_bound_and_its_slope_to_a_constant(model):
+    found = studied(model)["kinds"]["misclassified"]
+    median = found["quantiles"]["0.5"]
+    assert median == sorted(median)
+    assert found["peak_alpha"] == ALPHAS[-1]
+    embeddings, labels, _ = among(model, "misclassified")
+    norms = gradient_norms(model.head, embeddings, labels, [1e2, 1e4, 1e6])
+    slopes = norms / torch.tensor([1e2, 1e4, 1e6])
+    unit = torch.nn.functional.normalize(model.head.weight.detach().double(), dim=1)
+    rivals = (embeddings @ unit.T).argmax(dim=1)
+    expected = (unit[labels] - unit[rivals]).norm(dim=1)
+    torch.testing.assert_close(slopes[:, 2], expected, rtol=1e-3, atol=0)
+    assert found["final_slope"] == pytest.approx(np.median(expected.numpy()))
+    far, near = ((slopes[:, i] - expected).abs() for i in (0, 1))
+    assert (near <= far + 1e-12).all()
+
+
+def test_correct_samples_have_a_final_slope_only_with_smoothed_labels():
+    plain, smooth = (studied(trained(SM, alpha=1.0, smoothing=s))["kinds"] for s in (0.0, 0.1))
+    for kind in ("centroid", "boundary"):
+        assert plain[kind]["final_slope"] == 0
+        assert smooth[kind]["final_slope"] > 0
+        assert smooth[kind]["peak_alpha"] == ALPHAS[-1]
+
+
+# --- what is told ----------------------------------------------------------------------------
+
+
+def test_the_study_is_json_with_a_number_for_each_alpha(model):
+    found = json.loads(json.dumps(studied(model, samples=20), allow_nan=False))
+    assert found["alpha"] == 16
+    assert found["alphas"] == ALPHAS
+    assert found["images"] == 1797
+    assert list(found["counts"]) == list(found["kinds"]) == list(KINDS)
+    for kind in found["kinds"].values():
+        assert set(kind) == {"n", "quantiles", "peak_alpha", "peak_norm", "final_slope"}
+        curves = [kind["quantiles"][str(q)] for q in QUANTILES]
+        assert {len(curve) for curve in curves} == {len(ALPHAS)}
+        assert (np.diff(curves, axis=0) >= 0).all()
+        assert kind["n"] <= 20
+
+
+def test_a_summary_is_of_each_samples_own_peak(model):
+    embeddings, labels, _ = among(model, "boundary")
+    norms = gradient_norms(model.head, embeddings, labels, ALPHAS).numpy()
+    found = studied(model)["kinds"]["boundary"]
+    assert found["n"] == len(norms)
+    assert found["peak_norm"] == pytest.approx(np.median([max(row) for row in norms]))
+    own = [ALPHAS[row.tolist().index(max(row))] for row in norms]
+    assert found["peak_alpha"] == pytest.approx(np.median(own))
+    assert found["quantiles"]["0.25"] == pytest.approx(np.quantile(norms, 0.25, axis=0).tolist())
+
+
+def test_a_saved_model_gives_the_same_study(tmp_path, model):
+    save(tmp_path / "model.safetensors", model)
+    assert studied(load(tmp_path / "model.safetensors", CPU)) == studied(model)
+
+
+def test_alphas_in_any_order_give_the_same_study(model):
+    assert studied(model, alphas=ALPHAS[::-1]) == studied(model)
+
+
+@pytest.mark.parametrize("normalise", [SM, LN, BN], ids=["sm", "ln", "bn"])
+def test_the_normalised_embeddings_are_those_that_the_classifier_sees(normalise):
+    model, (images, _) = built(normalise), digits()
+    raw = model.eval().network(model.prepare(images)).detach()
+    found = normalised(model.train(), Held(images))
+    assert not model.training
+    torch.testing.assert_close(found, model.head.normalise(raw))
+
+
+# --- kinds -----------------------------------------------------------------------------------
+
+
+def test_every_kind_is_what_its_name_says(model):
+    images, labels = digits()
+    embeddings = normalised(model, Held(images)).double()
+    ahead = margins(model.head, embeddings, labels)
+    distances = centroid_distances(embeddings, labels)
+    found = {name: kind(ahead, distances, labels) for name, kind in KINDS.items()}
+    correct = ahead > 0
+    assert torch.equal(found["misclassified"], (~correct).nonzero()[:, 0])
+    for values, numbers in ((distances, found["centroid"]), (ahead, found["boundary"])):
+        assert correct[numbers].all()
+        for label in range(10):
+            own = values[correct & (labels == label)].sort().values
+            mine = values[numbers[labels[numbers] == label]].sort().values
+            assert torch.equal(mine, own[: -(-len(own) // 10)])
+
+
+def test_distances_are_to_the_mean_of_the_samples_own_class():
+    embeddings = torch.tensor([[0.0, 0.0], [4.0, 0.0], [5.0, 5.0], [4.0, 6.0]]).double()
+    found = centroid_distances(embeddings, torch.tensor([3, 3, 0, 3]))
+    expected = [np.hypot(8 / 3, 2), np.hypot(4 / 3, 2), 0, np.hypot(4 / 3, 4)]
+    assert found.tolist() == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(-3, 3)), max_size=60))
+def test_the_least_of_each_class_are_a_tenth_of_it_and_at_least_one(pairs):
+    labels, values = (torch.tensor([pair[i] for pair in pairs]).long() for i in (0, 1))
+    numbers = least(values, labels).tolist()
+    assert numbers == sorted(set(numbers))
+    for label in set(labels.tolist()):
+        own = [i for i in range(len(pairs)) if labels[i] == label]
+        taken = [i for i in numbers if labels[i] == label]
+        assert len(taken) == -(-len(own) // 10)
+        rest = [values[i].item() for i in own if i not in taken]
+        assert max(values[i].item() for i in taken) <= min(rest, default=9)
+
+
+@given(st.integers(0, 50), st.integers(1, 60))
+def test_evenly_takes_so_many_different_numbers_in_order(size, count):
+    found = evenly(torch.arange(size), count).tolist()
+    assert len(found) == min(size, count)
+    assert found == sorted(set(found))
+    assert not 1 < count <= size or (found[0], found[-1]) == (0, size - 1)
+
+
+# --- edges -----------------------------------------------------------------------------------
+
+
+def predicted(model):
+    """The digits' images with the labels that the model gives them."""
+    images, _ = digits()
+    embeddings = normalised(model, Held(images)).double()
+    unit = torch.nn.functional.normalize(model.head.weight.detach().double(), dim=1)
+    return images, (embeddings @ unit.T).argmax(dim=1)
+
+
+def test_where_nothing_is_misclassified_the_count_says_so_and_the_kind_is_not_there(model):
+    found = studied(model, data=predicted(model))
+    assert found["counts"]["misclassified"] == 0
+    assert list(found["kinds"]) == ["centroid", "boundary"]
+
+
+def test_where_all_is_misclassified_no_other_kind_is_there(model):
+    images, labels = predicted(model)
+    found = studied(model, data=(images, (labels + 1) % 10))
+    assert found["counts"] == {"centroid": 0, "boundary": 0, "misclassified": 1797}
+    assert list(found["kinds"]) == ["misclassified"]
+
+
+def test_a_class_without_samples_leaves_the_others_as_they_are(model):
+    images, labels = digits()
+    kept = labels != 4
+    found = studied(model, data=(images[kept], labels[kept]))
+    assert found["images"] == kept.sum()
+    embeddings, own, _ = among(model, "boundary")
+    norms = gradient_norms(model.head, embeddings, own, ALPHAS)[own != 4].numpy()
+    assert found["kinds"]["boundary"]["quantiles"]["0.5"] == pytest.approx(
+        np.median(norms, axis=0).tolist(), abs=1e-5
+    )
+
+
+def test_a_single_sample_is_of_both_correct_kinds(model):
+    images, labels = predicted(model)
+    found = studied(model, data=(images[:1], labels[:1]))
+    assert found["counts"] == {"centroid": 1, "boundary": 1, "misclassified": 0}
+    assert found["kinds"]["centroid"] == found["kinds"]["boundary"]
+
+
+def test_labels_that_the_model_was_not_trained_on_are_refused(model):
+    images, labels = digits()
+    with pytest.raises(InputError, match=r"1797 out of range.*in \[0, 10\)"):
+        studied(model, data=(images, labels + 10))
+    with pytest.raises(InputError, match=r"labels \(1796,\).*of what the model was trained on"):
+        studied(model, data=(images, labels[1:]))
