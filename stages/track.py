@@ -14,7 +14,7 @@ def main(runs: Path, tracked: Path) -> None:
     params = config.load()
     keys = {}
     if wanted(params.tracking.enabled):
-        for name in (f"{d}/{m}" for d in params.run.datasets for m in params.run.methods):
+        for name in (f"{dataset}/{method}" for dataset, method in params.runs()):
             record = read_json(required(runs / name / "provenance.json", "train"))
             metrics = read_json(required(runs / name / "metrics.json", "evaluate"))
             publish(record, read_history(runs / name / "history.csv"), metrics)

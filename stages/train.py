@@ -14,23 +14,23 @@ from heated.tracking import live
 def main(dataset: str, method: str, packed: Path, models: Path, history: Path, made: Path) -> None:
     """`models`: folder for seed-<s>.safetensors; `history`: CSV; `made`: JSON of how it was."""
     params = config.load()
-    device, training = prepared(params.run.threads), params.datasets[dataset].training
-    machine = {"precision": precision(training.precision, device), "threads": params.run.threads}
-    common = training.model_dump() | machine
-    settings = {name: common | each.model_dump() for name, each in params.methods.items()}
+    device, seeds = prepared(params.run.threads), params.seeds_of(dataset)
+    wanted = params.datasets[dataset].training.precision
+    machine = {"precision": precision(wanted, device), "threads": params.run.threads}
+    settings = {name: params.settings(dataset, name) | machine for name in seeds}
     trained = runs.Run(
         runs.recipe(settings[method]),
         unpacking.unpack(packed),
         unpacking.digest(packed),
         device,
         project_root() / "checkpoints",
-        others=[runs.recipe(settings[name]) for name in params.run.methods],
+        others=[runs.recipe(each) for each in settings.values()],
         **params.checkpoints.model_dump(),
     )
     record = provenance.of(trained, dataset, method, settings[method])
     tracked = params.tracking.enabled and first()
     with output(models) as folder, live(record, tracked, params.tracking.every) as log:
-        done = trained.finish(params.run.seeds, folder, log)
+        done = trained.finish(seeds[method], folder, log)
     if first():
         write_history(history, {seed: result["history"] for seed, result in done.items()})
         write_json(made, provenance.finished(record, done))

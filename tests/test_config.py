@@ -23,7 +23,8 @@ BAD = {
     "unknown key of the file": (
         "download:\n",
         "note: 1\n\ndownload:\n",
-        "note: unknown key; allowed: run, download, checkpoints, tracking, datasets, methods",
+        "note: unknown key; allowed: run, studies, download, checkpoints, tracking, report, "
+        "datasets, methods, claims",
     ),
     "unknown key of a section": (
         "      lr: 0.05 ",
@@ -56,7 +57,7 @@ BAD = {
         "split: {name: halves}",
         "split: {name: halfs}",
         "datasets.digits.packing.split: came 'halfs'; allowed: source, halves, fraction, classes, "
-        "pattern; did you mean 'halves'?",
+        "pattern, images; did you mean 'halves'?",
     ),
     "pattern that is none": (
         "split: {name: halves}",
@@ -123,15 +124,60 @@ BAD = {
     "unknown method": (
         "methods: [sm, ls,",
         "methods: [sm, hlnn, ls,",
-        "run.methods.1: came 'hlnn'; allowed: the keys of methods (sm, ls, ln, ln-drop, ln-heat, "
-        "hln, bn, bn-drop, bn-heat, hbn, hln-mnist, hbn-mnist); did you mean 'hln'?",
+        "run.methods.1: came 'hlnn'; allowed: the keys of methods (sm, ls, ln, ln-drop, ln-heat, ",
     ),
     "unknown data set": (
-        "datasets: [digits]",
-        "datasets: [omniglott]",
-        "run.datasets.0: came 'omniglott'; allowed: the keys of datasets (digits, omniglot-small, "
-        "cub200, cars196, sop, in-shop, mnist, omniglot, cub200-tuned, cars196-tuned, sop-tuned); "
-        "did you mean 'omniglot'?",
+        "datasets: [digits] ",
+        "datasets: [omniglott] ",
+        "run.datasets.0: came 'omniglott'; allowed: the keys of datasets (digits, "
+        "digits-upright, omniglot-small, ",
+    ),
+    "unknown method of a study": (
+        "[hbn-linear, ",
+        "[hbn-lineal, ",
+        "studies.shapes.methods.0: came 'hbn-lineal'; allowed: the keys of methods (sm, ls,",
+    ),
+    "unknown method of a claim": (
+        "more: [hln], less: [ln]",
+        "more: [hln], less: [lnn]",
+        "claims.hln-over-ln.all.0.less.0: came 'lnn'; allowed: the keys of methods (sm, ls,",
+    ),
+    "more methods on one side of a claim": (
+        "more: [hln, ln], less: [ln-heat, ln-drop]",
+        "more: [hln], less: [ln-heat, ln-drop]",
+        "claims.ln-interaction.all.0: came {'metric': 'recall_at_1', 'more': ['hln'], 'less': "
+        "['ln-heat', 'ln-drop'], 'margin': 0}; allowed: as many methods in `more` as in `less`",
+    ),
+    "unknown origin of a claim": (
+        "origin: open",
+        "origin: opinion",
+        "claims.ln-heat-alone.origin: came 'opinion'; allowed: paper, authors, open",
+    ),
+    "a study of a data set that is not fetched": (
+        "    datasets: []\n    methods: [bn-4",
+        "    datasets: [omniglot-small]\n    methods: [bn-4",
+        "studies.alphas.datasets: came 'omniglot-small'; allowed: those of run.datasets (digits)",
+    ),
+    "a plane of a data set that is fetched already": (
+        "datasets: [digits-upright] ",
+        "datasets: [digits] ",
+        "studies.planes.datasets: came 'digits'; allowed: others than those of run.datasets "
+        "(digits)",
+    ),
+    "a run in two places": (
+        "    datasets: []\n    methods: [bn-4",
+        "    datasets: [digits]\n    methods: [hbn, bn-4",
+        "studies.alphas.methods: came 'hbn', which run trains on 'digits'; name it in one of",
+    ),
+    "gradients of what is not trained": (
+        "    methods: [hbn] ",
+        "    methods: [bn-4] ",
+        "studies.gradients.methods.0: came 'bn-4'; allowed: those of run.methods (sm, ls,",
+    ),
+    "a gallery of what is not trained": (
+        "gallery_method: hbn ",
+        "gallery_method: bn-4 ",
+        "report.gallery_method: came 'bn-4'; allowed: those of run.methods (sm, ls,",
     ),
     "unknown schedule": (
         STEP,
@@ -308,6 +354,23 @@ def test_a_mistyped_key_is_told_as_missing_and_as_unknown(tmp_path):
     assert unknown.endswith("did you mean 'embedding_dim'?")
 
 
+def test_an_error_that_other_sections_take_over_is_told_once_where_it_stands(tmp_path):
+    path = file_with(
+        tmp_path, ("normalise: {name: batch, momentum: 0.05", "normalise: {name: batch")
+    )
+    assert message_of(path).split("\n  ")[1:] == [
+        "methods.bn.normalise.momentum: missing; params.yaml has no defaults, so write it down"
+    ]
+
+
+def test_the_nearest_name_is_suggested(tmp_path):
+    for old, new, name in [
+        ("[sm, ls,", "[sm, hlnn, ls,", "hln"),
+        ("[digits]", "[digit]", "digits"),
+    ]:
+        assert message_of(file_with(tmp_path, (old, new))).endswith(f"did you mean '{name}'?")
+
+
 def test_no_name_is_suggested_where_none_is_near(tmp_path):
     message = message_of(file_with(tmp_path, ("datasets: [digits]", "datasets: [xyz]")))
     assert "run.datasets.0: came 'xyz'; allowed: the keys of datasets" in message
@@ -384,6 +447,27 @@ def test_a_whole_number_stands_where_a_fraction_may(tmp_path):
 def test_a_switch_may_lie_at_either_end(tmp_path, at):
     path = file_with(tmp_path, (STEP, STEP.replace("0.7625", str(at))))
     assert config.load(path).methods["ln-heat"].alpha.at == at
+
+
+def test_runs_are_those_of_all_grids_with_their_own_seeds(tmp_path):
+    path = file_with(
+        tmp_path,
+        ("    datasets: []\n    methods: [bn-4", "    datasets: [digits]\n    methods: [bn-4"),
+    )
+    params = config.load(path)
+    runs = list(params.runs())
+    assert len(runs) == len(set(runs)) == 10 + 4 + 5
+    assert runs[:10] == [("digits", method) for method in params.run.methods]
+    assert ("digits-upright", "ln-quarter") in runs
+    assert params.seeds_of("digits")["bn-4"] == [0, 1, 2]
+    assert params.seeds_of("digits-upright")["ln"] == [0, 1]
+
+
+def test_a_methods_own_dimensions_win_over_the_data_sets():
+    params = config.load(PARAMS)
+    assert params.settings("digits", "bn")["embedding_dim"] == 64
+    assert params.settings("digits", "bn-d128")["embedding_dim"] == 128
+    assert params.settings("digits", "bn-d128")["epochs"] == 8
 
 
 def test_options_are_all_but_the_name():

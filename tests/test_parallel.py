@@ -20,6 +20,16 @@ def test_new_data_put_all_their_runs_out_of_date():
     assert stale({"download@omniglot-small"}, STAGES) == []
 
 
+def test_a_study_is_a_run_like_any_other():
+    names = [
+        "evaluate-shapes@digits-hbn-linear",
+        "train-shapes@digits-hbn-linear",
+        "train@digits-bn",
+    ]
+    assert stale({"train-shapes@digits-hbn-linear"}, names) == [[names[1], names[0]]]
+    assert len(stale({"split-planes@digits"}, names)) == 2
+
+
 @pytest.mark.parametrize("arguments", [[], ["0"], ["-1"], ["two"], ["1", "2"]])
 def test_jobs_that_are_no_number_stop_with_what_is_allowed(arguments):
     with pytest.raises(SystemExit, match="allowed: a number of jobs from 1"):

@@ -23,6 +23,9 @@ UNCHECKED = {"img.zip", "list_eval_partition.txt"}  # their publishers give no c
 BYTES = {"sha256": 32, "md5": 16}
 
 
+OPTIONS = {"digits": {"turns": 4}}
+
+
 def image(samples, number):
     """The content of one image."""
     return next(content for i, content in samples.contents(0) if i == number)
@@ -30,7 +33,7 @@ def image(samples, number):
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if name != "folder"])
 def test_every_file_has_addresses_or_is_told_where_to_fetch_and_a_whole_checksum(name):
-    files = SOURCES[name]().files
+    files = SOURCES[name](**OPTIONS.get(name, {})).files
     assert files
     for file in files:
         assert bool(file.addresses) != bool(file.by_hand)
@@ -50,18 +53,18 @@ def test_every_file_has_addresses_or_is_told_where_to_fetch_and_a_whole_checksum
 @pytest.fixture(scope="module")
 def digits_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
-    for file in SOURCES["digits"]().files:
+    for file in SOURCES["digits"](turns=4).files:
         fetch(file, folder, mirror=None, subfolder="digits")
     return folder
 
 
 @pytest.fixture(scope="module")
 def digits(digits_folder):
-    return SOURCES["digits"]().read(digits_folder)
+    return SOURCES["digits"](turns=4).read(digits_folder)
 
 
 def test_the_digits_are_those_of_the_checksum_only(tmp_path):
-    (file,) = SOURCES["digits"]().files
+    (file,) = SOURCES["digits"](turns=4).files
     with pytest.raises(DownloadError):
         fetch(
             replace(file, checksum=Checksum("sha256", "0" * 64)),
@@ -99,6 +102,14 @@ def test_the_classes_of_a_digit_are_its_quarter_turns(digits):
         np.testing.assert_array_equal(contents[i], np.rot90(contents[first], turn))
         assert digits.labels[first] == 4 * digit
         assert digits.class_names[digits.labels[i]] == f"{digit} turned {90 * turn}"
+
+
+def test_upright_digits_are_ten_classes_of_the_unturned_images(digits, digits_folder):
+    upright = SOURCES["digits"](turns=1).read(digits_folder)
+    np.testing.assert_array_equal(upright.labels, load_digits().target)
+    assert upright.class_names[3] == "3 turned 0"
+    turned, plain = dict(digits.contents(0)), dict(upright.contents(0))
+    assert all((plain[i] == turned[4 * i]).all() for i in range(0, 1797, 50))
 
 
 def test_halves_of_the_digits_are_five_digits_each(digits):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from heated.errors import InputError
 from heated.samples import Samples, Split
-from heated.splits import SPLITS, by_class, halves, held_out, split
+from heated.splits import SPLITS, by_class, halves, held_out, images, split
 
 
 def samples(labels, *, train_classes=None):
@@ -41,7 +41,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("rule", SPLITS)
+@pytest.mark.parametrize("rule", OPTIONS)
 @given(labelled())
 def test_no_class_is_on_both_sides_and_every_image_on_one(rule, given_samples):
     masks = split(given_samples, rule, **OPTIONS[rule])
@@ -50,6 +50,23 @@ def test_no_class_is_on_both_sides_and_every_image_on_one(rule, given_samples):
     np.testing.assert_array_equal(masks.train, ~masks.query)
     np.testing.assert_array_equal(masks.query, masks.gallery)
     assert all(mask.dtype == bool for mask in masks.masks().values())
+
+
+def test_every_rule_is_tested():
+    assert set(SPLITS) == {*OPTIONS, "images"}
+
+
+@given(labelled())
+def test_a_share_of_every_classs_images_trains_and_the_others_are_tested(given_samples):
+    masks = images(given_samples, train=0.5)
+    labels = given_samples.labels
+    for label in np.unique(labels):
+        chosen = masks.train[labels == label]
+        assert chosen.sum() == len(chosen) // 2
+        assert not (np.diff(chosen.astype(int)) > 0).any()  # the first ones
+    np.testing.assert_array_equal(masks.train, ~masks.query)
+    np.testing.assert_array_equal(masks.query, masks.gallery)
+    assert masks.tested == "test images"
 
 
 @given(labelled())

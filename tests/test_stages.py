@@ -7,6 +7,8 @@ import pytest
 import yaml
 from conftest import ROOT, Project
 
+from heated import config
+
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 PAGES = {"src/heated/reporting/page.py": "src/heated/reporting/page.html"}  # files read as data
@@ -55,10 +57,35 @@ def test_closure_follows_indirect_and_late_imports() -> None:
 
 
 def test_every_stage_is_one_file_of_the_same_name() -> None:
-    assert set(DVC) == set(STAGES)
-    for name, stage in DVC.items():
+    assert set(STAGES) <= set(DVC)
+    for name in STAGES:
+        stage = DVC[name]
         launch = "${run.launch}" if name == "train" else "python -m"
         assert stage["cmd"].startswith(f"{launch} stages.{name} ")
+
+
+@pytest.mark.parametrize("name", sorted(set(DVC) - set(STAGES)))
+def test_a_studys_stage_is_the_stage_for_further_methods(name: str) -> None:
+    kind, _, study = name.partition("-")
+    own, stage = DVC[name], DVC[kind]
+    differing = {key for key in stage if own[key] != stage[key]}
+    assert own.keys() == stage.keys()
+    assert differing == {"matrix", "params"} if kind == "train" else differing == {"matrix"}
+    expected = {
+        "dataset": f"${{studies.{study}.datasets}}",
+        "method": f"${{studies.{study}.methods}}",
+    }
+    assert own["matrix"].items() <= expected.items()
+    assert own["matrix"].keys() == stage["matrix"].keys()
+    renamed = [param.replace(f"studies.{study}.seeds", "run.seeds") for param in own["params"]]
+    assert renamed == stage["params"]
+
+
+def test_every_study_that_trains_has_its_stages() -> None:
+    studies = config.load(ROOT / "params.yaml").studies.grids()
+    made = {name for name in DVC if name.split("-")[0] in ("train", "embed", "evaluate")}
+    kinds = ("train", "embed", "evaluate")
+    assert made == {*kinds, *(f"{kind}-{study}" for kind in kinds for study in studies)}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -83,6 +110,7 @@ def test_every_path_in_a_command_is_declared(stage: str) -> None:
         ("split", ("digits", "raw", "packed"), "raw", "download"),
         ("train", ("digits", "bn", "packed", "m", "h", "p"), "index.npz", "split"),
         ("embed", ("packed", "models", "e"), "index.npz", "split"),
+        ("gradients", ("packed", "models", "g.json"), "index.npz", "split"),
         ("evaluate", ("digits", "embeddings", "m.json"), "embeddings", "embed"),
         ("report", ("runs", "i", "t", "f", "c", "m"), "metrics.json", "evaluate"),
         ("track", ("runs", "t"), "provenance.json", "train"),

@@ -10,8 +10,8 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 
-KINDS = ("train", "embed", "evaluate")  # of a run, in their order
-SHARED = ("download@", "split@")  # what all runs on a data set need
+KINDS = ("train", "embed", "evaluate", "gradients")  # of a run, in their order
+SHARED = ("download", "split")  # what all runs on a data set need
 DVC = (sys.executable, "-m", "dvc")
 
 
@@ -23,9 +23,10 @@ def main(jobs: int) -> int:
     if not outdated:
         print("Data and pipelines are up to date.")
         return 0
-    if status := dvc("repro", "split"):
+    known = stages()
+    if status := dvc("repro", *(name for name in known if kind(name) == "split")):
         return status
-    runs = stale(outdated, stages())
+    runs = stale(outdated, known)
     shares = [sum(runs[job::jobs], []) for job in range(jobs)]
     return side_by_side([share for share in shares if share]) or dvc("repro")
 
@@ -70,20 +71,33 @@ def stale(outdated: set[str], stages: Iterable[str]) -> list[list[str]]:
 
     >>> stale({"train@digits-bn"}, ["train@digits-bn", "train@digits-ln", "embed@digits-bn"])
     [['train@digits-bn', 'embed@digits-bn']]
-    >>> stale({"split@digits"}, ["train@digits-bn", "train@omniglot-small-bn"])
-    [['train@digits-bn']]
+    >>> stale({"split@digits"}, ["train-shapes@digits-hbn-linear", "train@omniglot-small-bn"])
+    [['train-shapes@digits-hbn-linear']]
     """
     runs: dict[str, list[str]] = {}
-    for kind, _, run in sorted((name.partition("@") for name in stages), key=order):
-        if kind in KINDS:
-            runs.setdefault(run, []).append(f"{kind}@{run}")
-    data = tuple(f"{name.partition('@')[2]}-" for name in outdated if name.startswith(SHARED))
+    for name in sorted((name for name in stages if kind(name) in KINDS), key=order):
+        runs.setdefault(item(name), []).append(name)
+    data = tuple(f"{item(name)}-" for name in outdated if kind(name) in SHARED)
     return [names for run, names in runs.items() if outdated & set(names) or run.startswith(data)]
 
 
-def order(parts: tuple[str, str, str]) -> int:
+def kind(stage: str) -> str:
+    """What a stage does, whichever study it belongs to.
+
+    >>> kind("train-shapes@digits-hbn-linear")
+    'train'
+    """
+    return stage.partition("@")[0].partition("-")[0]
+
+
+def item(stage: str) -> str:
+    """What a stage does it for: the data set, with the method where there is one."""
+    return stage.partition("@")[2]
+
+
+def order(stage: str) -> int:
     """Where a stage's kind comes in a run."""
-    return KINDS.index(parts[0]) if parts[0] in KINDS else len(KINDS)
+    return KINDS.index(kind(stage))
 
 
 def parsed(arguments: Sequence[str]) -> int:

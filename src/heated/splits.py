@@ -1,5 +1,5 @@
 """Images to train on, and queries and gallery to test on: by class, disjoint (the zero-shot
-protocol of section 4), or as the data set has it."""
+protocol of section 4), as the data set has it, or of the same classes."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -45,6 +45,16 @@ def pattern(samples: Samples, *, train: str) -> Split:
     return by_class(
         samples, np.array([bool(re.match(train, name)) for name in samples.class_names])
     )
+
+
+def images(samples: Samples, *, train: float) -> Split:
+    """The first so many of every class's images train, rounded down, and the others are tested: no
+    class is unseen, as with MNIST. `train` is their share."""
+    trained = np.zeros(len(samples.labels), dtype=np.bool_)
+    for label in np.unique(samples.labels):
+        numbers = np.flatnonzero(samples.labels == label)
+        trained[numbers[: int(len(numbers) * train + 1e-9)]] = True
+    return Split(train=trained, query=~trained, gallery=~trained, tested="test images")
 
 
 def by_class(samples: Samples, train: Mask) -> Split:
@@ -109,4 +119,5 @@ SPLITS: dict[str, Callable[..., Split]] = {
     "fraction": fraction,
     "classes": classes,
     "pattern": pattern,
+    "images": images,
 }

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from heated.config.problems import reference_problems, type_problems
+from heated.config.names import grid_problems, name_problems
+from heated.config.problems import type_problems
 from heated.config.reading import ParamsError, parse
 from heated.config.sections import Params
 
@@ -14,9 +15,10 @@ __all__ = ["Params", "ParamsError", "load"]
 def load(path: Path = Path("params.yaml")) -> Params:
     """The validated parameters in `path`; ParamsError names every error by its key's path."""
     raw = parse(path)
-    problems = [*reference_problems(raw)]
+    problems = [*name_problems(raw)]
     try:
         params = Params.model_validate(raw)
+        problems = problems or grid_problems(params)
     except ValidationError as error:
         problems = [*type_problems(error, raw), *problems]
     if problems:

@@ -11,6 +11,7 @@ from heated.config.base import Choice, Count, Section, distinct
 
 class Digits(Choice):
     name: Literal["digits"]
+    turns: Annotated[int, Field(ge=1, le=4)]
 
 
 class OmniglotSmall(Choice):
@@ -79,6 +80,11 @@ class Pattern(Choice):
     train: Annotated[str, AfterValidator(expression)]
 
 
+class Images(Choice):
+    name: Literal["images"]
+    train: Annotated[float, Field(gt=0, lt=1)]
+
+
 class Validation(Section):
     folds: Annotated[int, Field(ge=2)]
     fold: Annotated[int, Field(ge=0)]
@@ -97,7 +103,9 @@ class Packing(Section):
     colour: Literal["rgb", "grey", "inverted"]
     filter: Literal["bilinear", "lanczos"]
     damaged: Annotated[int, Field(ge=0)]
-    split: Annotated[OwnSplit | Halves | Fraction | Classes | Pattern, Field(discriminator="name")]
+    split: Annotated[
+        OwnSplit | Halves | Fraction | Classes | Pattern | Images, Field(discriminator="name")
+    ]
     validation: Validation | None
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.functional_validators import AfterValidator
 
-from heated.config.base import Choice, Positive, Section, Share
+from heated.config.base import Choice, Count, Positive, Section, Share
 
 
 class Constant(Choice):
@@ -80,5 +80,6 @@ class Method(Section):
     ]
     bias: Literal["outside", "inside", "none"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    embedding_dim: Count | None
     alpha: Schedule
     lr_factor: Schedule

@@ -3,7 +3,7 @@ name."""
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,27 +17,17 @@ def suggestion(name: object, allowed: list[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def reference_problems(raw: Mapping[str, Any]) -> Iterator[str]:
-    """Names under `run` that params.yaml does not define."""
-    for kind in ("datasets", "methods"):
-        run, defined = raw.get("run"), raw.get(kind)
-        listed = run.get(kind) if isinstance(run, dict) else None
-        if not isinstance(listed, list) or not isinstance(defined, dict):
-            continue
-        allowed = [str(name) for name in defined]
-        for index, name in enumerate(listed):
-            if isinstance(name, str) and name not in defined:
-                yield (
-                    f"run.{kind}.{index}: came {name!r}; allowed: the keys of {kind} "
-                    f"({', '.join(allowed)}){suggestion(name, allowed)}"
-                )
-
-
 def type_problems(error: ValidationError, raw: Any) -> Iterator[str]:
-    """A line for each of pydantic's errors: path, what came, what is allowed, the nearest name."""
+    """A line for each of pydantic's errors: path, what came, what is allowed, the nearest name. One
+    that other sections took over by a merge (`<<: *name`) is told where it stands first."""
+    told = set()
     for detail in error.errors():
-        path = ".".join(str(part) for part in present(detail["loc"], raw))
-        yield f"{path}: {explanation(detail)}"
+        parts = [str(part) for part in present(detail["loc"], raw)]
+        explained = explanation(detail)
+        inherited = (parts[0], *parts[2:], explained) if len(parts) > 2 else (*parts, explained)
+        if inherited not in told:
+            told.add(inherited)
+            yield f"{'.'.join(parts)}: {explained}"
 
 
 def explanation(detail: Any) -> str:

@@ -1,15 +1,17 @@
 """The types of params.yaml, section by section: what each key may hold."""
 
 import re
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 from pydantic import Field
 from pydantic.functional_validators import AfterValidator
 
-from heated.config.base import Count, Name, Positive, Section, Seed, distinct
+from heated.config.base import Count, Name, Positive, Section
 from heated.config.data import Packing, Source
 from heated.config.evaluation import Evaluation
 from heated.config.methods import Method
+from heated.config.studies import Claim, Grid, Names, Report, Studies
 from heated.config.training import Training
 
 
@@ -27,10 +29,8 @@ def launcher(command: str) -> str:
     return command
 
 
-class Run(Section):
-    datasets: Annotated[list[Name], Field(min_length=1), AfterValidator(distinct)]
-    methods: Annotated[list[Name], Field(min_length=1), AfterValidator(distinct)]
-    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
+class Run(Grid):
+    datasets: Annotated[Names, Field(min_length=1)]
     threads: Count
     launch: Annotated[str, AfterValidator(launcher)]
 
@@ -51,8 +51,34 @@ class Tracking(Section):
 
 class Params(Section):
     run: Run
+    studies: Studies
     download: Download
     checkpoints: Checkpoints
     tracking: Tracking
+    report: Report
     datasets: dict[Name, Dataset]
     methods: dict[Name, Method]
+    claims: dict[Name, Claim]
+
+    def grids(self) -> dict[str, Grid]:
+        """What is trained: `run`, and the studies that train."""
+        return {"run": self.run, **self.studies.grids()}
+
+    def runs(self) -> Iterator[tuple[str, str]]:
+        """Data set and method of all that is trained, a data set after the other."""
+        names = dict.fromkeys(name for grid in self.grids().values() for name in grid.datasets)
+        for dataset in names:
+            for method in self.seeds_of(dataset):
+                yield dataset, method
+
+    def seeds_of(self, dataset: str) -> dict[str, list[int]]:
+        """The seeds of each method that is trained on a data set."""
+        grids = [grid for grid in self.grids().values() if dataset in grid.datasets]
+        return {method: grid.seeds for grid in grids for method in grid.methods}
+
+    def settings(self, dataset: str, method: str) -> dict[str, Any]:
+        """What training needs to know: of the data set, and what the method says of it itself."""
+        own = self.methods[method].model_dump()
+        return self.datasets[dataset].training.model_dump() | {
+            key: value for key, value in own.items() if value is not None
+        }

@@ -16,7 +16,7 @@ from heated.sources import (
 from heated.sources.source import Source
 
 SOURCES: dict[str, Callable[..., Source]] = {
-    "digits": lambda: digits.SOURCE,
+    "digits": digits.digits,
     "omniglot-small": lambda: omniglot_small.SOURCE,
     "omniglot": lambda: omniglot.SOURCE,
     "mnist": lambda: mnist.SOURCE,
