@@ -13,13 +13,23 @@ HEADLINE = ("recall_at_1", "map_at_r", "nmi_geometric")  # what dvc metrics show
 
 @dataclass(frozen=True)
 class Result:
-    """One run: `metrics` {name: summary}, `history` {seed: rows}, `record` its provenance."""
+    """One run: `metrics` {name: summary}, `history` {seed: rows}, `record` its provenance; what
+    else it left is in `folder`."""
 
     dataset: str
     method: str
+    folder: Path
     metrics: dict[str, Any]
     history: dict[int, list[Row]]
     record: dict[str, Any]
+
+    def values(self) -> dict[str, dict[int, float]]:
+        """Every metric's value by seed, and `accuracy`: that of the last epoch of training."""
+        last = {seed: rows[-1]["accuracy"] for seed, rows in self.history.items() if rows}
+        return {"accuracy": last} | {
+            name: {int(seed): value for seed, value in summary["seeds"].items()}
+            for name, summary in self.metrics.items()
+        }
 
     def curve(self, column: str) -> tuple[list[int], list[float]]:
         """Epochs, and the column's mean over the seeds in each; epochs without it are left out."""
@@ -47,6 +57,7 @@ def read_result(folder: Path, dataset: str, method: str) -> Result:
     return Result(
         dataset=dataset,
         method=method,
+        folder=folder,
         metrics=read_json(required(folder / "metrics.json", "evaluate")),
         history=read_history(folder / "history.csv"),
         record=read_json(required(folder / "provenance.json", "train")),
