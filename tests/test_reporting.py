@@ -7,7 +7,7 @@ import pytest
 
 from heated.files import write_json
 from heated.history import write_history
-from heated.reporting.figures import COLOURS, curves
+from heated.reporting.figures import curves
 from heated.reporting.page import commit, page
 from heated.reporting.results import curve_rows, headlines, read_results
 from heated.reporting.tables import basis, cell, legend, markdown, table, title
@@ -241,28 +241,6 @@ def test_the_markdown_is_a_table_with_as_many_columns_in_each_line(results):
     assert cells[0] == heading
     assert cells[1] == ["---", *["---:"] * (len(heading) - 1)]
     assert cells[2:] == rows
-
-
-def test_the_curves_have_the_same_bytes_when_drawn_twice(results, svg):
-    assert curves(results) == svg
-    assert svg.startswith("<?xml")
-
-
-def test_other_numbers_give_other_curves(runs, svg):
-    changed = history("bn", 0)
-    changed[1]["loss"] = 1.9
-    write_history(runs / "digits" / "bn" / "history.csv", {0: changed, 1: history("bn", 1)})
-    assert curves(read_results(runs, "digits", METHODS)) != svg
-
-
-def test_every_method_has_a_colour_in_the_curves_and_the_heated_one_a_dot(svg):
-    svg = svg.lower()
-    for colour in COLOURS[:2]:
-        assert colour.lower() in svg
-    assert COLOURS[2].lower() not in svg
-    # a panel a dot; bn, which is not heated, has none
-    assert len(re.findall(rf"<use [^>]*fill: {COLOURS[0].lower()}", svg)) == 3
-    assert len(re.findall(rf"<use [^>]*fill: {COLOURS[1].lower()}", svg)) == 0
 
 
 def test_the_page_has_every_methods_cells_and_every_heading(results, html):
