@@ -7,11 +7,14 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: repro track test lint format docs bench ui lock clean
+.PHONY: repro preview track test lint format docs bench ui lock clean
 
 repro: $(VENV)/.ready      ## rebuild every result that is out of date
 	python -m stages.check params.yaml data/params.ok
 	python -m heated.parallel $(JOBS)
+
+preview: $(VENV)/.ready    ## alpha, temperature and lr of every method, drawn before any training
+	python -m heated.reporting.preview
 
 track: $(VENV)/.ready      ## write what MLflow shows again, from the files that DVC tracks
 	dvc repro --single-item --force track
