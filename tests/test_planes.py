@@ -1,5 +1,5 @@
-"""The paper's pictures in two dimensions: classes are spots at a small alpha and arcs at a large one
-(section 3.2), by the recipes of params.yaml."""
+"""The paper's pictures in two dimensions: classes are spots at a small alpha and arcs at a large
+one, by the recipes of params.yaml."""
 
 from dataclasses import replace
 
