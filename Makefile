@@ -30,8 +30,7 @@ format: $(VENV)/.ready-dev
 
 docs: repro                ## the results that the README shows, from the report
 	mkdir -p docs
-	for figure in report/figures/*.svg; do \
-		cp $$figure docs/; cp report/table.md docs/$$(basename $$figure .svg).md; done
+	cp report/tables/*.md report/figures/*-curves.svg docs/
 
 bench: $(VENV)/.ready-dev  ## what an evaluation costs, beside its limit and others' tools
 	mkdir -p benchmarks/results
