@@ -53,7 +53,7 @@ def test_a_verdict_is_told_by_word_and_symbol(html):
 def test_claims_that_were_not_run_are_folded_with_what_to_do(html):
     (folded,) = re.findall(r'<details class="absent">(.*?)</details>', html, re.DOTALL)
     assert "16 is best" in folded
-    assert "name digits in studies.alphas.datasets" in folded
+    assert "add digits to studies.alphas.datasets" in folded
 
 
 def test_a_claim_of_several_comparisons_has_them_folded(results):

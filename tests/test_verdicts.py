@@ -96,8 +96,8 @@ def test_a_claim_that_was_not_run_names_what_lacks_and_what_to_change():
     found = told(claims, by_seed(bn=[0.7, 0.7]))
     assert (found.verdict, found.symbol, found.evidence) == ("not run", "–", "")
     assert found.notes == [
-        "Lacks bn-4, bn-8: name digits in studies.alphas.datasets.",
-        "Lacks sm: name it in run.methods.",
+        "Lacks bn-4, bn-8: add digits to studies.alphas.datasets.",
+        "Lacks sm: add to run.methods.",
     ]
 
 
@@ -105,16 +105,16 @@ def test_a_metric_that_was_not_computed_is_not_taken_for_a_method(results):
     claims = claim({**comparison(["hbn"], ["bn"]), "metric": "recall_at_2"})
     found = told(claims, {r.method: r.values() for r in results})
     assert found.notes == [
-        "Lacks bn, hbn: name its metric recall_at_2 in datasets.digits.evaluation."
+        "Lacks bn, hbn: recall_at_2 is not among what datasets.digits.evaluation gives."
     ]
 
 
 @pytest.mark.parametrize(
     ("dataset", "method", "expected"),
     [
-        ("digits", "bn-4", "digits in studies.alphas.datasets"),
-        ("digits", "ln", "it in run.methods"),
-        ("flat", "bn-4", "it in studies.planes.methods"),
+        ("digits", "bn-4", "add digits to studies.alphas.datasets"),
+        ("digits", "ln", "add to run.methods"),
+        ("flat", "bn-4", "add to studies.planes.methods"),
     ],
 )
 def test_a_method_is_had_by_what_trains_it_on_the_data_set(dataset, method, expected):

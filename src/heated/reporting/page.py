@@ -22,6 +22,7 @@ def page(chapters: Sequence[Chapter]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
+        "breakable": breakable,
         "by_kind": by_kind,
         "counts": counts,
         "inlined": inlined,
@@ -38,6 +39,15 @@ def unbroken(text: str) -> str:
     True
     """
     return re.sub(r" (?=[=<%±])|(?<=[=<]) ", "\u00a0", text)
+
+
+def breakable(name: str) -> Markup:
+    """A name that may go on in the next line after each underscore.
+
+    >>> breakable("Brewer_<Blackbird>")
+    Markup('Brewer_<wbr>&lt;Blackbird&gt;')
+    """
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 def inlined(svg: str, prefix: str) -> Markup:

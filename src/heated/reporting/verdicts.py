@@ -148,19 +148,19 @@ def remedies(judgement: Judgement, results: Sequence[Result], grids: Grids) -> l
     for method in judgement["missing"]:
         change = remedy(dataset, method, grids)
         if method in ran:
-            change = f"its metric {judgement['metric']} in datasets.{dataset}.evaluation"
+            change = f"{judgement['metric']} is not among what datasets.{dataset}.evaluation gives"
         wanted.setdefault(change, []).append(method)
-    return [f"Lacks {', '.join(methods)}: name {change}." for change, methods in wanted.items()]
+    return [f"Lacks {', '.join(methods)}: {change}." for change, methods in wanted.items()]
 
 
 def remedy(dataset: str, method: str, grids: Grids) -> str:
     """What to name where, for a method to be trained on a data set."""
     if dataset not in grids["run"]["datasets"]:
-        return "it in studies.planes.methods"
+        return "add to studies.planes.methods"
     for study, grid in grids.items():
         if study not in ("run", "planes") and method in grid["methods"]:
-            return f"{dataset} in studies.{study}.datasets"
-    return "it in run.methods"
+            return f"add {dataset} to studies.{study}.datasets"
+    return "add to run.methods"
 
 
 def counts(verdicts: Sequence[Verdict]) -> str:
