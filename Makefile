@@ -7,11 +7,14 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: repro track test lint format docs bench ui lock clean
+.PHONY: repro preview track test lint format docs bench ui lock clean
 
 repro: $(VENV)/.ready      ## rebuild every result that is out of date
 	python -m stages.check params.yaml data/params.ok
 	python -m heated.parallel $(JOBS)
+
+preview: $(VENV)/.ready    ## alpha, temperature and lr of every method, drawn before any training
+	python -m heated.reporting.preview
 
 track: $(VENV)/.ready      ## write what MLflow shows again, from the files that DVC tracks
 	dvc repro --single-item --force track
@@ -51,7 +54,7 @@ lock: $(VENV)/.uv
 	sed -i 's/, -c .venv.constraints.txt//; s/-c .venv.constraints.txt/requirements.txt/' requirements-dev.txt
 
 clean:                     ## back to a fresh clone, downloads and results included
-	rm -rf $(VENV) data runs report checkpoints .dvc/cache .dvc/tmp mlflow.db mlartifacts
+	rm -rf $(VENV) data runs report preview.html checkpoints .dvc/cache .dvc/tmp mlflow.db mlartifacts
 
 $(VENV)/.uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

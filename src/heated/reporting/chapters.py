@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from heated.claims import judged
-from heated.reporting.drawings import Figure, figures
+from heated.reporting.figures import Figure, figures
 from heated.reporting.legend import legend
 from heated.reporting.makings import Makings, makings
 from heated.reporting.pictures import Example

@@ -1,0 +1,144 @@
+"""An early look, before any training: `python -m heated.reporting.preview` draws alpha, temperature
+and learning rate over the epochs for every method, from params.yaml alone."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import matplotlib as mpl
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import NullLocator
+
+from heated import config
+from heated.errors import InputError
+from heated.files import write_text
+from heated.reporting.figures.figure import STYLE, canvas, svg
+from heated.schedules import values
+
+PAGE = Path("preview.html")  # git ignores it; report/ is one output of the pipeline, whole
+LABELS = {"alpha": "alpha", "temperature": "temperature", "lr": "lr"}
+COLOURS = {"alpha": "#0072B2", "temperature": "#D55E00", "lr": "#555555"}
+Schedules = dict[str, list[float]]  # LABELS' keys, a value an epoch
+Rows = dict[str, Schedules]  # by the names of the methods that share them
+
+
+def scheduled(settings: Mapping[str, Any]) -> Schedules:
+    """Alpha, temperature and learning rate in each epoch, from what params.yaml says of a data
+    set's training and of a method."""
+    alphas, factors = (
+        by_epoch(settings[key], settings["epochs"]) for key in ("alpha", "lr_factor")
+    )
+    return {
+        "alpha": alphas,
+        "temperature": [1 / alpha for alpha in alphas],
+        "lr": [settings["lr"] * factor for factor in factors],
+    }
+
+
+def by_epoch(choice: Mapping[str, Any], epochs: int) -> list[float]:
+    """A schedule's value in each epoch."""
+    options = {key: value for key, value in choice.items() if key != "name"}
+    return values(choice["name"], options, epochs=epochs)
+
+
+def planned(params: config.Params) -> dict[str, dict[str, Rows]]:
+    """By data set and study, the schedules of all methods that are to be trained."""
+    found: dict[str, dict[str, Rows]] = {}
+    for study, grid in params.grids().items():
+        for dataset in grid.datasets:
+            each = {name: scheduled(params.settings(dataset, name)) for name in grid.methods}
+            found.setdefault(dataset, {})[study] = shared(each)
+    return found
+
+
+def shared(schedules: Mapping[str, Schedules]) -> Rows:
+    """Methods of equal schedules together, in the order they come up.
+
+    >>> shared({"ln": {"alpha": [16.0]}, "ln-4": {"alpha": [4.0]}, "bn": {"alpha": [16.0]}})
+    {'ln, bn': {'alpha': [16.0]}, 'ln-4': {'alpha': [4.0]}}
+    """
+    names: dict[str, list[str]] = {}
+    for name, each in schedules.items():
+        names.setdefault(repr(each), []).append(name)
+    return {", ".join(alike): schedules[alike[0]] for alike in names.values()}
+
+
+def told(row: Sequence[float]) -> str:
+    """A schedule's ends: one value where it never changes.
+
+    >>> told([16, 16]), told([16, 4])
+    ('16', '16 → 4')
+    """
+    ends = [row[0]] if len(set(row)) == 1 else [row[0], row[-1]]
+    return " → ".join(f"{value:g}" for value in ends)
+
+
+def described(rows: Rows) -> str:
+    """All schedules' ends in words."""
+    texts = [
+        f"{names}: " + ", ".join(f"{LABELS[key]} {told(row[key])}" for key in LABELS)
+        for names, row in rows.items()
+    ]
+    return "; ".join(texts) + "."
+
+
+def drawn(rows: Rows) -> Canvas:
+    """A row for each schedule, a column a quantity, of one scale."""
+    sheet = canvas(0.4 + 1.45 * len(rows))
+    panels = sheet.subplots(len(rows), len(LABELS), sharex=True, sharey="col", squeeze=False)
+    for row, (names, schedules) in zip(panels, rows.items(), strict=True):
+        row[0].set_title(fill(names, 70) + "\n", loc="left", weight="bold")
+        for axes, (quantity, label) in zip(row, LABELS.items(), strict=True):
+            heights = schedules[quantity]
+            axes.stairs(heights, baseline=None, color=COLOURS[quantity], linewidth=2.5)
+            axes.set_title(f"{label} {told(heights)}", loc="right")
+            axes.grid()
+    for axes, quantity in zip(panels[0], LABELS, strict=True):
+        ends = sorted({row[quantity][i] for row in rows.values() for i in (0, -1)})
+        axes.set_yscale("log", base=2)
+        axes.set_yticks(ends, [f"{value:g}" for value in ends])
+        axes.yaxis.set_minor_locator(NullLocator())
+    for axes in panels[-1]:
+        axes.set_xlabel("epoch")
+    return sheet
+
+
+def preview(params: config.Params) -> str:
+    """HTML with a figure for each data set and study."""
+    environment = Environment(
+        loader=PackageLoader("heated.reporting", "."),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    sections = [
+        {"dataset": dataset, "study": study, "description": described(rows), "svg": image(rows)}
+        for dataset, studies in planned(params).items()
+        for study, rows in studies.items()
+    ]
+    return environment.get_template("preview.html").render(sections=sections)
+
+
+def image(rows: Rows) -> Markup:
+    """The SVG element."""
+    with mpl.rc_context(STYLE):
+        text = svg(drawn(rows), "Schedules")
+    return Markup(text[text.index("<svg") :])  # made by matplotlib, so no escaping
+
+
+def main() -> None:
+    """Write the page, and say where it lies."""
+    write_text(PAGE, preview(config.load()))
+    print(f"{PAGE.resolve().as_uri()}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(str(error))
