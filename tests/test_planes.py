@@ -1,0 +1,80 @@
+"""The paper's pictures in two dimensions: classes are spots at a small alpha and arcs at a large
+one, by the recipes of params.yaml."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from heated import config, packing, unpacking
+from heated.downloading import gather
+from heated.embedding import embed
+from heated.feeding import Mapped
+from heated.models import load
+from heated.runs import Run, recipe
+from heated.sources import SOURCES
+from heated.splits import split
+
+PARAMS = config.load(ROOT / "params.yaml")
+CPU = torch.device("cpu")
+
+
+def packed(name, folder, mirror):
+    """A data set of params.yaml, packed as it says."""
+    settings = PARAMS.datasets[name]
+    source = SOURCES[settings.source.name](**settings.source.options)
+    raw = gather(source.files, folder / "raw", mirror=mirror, subfolder=settings.source.name)
+    samples, rule = source.read(raw), settings.packing.split
+    images = settings.packing.model_dump(exclude={"split", "validation"})
+    parted = split(samples, rule.name, **rule.options)
+    packing.pack(samples, parted, folder / "packed", **images, workers=1, source=raw)
+    return unpacking.unpack(folder / "packed")
+
+
+def trained(name, method, data, folder, **changes):
+    """The model of seed 0, as params.yaml trains it but for the changes."""
+    settings = PARAMS.settings(name, method) | {"precision": "float32"} | changes
+    run = Run(recipe(settings), data, name, CPU, folder / "checkpoints")
+    path = folder / f"{method}.safetensors"
+    (*_, last) = run.finished(0, path, lambda row: None)["history"]
+    assert last["accuracy"] > 0.5
+    return load(path, CPU)
+
+
+def angular_spread(model, data, mask):
+    """Mean over classes of the median angle, in degrees, between an image and its class's mean."""
+    numbers = np.flatnonzero(mask)
+    embeddings = embed(model, Mapped(data.images, numbers, CPU), quiet=True).double().numpy()
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    medians = []
+    for label in np.unique(data.labels[numbers]):
+        own = unit[data.labels[numbers] == label]
+        mean = own.mean(axis=0) / np.linalg.norm(own.mean(axis=0))
+        medians.append(np.median(np.degrees(np.arccos((own @ mean).clip(-1, 1)))))
+    return np.mean(medians)
+
+
+def test_classes_of_digits_spread_as_alpha_grows(tmp_path):
+    data = packed("digits-upright", tmp_path, None)
+    hot, cold = (trained("digits-upright", m, data, tmp_path) for m in ("ln-4", "ln-64"))
+    for mask in (data.split.train, data.split.query):
+        assert angular_spread(cold, data, mask) > angular_spread(hot, data, mask)
+
+
+def test_classes_of_mnist_spread_as_alpha_grows(tmp_path, mirror):
+    data = packed("mnist", tmp_path, str(mirror))
+    few = data.split.train & (np.cumsum(data.split.train) <= 5000)
+    data = replace(data, split=replace(data.split, train=few))
+    short = {"epochs": 6, "watch_every": 6, "batch_size": 32}
+    hot, cold = (trained("mnist", m, data, tmp_path, **short) for m in ("ln-4", "ln-64"))
+    for mask in (data.split.train, data.split.query):
+        assert angular_spread(cold, data, mask) > angular_spread(hot, data, mask)
+
+
+@pytest.mark.parametrize("dataset", PARAMS.studies.planes.datasets)
+def test_planes_have_two_dimensions_and_classes_that_were_trained(dataset):
+    settings = PARAMS.datasets[dataset]
+    assert settings.training.embedding_dim == 2
+    assert settings.packing.split.name in ("images", "source")
