@@ -33,8 +33,7 @@ format: $(VENV)/.ready-dev
 
 docs: repro                ## the results that the README shows, from the report
 	mkdir -p docs
-	for figure in report/figures/*.svg; do \
-		cp $$figure docs/; cp report/table.md docs/$$(basename $$figure .svg).md; done
+	cp report/tables/*.md report/figures/*-curves.svg docs/
 
 bench: $(VENV)/.ready-dev  ## what an evaluation costs, beside its limit and others' tools
 	mkdir -p benchmarks/results
@@ -55,7 +54,7 @@ lock: $(VENV)/.uv
 	sed -i 's/, -c .venv.constraints.txt//; s/-c .venv.constraints.txt/requirements.txt/' requirements-dev.txt
 
 clean:                     ## back to a fresh clone, downloads and results included
-	rm -rf $(VENV) data runs report checkpoints .dvc/cache .dvc/tmp mlflow.db mlartifacts
+	rm -rf $(VENV) data runs report preview.html checkpoints .dvc/cache .dvc/tmp mlflow.db mlartifacts
 
 $(VENV)/.uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

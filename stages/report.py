@@ -1,29 +1,38 @@
-"""The page, the table, the curves, and one summary of all configured runs."""
+"""The report: page, tables, claims, figures and curves of all runs, and one summary for dvc."""
 
 from pathlib import Path
 
 from heated import config
 from heated.command import run
-from heated.files import whole, write_csv, write_json, write_text
-from heated.reporting.figures import curves
-from heated.reporting.page import page
-from heated.reporting.results import curve_rows, headlines, read_results
-from heated.reporting.tables import markdown
+from heated.devices import prepared
+from heated.files import whole, write_json
+from heated.reporting.chapters import Chapter
+from heated.reporting.folder import write
+from heated.reporting.pictures import examples
+from heated.reporting.results import headlines, read_results
 
 
-def main(runs: Path, index: Path, table: Path, figures: Path, history: Path, metrics: Path) -> None:
-    """`runs`: the folder of all runs; written are HTML, Markdown, SVGs, CSV and JSON."""
-    params = config.load().run
-    results = {name: read_results(runs, name, params.methods) for name in params.datasets}
-    drawn = {name: curves(result) for name, result in results.items()}
-    write_text(index, page(results, drawn))
-    write_text(table, "\n".join(markdown(result) for result in results.values()))
-    write_csv(history, [row for result in results.values() for row in curve_rows(result)])
-    with whole(figures) as folder:
-        folder.mkdir()
-        for name, svg in drawn.items():
-            write_text(folder / f"{name}.svg", svg)
-    write_json(metrics, {name: headlines(result) for name, result in results.items()})
+def main(packed: Path, runs: Path, report: Path, metrics: Path) -> None:
+    """`packed`, `runs`: the folders of all data sets and runs; `metrics`: JSON of a few means."""
+    params = config.load()
+    prepared(params.run.threads)
+    names = dict.fromkeys(dataset for dataset, _ in params.runs())
+    chapters = [chapter(params, name, packed / name, runs) for name in names]
+    with whole(report) as folder:
+        write(folder, chapters)
+    write_json(metrics, {each.dataset: headlines(each.results) for each in chapters})
+
+
+def chapter(params: config.Params, dataset: str, packed: Path, runs: Path) -> Chapter:
+    """All of a data set's runs; neighbours where they are of classes that were not trained."""
+    grids = {name: grid.model_dump() for name, grid in params.grids().items()}
+    results = read_results(runs, dataset, [*params.seeds_of(dataset)])
+    section, claims = params.datasets[dataset].model_dump(), params.model_dump()["claims"]
+    method, seed = params.report.gallery_method, params.run.seeds[0]
+    embeddings = runs / dataset / method / f"embeddings/seed-{seed}.npz"
+    count = params.report.gallery if dataset in params.run.datasets else 0
+    shown = examples(packed, embeddings, count=count, memory=section["evaluation"]["memory"])
+    return Chapter(dataset, section, grids, claims, results, shown)
 
 
 if __name__ == "__main__":

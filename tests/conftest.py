@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from reported import METHODS, write_runs
 from server import Site, served
 
 from heated.downloading import half
+from heated.reporting.results import Result, read_results
 
 settings.register_profile("untimed", deadline=None)  # no test asserts a wall-clock time
 settings.load_profile("untimed")
@@ -115,7 +117,9 @@ class Project:
 SHORT = (  # a recipe of digits that is built in a minute
     ("methods: [sm, ls, ln, ln-drop, ln-heat, hln, bn, bn-drop, bn-heat, hbn]", "methods: [hbn]"),
     ("seeds: [0, 1, 2]", "seeds: [0]"),
+    ("methods: [ln-quarter, ln-4, ln-64, ln, hln]", "methods: [ln]"),
     ("epochs: 8", "epochs: 2"),
+    ("epochs: 40", "epochs: 2"),
     ("width: 32", "width: 8"),
     ("restarts: 10", "restarts: 1"),
 )
@@ -158,6 +162,26 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("no_proxy", "*")
     with served() as site:
         yield site
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two runs on one data set, as the stages write them."""
+    runs = tmp_path_factory.mktemp("runs")
+    write_runs(runs)
+    return runs
+
+
+@pytest.fixture
+def runs(written: Path, tmp_path: Path) -> Path:
+    """A copy of the folder for a test to change."""
+    return Path(shutil.copytree(written, tmp_path / "runs"))
+
+
+@pytest.fixture(scope="session")
+def results(written: Path) -> list[Result]:
+    """The two runs, read."""
+    return read_results(written, "digits", METHODS)
 
 
 @pytest.fixture

@@ -485,3 +485,7 @@ def test_loading_does_not_import_torch():
     code += "; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_report_may_go_without_neighbours(tmp_path):
+    assert config.load(file_with(tmp_path, ("gallery: 3 ", "gallery: 0 "))).report.gallery == 0

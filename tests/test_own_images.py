@@ -37,6 +37,7 @@ def test_a_folder_goes_from_params_yaml_to_the_report(project: Project) -> None:
     project.edit(
         ("\n# alpha = 1 / temperature.", shown() + "\n# alpha = 1 / temperature."),
         ("datasets: [digits]", "datasets: [my-images]"),
+        ("datasets: [digits-upright]", "datasets: []"),
         (
             "methods: [sm, ls, ln, ln-drop, ln-heat, hln, bn, bn-drop, bn-heat, hbn]",
             "methods: [hbn]",
@@ -53,3 +54,4 @@ def test_a_folder_goes_from_params_yaml_to_the_report(project: Project) -> None:
     page = (project.folder / "report/index.html").read_text(encoding="utf-8")
     assert "my-images" in page
     assert "10 images of 2 classes, after training on 10 of 2" in page
+    assert page.count('src="data:image/webp') > 9  # neighbours, with their pictures

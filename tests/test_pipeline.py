@@ -1,6 +1,7 @@
 """The pipeline in a real DVC repository with a real MLflow store, on a shortened digits recipe."""
 
 import json
+import re
 import sqlite3
 from pathlib import Path
 
@@ -18,7 +19,8 @@ pytestmark = pytest.mark.xdist_group("built")
 
 
 def test_everything_is_built_and_a_second_run_does_nothing(built: Project) -> None:
-    for path in ("report/index.html", "report/table.md", "report/curves.csv", "metrics.json"):
+    report = ("index.html", "table.md", "claims.json", "curves.csv", "tables/digits.tex")
+    for path in (*(f"report/{name}" for name in report), "metrics.json"):
         assert (built.folder / path).stat().st_size > 0
     told = built.run("dvc", "repro")
     assert "Running stage" not in told
@@ -43,11 +45,15 @@ def test_history_follows_the_schedules(built: Project) -> None:
 
 def test_mlflow_has_one_parent_a_method_and_one_child_a_seed(built: Project) -> None:
     with sqlite3.connect(built.folder / "mlflow.db") as store:
-        names = [name for (name,) in store.execute("select name from runs order by name")]
+        runs = "select name from runs where name like '%digits' or name like '%digits · seed%'"
+        names = [name for (name,) in store.execute(f"{runs} order by name")]
         parents = store.execute("select count(*) from tags where key = 'mlflow.parentRunId'")
         assert names == ["hbn · digits", "hbn · digits · seed 0"]
-        assert parents.fetchone() == (1,)
-        recall = store.execute("select value from latest_metrics where key = 'recall_at_1'")
+        assert parents.fetchone() == (2,)  # with that of the study `planes`
+        recall = store.execute(
+            "select value from latest_metrics join runs using (run_uuid) "
+            f"where key = 'recall_at_1' and name in ({runs})"
+        )
         values = {value for (value,) in recall}
     metrics = json.loads((built.folder / RUN / "metrics.json").read_text(encoding="utf-8"))
     assert values == {metrics["recall_at_1"]["mean"]}
@@ -77,6 +83,42 @@ def test_a_changed_method_puts_only_its_own_training_out_of_date(
     changed = section.replace("start: 16, end: 4", "start: 16, end: 8", 1)
     with built.edited((section, changed)):
         assert list(json.loads(built.run("dvc", "status", "--json"))) == outdated
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("says: Batch norm beats plain softmax", "says: Batch norm wins"),
+        ("more: [bn], less: [sm], margin: 0", "more: [hbn], less: [sm], margin: 0.01"),
+        ("gallery: 3 ", "gallery: 0 "),
+    ],
+)
+def test_a_changed_claim_or_gallery_puts_the_report_out_of_date_alone(
+    built: Project, old: str, new: str
+) -> None:
+    with built.edited((old, new)):
+        assert list(json.loads(built.run("dvc", "status", "--json"))) == ["check", "report"]
+
+
+def test_a_changed_claim_is_judged_anew_without_training(built: Project) -> None:
+    def told() -> dict[str, str]:
+        claims = json.loads((built.folder / "report/claims.json").read_text(encoding="utf-8"))
+        return {one["claim"]: one["says"] for one in claims if one["dataset"] == "digits"}
+
+    with built.edited(("says: Batch norm beats plain softmax", "says: Batch norm wins")):
+        ran = re.findall(r"Running stage '([^']*)'", built.run("dvc", "repro"))
+        assert ran == ["check", "report"]
+        assert told()["bn-over-sm"] == "Batch norm wins"
+    built.run("dvc", "repro")  # as other tests expect it
+    assert told()["bn-over-sm"] == "Batch norm beats plain softmax"
+
+
+def test_every_claim_is_judged_on_every_data_set(built: Project) -> None:
+    params = config.load(built.folder / "params.yaml")
+    claims = json.loads((built.folder / "report/claims.json").read_text(encoding="utf-8"))
+    assert [(one["dataset"], one["claim"]) for one in claims] == [
+        (dataset, claim) for dataset in ("digits", "digits-upright") for claim in params.claims
+    ]
 
 
 def test_a_seed_more_leaves_the_finished_seed_alone(built: Project) -> None:

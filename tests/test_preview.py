@@ -59,7 +59,7 @@ def test_the_page_has_a_section_a_data_set_and_study_with_its_values_in_words():
 
 def test_make_preview_needs_no_training_and_tells_where_the_page_is(project: Project):
     told = project.run("python", "-m", "heated.reporting.preview")
-    path = project.folder / "report" / "preview.html"
+    path = project.folder / "preview.html"
     assert told.strip() == path.resolve().as_uri()
     assert path.read_text(encoding="utf-8") == preview(PARAMS)
     assert "report/" not in project.run("git", "status", "--porcelain")

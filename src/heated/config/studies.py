@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 from pydantic.functional_validators import AfterValidator
 
-from heated.config.base import Count, Name, NotNegative, Positive, Section, Seed, distinct
+from heated.config.base import Name, NotNegative, Positive, Section, Seed, distinct
 
 Names = Annotated[list[Name], AfterValidator(distinct)]
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
@@ -63,5 +63,5 @@ class Claim(Section):
 
 
 class Report(Section):
-    gallery: Count
+    gallery: Annotated[int, Field(ge=0)]
     gallery_method: Name

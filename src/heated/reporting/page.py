@@ -1,68 +1,62 @@
 """The page: report/index.html, one file that needs no network."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from heated.reporting.results import Result
-from heated.reporting.tables import legend, table
-
-ENVIRONMENT = {
-    "device": "processor",
-    "cores": "cores",
-    "system": "system",
-    "python": "Python",
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "numpy": "NumPy",
-    "scikit-learn": "scikit-learn",
-}
+from heated.reporting.chapters import Chapter
+from heated.reporting.pictures import by_kind
+from heated.reporting.tables import percent
+from heated.reporting.verdicts import counts
 
 
-def page(results: Mapping[str, Sequence[Result]], figures: Mapping[str, str]) -> str:
-    """HTML with a section a data set: table, curves (SVG), and how it was made."""
+def page(chapters: Sequence[Chapter]) -> str:
+    """HTML: verdicts, tables, figures, neighbours, and how it was made, of each data set."""
     environment = Environment(
-        loader=PackageLoader("heated.reporting", "."),
+        loader=PackageLoader("heated.reporting", "templates"),
         autoescape=select_autoescape(),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    sections = [section(result, figures[dataset]) for dataset, result in results.items()]
-    return environment.get_template("page.html").render(sections=sections)
-
-
-def section(results: Sequence[Result], svg: str) -> dict[str, Any]:
-    """What the template shows of one data set."""
-    heading, rows = table(results)
-    return {
-        "dataset": results[0].dataset,
-        "heading": heading,
-        "rows": rows,
-        "legend": legend(results),
-        "curves": Markup(svg[svg.index("<svg") :]),  # made by matplotlib, so no escaping
-        "heated": {r.method: r.heated_at() for r in results if r.heated_at() is not None},
-        "makings": makings(results),
+    environment.filters |= {
+        "breakable": breakable,
+        "by_kind": by_kind,
+        "counts": counts,
+        "inlined": inlined,
+        "percent": percent,
+        "unbroken": unbroken,
     }
+    return environment.get_template("page.html").render(chapters=chapters)
 
 
-def makings(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """How the results were made: each fact with the values it had in the runs."""
-    facts = {
-        shown: sorted({str(r.record["environment"][key]) for r in results})
-        for key, shown in ENVIRONMENT.items()
-    }
-    facts["commit"] = sorted({commit(r.record["source"]) for r in results})
-    facts["data SHA-256"] = sorted({r.record["data_sha256"] for r in results})
-    seconds = sum(seed["seconds"] for r in results for seed in r.record["seeds"].values())
-    facts["training"] = [f"{seconds:.0f} s in all"]
-    return [(name, ", ".join(values)) for name, values in facts.items()]
+def unbroken(text: str) -> str:
+    """Text whose numbers stay in the line of what belongs to them.
+
+    >>> unbroken("95 % of n = 3") == "95\\u00a0% of n\\u00a0=\\u00a03"
+    True
+    """
+    return re.sub(r" (?=[=<%±])|(?<=[=<]) ", "\u00a0", text)
 
 
-def commit(source: dict[str, Any]) -> str:
-    """The commit, and whether the tree differed from it."""
-    if source["commit"] is None:
-        return "not in a git repository"
-    return str(source["commit"])[:12] + (" with changes" if source["modified"] else "")
+def breakable(name: str) -> Markup:
+    """A name that may go on in the next line after each underscore.
+
+    >>> breakable("Brewer_<Blackbird>")
+    Markup('Brewer_<wbr>&lt;Blackbird&gt;')
+    """
+    return Markup("_<wbr>").join(name.split("_"))
+
+
+def inlined(svg: str, prefix: str) -> Markup:
+    """An SVG file as an element of a page, its names with a prefix so that no two are the same; not
+    escaped, as it was drawn here.
+
+    >>> inlined('<?xml version="1.0"?><svg><g id="a"/><use href="#a" fill="url(#a)"/></svg>', "p")
+    Markup('<svg><g id="p-a"/><use href="#p-a" fill="url(#p-a)"/></svg>')
+    """
+    element = svg[svg.index("<svg") :]
+    element = re.sub(r"\s*<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+    return Markup(re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", element))

@@ -19,7 +19,7 @@ from heated.files import write_text
 from heated.reporting.figures.figure import STYLE, canvas, svg
 from heated.schedules import values
 
-PAGE = Path("report/preview.html")  # beside the report, and no output of any stage
+PAGE = Path("preview.html")  # git ignores it; report/ is one output of the pipeline, whole
 LABELS = {"alpha": "alpha", "temperature": "temperature", "lr": "lr"}
 COLOURS = {"alpha": "#0072B2", "temperature": "#D55E00", "lr": "#555555"}
 Schedules = dict[str, list[float]]  # LABELS' keys, a value an epoch

@@ -66,7 +66,10 @@ def read_result(folder: Path, dataset: str, method: str) -> Result:
 
 def headlines(results: Sequence[Result]) -> dict[str, dict[str, float]]:
     """{method: {metric: mean}} of the few metrics that are compared at a glance."""
-    return {r.method: {name: r.metrics[name]["mean"] for name in HEADLINE} for r in results}
+    return {
+        r.method: {name: r.metrics[name]["mean"] for name in HEADLINE if name in r.metrics}
+        for r in results
+    }
 
 
 def curve_rows(results: Sequence[Result]) -> list[dict[str, Any]]:

@@ -1,8 +1,10 @@
-"""The table of methods: mean and 95 % interval in percent, n seeds."""
+"""Tables of methods, a study a table: mean and 95 % interval in percent, n seeds."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from heated.reporting.paper import published
 from heated.reporting.results import Result
 
 TITLES = {
@@ -15,88 +17,118 @@ TITLES = {
     "compactness": "compactness ↓",
     "spread": "spread",
 }
+STUDIES = {
+    "run": "Main table",
+    "alphas": "Constant alphas",
+    "dimensions": "Alpha by the embedding's dimensions",
+    "timing": "From which alpha to which, and when",
+    "shapes": "Smooth schedules",
+    "planes": "Two dimensions",
+}
+LOWER = ("compactness",)  # is better
+NEITHER = ("spread",)
 
 
-def title(metric: str, summary: Mapping[str, Any]) -> str:
+@dataclass(frozen=True)
+class Cell:
+    """A metric of a method: shares in [0, 1]; `half` is half the interval's width, None for a
+    single seed; `paper` is the paper's own number, where the run is by its protocol."""
+
+    mean: float
+    half: float | None
+    best: bool
+    paper: float | None
+
+    def __str__(self) -> str:
+        """Mean and half the interval's width in percent; the mean alone for a single seed.
+
+        >>> str(Cell(0.7912, 0.01, best=True, paper=None)), str(Cell(0.7912, None, False, None))
+        ('79.12 ± 1.00', '79.12')
+        """
+        return percent(self.mean) + ("" if self.half is None else f" ± {percent(self.half)}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method, its n, and its cells by metric."""
+
+    method: str
+    n: int
+    cells: dict[str, Cell]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A study's methods on one data set; `metrics` are its columns, with their titles."""
+
+    study: str
+    metrics: dict[str, str]
+    rows: list[Row]
+
+    @property
+    def title(self) -> str:
+        """The study in words."""
+        return STUDIES.get(self.study, self.study)
+
+
+def percent(share: float) -> str:
+    """A share in percent, to two places."""
+    return f"{100 * share:.2f}"
+
+
+def title(metric: str, summary: Mapping[str, Any] | None = None) -> str:
     """A metric's heading, with the engine that gave its numbers.
 
-    >>> title("recall_at_10", {}), title("f1", {"engine": "lloyd"})
+    >>> title("recall_at_10"), title("f1", {"engine": "lloyd"})
     ('R@10', 'F1 (lloyd)')
     """
     name = TITLES.get(metric, metric.replace("recall_at_", "R@"))
-    return f"{name} ({summary['engine']})" if "engine" in summary else name
+    return f"{name} ({summary['engine']})" if summary and "engine" in summary else name
 
 
-def cell(summary: Mapping[str, Any]) -> str:
-    """Mean and half the interval's width in percent; the mean alone for a single seed.
+def tables(
+    results: Sequence[Result], studies: Mapping[str, Sequence[str]], section: Mapping[str, Any]
+) -> list[Table]:
+    """A table for each study, of its methods in their order. section: what params.yaml says of the
+    data set, for the paper's numbers."""
+    found = {result.method: result for result in results}
+    return [
+        table(study, [found[method] for method in methods], section)
+        for study, methods in studies.items()
+    ]
 
-    >>> cell({"mean": 0.7912, "interval": [0.7812, 0.8012]})
-    '79.12 ± 1.00'
-    """
-    mean = f"{100 * summary['mean']:.2f}"
-    if summary["interval"] is None:
-        return mean
-    low, high = summary["interval"]
-    return f"{mean} ± {50 * (high - low):.2f}"
 
-
-def table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows: a method, its n, and a cell a metric; what metrics rest on is left out."""
+def table(study: str, results: Sequence[Result], section: Mapping[str, Any]) -> Table:
+    """The results' metrics; what metrics rest on is left out. The best mean of each is marked."""
     first = results[0].metrics
     metrics = [name for name in first if "kmeans" not in name and name != "without_match"]
-    heading = ["method", "n", *(title(metric, first[metric]) for metric in metrics)]
+    best = {metric: most(metric, results) for metric in metrics}
     rows = [
-        [r.method, str(len(r.history)), *(cell(r.metrics[metric]) for metric in metrics)]
-        for r in results
-    ]
-    return heading, rows
-
-
-def markdown(results: Sequence[Result]) -> str:
-    """The table in Markdown, under the data set's name."""
-    heading, rows = table(results)
-    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
-    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"## {results[0].dataset}\n\n{legend(results)}\n\n{body}\n"
-
-
-def legend(results: Sequence[Result]) -> str:
-    """What the numbers are, and what a reader has to know of how they came about."""
-
-    def most(ending: str) -> float:
-        means = [
-            s["mean"] for r in results for name, s in r.metrics.items() if name.endswith(ending)
-        ]
-        return 100 * max(means, default=0.0)
-
-    notes = [
-        f"{basis(results[0].record['split'])} Percent: mean ± half the 95 % interval of the mean "
-        "(Student's t over n seeds). ↓ lower is more compact."
-    ]
-    if most("_kmeans_std"):
-        notes.append(
-            "Clusters are means over the seeds of k-means too, whose standard deviation is at most "
-            f"{most('_kmeans_std'):.2f}."
+        Row(
+            result.method,
+            len(result.history),
+            {metric: cell(result, metric, best[metric], section) for metric in metrics},
         )
-    if most("without_match"):
-        notes.append(
-            f"{most('without_match'):.2f} % of the queries have no other image of their class in "
-            "the gallery; they count as misses."
-        )
-    return " ".join(notes)
+        for result in results
+    ]
+    return Table(study, {metric: title(metric, first[metric]) for metric in metrics}, rows)
 
 
-def basis(split: Mapping[str, Any]) -> str:
-    """On what the numbers are: what was held out of training, and how much of it there is.
-
-    >>> part = {"images": 20, "classes": 4}
-    >>> basis({"tested": "test classes", "train": part, "query": part, "gallery": part})
-    'On the test classes: 20 images of 4 classes, after training on 20 of 4.'
-    """
-    train, query, gallery = (split[part] for part in ("train", "query", "gallery"))
-    apart = f", looked for among {gallery['images']}" if gallery != query else ""
-    return (
-        f"On the {split['tested'].removeprefix('the ')}: {query['images']} images of "
-        f"{query['classes']} classes{apart}, after training on {train['images']} of "
-        f"{train['classes']}."
+def cell(result: Result, metric: str, best: float | None, section: Mapping[str, Any]) -> Cell:
+    """A metric of a run."""
+    summary = result.metrics[metric]
+    low, high = summary["interval"] or (None, None)
+    return Cell(
+        mean=summary["mean"],
+        half=None if low is None else (high - low) / 2,
+        best=summary["mean"] == best,
+        paper=published(result.record, section, metric),
     )
+
+
+def most(metric: str, results: Sequence[Result]) -> float | None:
+    """The best mean of a metric; None where more is neither better nor worse, or of one method."""
+    means = [result.metrics[metric]["mean"] for result in results]
+    if metric in NEITHER or len(means) < 2:
+        return None
+    return min(means) if metric in LOWER else max(means)

@@ -1,0 +1,75 @@
+"""What the report tells of one data set."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from heated.claims import judged
+from heated.reporting.figures import Figure, figures
+from heated.reporting.legend import legend
+from heated.reporting.makings import Makings, makings
+from heated.reporting.pictures import Example
+from heated.reporting.results import Result
+from heated.reporting.tables import Table, tables
+from heated.reporting.verdicts import Grids, Judgement, Verdict, verdict
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """Results on a data set. section: what params.yaml says of it; grids: datasets and methods of
+    `run` and of each study; claims: what is tested, by name; examples: the neighbour gallery."""
+
+    dataset: str
+    section: Mapping[str, Any]
+    grids: Grids
+    claims: Mapping[str, Mapping[str, Any]]
+    results: Sequence[Result]
+    examples: Sequence[Example]
+
+    @property
+    def studies(self) -> dict[str, list[str]]:
+        """The methods of `run` and of each study that were trained on the data set."""
+        return studies(self.grids, self.dataset)
+
+    @cached_property
+    def judgements(self) -> list[Judgement]:
+        """What became of each claim."""
+        values = {result.method: result.values() for result in self.results}
+        return [*judged(self.claims, values, self.dataset)]
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """The judgements in words."""
+        return [verdict(each, self.results, self.section, self.grids) for each in self.judgements]
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """A table a study."""
+        return tables(self.results, self.studies, self.section)
+
+    @cached_property
+    def figures(self) -> list[Figure]:
+        """What is drawn of the results."""
+        return figures(self.results, self.studies)
+
+    @property
+    def legend(self) -> str:
+        """What the tables' numbers are."""
+        return legend(self.results)
+
+    @property
+    def makings(self) -> Makings:
+        """How the results were made."""
+        return makings(self.results)
+
+
+def studies(grids: Grids, dataset: str) -> dict[str, list[str]]:
+    """The methods of `run` and of each study that train on a data set.
+
+    >>> studies({"run": {"datasets": ["a"], "methods": ["sm", "bn"]}}, "a")
+    {'run': ['sm', 'bn']}
+    """
+    return {
+        name: list(grid["methods"]) for name, grid in grids.items() if dataset in grid["datasets"]
+    }

@@ -1,0 +1,27 @@
+"""The report's files: the page, tables, claims, figures and curves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from heated.files import write_csv, write_json, write_text
+from heated.reporting.chapters import Chapter
+from heated.reporting.page import page
+from heated.reporting.results import curve_rows
+from heated.reporting.table_files import csv_rows, latex, markdown
+
+
+def write(folder: Path, chapters: Sequence[Chapter]) -> None:
+    """index.html, table.md, claims.json and curves.csv of all data sets; `tables` and `figures`
+    with files of each."""
+    write_text(folder / "index.html", page(chapters))
+    write_json(folder / "claims.json", [one for each in chapters for one in each.judgements])
+    write_csv(folder / "curves.csv", [row for each in chapters for row in curve_rows(each.results)])
+    texts = {each.dataset: markdown(each.dataset, each.legend, each.tables) for each in chapters}
+    write_text(folder / "table.md", "\n".join(texts.values()))
+    for each in chapters:
+        table = folder / "tables" / each.dataset
+        write_text(table.with_name(f"{table.name}.md"), texts[each.dataset])
+        write_text(table.with_name(f"{table.name}.tex"), latex(each.tables))
+        write_csv(table.with_name(f"{table.name}.csv"), csv_rows(each.results, each.tables))
+        for figure in each.figures:
+            write_text(folder / "figures" / f"{each.dataset}-{figure.name}.svg", figure.svg)

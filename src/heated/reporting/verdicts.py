@@ -1,0 +1,174 @@
+"""Judgements on claims in words: verdict, effect, interval, and what would decide."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from heated.claims import LEVEL, POWER
+from heated.reporting.paper import published
+from heated.reporting.results import Result
+from heated.reporting.tables import title
+
+Judgement = Mapping[str, Any]
+Grids = Mapping[str, Mapping[str, Any]]  # datasets and methods of `run` and each study
+
+SYMBOLS = {"holds": "✓", "fails": "✗", "undecided": "?", "not run": "–"}
+ORIGINS = {
+    "paper": "claimed by the paper",
+    "authors": "from the authors' code and figure",
+    "open": "left open by the paper",
+}
+WORDS = {
+    "accuracy": "Training accuracy",
+    "compactness": "Compactness (lower is more compact)",
+    "nmi_geometric": "NMI",
+}
+LEAST = 0.001  # of p, that is told
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim as the page tells it: `evidence` on the comparison farthest from holding, `notes` on
+    how to take it, `parts` the evidence on each comparison of several."""
+
+    says: str
+    origin: str
+    verdict: str
+    evidence: str
+    notes: list[str]
+    parts: list[str]
+
+    @property
+    def symbol(self) -> str:
+        """What stands beside the word, so that neither is told by colour alone."""
+        return SYMBOLS[self.verdict]
+
+
+def verdict(
+    judgement: Judgement, results: Sequence[Result], section: Mapping[str, Any], grids: Grids
+) -> Verdict:
+    """A judgement in words. section: what params.yaml says of the data set."""
+    parts = judgement["parts"] if len(judgement["parts"]) > 1 else []
+    ran = judgement["verdict"] != "not run"
+    return Verdict(
+        says=judgement["says"],
+        origin=ORIGINS[judgement["origin"]],
+        verdict=judgement["verdict"],
+        evidence=evidence(judgement, results, section) if ran else "",
+        notes=notes(judgement) if ran else remedies(judgement, results, grids),
+        parts=[evidence(part, results, section) for part in parts],
+    )
+
+
+def evidence(part: Judgement, results: Sequence[Result], section: Mapping[str, Any]) -> str:
+    """A comparison in a sentence, with the paper's own number where it may stand beside."""
+    metric = part["metric"]
+    name = WORDS.get(metric, title(metric).replace("R@", "Recall@"))
+    told = f"{name} of {part['a']} less that of {part['b']}: "
+    told += "no seed in common" if part["effect"] is None else f"{points(part['effect'])} points"
+    if part["interval"] is not None:
+        told += f", 95 % interval {' to '.join(map(points, part['interval']))}"
+    told += f"; n = {part['n']}"
+    if part["p"] is not None:
+        told += f"; {chance(part)}"
+    if part["margin"]:
+        told += f"; claimed to be above {points(-part['margin'])}"
+    printed = in_paper(part, results, section)
+    return f"{told}." if printed is None else f"{told}. In the paper: {points(printed)}."
+
+
+def chance(part: Judgement) -> str:
+    """p, and p after Holm where it is a claim's.
+
+    >>> chance({"p": 0.0001, "p_adjusted": 0.04}), chance({"p": 0.3})
+    ('p < 0.001, after Holm 0.040', 'p = 0.300')
+    """
+    alone = f"p {'' if part['p'] < LEAST else '= '}{probability(part['p'])}"
+    adjusted = part.get("p_adjusted")
+    return alone if adjusted is None else f"{alone}, after Holm {probability(adjusted)}"
+
+
+def probability(p: float) -> str:
+    """p to three places, or that it is below."""
+    return f"< {LEAST}" if p < LEAST else f"{p:.3f}"
+
+
+def points(share: float) -> str:
+    """A difference of shares in percentage points, with its sign.
+
+    >>> points(0.0123), points(-0.5), points(-1e-9)
+    ('+1.23', '−50.00', '0.00')
+    """
+    told = f"{100 * share:+.2f}"
+    return told.replace("-", "−") if float(told) else "0.00"
+
+
+def in_paper(
+    part: Judgement, results: Sequence[Result], section: Mapping[str, Any]
+) -> float | None:
+    """The comparison of the paper's own numbers; None unless there is one of every method."""
+    records = {result.method: result.record for result in results}
+    sides = []
+    for side in ("a", "b"):
+        names = part[side].split(" + ")
+        values = [published(records[name], section, part["metric"]) for name in names]
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            return None
+        sides.append(sum(known))
+    return sides[0] - sides[1]
+
+
+def notes(judgement: Judgement) -> list[str]:
+    """How a verdict is to be taken: what would decide it, whether it survives the correction."""
+    if judgement["verdict"] == "undecided":
+        return [decides(judgement)]
+    if judgement["verdict"] == "holds" and judgement["p_adjusted"] >= LEVEL:
+        return ["Does not survive the correction for the number of claims (Holm)."]
+    return []
+
+
+def decides(judgement: Judgement) -> str:
+    """How many seeds would decide, if effect and deviation are those seen."""
+    if judgement["p"] is None:
+        return "At least two seeds are needed."
+    if judgement["seeds_needed"] is None:
+        return "If the effect is as small as it looks, not even 10,000 seeds would decide."
+    seeds = max(judgement["seeds_needed"], judgement["n"] + 1)
+    return (
+        f"About {seeds:,} seeds would decide, if effect and deviation are as seen "
+        f"({100 * POWER:.0f} % power)."
+    )
+
+
+def remedies(judgement: Judgement, results: Sequence[Result], grids: Grids) -> list[str]:
+    """What to change in params.yaml so that the claim can be tested, a sentence a change."""
+    dataset, ran = judgement["dataset"], {result.method for result in results}
+    wanted: dict[str, list[str]] = {}
+    for method in judgement["missing"]:
+        change = remedy(dataset, method, grids)
+        if method in ran:
+            change = f"{judgement['metric']} is not among what datasets.{dataset}.evaluation gives"
+        wanted.setdefault(change, []).append(method)
+    return [f"Lacks {', '.join(methods)}: {change}." for change, methods in wanted.items()]
+
+
+def remedy(dataset: str, method: str, grids: Grids) -> str:
+    """What to name where, for a method to be trained on a data set."""
+    if dataset not in grids["run"]["datasets"]:
+        return "add to studies.planes.methods"
+    for study, grid in grids.items():
+        if study not in ("run", "planes") and method in grid["methods"]:
+            return f"add {dataset} to studies.{study}.datasets"
+    return "add to run.methods"
+
+
+def counts(verdicts: Sequence[Verdict]) -> str:
+    """How many claims came to which verdict.
+
+    >>> counts([])
+    '0 hold, 0 fail, 0 undecided, 0 not run'
+    """
+    told = [verdict.verdict for verdict in verdicts]
+    words = {"holds": "hold", "fails": "fail", "undecided": "undecided", "not run": "not run"}
+    return ", ".join(f"{told.count(kind)} {word}" for kind, word in words.items())

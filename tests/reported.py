@@ -1,0 +1,142 @@
+"""Two runs on one data set as the stages leave them, and a page's tags and texts."""
+
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from heated.files import write_json
+from heated.history import write_history
+from heated.reporting.chapters import Chapter
+from heated.statistics import summaries
+
+METHODS = ["hbn", "bn"]  # not in the alphabet's order
+ALPHAS = {"hbn": [16.0, 16.0, 4.0], "bn": [16.0, 16.0, 16.0]}
+SCORES: dict[str, dict[int, dict[str, float]]] = {
+    "hbn": {0: {"recall_at_1": 0.75, "map_at_r": 0.25, "nmi_geometric": 0.5, "compactness": 0.125}},
+    "bn": {
+        0: {"recall_at_1": 0.5, "map_at_r": 0.1, "nmi_geometric": 0.4, "compactness": 0.3},
+        1: {"recall_at_1": 0.75, "map_at_r": 0.2, "nmi_geometric": 0.45, "compactness": 0.3},
+    },
+}
+ENVIRONMENT = {
+    "device": "Maker's <b>fast</b> & cheap",
+    "device_type": "cpu",
+    "cores": 2,
+    "system": "Linux",
+    "python": "3.11.7",
+    "torch": "2.0",
+    "torchvision": "0.2",
+    "numpy": "2.1",
+    "scikit-learn": "1.9",
+}
+PART = {"images": 20, "classes": 4}
+SPLIT: dict[str, Any] = {
+    "tested": "test classes",
+    **dict.fromkeys(("train", "query", "gallery"), PART),
+}
+SECTION = {
+    "source": {"name": "digits"},
+    "packing": {"size": 8},
+    "evaluation": {"kmeans": {"name": "scikit-learn", "restarts": 10}},
+}
+GRIDS = {
+    "run": {"datasets": ["digits", "more"], "methods": METHODS},
+    "alphas": {"datasets": [], "methods": ["bn-4", "bn-8"]},
+    "planes": {"datasets": ["flat"], "methods": ["ln"]},
+}
+
+
+def comparison(more: list[str], less: list[str], margin: float = 0.0) -> dict[str, Any]:
+    return {"metric": "recall_at_1", "more": more, "less": less, "margin": margin}
+
+
+CLAIMS: dict[str, dict[str, Any]] = {
+    "heat": {"says": "Heat <helps>", "origin": "paper", "all": [comparison(["hbn"], ["bn"])]},
+    "best": {
+        "says": "16 is best",
+        "origin": "open",
+        "all": [comparison(["bn"], ["bn-4"]), comparison(["bn"], ["bn-8"])],
+    },
+}
+
+
+def history(method: str, seed: int) -> list[dict[str, float]]:
+    """Three epochs; the last looks at the unseen classes."""
+    return [
+        {
+            "epoch": epoch,
+            "alpha": alpha,
+            "loss": 1.0 + seed + epoch,
+            "accuracy": 0.5 + epoch / 10,
+            **({"recall_at_1": 0.5 + seed / 4} if epoch == 2 else {}),
+        }
+        for epoch, alpha in enumerate(ALPHAS[method])
+    ]
+
+
+def write_runs(runs: Path) -> None:
+    """The runs' files."""
+    for method, scores in SCORES.items():
+        folder = runs / "digits" / method
+        write_json(folder / "metrics.json", summaries(scores))
+        write_history(folder / "history.csv", {seed: history(method, seed) for seed in scores})
+        record = {
+            "dataset": "digits",
+            "method": method,
+            "key": "k",
+            "params": {"lr": 0.05, "alpha": {"name": "constant", "value": ALPHAS[method][-1]}},
+            "data_sha256": "ab" * 32,
+            "split": SPLIT,
+            "source": {"commit": "0123456789abcdef", "modified": method == "bn"},
+            "environment": ENVIRONMENT,
+            "seeds": {str(seed): {"seconds": 20.2, "epochs_trained": 3} for seed in scores},
+        }
+        write_json(folder / "provenance.json", record)
+
+
+def chapter(results: list[Any], **changes: Any) -> Chapter:
+    """What the report tells of the runs."""
+    return Chapter(
+        **{
+            "dataset": "digits",
+            "section": SECTION,
+            "grids": GRIDS,
+            "claims": CLAIMS,
+            "results": results,
+            "examples": [],
+            **changes,
+        }
+    )
+
+
+class Page(HTMLParser):
+    """The tags, the tables' rows, and every text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.texts: list[str] = []
+        self.cell = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.cell = True
+
+    def handle_data(self, data: str) -> None:
+        if self.cell:
+            self.rows[-1][-1] += data
+        self.texts.append(data.strip())
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self.cell = False
+
+    def headings(self) -> list[str]:
+        """h1, h2, .. in their order."""
+        return [tag for tag, _ in self.tags if tag in ("h1", "h2", "h3", "h4", "h5")]

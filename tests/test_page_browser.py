@@ -1,0 +1,247 @@
+"""The page in a real Chromium, as the pipeline builds it and with more methods than that trains."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, Project
+from playwright.sync_api import Browser, Page, sync_playwright
+from reported import GRIDS, chapter
+from test_page import EXAMPLES
+
+from heated.files import write_text
+from heated.reporting.page import page as written_page
+
+pytestmark = pytest.mark.xdist_group("built")
+ARTEFACTS = ROOT / "tests" / "artefacts"
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = next((path for path in map(shutil.which, NAMES) if path), None)
+    if found is None:
+        pytest.skip(f"no Chromium is here ({', '.join(NAMES)}): apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found)
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A page that was opened, with what it asked for and what went wrong."""
+
+    def __init__(self, page: Page, path: Path) -> None:
+        self.page = page
+        self.requests: list[str] = []
+        self.problems: list[str] = []
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("requestfailed", lambda request: self.problems.append(request.url))
+        page.on("console", lambda message: self.problems.append(message.text))
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.goto(path.as_uri())
+        page.wait_for_load_state("networkidle")
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Any]:
+    """A function that opens a page as a reader with this screen and taste would."""
+    contexts = []
+
+    def opened(path: Path, *, width: int = 1280, scheme: Any = "light") -> Visit:
+        size: Any = {"width": width, "height": 800}
+        context = browser.new_context(viewport=size, color_scheme=scheme, offline=True)
+        contexts.append(context)
+        return Visit(context.new_page(), path)
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def built_page(built: Project) -> Path:
+    return built.folder / "report/index.html"
+
+
+@pytest.fixture(scope="module")
+def long_page(results: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of four methods, in an order that is that of no column, and with long names."""
+    names = ["bn-16", "ln", "bn-4", "a-method-with-a-name-that-does-not-end-soon"]
+    values = [0.5, 0.9, 0.1, 0.7]
+    made = [
+        replace(
+            results[0],
+            method=name,
+            metrics={"recall_at_1": {**results[0].metrics["recall_at_1"], "mean": value}},
+        )
+        for name, value in zip(names, values, strict=True)
+    ]
+    grids = GRIDS | {"run": {"datasets": ["digits"], "methods": names}}
+    examples = [replace(each, query=replace(each.query, class_name="n" * 90)) for each in EXAMPLES]
+    path = tmp_path_factory.mktemp("page") / "index.html"
+    write_text(path, written_page([chapter(made, grids=grids, claims={}, examples=examples)]))
+    return path
+
+
+def test_the_built_page_opens_without_error_or_request_and_all_of_it_loads(visit, built_page):
+    visited = visit(built_page)
+    assert visited.problems == []
+    assert [url for url in visited.requests if not url.startswith("data:")] == [built_page.as_uri()]
+    loaded = visited.page.evaluate(
+        "[...document.images].map((each) => each.complete && each.naturalWidth > 0)"
+    )
+    assert loaded
+    assert all(loaded)
+    drawn = visited.page.evaluate(
+        """[...document.querySelectorAll("figure svg")].map((each) => {
+             const box = each.getBoundingClientRect();
+             return box.width > 200 && box.height > 100 && each.querySelectorAll("path").length > 9;
+           })"""
+    )
+    assert drawn
+    assert all(drawn)
+
+
+def test_the_built_page_tells_of_every_claim(visit, built_page, built):
+    listed = visit(built_page).page.locator(".verdicts > li, .absent li").count()
+    claims = json.loads((built.folder / "report/claims.json").read_text(encoding="utf-8"))
+    assert listed == len(claims) > 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_screenshot_is_kept(visit, built_page, width, scheme, capsys):
+    page = visit(built_page, width=width, scheme=scheme).page
+    path = ARTEFACTS / f"page-{width}-{scheme}.png"
+    page.screenshot(path=path, full_page=True)
+    assert path.stat().st_size > 10_000
+    with capsys.disabled():
+        print(f"\nscreenshot: {path}")
+
+
+@pytest.mark.parametrize("width", [320, 360, 768, 1280])
+def test_the_page_never_scrolls_sideways(visit, built_page, long_page, width):
+    for path in (built_page, long_page):
+        page = visit(path, width=width).page
+        page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
+def test_the_page_follows_the_readers_scheme_and_figures_keep_a_white_card(
+    visit, built_page, scheme, dark
+):
+    page = visit(built_page, scheme=scheme).page
+
+    def lightness(selector: str, what: str) -> float:
+        colour = page.locator(selector).first.evaluate(f"(each) => getComputedStyle(each).{what}")
+        return sum(map(int, colour.removeprefix("rgb(").rstrip(")").split(","))) / (3 * 255)
+
+    assert (lightness("body", "backgroundColor") < 0.2) == dark
+    assert (lightness("body", "color") > 0.8) == dark
+    assert lightness(".drawn", "backgroundColor") == 1
+
+
+CONTRASTS = """() => {
+  const shine = (colour) => {
+    const parts = colour.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255);
+    const linear = parts.map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+  };
+  const behind = (each) => {
+    for (; each; each = each.parentElement) {
+      const colour = getComputedStyle(each).backgroundColor;
+      if (!/, 0\\)$/.test(colour)) return colour;
+    }
+  };
+  const all = [...document.querySelectorAll("body *:not(svg, svg *, script)")];
+  return all.filter((each) => [...each.childNodes].some((n) => n.nodeType === 3 && n.data.trim()))
+    .map((each) => {
+      const [a, b] = [getComputedStyle(each).color, behind(each)].map(shine);
+      return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), each.outerHTML.slice(0, 80)];
+    });
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_has_the_contrast_that_wcag_asks_for(visit, built_page, long_page, scheme):
+    for path in (built_page, long_page):
+        found = visit(path, scheme=scheme).page.evaluate(CONTRASTS)
+        assert len(found) > 30
+        assert [each for each in found if each[0] < 4.5] == []
+
+
+def column(page: Page, number: int) -> list[str]:
+    """What stands in a column of the first table."""
+    cells = page.locator("table.sortable").first.locator(f"tbody tr > :nth-child({number})")
+    return [text.strip() for text in cells.all_inner_texts()]
+
+
+def test_a_heading_sorts_rising_then_falling_by_click(visit, long_page):
+    page = visit(long_page).page
+    assert column(page, 3) == ["50.00", "90.00", "10.00", "70.00"]
+    heading = page.locator("table.sortable").first.locator("thead th").nth(2)
+    assert heading.get_attribute("aria-sort") is None
+    heading.get_by_role("button").click()
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert column(page, 3) == ["10.00", "50.00", "70.00", "90.00"]
+    heading.get_by_role("button").click()
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert column(page, 3) == ["90.00", "70.00", "50.00", "10.00"]
+
+
+@pytest.mark.parametrize("key", ["Enter", "Space"])
+def test_a_heading_sorts_by_keyboard_and_takes_over_from_another(visit, long_page, key):
+    page = visit(long_page).page
+    buttons = page.locator("table.sortable").first.locator("thead button")
+    buttons.nth(2).click()
+    buttons.nth(0).focus()
+    page.keyboard.press(key)
+    # names with numbers in the order of the numbers
+    assert [name.split("-")[0:2] for name in column(page, 1)] == [
+        ["a", "method"],
+        ["bn", "4"],
+        ["bn", "16"],
+        ["ln"],
+    ]
+    sorts = page.locator("table.sortable").first.locator("thead th[aria-sort]")
+    assert sorts.count() == 1
+    assert page.evaluate("document.activeElement.textContent") == "method"
+
+
+def test_a_table_of_the_built_page_has_a_button_in_every_heading(visit, built_page):
+    page = visit(built_page).page
+    headings = page.locator("table.sortable thead th")
+    assert headings.count() == page.locator("table.sortable thead th > button").count() > 0
+
+
+def test_the_page_tells_the_same_without_scripts(browser, long_page):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(long_page.as_uri())
+    assert column(page, 3) == ["50.00", "90.00", "10.00", "70.00"]
+    assert page.locator("thead button").count() == 0
+    context.close()
+
+
+def test_the_keyboard_can_skip_to_the_verdicts(visit, built_page):
+    page = visit(built_page).page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the verdicts"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "verdicts"
+
+
+def test_in_print_everything_is_unfolded_and_no_table_is_cut(visit, built_page):
+    page = visit(built_page, width=1032).page  # A4 on its side, less the margins
+    page.emulate_media(media="print")
+    folded = page.locator("details dl, details ul")
+    assert folded.count() > 0
+    assert all(folded.nth(index).is_visible() for index in range(folded.count()))
+    cut = "[...document.querySelectorAll('.wide')].filter((e) => e.scrollWidth > e.clientWidth + 1)"
+    assert page.evaluate(f"{cut}.map((each) => each.ariaLabel)") == []

@@ -1,0 +1,149 @@
+import csv
+import re
+from dataclasses import replace
+
+import pytest
+from reported import SCORES, SECTION, SPLIT
+from test_paper import made
+
+from heated.files import write_csv
+from heated.reporting.table_files import csv_rows, escaped, latex, markdown
+from heated.reporting.tables import Cell, Row, Table, tables, title
+from heated.statistics import summaries
+
+HEADING = ["R@1", "MAP@R", "NMI, geometric", "compactness ↓"]
+
+
+@pytest.fixture(scope="module")
+def main(results):
+    (table,) = tables(results, {"run": ["hbn", "bn"]}, SECTION)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "expected"),
+    [(0.7912, 0.01, "79.12 ± 1.00"), (1.0, 0.1, "100.00 ± 10.00"), (0.05, None, "5.00")],
+)
+def test_a_cell_is_the_mean_and_half_the_interval_in_percent(mean, half, expected):
+    assert str(Cell(mean, half, best=False, paper=None)) == expected
+
+
+def test_a_metric_without_a_title_keeps_its_name():
+    assert [title(name) for name in ("recall_at_4", "map_at_r", "new")] == ["R@4", "MAP@R", "new"]
+
+
+def test_the_engine_stands_in_the_heading_of_what_it_gave():
+    assert title("nmi_geometric", {"engine": "lloyd"}) == "NMI, geometric (lloyd)"
+
+
+def test_the_table_has_a_row_a_method_with_its_n_and_a_cell_a_metric(main):
+    assert [*main.metrics.values()] == HEADING
+    hbn, bn = main.rows
+    assert (hbn.method, hbn.n, [*map(str, hbn.cells.values())]) == (
+        "hbn",
+        1,
+        ["75.00", "25.00", "50.00", "12.50"],
+    )
+    # Student's t with one degree of freedom: 12.7062 * 0.25 / 2
+    assert (bn.method, bn.n, str(bn.cells["recall_at_1"])) == ("bn", 2, "62.50 ± 158.83")
+    assert bn.cells.keys() == hbn.cells.keys()
+
+
+def test_the_best_mean_is_marked_the_least_where_less_is_better(main):
+    hbn, bn = main.rows
+    assert {name for name, cell in hbn.cells.items() if cell.best} == hbn.cells.keys()
+    assert not any(cell.best for cell in bn.cells.values())
+
+
+def test_nothing_is_best_alone_nor_where_more_is_neither(results):
+    (alone,) = tables(results[:1], {"run": ["hbn"]}, SECTION)
+    assert not any(cell.best for cell in alone.rows[0].cells.values())
+    spread = [replace(r, metrics={"spread": r.metrics["recall_at_1"]}) for r in results]
+    (table,) = tables(spread, {"run": ["hbn", "bn"]}, SECTION)
+    assert not any(row.cells["spread"].best for row in table.rows)
+
+
+def test_each_study_has_a_table_of_its_methods_in_their_order(results):
+    found = tables(results, {"run": ["bn"], "alphas": ["hbn", "bn"]}, SECTION)
+    assert [each.title for each in found] == ["Main table", "Constant alphas"]
+    assert [[row.method for row in each.rows] for each in found] == [["bn"], ["hbn", "bn"]]
+
+
+def test_what_metrics_rest_on_is_not_tabled(results):
+    beside = {"nmi_geometric_kmeans_std": 0.0123, "kmeans_objective": 0.3, "without_match": 0.02}
+    metrics = summaries({seed: values | beside for seed, values in SCORES["bn"].items()})
+    (table,) = tables([replace(results[1], metrics=metrics)], {"run": ["bn"]}, SECTION)
+    assert [*table.metrics.values()] == HEADING
+
+
+def test_the_papers_number_stands_beside_a_run_by_its_protocol_only(results):
+    record, section = made("cub200", "hbn")
+    faithful = replace(results[0], record=record)
+    (table,) = tables([faithful], {"run": ["hbn"]}, section)
+    cells = table.rows[0].cells
+    assert cells["recall_at_1"].paper == pytest.approx(0.5068)
+    assert cells["map_at_r"].paper is None
+    other = replace(results[0], record={**record, "split": SPLIT})
+    (table,) = tables([other], {"run": ["hbn"]}, section)
+    assert {cell.paper for cell in table.rows[0].cells.values()} == {None}
+
+
+def test_the_markdown_is_a_table_a_study_with_as_many_columns_in_each_line(results):
+    found = tables(results, {"run": ["hbn", "bn"], "alphas": ["bn"]}, SECTION)
+    text = markdown("digits", "What it is.", found)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[part.strip() for part in line.strip("|").split("|")] for line in lines]
+    assert text.startswith("## digits\n\nWhat it is.\n\n|")
+    assert "\n### Constant alphas\n" in text
+    assert cells[0] == cells[4] == ["method", "n", *HEADING]
+    assert cells[1] == ["---", *["---:"] * 5]
+    assert cells[2] == ["hbn", "1", "75.00", "25.00", "50.00", "12.50"]
+    assert cells[3] == cells[6]
+
+
+def test_csv_has_what_is_not_rounded(results, main, tmp_path):
+    rows = csv_rows(results, [main])
+    write_csv(tmp_path / "t.csv", rows)
+    with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
+        hbn, bn = csv.DictReader(file)
+    assert (bn["study"], bn["method"], bn["n"]) == ("run", "bn", "2")
+    summary = results[1].metrics["recall_at_1"]
+    assert float(bn["recall_at_1"]) == summary["mean"]
+    assert [float(bn[f"recall_at_1_{end}"]) for end in ("low", "high")] == summary["interval"]
+    assert float(bn["recall_at_1_std"]) == summary["std"]
+    assert hbn["recall_at_1_std"] == ""
+    assert "recall_at_1_paper" not in hbn
+
+
+def test_csv_has_the_papers_numbers_where_they_may_stand_beside(results):
+    record, section = made("cub200", "hbn")
+    faithful = replace(results[0], record=record)
+    (row,) = csv_rows([faithful], tables([faithful], {"run": ["hbn"]}, section))
+    assert row["recall_at_1_paper"] == pytest.approx(0.5068)
+
+
+def test_latex_has_as_many_cells_in_each_line_as_columns(results):
+    text = latex(tables(results, {"run": ["hbn", "bn"], "alphas": ["bn"]}, SECTION))
+    (columns,) = re.findall(r"\\begin\{tabular\}\{(l(r+))\}", text)
+    lines = [line for line in text.splitlines() if " & " in line]
+    assert len(columns[0]) == 2 + len(HEADING)
+    assert len(lines) == 1 + 2 + 1
+    for line in lines:
+        assert line.endswith(r" \\")
+        assert line.count(" & ") == len(columns[0]) - 1
+    assert text.count(r"\multicolumn{6}{l}{\emph{") == text.count(r"\midrule") == 2
+    assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
+    assert text.endswith("\\end{tabular}\n")
+    assert r"\textbf{75.00}" in text
+    assert r"62.50 $\pm$ 158.83" in text
+    assert r"compactness $\downarrow$" in text
+
+
+def test_latex_has_no_bare_sign_of_its_own_language():
+    assert escaped("a_b & 5 % of {$x^2$} #1 ~\\") == (
+        r"a\_b \& 5 \% of \{\$x\textasciicircum{}2\$\} \#1 \textasciitilde{}\textbackslash{}"
+    )
+    cell = Cell(0.5, 0.1, best=True, paper=None)
+    table = Table("run", {"f1": "F1 50 %"}, [Row("a_b", 2, {"f1": cell})])
+    assert "a\\_b & 2 & \\textbf{50.00 $\\pm$ 10.00} \\\\\n" in latex([table])
+    assert "F1 50 \\% \\\\\n" in latex([table])
