@@ -88,10 +88,12 @@ def interpolated(pixels: Pixels, size: int) -> Pixels:
     import torch
     from torch.nn.functional import interpolate
 
-    image = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
-    image = image.view(1, *image.shape)  # with [None] torch would not see that channels are last
-    square = interpolate(image.permute(0, 3, 1, 2), (size, size), mode="bilinear", antialias=True)
-    return square[0].permute(1, 2, 0).contiguous().numpy()
+    # numpy turns the axes, as each operator of torch lets another thread take the interpreter; with
+    # [None] torch would not see that channels are last
+    image = np.require(pixels, requirements=["C", "W"]).reshape(1, *pixels.shape)
+    planes = torch.from_numpy(image.transpose(0, 3, 1, 2))
+    square = interpolate(planes, (size, size), mode="bilinear", antialias=True)
+    return np.ascontiguousarray(square.numpy()[0].transpose(1, 2, 0))
 
 
 @contextmanager
@@ -185,7 +187,7 @@ def jpeg(content: bytes, channels: int) -> Pixels | None:
         )
     except (ImportError, AttributeError, RuntimeError):
         return None
-    pixels: Pixels = decoded.permute(1, 2, 0).numpy()
+    pixels: Pixels = decoded.numpy().transpose(1, 2, 0)
     return pixels if channels == 3 else pixels[:, :, 0]
 
 
