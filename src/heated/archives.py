@@ -19,6 +19,7 @@ from heated.errors import InputError
 
 LARGEST_MEMBER = 1 << 30  # bytes of one file in an archive
 LARGEST_GROWTH = 100  # times the archive's own bytes, of all its files
+AHEAD = 1 << 20  # bytes that are read at a time
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 SMALL = 1 << 30  # bytes of all its files that are no matter, however small the archive
 
@@ -56,7 +57,7 @@ def read_one(path: Path, name: str) -> bytes:
 
 def zip_contents(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Each file of a zip by name, with a function that reads it."""
-    with zipfile.ZipFile(path) as archive:
+    with path.open("rb", buffering=AHEAD) as file, zipfile.ZipFile(file) as archive:
         for entry in zip_members(path, archive):
             yield str(PurePosixPath(entry.filename)), partial(archive.read, entry)
 
