@@ -7,7 +7,16 @@ import pytest
 from PIL import Image, ImageChops
 
 from heated import decoding
-from heated.decoding import LARGEST, UPRIGHT, DamagedImage, decode, one_thread, opened
+from heated.decoding import (
+    LARGEST,
+    UPRIGHT,
+    DamagedImage,
+    decode,
+    judged,
+    one_thread,
+    opened,
+    plain,
+)
 
 RANDOM = np.random.default_rng(0)
 COLOUR = RANDOM.integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -191,6 +200,52 @@ def test_of_several_frames_the_first_is_taken(kind):
 def test_jpegs_have_the_pixels_that_pillow_gives_them(pixels, options):
     content = file(pixels, "JPEG", quality=90, **options)
     np.testing.assert_array_equal(opened(content), Image.open(io.BytesIO(content)))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"by hand"}])
+@pytest.mark.parametrize("pixels", [SMOOTH, SMOOTH[..., 0]])
+def test_a_plain_jpeg_does_not_come_to_pillow(monkeypatch, pixels, options):
+    content = file(pixels, "JPEG", **options)
+    expected = judged(content)
+    monkeypatch.delattr(decoding.Image, "open")
+    np.testing.assert_array_equal(opened(content), expected)
+
+
+def test_a_jpeg_that_is_not_plain_comes_to_pillow():
+    content = file(SMOOTH, "JPEG")
+    frame = content.index(b"\xff\xc0")
+    assert plain(content) == 3
+    assert plain(file(SMOOTH[..., 0], "JPEG")) == 1
+    turned = Image.Exif()
+    turned[decoding.ORIENTATION] = 6
+    for other in (
+        file(SMOOTH, "JPEG", exif=turned),
+        file(SMOOTH, "JPEG", xmp=b'<x tiff:Orientation="6"/>'),
+        file(flat("CMYK", (1, 2, 3, 4)), "JPEG"),
+        content[:frame] + b"\xff\xc3" + content[frame + 2 :],  # of another coding
+        content[: frame + 4] + b"\x0c" + content[frame + 5 :],  # of 12 bits
+        content[: frame + 5] + b"\0\0" + content[frame + 7 :],  # whose height comes later
+        content[: frame + 5] + b"\xff\xff\xff\xff" + content[frame + 9 :],  # too large
+        b"\xff\xd8\0" + content[2:],
+        content[: frame + 8],
+        file(SMOOTH, "PNG"),
+        b"",
+    ):
+        assert plain(other) == 0
+
+
+@pytest.mark.parametrize("value", [0x00, 0xE1, 0xFF])
+def test_a_jpeg_with_a_wrong_byte_before_its_pixels_is_what_pillow_makes_of_it(value):
+    def made(open_it, content):
+        try:
+            return open_it(content).tolist()
+        except DamagedImage as error:
+            return str(error)
+
+    content = file(COLOUR, "JPEG")
+    for place in range(0, content.index(b"\xff\xda") + 14, 5):
+        wrong = content[:place] + bytes([value]) + content[place + 1 :]
+        assert made(opened, wrong) == made(judged, wrong), place
 
 
 def test_jpegs_are_decoded_without_torchvisions_decoder_too(monkeypatch):

@@ -329,7 +329,7 @@ def test_few_contents_are_in_memory_at_a_time(tmp_path, monkeypatch):
             assert read - decoded <= 2 * 2 + 2
             yield number, GREY[0]
 
-    for _ in packing.decoded(contents(), lambda content: content, 2):
+    for _ in packing.done(contents(), list, 2):
         decoded += 1
     assert decoded == read == 100
 

@@ -19,6 +19,7 @@ from heated.errors import InputError
 
 LARGEST_MEMBER = 1 << 30  # bytes of one file in an archive
 LARGEST_GROWTH = 100  # times the archive's own bytes, of all its files
+AHEAD = 1 << 20  # bytes that are read at a time
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 SMALL = 1 << 30  # bytes of all its files that are no matter, however small the archive
 
@@ -27,10 +28,11 @@ def names(path: Path) -> list[str]:
     """The files in an archive, in the order they are stored; InputError unless all are safe."""
     with refused(path):
         if zipfile.is_zipfile(path):
-            found = [(info.filename, info.file_size) for info in zip_members(path)]
+            with zipfile.ZipFile(path) as archive:
+                found = [info.filename for info in zip_members(path, archive)]
         else:
-            found = [(info.name, info.size) for info in tar_members(path)]
-    return [str(PurePosixPath(name)) for name, _ in found]
+            found = [info.name for info in tar_members(path)]
+    return [str(PurePosixPath(name)) for name in found]
 
 
 def read(path: Path, wanted: Collection[str], *, skip: int = 0) -> Iterator[tuple[str, bytes]]:
@@ -55,8 +57,8 @@ def read_one(path: Path, name: str) -> bytes:
 
 def zip_contents(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Each file of a zip by name, with a function that reads it."""
-    with zipfile.ZipFile(path) as archive:
-        for entry in zip_members(path):
+    with path.open("rb", buffering=AHEAD) as file, zipfile.ZipFile(file) as archive:
+        for entry in zip_members(path, archive):
             yield str(PurePosixPath(entry.filename)), partial(archive.read, entry)
 
 
@@ -69,12 +71,10 @@ def tar_contents(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
                 yield str(PurePosixPath(member.name)), file.read
 
 
-def zip_members(path: Path) -> list[zipfile.ZipInfo]:
-    """The files of a zip in the order they are stored, each of them safe."""
-    with zipfile.ZipFile(path) as archive:
-        infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
+def zip_members(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The files of an opened zip in the order they are stored, each of them safe."""
     total, members = 0, []
-    for info in infos:
+    for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
         kind = stat.S_IFMT(info.external_attr >> 16)
         linked = kind not in (0, stat.S_IFREG, stat.S_IFDIR)
         total = counted(path, info.filename, info.file_size, total, linked=linked)
@@ -97,13 +97,14 @@ def tar_members(path: Path) -> list[tarfile.TarInfo]:
 
 def counted(path: Path, name: str, size: int, total: int, *, linked: bool) -> int:
     """Bytes of all members so far with this one; InputError when it is not safe."""
-    parts = PurePosixPath(name.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts or DRIVE.match(name):
+    inside = name.replace("\\", "/")
+    if inside.startswith("/") or ".." in inside.split("/") or DRIVE.match(name):
         raise InputError(f"{path}: the member {name!r} reaches outside the archive; it is refused")
     if linked:
         raise InputError(f"{path}: the member {name!r} is a link or device; only files are allowed")
     total += size
-    if size > LARGEST_MEMBER or total > max(SMALL, LARGEST_GROWTH * path.stat().st_size):
+    grown = total > SMALL and total > LARGEST_GROWTH * path.stat().st_size
+    if size > LARGEST_MEMBER or grown:
         raise InputError(
             f"{path}: {total} bytes up to the member {name!r}, from an archive of "
             f"{path.stat().st_size}; allowed: {LARGEST_MEMBER} a member, and of all "

@@ -3,12 +3,14 @@
 Whatever the file holds, in this order: the first frame of several; turned upright as its EXIF
 orientation says; what is transparent lies on white; palettes, 1 bit, CMYK and YCCK (inverted, as
 Adobe writes them, or not) become RGB or grey, and 16 bits of grey become 8. A JPEG of plain RGB or
-grey is decoded by torchvision, to the same pixels as by Pillow in two thirds of the time.
+grey is decoded by torchvision, to the same pixels as by Pillow in two thirds of the time; one
+whose header holds nothing that Pillow would have to judge never comes to Pillow.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from struct import Struct
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,12 @@ LARGEST = 89_000_000  # pixels of one image; Pillow's own limit is as high
 CHANNELS = {"rgb": 3, "grey": 1, "inverted": 1}
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
 ORIENTATION = 0x0112  # EXIF's number for it
+SEGMENT = Struct(">BBH")  # of a JPEG begins with 255, its kind, and its length without these two
+FRAME = Struct(">BHHB")  # is in the segment that tells bits, height, width, and components
+FRAMES = (0xC0, 0xC1, 0xC2)  # of Huffman codes: baseline, extended, progressive
+SCAN = 0xDA  # after its segment come the pixels
+# tables, restarts, remarks, and what programs add, but for EXIF and XMP, which may turn the image
+HARMLESS = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {0xE1}
 UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -80,10 +88,12 @@ def interpolated(pixels: Pixels, size: int) -> Pixels:
     import torch
     from torch.nn.functional import interpolate
 
-    image = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
-    image = image.view(1, *image.shape)  # with [None] torch would not see that channels are last
-    square = interpolate(image.permute(0, 3, 1, 2), (size, size), mode="bilinear", antialias=True)
-    return square[0].permute(1, 2, 0).contiguous().numpy()
+    # numpy turns the axes, as each operator of torch lets another thread take the interpreter; with
+    # [None] torch would not see that channels are last
+    image = np.require(pixels, requirements=["C", "W"]).reshape(1, *pixels.shape)
+    planes = torch.from_numpy(image.transpose(0, 3, 1, 2))
+    square = interpolate(planes, (size, size), mode="bilinear", antialias=True)
+    return np.ascontiguousarray(square.numpy()[0].transpose(1, 2, 0))
 
 
 @contextmanager
@@ -101,11 +111,35 @@ def one_thread() -> Iterator[None]:
 
 def opened(content: bytes) -> Pixels:
     """A file's pixels, upright; DamagedImage when there are none, or not all."""
+    channels = plain(content)
+    pixels = jpeg(content, channels) if channels else None
+    return judged(content) if pixels is None else pixels
+
+
+def plain(content: bytes) -> int:
+    """Channels, 1 or 3, of a JPEG that lies upright and has 8 bits, an allowed size and nothing
+    unusual before its pixels; 0 for any other file. In a sixth of the time that Pillow takes."""
+    channels, place = 0, 2
+    while content[:2] == b"\xff\xd8" and place + SEGMENT.size + FRAME.size <= len(content):
+        mark, kind, length = SEGMENT.unpack_from(content, place)
+        if mark != 0xFF or kind == SCAN:
+            return channels if mark == 0xFF else 0
+        if kind in FRAMES:
+            bits, height, width, channels = FRAME.unpack_from(content, place + SEGMENT.size)
+            if bits != 8 or channels not in (1, 3) or not 0 < height * width <= LARGEST:
+                return 0
+        elif kind not in HARMLESS:
+            return 0
+        place += 2 + length
+    return 0
+
+
+def judged(content: bytes) -> Pixels:
+    """A file's pixels, upright, as Pillow understands it; DamagedImage as above."""
     try:
         with Image.open(BytesIO(content)) as image:
             check(image)
-            plain = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
-            pixels = jpeg(content, image) if plain else flattened(image)
+            pixels = unturned(content, image)
             turned = UPRIGHT.get(orientation(image))  # now, as Pillow turns a TIFF when it loads it
     except (DamagedImage, MemoryError):
         raise
@@ -114,6 +148,15 @@ def opened(content: bytes) -> Pixels:
     except Exception as error:  # decoders raise about every kind there is
         raise DamagedImage(f"{type(error).__name__}: {error}") from error
     return np.ascontiguousarray(turned(pixels)) if turned else pixels
+
+
+def unturned(content: bytes, image: Image.Image) -> Pixels:
+    """Pixels of an opened image as it lies. What torchvision refuses Pillow judges, and Pillow
+    decodes all of them where torchvision no longer decodes images, as it has announced."""
+    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
+        return flattened(image)
+    pixels = jpeg(content, len(image.mode))
+    return np.asarray(image) if pixels is None else pixels
 
 
 def check(image: Image.Image) -> None:
@@ -130,23 +173,22 @@ def orientation(image: Image.Image) -> int:
         return 1
 
 
-def jpeg(content: bytes, image: Image.Image) -> Pixels:
-    """Pixels of a JPEG of plain RGB or grey. What torchvision refuses Pillow judges, and Pillow
-    decodes all of them where torchvision no longer decodes images, as it has announced."""
+def jpeg(content: bytes, channels: int) -> Pixels | None:
+    """Pixels of a JPEG of plain RGB (3) or grey (1); None where torchvision does not decode it."""
     import torch
 
     try:
         from torchvision.io import ImageReadMode
 
-        mode = ImageReadMode.RGB if image.mode == "RGB" else ImageReadMode.GRAY
+        mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
         # the operator, as the function around it warns at every call
         decoded = torch.ops.image.decode_jpeg(
             torch.frombuffer(bytearray(content), dtype=torch.uint8), mode.value, False
         )
     except (ImportError, AttributeError, RuntimeError):
-        return np.asarray(image)
-    pixels: Pixels = decoded.permute(1, 2, 0).numpy()
-    return pixels if image.mode == "RGB" else pixels[:, :, 0]
+        return None
+    pixels: Pixels = decoded.numpy().transpose(1, 2, 0)
+    return pixels if channels == 3 else pixels[:, :, 0]
 
 
 def flattened(image: Image.Image) -> Pixels:

@@ -19,7 +19,7 @@ from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -40,7 +40,8 @@ from heated.files import (
 from heated.samples import Content, Samples, Split
 from heated.splits import check
 
-Decoded = tuple[int, NDArray[np.uint8] | DamagedImage]  # an image's number, and what came of it
+Piece = list[tuple[int, Content]]
+Told = tuple[int, str]  # an image's number, and how it is damaged, or nothing
 
 PIECE = 8  # images that a thread decodes at a time
 KEPT_EVERY = 1000  # images, after which a killed call is taken up at most so many back
@@ -148,61 +149,51 @@ def fill(
     decode: Callable[[Content], NDArray[np.uint8]],
     workers: int,
 ) -> None:
-    """The images that are not yet in images.npy, each at its place, and progress.json with it.
-
-    They go through a file: the pages of a writable memory map would count as this process's own.
-    """
-    images, total = np.load(work / "images.npy", mmap_mode="r"), len(samples.labels)
-    contents = samples.contents(progress.done)
-    file = (work / "images.npy").open("r+b")
-    with file, closing(decoded(contents, decode, workers)) as pairs:
-        bar = tqdm(pairs, "packing", total, initial=progress.done, unit="image", disable=None)
-        for number, image in bar:
-            if isinstance(image, DamagedImage):
-                progress.damaged[str(number)] = str(image)
-            else:
-                file.seek(images.offset + number * image.nbytes)
-                file.write(image.data)
+    """The images that are not yet in images.npy, each at its place, and progress.json with it."""
+    path, total = work / "images.npy", len(samples.labels)
+    store = partial(stored, path, np.load(path, mmap_mode="r").offset, decode)
+    with closing(done(samples.contents(progress.done), store, workers)) as told:
+        bar = tqdm(told, "packing", total, initial=progress.done, unit="image", disable=None)
+        for number, damage in bar:
+            if damage:
+                progress.damaged[str(number)] = damage
             progress.done += 1
             if progress.done % KEPT_EVERY == 0 or progress.done == total:
-                keep(file, progress, work)
+                write_json(work / "progress.json", asdict(progress))
     assert progress.done == total
 
 
-def keep(file: BinaryIO, progress: Progress, work: Path) -> None:
-    """Progress as it is, once the images it counts are in the file."""
-    file.flush()
-    write_json(work / "progress.json", asdict(progress))
-
-
-def decoded(
-    contents: Iterator[tuple[int, Content]],
-    decode: Callable[[Content], NDArray[np.uint8]],
-    workers: int,
-) -> Generator[Decoded, None, None]:
-    """What comes of each content, in their order; few are in memory at a time."""
-
-    def piece_decoded(piece: list[tuple[int, Content]]) -> list[Decoded]:
-        return [(number, tried(decode, content)) for number, content in piece]
-
-    waiting: deque[Future[list[Decoded]]] = deque()
+def done(
+    contents: Iterator[tuple[int, Content]], store: Callable[[Piece], list[Told]], workers: int
+) -> Generator[Told, None, None]:
+    """What `store` tells of each content, in their order; few are in memory at a time."""
+    waiting: deque[Future[list[Told]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         while piece := list(islice(contents, PIECE)):
-            waiting.append(pool.submit(piece_decoded, piece))
+            waiting.append(pool.submit(store, piece))
             if len(waiting) > 2 * workers:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
 
 
-def tried(
-    decode: Callable[[Content], NDArray[np.uint8]], content: Content
-) -> NDArray[np.uint8] | DamagedImage:
-    """The image, or how it is damaged."""
-    try:
-        return np.ascontiguousarray(decode(content))
-    except DamagedImage as error:
-        return error
+def stored(
+    path: Path, offset: int, decode: Callable[[Content], NDArray[np.uint8]], piece: Piece
+) -> list[Told]:
+    """Of each content its number and, where it is damaged, how; the others' images are then in the
+    file. The pages of a writable memory map would count as this process's own."""
+    told: list[Told] = []
+    with path.open("r+b") as file:
+        for number, content in piece:
+            try:
+                image = np.ascontiguousarray(decode(content))
+            except DamagedImage as error:
+                told.append((number, str(error)))
+                continue
+            file.seek(offset + number * image.nbytes)
+            file.write(image.data)
+            told.append((number, ""))
+    return told
 
 
 def allowed(damaged: Mapping[str, str], samples: Samples, most: int) -> NDArray[np.int64]:

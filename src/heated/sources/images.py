@@ -31,9 +31,10 @@ def by_name(classes: Mapping[str, str]) -> dict[str, str]:
 def directories(names: Sequence[str]) -> dict[str, PurePosixPath]:
     """The directory of each image file, below the directory that all of them lie in; InputError
     where some lie in none."""
-    images = [path for path in map(PurePosixPath, names) if is_image(path)]
-    above = os.path.commonpath([path.parent for path in images]) if images else ""
-    below = {str(path): path.parent.relative_to(above) for path in images}
+    images = {path: path.parent for path in map(PurePosixPath, names) if is_image(path)}
+    above = os.path.commonpath(set(images.values())) if images else ""
+    relative = {parent: parent.relative_to(above) for parent in set(images.values())}
+    below = {str(path): relative[parent] for path, parent in images.items()}
     loose = next((name for name, directory in below.items() if not directory.parts), None)
     if loose is not None:
         raise InputError(
