@@ -14,10 +14,10 @@ from heated.tracking import live
 def main(dataset: str, method: str, packed: Path, models: Path, history: Path, made: Path) -> None:
     """`models`: folder for seed-<s>.safetensors; `history`: CSV; `made`: JSON of how it was."""
     params = config.load()
-    device, seeds = prepared(params.run.threads), params.seeds_of(dataset)
+    device, seeds = prepared(params.run.threads), params.seeds(dataset, method)
     wanted = params.datasets[dataset].training.precision
     machine = {"precision": precision(wanted, device), "threads": params.run.threads}
-    settings = {name: params.settings(dataset, name) | machine for name in seeds}
+    settings = {name: params.settings(dataset, name) | machine for name in params.seeds_of(dataset)}
     trained = runs.Run(
         runs.recipe(settings[method]),
         unpacking.unpack(packed),
@@ -30,7 +30,7 @@ def main(dataset: str, method: str, packed: Path, models: Path, history: Path, m
     record = provenance.of(trained, dataset, method, settings[method])
     tracked = params.tracking.enabled and first()
     with output(models) as folder, live(record, tracked, params.tracking.every) as log:
-        done = trained.finish(seeds[method], folder, log)
+        done = trained.finish(seeds, folder, log)
     if first():
         write_history(history, {seed: result["history"] for seed, result in done.items()})
         write_json(made, provenance.finished(record, done))

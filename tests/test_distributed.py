@@ -161,11 +161,11 @@ def test_a_training_goes_on_with_another_number_of_processes(project):
     project.edit(*PARAMS)
     project.stage("download", "digits", "raw")
     project.stage("split", "digits", "raw", "packed")
-    project.stage("train", "digits", "bn", "packed", *OUTPUTS, HEATED_TRACKING="off")
+    project.stage("train", "digits", "hbn", "packed", *OUTPUTS, HEATED_TRACKING="off")
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2")
     for path in (project.folder / "checkpoints").glob("*/after-[23]-*"):
         path.unlink()
-    command = ("-m", "stages.train", "digits", "bn", "packed", *OUTPUTS)
+    command = ("-m", "stages.train", "digits", "hbn", "packed", *OUTPUTS)
     project.run(*torchrun, *command, HEATED_TRACKING="off")
     record = json.loads((project.folder / OUTPUTS[2]).read_text(encoding="utf-8"))
     assert record["seeds"]["0"]["epochs_trained"] == 2

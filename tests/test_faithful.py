@@ -23,8 +23,7 @@ HEATED = 19  # epochs, the last ones
 
 
 def settings(dataset, method):
-    training = PARAMS.datasets[dataset].training.model_dump()
-    return recipe(training | PARAMS.methods[method].model_dump())
+    return recipe(PARAMS.settings(dataset, method))
 
 
 @cache

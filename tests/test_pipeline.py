@@ -35,8 +35,7 @@ def test_outputs_are_linked_to_the_cache(built: Project) -> None:
 
 def test_history_follows_the_schedules(built: Project) -> None:
     params = config.load(built.folder / "params.yaml")
-    training = params.datasets["digits"].training.model_dump()
-    expected = recipe(training | params.methods["hbn"].model_dump())
+    expected = recipe(params.settings("digits", "hbn"))
     rows = read_history(built.folder / RUN / "history.csv")[0]
     assert [row["alpha"] for row in rows] == expected["alphas"]
     assert [row["lr"] for row in rows] == expected["lrs"]

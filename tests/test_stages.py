@@ -126,6 +126,12 @@ def test_a_stage_without_its_input_names_the_file_and_the_stage_that_makes_it(
     assert "Traceback" not in told
 
 
+def test_a_run_that_nothing_trains_is_told_with_where_to_name_it(project: Project) -> None:
+    told = project.stage("train", "digits", "bn-4", "packed", "m", "h", "p", status=1)
+    assert "came 'bn-4' on 'digits'; allowed: what run or a study trains on it (sm, ls," in told
+    assert "Traceback" not in told
+
+
 def test_a_wrong_number_of_arguments_tells_the_usage(project: Project) -> None:
     told = project.stage("split", "digits", status=2)
     assert told == "usage: python -m stages.split DATASET RAW PACKED\n"

@@ -11,6 +11,7 @@ from heated.config.base import Count, Name, Positive, Section
 from heated.config.data import Packing, Source
 from heated.config.evaluation import Evaluation
 from heated.config.methods import Method
+from heated.config.reading import ParamsError
 from heated.config.studies import Claim, Grid, Names, Report, Studies
 from heated.config.training import Training
 
@@ -75,6 +76,16 @@ class Params(Section):
         """The seeds of each method that is trained on a data set."""
         grids = [grid for grid in self.grids().values() if dataset in grid.datasets]
         return {method: grid.seeds for grid in grids for method in grid.methods}
+
+    def seeds(self, dataset: str, method: str) -> list[int]:
+        """The seeds of a run; ParamsError where nothing trains it."""
+        trained = self.seeds_of(dataset)
+        if method not in trained:
+            raise ParamsError(
+                f"came {method!r} on {dataset!r}; allowed: what run or a study trains on it "
+                f"({', '.join(trained) or 'nothing'}); name it there in params.yaml"
+            )
+        return trained[method]
 
     def settings(self, dataset: str, method: str) -> dict[str, Any]:
         """What training needs to know: of the data set, and what the method says of it itself."""
