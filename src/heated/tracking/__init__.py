@@ -1,4 +1,4 @@
-"""MLflow, in this file only: what a run was and gave; to write it again adds nothing.
+"""MLflow, in this folder only: what a run was and gave; to write it again adds nothing.
 
 An experiment a data set, a parent run a method, a child run a seed. Runs are found by their key,
 so equal training is one run in MLflow, however often and wherever it is published from.
@@ -6,7 +6,6 @@ so equal training is one run in MLflow, however often and wherever it is publish
 """
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -217,17 +216,3 @@ class Store:
                 self.client.update_run(run_id, status)
             else:
                 self.client.set_terminated(run_id, status)
-
-
-def main() -> None:
-    """MLflow's pages on this machine's port 5000, started with what one reader needs."""
-    os.environ |= {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", address()]
-    sys.exit(subprocess.call([*command, "--workers", "1", *sys.argv[1:]]))
-
-
-if __name__ == "__main__":
-    main()
