@@ -53,14 +53,16 @@ class Embedder:
                 f"came {came}; allowed: images, one after the other; a single one is image[None], "
                 "and of a table it is the column of images"
             )
-        return self.embeddings(self.square(image, number) for number, image in enumerate(images))
+        return self.embeddings(
+            self.square(image, f"image {number}") for number, image in enumerate(images)
+        )
 
-    def square(self, image: Image, number: int) -> NDArray[np.uint8]:
-        """An image as the model was trained on; InputError with its number where it is none."""
+    def square(self, image: Image, name: str) -> NDArray[np.uint8]:
+        """An image as the model was trained on; InputError that names it where it is none."""
         try:
             return decode(content(image), **self.packing)
         except InputError as error:
-            raise InputError(f"image {number}: {error}") from error
+            raise InputError(f"{name}: {error}") from error
 
     def embeddings(self, squares: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """(N, D) of length 1, of N images packed as the model's."""
