@@ -87,9 +87,9 @@ def publish(
     metrics: Mapping[str, Mapping[str, Any]],
     *,
     status: str = "FINISHED",
-) -> None:
-    """A run and its seeds in MLflow, with what is missing there added and nothing twice. A seed
-    that has every epoch is FINISHED, whatever became of the others.
+) -> str:
+    """A run and its seeds in MLflow, with what is missing there added and nothing twice; returned:
+    the run's id. A seed that has every epoch is FINISHED, whatever became of the others.
 
     metrics: {name: summary}, as in metrics.json; empty while they are not known.
     """
@@ -107,6 +107,7 @@ def publish(
         store.end(child, "FINISHED" if whole else status)
     store.add(parent, [(summary_names(metrics), 0)], revise=True)
     store.end(parent, status)
+    return parent
 
 
 def row_names(row: Row) -> Values:

@@ -4,6 +4,7 @@ No pickle: it is the folder that `serving` reads. This package's code lies besid
 packages has it; what else it needs is required in the versions that are installed here.
 """
 
+import os
 from base64 import b64encode
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -72,6 +73,7 @@ def save(path: Path, weights: Path, packing: Mapping[str, Any]) -> None:
 def read(uri: str) -> serving.Embedder:
     """A model that MLflow keeps, by an address such as `models:/heated-digits@champion`; none of
     the code beside it is run. InputError where there is none, or it is not one of ours."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
