@@ -1,7 +1,7 @@
 """Small models with packed data sets and embeddings, as the stages write them."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,11 @@ KINDS: dict[str, dict[str, Any]] = {
         "augment": [{"name": "affine", "degrees": 10, "scale": 0.1, "shear": 5, "shift": 0.1}],
         "pixels": (0.5, 0.5),
     },
+    "drawings": {
+        "packing": {"size": 28, "fit": "squash", "colour": "inverted", "filter": "bilinear"},
+        "augment": [],
+        "pixels": (0.5, 0.5),
+    },
     "photographs": {
         "packing": {"size": 20, "fit": "crop", "colour": "rgb", "filter": "lanczos"},
         "augment": [{"name": "crop", "size": 17}, {"name": "flip", "probability": 0.5}],
@@ -42,6 +47,12 @@ def digits() -> tuple[list[Content], np.ndarray]:
     return list(images), given.target[:300].astype(np.int64)
 
 
+def drawings() -> tuple[list[Content], np.ndarray]:
+    """Files of dark ink on light paper."""
+    files = [layouts.picture(seed, mode="1", form="PNG") for seed in range(24)]
+    return list(files), np.arange(len(files)) % 4
+
+
 def photographs() -> tuple[list[Content], np.ndarray]:
     """Files of all sizes, grey, coloured and transparent."""
     kinds = [("RGB", "JPEG"), ("L", "JPEG"), ("RGBA", "PNG"), ("CMYK", "JPEG"), ("P", "PNG")]
@@ -49,7 +60,19 @@ def photographs() -> tuple[list[Content], np.ndarray]:
     return list(files), np.arange(len(files)) % 4
 
 
-CONTENTS = {"digits": digits, "photographs": photographs}
+def samples(contents: list[Content], labels: np.ndarray) -> Samples:
+    """The images with as many classes as there are labels; the second half of those is tested."""
+    given = Samples(
+        class_names=tuple(str(label) for label in range(labels.max() + 1)),
+        labels=labels,
+        names=[str(number) for number in range(len(labels))],
+        split=None,
+        contents=lambda skip: islice(enumerate(contents), skip, None),
+    )
+    return replace(given, split=split(given, "halves"))
+
+
+CONTENTS = {"digits": digits, "drawings": drawings, "photographs": photographs}
 
 
 @dataclass(frozen=True)
@@ -73,22 +96,16 @@ def settle(model: Model, images: torch.Tensor) -> None:
             model(images)
 
 
-def case(kind: str, folder: Path) -> Case:
-    """The case of this kind, written below the folder."""
-    (contents, labels), given = CONTENTS[kind](), KINDS[kind]
-    packing = given["packing"]
-    samples = Samples(
-        class_names=tuple(str(label) for label in range(labels.max() + 1)),
-        labels=labels,
-        names=[str(number) for number in range(len(labels))],
-        split=None,
-        contents=lambda skip: islice(enumerate(contents), skip, None),
-    )
+def case(kind: str, folder: Path, given: Samples | None = None) -> Case:
+    """The case of this kind, written below the folder; of the given images, or of its own."""
+    given = given or samples(*CONTENTS[kind]())
+    assert given.split is not None
+    options, parted = KINDS[kind], given.split
+    packing = options["packing"]
     packed, weights = folder / "packed", folder / "models" / "seed-0.safetensors"
-    parted = split(samples, "halves")
-    pack(samples, parted, packed, **packing, damaged=0, workers=1, source=folder / "raw")
+    pack(given, parted, packed, **packing, damaged=0, workers=1, source=folder / "raw")
     torch.manual_seed(0)
-    mean, std = given["pixels"]
+    mean, std = options["pixels"]
     model = Model(
         Architecture(
             image_shape=np.load(packed / "images.npy", mmap_mode="r").shape[1:],
@@ -98,12 +115,12 @@ def case(kind: str, folder: Path) -> Case:
             normalise={"name": "batch", "momentum": 0.05, "eps": 1e-3},
             bias="outside",
             label_smoothing=0.0,
-            augment=given["augment"],
+            augment=options["augment"],
             pixel_mean=mean,
             pixel_std=std,
         )
     )
-    settle(model, torch.from_numpy(np.load(packed / "images.npy")))
+    settle(model, torch.from_numpy(np.load(packed / "images.npy")[:: len(given.labels) // 500 + 1]))
     models.save(weights, model)
     here = Path.cwd()
     try:
@@ -112,7 +129,7 @@ def case(kind: str, folder: Path) -> Case:
     finally:
         os.chdir(here)
     found = read_arrays(folder / "embeddings" / "seed-0.npz")
-    numbers = np.flatnonzero(parted.query | parted.gallery)
+    numbers, contents = np.flatnonzero(parted.query | parted.gallery), dict(given.contents(0))
     return Case(
         weights,
         packing,
