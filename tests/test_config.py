@@ -111,6 +111,11 @@ BAD = {
         "enabled: yes",
         "tracking.enabled: came 'yes'; allowed: a valid boolean",
     ),
+    "truth value for one of several": (
+        "  models: none",
+        "  models: true",
+        "tracking.models: came True; allowed: none, logged, registered",
+    ),
     "nothing for a number": (
         "batch_size: 128",
         "batch_size:",

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.functional_validators import AfterValidator
@@ -48,6 +48,7 @@ class Checkpoints(Section):
 class Tracking(Section):
     enabled: bool
     every: Positive
+    models: Literal["none", "logged", "registered"]
 
 
 class Params(Section):
@@ -93,3 +94,11 @@ class Params(Section):
         return self.datasets[dataset].training.model_dump() | {
             key: value for key, value in own.items() if value is not None
         }
+
+    def chosen_by(self, dataset: str) -> dict[str, Any]:
+        """How a data set's images are packed, and the metric that may choose among its models: none
+        where it is measured on the test classes."""
+        settings = self.datasets[dataset]
+        metric = f"recall_at_{settings.evaluation.recall_at[0]}"
+        validated = settings.packing.validation is not None
+        return {"packing": settings.packing.model_dump(), "metric": metric if validated else None}

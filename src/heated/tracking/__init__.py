@@ -1,4 +1,4 @@
-"""MLflow, in this file only: what a run was and gave; to write it again adds nothing.
+"""MLflow, in this folder only: what a run was and gave; to write it again adds nothing.
 
 An experiment a data set, a parent run a method, a child run a seed. Runs are found by their key,
 so equal training is one run in MLflow, however often and wherever it is published from.
@@ -6,7 +6,6 @@ so equal training is one run in MLflow, however often and wherever it is publish
 """
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,9 +87,9 @@ def publish(
     metrics: Mapping[str, Mapping[str, Any]],
     *,
     status: str = "FINISHED",
-) -> None:
-    """A run and its seeds in MLflow, with what is missing there added and nothing twice. A seed
-    that has every epoch is FINISHED, whatever became of the others.
+) -> str:
+    """A run and its seeds in MLflow, with what is missing there added and nothing twice; returned:
+    the run's id. A seed that has every epoch is FINISHED, whatever became of the others.
 
     metrics: {name: summary}, as in metrics.json; empty while they are not known.
     """
@@ -108,6 +107,7 @@ def publish(
         store.end(child, "FINISHED" if whole else status)
     store.add(parent, [(summary_names(metrics), 0)], revise=True)
     store.end(parent, status)
+    return parent
 
 
 def row_names(row: Row) -> Values:
@@ -217,17 +217,3 @@ class Store:
                 self.client.update_run(run_id, status)
             else:
                 self.client.set_terminated(run_id, status)
-
-
-def main() -> None:
-    """MLflow's pages on this machine's port 5000, started with what one reader needs."""
-    os.environ |= {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", address()]
-    sys.exit(subprocess.call([*command, "--workers", "1", *sys.argv[1:]]))
-
-
-if __name__ == "__main__":
-    main()

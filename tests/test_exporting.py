@@ -1,0 +1,87 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from embedders import KINDS, case
+
+from heated import models
+from heated.backbones import BACKBONES
+from heated.errors import InputError
+from heated.exporting import export
+from heated.geometry import directions
+from heated.models import Architecture, Model
+from heated.unpacking import unpack
+
+
+def run(path, images):
+    """ONNX Runtime's embeddings."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    (given,), (made,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.type, made.name) == ("images", "tensor(uint8)", "embeddings")
+    return session.run(None, {"images": np.ascontiguousarray(images)})[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_onnx_runtime_gives_the_embed_stages_embeddings(tmp_path, kind):
+    given = case(kind, tmp_path)
+    export(given.weights, tmp_path / "model.onnx")
+    data = unpack(given.packed)
+    images = data.images[data.split.query | data.split.gallery]
+    for count in (1, 5, len(images)):
+        found = run(tmp_path / "model.onnx", images[:count])
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, given.embeddings[:count], atol=1e-4, rtol=0)
+
+
+NORM = {"batch_norm": {"momentum": 0.1, "eps": 1e-5, "frozen": True}}
+OPTIONS = {"lenet": {}, "conv4": {"width": 4}}  # of the others: NORM
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_is_exported(tmp_path, name):
+    shape = (32, 32, 1 if name in OPTIONS else 3)
+    torch.manual_seed(0)
+    model = Model(
+        Architecture(
+            image_shape=shape,
+            num_classes=3,
+            embedding_dim=8,
+            backbone={"name": name, **OPTIONS.get(name, NORM)},
+            normalise={"name": "l2"},
+            bias="outside",
+            label_smoothing=0.0,
+            augment=[],
+            pixel_mean=0.5,
+            pixel_std=0.5,
+        )
+    ).eval()
+    models.save(tmp_path / "model.safetensors", model)
+    export(tmp_path / "model.safetensors", tmp_path / "model.onnx")
+    images = np.random.default_rng(0).integers(256, size=(3, *shape), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = directions(model(torch.from_numpy(images))).numpy()
+    np.testing.assert_allclose(run(tmp_path / "model.onnx", images), expected, atol=1e-4, rtol=0)
+
+
+def test_without_what_torch_needs_it_says_what_to_install(tmp_path, monkeypatch):
+    given = case("digits", tmp_path)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(InputError, match="onnxscript, which is missing: pip install"):
+        export(given.weights, tmp_path / "model.onnx")
+    assert not list(tmp_path.glob("*.onnx*"))
+
+
+def test_the_command_says_how_it_is_used_and_what_is_missing(tmp_path):
+    def told(*arguments):
+        command = [sys.executable, "-m", "heated.exporting", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert told().stderr == "usage: python -m heated.exporting MODEL.safetensors OUT.onnx\n"
+    missing = told("absent.safetensors", "out.onnx")
+    assert missing.returncode == 1
+    assert "absent.safetensors is missing: the stage 'train' makes it" in missing.stderr
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,121 @@
+from base64 import b64encode
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from embedders import KINDS, case
+from PIL import Image
+
+from heated import models, serving
+from heated.errors import InputError
+from heated.unpacking import unpack
+
+
+def png(pixels):
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def given(request, tmp_path_factory):
+    return case(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def embedder(given):
+    return serving.embedder(given.weights, given.packing)
+
+
+def test_images_as_they_came_get_the_embed_stages_embeddings(given, embedder):
+    found = embedder.predict(given.contents)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, given.embeddings, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+
+def test_what_is_written_is_read_back_and_has_the_same_digest(given, embedder, tmp_path):
+    serving.write(tmp_path / "model", given.weights, {**given.packing, "damaged": 3, "split": None})
+    read = serving.read(tmp_path / "model")
+    assert read.digest == embedder.digest
+    assert read.packing == given.packing
+    assert np.array_equal(read.predict(given.contents), embedder.predict(given.contents))
+
+
+def test_another_packing_or_other_weights_are_another_digest(given, embedder, tmp_path):
+    other = "crop" if given.packing["fit"] == "squash" else "squash"
+    assert (
+        serving.embedder(given.weights, {**given.packing, "fit": other}).digest != embedder.digest
+    )
+    model = models.load(given.weights, torch.device("cpu"))
+    with torch.no_grad():
+        next(model.parameters()).add_(1e-3)
+    models.save(tmp_path / "other.safetensors", model)
+    other = serving.embedder(tmp_path / "other.safetensors", given.packing)
+    assert other.digest != embedder.digest
+
+
+def test_bytes_base64_pixels_and_lists_of_an_image_embed_alike(embedder):
+    pixels = np.random.default_rng(0).integers(256, size=(31, 23, 3), dtype=np.uint8)
+    file = png(pixels)
+    text = b64encode(file).decode()
+    wrapped = "\n".join([text[:50], text[50:]])
+    forms = [pixels, file, text, wrapped, pixels.tolist(), pixels.astype(np.int64)]
+    found = embedder.predict(forms)
+    assert all(np.array_equal(found[0], each) for each in found)
+
+
+def test_a_batch_of_one_size_is_an_array(embedder):
+    random = np.random.default_rng(0)
+    for shape in [(3, 9, 11), (3, 9, 11, 3)]:
+        batch = random.integers(256, size=shape, dtype=np.uint8)
+        assert np.array_equal(embedder.predict(batch), embedder.predict(list(batch)))
+
+
+def test_images_packed_before_embed_as_they_do_unpacked(given, embedder):
+    data = unpack(given.packed)
+    tested = data.split.query | data.split.gallery
+    found = embedder.embeddings(data.images[tested])
+    np.testing.assert_allclose(found, given.embeddings, atol=1e-5, rtol=0)
+
+
+def test_no_images_have_no_embeddings(embedder):
+    assert embedder.predict([]).shape == (0, 16)
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        (b"no image", "image 1: no image, or of an unknown format"),
+        ("/etc/passwd!", "image 1: came text that is not base64"),
+        (np.zeros((5, 5, 4), np.uint8), r"image 1: came uint8 of shape \(5, 5, 4\); allowed"),
+        (np.zeros((5, 5)), "image 1: came float64 of shape"),
+        (np.full((5, 5), 256), "image 1: came pixels from 256 to 256; allowed: 0 to 255"),
+        (np.zeros((0, 5), np.uint8), "image 1: came uint8 of shape"),
+        ([[1, 2], [3]], "image 1: came lists of different lengths"),
+        (None, "image 1: came object of shape"),
+    ],
+)
+def test_what_is_no_image_is_named_by_its_number(embedder, image, told):
+    with pytest.raises(InputError, match=told):
+        embedder.predict([np.zeros((5, 5), np.uint8), image])
+
+
+@pytest.mark.parametrize("shape", [(9, 11, 3), (9, 11)])
+def test_one_image_in_place_of_a_batch_is_refused(embedder, shape):
+    with pytest.raises(InputError, match=r"came \(9, 11.*a single one is image\[None\]"):
+        embedder.predict(np.zeros(shape, np.uint8))
+
+
+def test_a_packing_that_the_model_was_not_trained_on_is_refused(given, tmp_path):
+    with pytest.raises(InputError, match=r"was trained on images of \(.*packing makes \(9, 9"):
+        serving.write(tmp_path / "model", given.weights, {**given.packing, "size": 9})
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_lacks_a_file_is_no_model(given, tmp_path):
+    serving.write(tmp_path / "model", given.weights, given.packing)
+    (tmp_path / "model" / "packing.json").unlink()
+    with pytest.raises(InputError, match=r"is no model of heated: packing.json is not in it"):
+        serving.read(tmp_path / "model")
