@@ -33,7 +33,7 @@ format: $(VENV)/.ready-dev
 
 docs: repro                ## the results that the README shows, from the report
 	mkdir -p docs
-	cp report/tables/*.md report/figures/*-curves.svg docs/
+	install -m 644 report/tables/*.md report/figures/*-curves.svg docs/
 
 bench: $(VENV)/.ready-dev  ## what an evaluation costs, beside its limit and others' tools
 	mkdir -p benchmarks/results
