@@ -281,6 +281,15 @@ def test_the_factorial_shows_and_tells_every_mean(results, drawn):
         assert f"{mean(run):.2f} ({run.method})" in drawn["factorial"].description
 
 
+def test_no_interval_leaves_the_axis_that_the_families_share(results):
+    families = factorial.crossed(read_main(results))
+    for order in (families, families[::-1]):
+        low, high = factorial.drawn(order).axes[0].get_ylim()
+        for run in (run for family in order for run in family):
+            assert low <= mean(run) - half(run)
+            assert mean(run) + half(run) <= high
+
+
 # constant alphas
 
 

@@ -89,7 +89,7 @@ def drawn(crossings: Sequence[Sequence[Result]]) -> Canvas:
         axes.set_xticks(range(4), labels)
         axes.set(title=NORMALISATIONS[normalisation(runs[0])], xlim=(-0.4, 3.6))
         axes.grid(axis="y")
-        within_bounds(axes)
+    within_bounds(panels[0])  # the others share its axis, and are drawn by now
     panels[0].set_ylabel(LABEL)
     return sheet
 
