@@ -1,3 +1,4 @@
+import importlib
 import re
 import shutil
 import subprocess
@@ -164,6 +165,9 @@ def test_cells_find_nearly_all_of_the_nearest(tmp_path):
     centres = random.normal(size=(50, 16))
     unit = centres[random.integers(50, size=20_000)] + 0.3 * random.normal(size=(20_000, 16))
     unit = (unit / np.linalg.norm(unit, axis=1, keepdims=True)).astype(np.float32)
+    np.save(tmp_path / "unit.npy", unit)
+    unit = np.load(tmp_path / "unit.npy", mmap_mode="r")  # as an index's embeddings come
+    importlib.import_module("faiss.contrib.torch_utils")  # as others do, who want tensors searched
     approximate.write(tmp_path / "faiss", unit)
     cosines, numbers = approximate.nearest(tmp_path / "faiss", unit[:200], top=10)
     _, expected = exact(unit, unit[:200], top=10)

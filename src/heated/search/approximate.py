@@ -43,6 +43,7 @@ def nearest(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Cosines, falling, and numbers of the nearest that were found."""
     library = faiss()
+    queries = np.ascontiguousarray(queries)  # a plain array, where rows of a mapped file came
     index = library.read_index(str(path), library.IO_FLAG_MMAP)
     index.nprobe = math.ceil(index.nlist / SHARE)
     cosines, numbers = index.search(queries, top)
