@@ -2,35 +2,35 @@
 
 from pathlib import Path
 
-from heated import config, provenance, runs, unpacking
+from heated import config, provenance, recipes, runs, tuning, unpacking
 from heated.command import run
-from heated.devices import precision, prepared
+from heated.devices import machine, prepared
 from heated.distributed import first, output
 from heated.files import project_root, write_json
 from heated.history import write_history
 from heated.tracking import live
 
 
-def main(dataset: str, method: str, packed: Path, models: Path, history: Path, made: Path) -> None:
-    """`models`: folder for seed-<s>.safetensors; `history`: CSV; `made`: JSON of how it was."""
+def main(
+    dataset: str, method: str, packed: Path, models: Path, history: Path, made: Path, *tuned: Path
+) -> None:
+    """`models`: folder; `history`: CSV; `made`: JSON of how it was; `tuned`: what `tune` wrote."""
     params = config.load()
-    device, seeds = prepared(params.run.threads), params.seeds(dataset, method)
-    wanted = params.datasets[dataset].training.precision
-    machine = {"precision": precision(wanted, device), "threads": params.run.threads}
-    settings = {name: params.settings(dataset, name) | machine for name in params.seeds_of(dataset)}
+    device = prepared(params.run.threads)
+    here = machine(params.datasets[dataset].training.precision, device, params.run.threads)
+    settings = params.all_settings(dataset, {method: tuning.chosen(*tuned)})
+    every = {name: recipes.recipe(each | here) for name, each in settings.items()}
     trained = runs.Run(
-        runs.recipe(settings[method]),
-        unpacking.unpack(packed),
-        unpacking.digest(packed),
-        device,
+        every[method],
+        *(unpacking.unpack(packed), unpacking.digest(packed), device),
         project_root() / "checkpoints",
-        others=[runs.recipe(each) for each in settings.values()],
+        others=[*every.values()],
         **params.checkpoints.model_dump(),
     )
-    record = provenance.of(trained, dataset, method, settings[method])
+    record = provenance.of(trained, dataset, method, settings[method] | here)
     tracked = params.tracking.enabled and first()
     with output(models) as folder, live(record, tracked, params.tracking.every) as log:
-        done = trained.finish(seeds, folder, log)
+        done = trained.finish(params.seeds(dataset, method), folder, log)
     if first():
         write_history(history, {seed: result["history"] for seed, result in done.items()})
         write_json(made, provenance.finished(record, done))

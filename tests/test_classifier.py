@@ -12,6 +12,7 @@ ROWS = np.random.default_rng(0).normal(0.5, 2.0, (N, D))
 LABELS = np.array([0, 1, 2, 3, 1, 0])
 BIAS = np.array([0.5, -1.0, 0.25, 0.75])
 SHIFT = np.linspace(-0.5, 0.5, D)
+FREE = ("none", "l2_embeddings")  # of the normalisations: class weights as they are
 
 
 def built(normalise="l2", *, bias="outside", alpha=ALPHA, smoothing=0.0):
@@ -42,12 +43,12 @@ def unit(rows):
 def normalised(rows, normalise):
     if normalise == "batch":
         return ((rows - rows.mean(axis=0)) / np.sqrt(rows.var(axis=0) + EPS) + SHIFT) / D**0.5
-    return unit(rows) if normalise == "l2" else rows
+    return unit(rows) if normalise in ("l2", "l2_embeddings") else rows
 
 
 def weights(head, normalise):
     weight = head.weight.detach().numpy()
-    return weight if normalise == "none" else unit(weight)
+    return weight if normalise in FREE else unit(weight)
 
 
 def scores(z, bias, alpha=ALPHA):
@@ -123,10 +124,11 @@ def test_the_gradients_are_those_of_eqs_2_3_and_5(normalise, bias, smoothing):
     by_f = by_z @ w  # eq. 3
     by_w = by_z.T @ f
     outer = {"none": by_f, "l2": through_unit(by_f, ROWS), "batch": through_batch_norm(by_f, ROWS)}
+    outer["l2_embeddings"] = outer["l2"]
     raw = head.weight.detach().numpy()
     close(by_normalised, by_f)
     close(by_embeddings, outer[normalise])
-    close(head.weight.grad, by_w if normalise == "none" else through_unit(by_w, raw))
+    close(head.weight.grad, by_w if normalise in FREE else through_unit(by_w, raw))
     if bias != "none":
         close(head.bias.grad, (by_z if bias == "inside" else error).sum(axis=0))
     if normalise == "batch":
@@ -142,12 +144,12 @@ def test_sm_is_plain_softmax_of_weights_times_embeddings_and_bias():
 
 
 @pytest.mark.parametrize("normalise", NORMALISATIONS)
-def test_the_length_of_class_weights_counts_only_in_none(normalise):
+def test_the_length_of_class_weights_counts_only_where_they_are_not_normalised(normalise):
     head = built(normalise)
     before = head.logits(torch.from_numpy(ROWS))
     with torch.no_grad():
         head.weight.mul_(7)
-    assert torch.allclose(head.logits(torch.from_numpy(ROWS)), before) == (normalise != "none")
+    assert torch.allclose(head.logits(torch.from_numpy(ROWS)), before) == (normalise not in FREE)
 
 
 def test_l2_logits_are_cosines_times_alpha():
@@ -250,7 +252,7 @@ def test_an_unknown_place_of_the_bias_is_refused_with_those_there_are():
 
 
 def test_an_unknown_normalisation_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="normalise: came 'layer'; allowed: none, l2, batch"):
+    with pytest.raises(ValueError, match="normalise: came 'layer'; allowed: none, l2, l2_embeddings, batch"):
         HeatedSoftmax(C, D, normalise="layer")
 
 

@@ -11,8 +11,9 @@ from torch import nn
 
 from heated import config
 from heated.models import Architecture, Model
-from heated.runs import recipe
-from heated.training import Progress, batches
+from heated.recipes import recipe
+from heated.sampling import batches
+from heated.training import Progress
 
 PARAMS = config.load(Path(__file__).parents[1] / "params.yaml")
 PHOTOGRAPHS = ("cub200", "cars196", "sop", "in-shop")

@@ -71,6 +71,7 @@ def trained(normalise, alpha=16.0, **options):
         alphas=[alpha] * 5,
         lrs=[0.02] * 5,
         batch_size=64,
+        sampler={"name": "shuffled"},
         precision="float32",
         seed=0,
         watch_every=1,

@@ -52,6 +52,7 @@ def trained(model):
         alphas=[5.0],
         lrs=[0.1],
         batch_size=3,
+        sampler={"name": "shuffled"},
         precision="float32",
         seed=0,
         watch_every=1,

@@ -8,9 +8,10 @@ import torch
 from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml
 
 from heated import config
+from heated.adaptation import ADAPTATIONS
 from heated.augment import AUGMENTATIONS, Draws
 from heated.backbones import BACKBONES
-from heated.classifier import BIASES
+from heated.classifier import BIASES, DENOMINATORS
 from heated.clustering import KMEANS
 from heated.config import base, data, evaluation, methods, sections, training
 from heated.config.reading import ParamsError, parse
@@ -18,6 +19,7 @@ from heated.decoding import CHANNELS
 from heated.normalise import NORMALISATIONS
 from heated.optimisers import OPTIMISERS
 from heated.pretrained import identity
+from heated.sampling import SAMPLERS
 from heated.schedules import SCHEDULES, values
 from heated.sources import SOURCES
 from heated.splits import SPLITS
@@ -28,9 +30,9 @@ PARAMS = config.load(PATH)
 
 # Each kind of choice: the section and key that hold it, and the package's dict.
 KINDS: dict[str, tuple[type[base.Section], str, dict[str, Any]]] = {
-    "alpha": (methods.Method, "alpha", SCHEDULES),
-    "lr_factor": (methods.Method, "lr_factor", SCHEDULES),
-    "normalise": (methods.Method, "normalise", NORMALISATIONS),
+    "lr_factor": (methods.HeatedSoftmax, "lr_factor", SCHEDULES),
+    "normalise": (methods.HeatedSoftmax, "normalise", NORMALISATIONS),
+    "sampler": (methods.LibraryLoss, "sampler", SAMPLERS),
     "backbone": (training.Training, "backbone", BACKBONES),
     "augment": (training.Training, "augment", AUGMENTATIONS),
     "optimiser": (training.Training, "optimiser", OPTIMISERS),
@@ -120,7 +122,17 @@ def test_the_names_allowed_are_the_keys_of_the_packages_dict(kind):
 
 
 def test_the_places_of_the_bias_are_those_of_the_classifier():
-    assert get_args(methods.Method.model_fields["bias"].annotation) == BIASES
+    assert get_args(methods.HeatedSoftmax.model_fields["bias"].annotation) == BIASES
+
+
+def test_the_denominators_are_those_of_the_classifier():
+    field = methods.HeatedSoftmax.model_fields["denominator"]
+    assert get_args(field.annotation) == DENOMINATORS
+
+
+def test_alpha_follows_a_schedule_or_adapts():
+    alphas = choices(methods.HeatedSoftmax.model_fields["alpha"].annotation)
+    assert set(alphas) == {*SCHEDULES, *ADAPTATIONS} - {"none"}
 
 
 def test_the_warm_ups_are_the_keys_of_their_dict():
@@ -144,17 +156,23 @@ def test_the_options_of_a_choice_are_its_functions_parameters(kind, name):
 # --- what params.yaml says can be done -------------------------------------------------------
 
 
+HEATED = [m for m in PARAMS.methods if isinstance(PARAMS.methods[m], methods.HeatedSoftmax)]
+
+
 @pytest.mark.parametrize("method", PARAMS.methods)
 @pytest.mark.parametrize("dataset", PARAMS.datasets)
 def test_every_schedule_gives_positive_finite_values_in_every_epoch(dataset, method):
     epochs = PARAMS.datasets[dataset].training.epochs
-    for schedule in (PARAMS.methods[method].alpha, PARAMS.methods[method].lr_factor):
+    alpha = getattr(PARAMS.methods[method], "alpha", None)
+    for schedule in (alpha, PARAMS.methods[method].lr_factor):
+        if schedule is None or schedule.name in ADAPTATIONS:
+            continue
         series = values(schedule.name, schedule.options, epochs=epochs)
         assert len(series) == epochs
         assert all(math.isfinite(value) and value > 0 for value in series)
 
 
-@pytest.mark.parametrize("method", [m for m in PARAMS.methods if m.startswith("h")])
+@pytest.mark.parametrize("method", [m for m in HEATED if m.startswith("h")])
 @pytest.mark.parametrize("dataset", PARAMS.datasets)
 def test_a_heated_method_is_heated_within_the_epochs_of_every_data_set(dataset, method):
     alpha = PARAMS.methods[method].alpha
@@ -162,7 +180,7 @@ def test_a_heated_method_is_heated_within_the_epochs_of_every_data_set(dataset, 
     assert series[-1] < series[0]
 
 
-@pytest.mark.parametrize("method", PARAMS.methods)
+@pytest.mark.parametrize("method", HEATED)
 def test_every_normalisation_binds(method):
     choice = PARAMS.methods[method].normalise
     module = NORMALISATIONS[choice.name](4, **choice.options)

@@ -10,7 +10,7 @@ from conftest import Project
 
 from heated import config
 from heated.history import read_history
-from heated.runs import recipe
+from heated.recipes import recipe
 
 RUN = Path("runs/digits/hbn")
 

@@ -13,7 +13,8 @@ from heated.downloading import gather
 from heated.embedding import embed
 from heated.feeding import Mapped
 from heated.models import load
-from heated.runs import Run, recipe
+from heated.recipes import recipe
+from heated.runs import Run
 from heated.sources import SOURCES
 from heated.splits import split
 

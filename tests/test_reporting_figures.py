@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from heated import config
 from heated.files import write_arrays, write_json
 from heated.history import write_history
+from heated.recipes import recipe
 from heated.reporting.figures import (
     FIGURES,
     alphas,
@@ -34,7 +35,6 @@ from heated.reporting.figures.looks import COLOURS, look, looks
 from heated.reporting.figures.recall import half, mean, numbers
 from heated.reporting.figures.selecting import constant_alpha, heating
 from heated.reporting.results import read_results
-from heated.runs import recipe
 from heated.statistics import summaries
 
 PARAMS = config.load(ROOT / "params.yaml")

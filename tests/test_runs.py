@@ -6,7 +6,8 @@ from safetensors.torch import save_file
 from heated.backbones import BACKBONES
 from heated.checkpoints import Lock
 from heated.models import load
-from heated.runs import Run, recipe
+from heated.recipes import recipe
+from heated.runs import Run
 from heated.samples import Split
 from heated.unpacking import Packed
 

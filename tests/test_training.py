@@ -5,7 +5,8 @@ import torch
 
 from heated.feeding import Held
 from heated.models import Architecture, Model
-from heated.training import Progress, batches, epoch_seed, train
+from heated.sampling import batches
+from heated.training import Progress, epoch_seed, train
 
 SM = {"normalise": {"name": "none"}, "bias": "outside"}
 LN = {"normalise": {"name": "l2"}, "bias": "outside"}
@@ -44,6 +45,7 @@ def trained(model, data=None, *, alphas=(4.0,), lrs=(0.1,), log=lambda row: None
     images, labels = samples() if data is None else data
     settings = {
         "batch_size": 4,
+        "sampler": {"name": "shuffled"},
         "precision": "float32",
         "seed": 0,
         "watch_every": 1,

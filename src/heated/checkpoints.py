@@ -28,6 +28,7 @@ from heated.files import whole
 
 # The modules that decide which weights and which history come out.
 CODE = (
+    "adaptation",
     "augment",
     "backbones",
     "checkpoints",
@@ -37,13 +38,16 @@ CODE = (
     "feeding",
     "geometry",
     "initialisation",
+    "library",
     "models",
     "neighbours",
     "normalise",
     "optimisers",
     "pretrained",
+    "recipes",
     "retrieval",
     "runs",
+    "sampling",
     "screening",
     "training",
     "warm_up",

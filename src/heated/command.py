@@ -9,18 +9,21 @@ from heated.errors import InputError
 
 
 def run(main: Callable[..., None]) -> None:
-    """Call `main` with the command line; parameters typed Path come as paths.
+    """Call `main` with the command line; parameters typed Path come as paths, and those with a
+    star may be left out.
 
     What a user can put right ends with its message and status 1, a wrong number of arguments with
     the usage and status 2; anything else keeps its traceback.
     """
-    parameters = inspect.signature(main).parameters.values()
+    parameters = [*inspect.signature(main).parameters.values()]
+    needed = [each for each in parameters if each.kind is not each.VAR_POSITIONAL]
     arguments = sys.argv[1:]
-    if len(arguments) != len(parameters):
-        usage = " ".join(parameter.name.upper() for parameter in parameters)
+    if not len(needed) <= len(arguments) <= len(parameters):
+        optional = [f"[{each.name.upper()}]" for each in parameters[len(needed) :]]
+        usage = " ".join([*(each.name.upper() for each in needed), *optional])
         print(f"usage: python -m stages.{Path(sys.argv[0]).stem} {usage}", file=sys.stderr)
         sys.exit(2)
-    pairs = zip(parameters, arguments, strict=True)
+    pairs = zip(parameters, arguments, strict=False)
     try:
         main(*(Path(text) if given.annotation is Path else text for given, text in pairs))
     except (InputError, OSError, FloatingPointError) as error:

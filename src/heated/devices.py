@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import sys
 from typing import Any
 
@@ -41,6 +42,15 @@ def keep_memory(kept: bool) -> None:
     library.mallopt(TRIM_THRESHOLD, 2048 * MIB - 1 if kept else 64 * MIB)
 
 
+def peak_memory(device: torch.device) -> int:
+    """MiB that this process had at most so far: of the GPU's memory, or on a CPU of the machine's,
+    libraries included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) // MIB
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (MIB if sys.platform == "darwin" else 1024)
+
+
 def fast_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the hardware multiplies it faster than float32, else float32."""
     if device.type == "cuda":
@@ -51,6 +61,11 @@ def fast_dtype(device: torch.device) -> torch.dtype:
         fast = bool(known.get("avx512_bf16") or known.get("amx_bf16"))
         fast = fast and torch.backends.mkldnn.is_available()
     return torch.bfloat16 if fast else torch.float32
+
+
+def machine(wanted: str, device: torch.device, threads: int) -> dict[str, Any]:
+    """What a training needs to know of the machine beside its own settings."""
+    return {"precision": precision(wanted, device), "threads": threads}
 
 
 def precision(wanted: str, device: torch.device) -> str:

@@ -18,7 +18,7 @@ def embed(model: Model, images: Held | Mapped, *, quiet: bool = False) -> Tensor
     """(N, D) float32 on the model's device; leaves it in eval mode. Processes share the work, and
     each has the whole."""
     model.eval()
-    device = model.head.weight.device
+    device = model.device
     embeddings = torch.zeros(len(images), model.architecture.embedding_dim, device=device)
     pieces = mine(torch.arange(len(images)).split(at_a_time(model)))
     told = tqdm(pieces, desc="embedding", disable=quiet or not first() or None)

@@ -30,6 +30,7 @@ def gradients_by_kind(
     Leaves the model in eval mode.
     """
     head, rising = model.head, sorted(alphas)
+    assert isinstance(head, HeatedSoftmax)
     embeddings = normalised(model, images).double()
     ahead = margins(head, embeddings, labels)
     distances = centroid_distances(embeddings, labels)

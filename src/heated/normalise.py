@@ -33,6 +33,13 @@ class L2(nn.Module):
         return embeddings
 
 
+class L2Embeddings(L2):
+    """As `L2`, and class weights as they come: L2-constrained softmax (Ranjan et al., arXiv
+    1703.09507), whose radius is alpha."""
+
+    unit_weights = False
+
+
 class Batch(nn.Module):
     """Batch norm with learned shift and no learned scale, divided by sqrt(D), so that a row's
     length is about 1; class weights of unit length. BN and HBN (paper section 3.3).
@@ -58,5 +65,6 @@ class Batch(nn.Module):
 NORMALISATIONS: dict[str, Callable[..., nn.Module]] = {
     "none": lambda embedding_dim: Unnormalised(),
     "l2": lambda embedding_dim: L2(),
+    "l2_embeddings": lambda embedding_dim: L2Embeddings(),
     "batch": Batch,
 }

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 
-KINDS = ("train", "embed", "evaluate", "gradients")  # of a run, in their order
+KINDS = ("tune", "train", "embed", "evaluate", "gradients")  # of a run, in their order
 SHARED = ("download", "split")  # what all runs on a data set need
 DVC = (sys.executable, "-m", "dvc")
 

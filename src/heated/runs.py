@@ -3,10 +3,11 @@ this run or by one that began alike, is not trained again."""
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,48 +18,19 @@ from torch import Tensor
 
 from heated import models, pretrained, unpacking
 from heated.checkpoints import Checkpoints, Lock, code_digest, fingerprint, partings
-from heated.devices import keep_memory
-from heated.distributed import agreed, first
+from heated.devices import keep_memory, peak_memory
+from heated.distributed import agreed, first, place
 from heated.embedding import embed
+from heated.errors import InputError
 from heated.feeding import Mapped, feed
 from heated.geometry import compactness, directions, spread
 from heated.history import Row
+from heated.library import LIBRARY
 from heated.models import Architecture, Model
+from heated.recipes import BY_EPOCH, Recipe, by_epoch, throughout
 from heated.retrieval import retrieval
-from heated.schedules import values
-from heated.training import Progress, train, watched
+from heated.training import Progress, train
 from heated.warm_up import WARM_UPS
-
-Recipe = dict[str, Any]
-BY_EPOCH = ("alphas", "lrs", "watch_every")  # of a recipe's keys: what is set epoch by epoch
-
-
-def recipe(settings: Mapping[str, Any]) -> Recipe:
-    """What params.yaml says of a data set's training and of a method, with alpha and the learning
-    rate written out for every epoch."""
-    epochs, schedules = settings["epochs"], ("epochs", "alpha", "lr", "lr_factor")
-    return {
-        **{key: value for key, value in settings.items() if key not in schedules},
-        "alphas": scheduled(settings["alpha"], epochs),
-        "lrs": [settings["lr"] * factor for factor in scheduled(settings["lr_factor"], epochs)],
-    }
-
-
-def scheduled(choice: models.Options, epochs: int) -> list[float]:
-    """A schedule's value in each epoch."""
-    name, options = models.split_choice(choice)
-    return values(name, options, epochs=epochs)
-
-
-def by_epoch(recipe: Recipe) -> list[list[float]]:
-    """What is set in each epoch: alpha, learning rate, whether the unseen classes are looked at."""
-    looks = watched(len(recipe["alphas"]), recipe["watch_every"])
-    return [list(each) for each in zip(recipe["alphas"], recipe["lrs"], looks, strict=True)]
-
-
-def throughout(recipe: Recipe) -> Recipe:
-    """What holds in every epoch."""
-    return {key: value for key, value in recipe.items() if key not in BY_EPOCH}
 
 
 @dataclass(frozen=True)
@@ -83,6 +55,7 @@ class Run:
             "data": self.digest,
             "code": code_digest(),
             "torch": torch.__version__,
+            **({"library": version(LIBRARY)} if self.recipe.get("loss") else {}),
             "device": self.device.type,
             "seed": seed,
         }
@@ -126,6 +99,7 @@ class Run:
         """What became of each seed, whose model is then `folder / seed-<s>.safetensors`. A seed
         that another process has in hand comes later; if all are, the first is waited for.
         FloatingPointError when the loss of a seed was no longer finite, after the other seeds."""
+        self.check_processes()
         keep_memory(True)
         folder.mkdir(exist_ok=True)
         done: dict[int, dict[str, Any]] = {}
@@ -140,6 +114,15 @@ class Run:
         if failed:
             raise FloatingPointError("\n".join(failed.values()))
         return {seed: done[seed] for seed in seeds}
+
+    def check_processes(self) -> None:
+        """InputError where several processes share a batch whose loss needs the whole of it."""
+        loss = self.recipe.get("loss") or {"name": self.recipe.get("adaptation", "none")}
+        if place()[1] > 1 and loss["name"] not in ("none", "learned"):
+            raise InputError(
+                f"{loss['name']}: came {place()[1]} processes, which share every batch; allowed: "
+                "one, since it compares the images of a batch; write `launch: python -m`"
+            )
 
     @contextmanager
     def free(self, seeds: Sequence[int]) -> Iterator[tuple[int, Lock | None]]:
@@ -166,13 +149,15 @@ class Run:
     def finished(
         self, seed: int, path: Path, log: Callable[[Row], None], beginning: Lock | None = None
     ) -> dict[str, Any]:
-        """{"history": rows, "seconds": of training, "epochs_trained": now} of a seed whose model
-        then lies at `path`; `log` is called with every row. `beginning` is released once no other
-        recipe shares what is trained."""
+        """{"history": rows, "seconds": of training, "epochs_trained": now, "images_seen" in all,
+        "peak_mib": memory that the process had at most} of a seed whose model then lies at `path`;
+        `log` is called with every row. `beginning` is released once no other recipe shares what is
+        trained."""
         progress, seconds = self.progress(seed)
         trained = len(self.recipe["alphas"]) - len(progress.history)
         started, kept = time.monotonic() - seconds, self.checkpoints(seed)
-        done = {"seconds": seconds, "epochs_trained": trained}
+        seen = len(self.recipe["alphas"]) * int(self.data.split.train.sum())
+        done = {"seconds": seconds, "epochs_trained": trained, "images_seen": seen}
         last_parting = max(self.partings(), default=0)
 
         def keep(progress: Progress) -> None:
@@ -192,7 +177,7 @@ class Run:
         self.train(progress, seed, log, keep)
         if first():
             models.save(path, progress.model)
-        return {"history": progress.history, **done}
+        return {"history": progress.history, **done, "peak_mib": peak_memory(self.device)}
 
     def progress(self, seed: int) -> tuple[Progress, float]:
         """A seed's training, as far as it came before, and the seconds that took."""
@@ -250,7 +235,7 @@ class Run:
             progress,
             feed(self.data.images, numbers, self.device),
             labels,
-            **{key: self.recipe[key] for key in ("batch_size", "precision", *BY_EPOCH)},
+            **{key: self.recipe[key] for key in ("batch_size", "sampler", "precision", *BY_EPOCH)},
             seed=seed,
             watch=self.watcher(progress.model),
             log=log,

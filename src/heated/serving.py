@@ -69,7 +69,7 @@ class Embedder:
         packed = list(squares)
         if not packed:
             return np.empty((0, self.model.architecture.embedding_dim), dtype=np.float32)
-        device = self.model.head.weight.device
+        device = self.model.device
         images = Mapped(np.stack(packed), np.arange(len(packed)), device)
         raw = embedding.embed(self.model, images, quiet=True)
         return directions(raw).float().cpu().numpy()

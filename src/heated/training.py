@@ -20,8 +20,10 @@ from heated.augment import Draws
 from heated.distributed import first, part, share_batch_norm, sum_gradients
 from heated.feeding import Held, Mapped
 from heated.history import Row
+from heated.library import LibraryLoss, drawing
 from heated.models import Model, Options, split_choice
 from heated.optimisers import OPTIMISERS
+from heated.sampling import SAMPLERS
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -50,8 +52,7 @@ class Progress:
         groups = [{"params": list(p.parameters()), "lr_factor": factor} for p, factor in parts]
         stepper = OPTIMISERS[name](groups, lr=0.0, **options)
         share_batch_norm(model)
-        device = model.head.weight.device
-        return cls(model, stepper, torch.zeros(3, dtype=torch.float64, device=device))
+        return cls(model, stepper, torch.zeros(3, dtype=torch.float64, device=model.device))
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, optimiser and generator by name; `history` and `step` are the rest."""
@@ -95,9 +96,10 @@ def train(
     images: Held | Mapped,
     labels: Tensor,
     *,
-    alphas: Sequence[float],
+    alphas: Sequence[float | None],
     lrs: Sequence[float],
     batch_size: int,
+    sampler: Options,
     precision: str,
     seed: int,
     watch_every: int,
@@ -108,7 +110,8 @@ def train(
     """Train `progress` to the end; its history has a row an epoch.
 
     images: N of them, for the model's device; labels: (N,) int64 in [0, num_classes), there.
-    alphas, lrs: the values in each epoch; their length is the number of epochs. precision: of the
+    alphas, lrs: the values in each epoch; their length is the number of epochs. Where alpha is None
+    the loss has its own, or none. sampler: what makes an epoch's batches. precision: of the
     network, "float32" or "bfloat16"; classifier and loss are float32. watch: called after the
     epochs that `watched` names for what else goes into the row. log: called with each row, those
     done before too. keep: called after every step and every epoch.
@@ -122,7 +125,8 @@ def train(
         range(done, len(epochs)), f"seed {seed}", unit="epoch", disable=None if first() else True
     ):
         alpha, lr, look = epochs[epoch]
-        progress.model.head.alpha = alpha
+        if alpha is not None:
+            progress.model.head.alpha = alpha
         for group in progress.optimiser.param_groups:
             group["lr"] = lr * group["lr_factor"]
         train_epoch(
@@ -130,18 +134,21 @@ def train(
             images,
             labels,
             batch_size=batch_size,
+            sampler=sampler,
             precision=precision,
             epoch_seed=epoch_seed(seed, epoch),
             keep=keep,
         )
         loss, correct, finite = progress.sums.tolist()
-        settings = {"alpha": alpha, "temperature": 1 / alpha, "lr": lr}
+        settings = {**temperature(progress.model), "lr": lr}
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"seed {seed}: the loss is not finite from step {finite:.0f} of epoch {epoch} on, "
                 f"with {settings}; try a smaller lr, or a smaller alpha at the start"
             )
         means = {"loss": loss / len(labels), "accuracy": correct / len(labels)}
+        if math.isnan(correct):
+            del means["accuracy"]  # of a loss that names no class
         row = {"epoch": epoch, **settings, **means, **(watch() if look else {})}
         progress.history.append(row)
         progress.step = 0
@@ -155,6 +162,7 @@ def train_epoch(
     labels: Tensor,
     *,
     batch_size: int,
+    sampler: Options,
     precision: str,
     epoch_seed: int,
     keep: Callable[[Progress], None],
@@ -164,22 +172,22 @@ def train_epoch(
     model, generator = progress.model, progress.generator
     model.train()
     device = labels.device
-    order = torch.randperm(len(labels), generator=Generator().manual_seed(epoch_seed))
+    name, options = split_choice(sampler)
+    draw = Generator().manual_seed(epoch_seed)
     if progress.step == 0:
         generator.manual_seed(epoch_seed + 1)
         progress.sums.zero_()
-    pieces = batches(order, batch_size)[progress.step :]
+    pieces = SAMPLERS[name](labels, batch_size, draw, **options)[progress.step :]
     own = [batch[part(len(batch))] for batch in pieces]
     for batch, numbers, pixels in zip(pieces, own, images.batches(own), strict=True):
         target = labels[numbers.to(device)]
         draws = Draws(generator, len(batch), part(len(batch)))
-        logits = model.head.logits(raw_embeddings(model, model.prepare(pixels, draws), precision))
-        # the sum over processes is the mean over the batch, also where a part is empty
-        share = len(target) / len(batch)
-        loss = model.head.loss(logits, target) * share if share else logits.sum() * 0
+        raw = raw_embeddings(model, model.prepare(pixels, draws), precision)
+        with drawing(epoch_seed + 2 + progress.step):
+            loss, right = model.head.outcome(raw, target)
+        loss = loss * (len(target) / len(batch))  # whose sum over processes is the batch's mean
         progress.optimiser.zero_grad()
         loss.backward()
-        right = (logits.detach().argmax(dim=1) == target).sum() if share else loss.detach()
         told = torch.stack([loss.detach() * len(batch), right.float()])
         sum_gradients(model.parameters(), told)
         progress.optimiser.step()
@@ -196,13 +204,12 @@ def raw_embeddings(model: Model, prepared: Tensor, precision: str) -> Tensor:
     return raw.float()
 
 
-def batches(order: Tensor, size: int) -> list[Tensor]:
-    """`order` in pieces of `size`; the last may be smaller, as in the authors' code, but a single
-    sample left over joins the piece before it, since batch norm needs two."""
-    pieces = list(order.split(size))
-    if len(pieces) > 1 and len(pieces[-1]) == 1:
-        pieces[-2:] = [torch.cat(pieces[-2:])]
-    return pieces
+def temperature(model: Model) -> dict[str, float]:
+    """Alpha, and temperature = 1 / alpha, of a model whose loss has them."""
+    if isinstance(model.head, LibraryLoss):
+        return {}
+    alpha = model.head.alpha.item()
+    return {"alpha": alpha, "temperature": 1 / alpha}
 
 
 def watched(epochs: int, every: int) -> list[bool]:

@@ -7,11 +7,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from heated.classifier import HeatedSoftmax
 from heated.distributed import first, part
 from heated.embedding import embed
+from heated.errors import InputError
 from heated.feeding import Held, Mapped
 from heated.models import Model
-from heated.training import batches, raw_embeddings
+from heated.sampling import batches
+from heated.training import raw_embeddings
 
 FLOOR = 1e-4  # added to a mean's squared length, as the authors do
 
@@ -36,11 +39,17 @@ def begin_at_class_means(
 ) -> None:
     """Settle batch norm; then each class's weights are the mean of its embeddings, as they are
     compared at test time, brought to a length of 1."""
+    if not isinstance(model.head, HeatedSoftmax):
+        raise InputError(
+            "warm_up: came class_means with a loss of pytorch-metric-learning, whose classes have "
+            "no weights that are known here; allowed: batch_norm, none"
+        )
     settle_batch_norm(model, images, labels, batch_size=batch_size, precision=precision)
-    means = class_means(embed(model, images, quiet=True), labels, len(model.head.weight))
+    weight = model.head.weight
+    means = class_means(embed(model, images, quiet=True), labels, len(weight))
     lengths = (means.square().sum(dim=1, keepdim=True) + FLOOR).sqrt()
     with torch.no_grad():
-        model.head.weight.copy_(means / lengths)
+        weight.copy_(means / lengths)
 
 
 def class_means(embeddings: Tensor, labels: Tensor, classes: int) -> Tensor:

@@ -4,6 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from pydantic import ValidationError
+
+from heated.config.methods import HeatedSoftmax
 from heated.config.problems import suggestion
 from heated.config.sections import Params
 
@@ -46,7 +49,12 @@ def named(value: Any, places: Sequence[str], path: str = "") -> Iterator[tuple[s
 
 def grid_problems(params: Params) -> list[str]:
     """What does not go together though each part is right by itself."""
-    return [*misplaced(params)] or [*trained_twice(params), *untrained(params)]
+    return [*misplaced(params)] or [
+        *trained_twice(params),
+        *untrained(params),
+        *unheated(params),
+        *untunable(params),
+    ]
 
 
 def misplaced(params: Params) -> Iterator[str]:
@@ -86,3 +94,26 @@ def untrained(params: Params) -> Iterator[str]:
 def of_run(methods: Sequence[str]) -> str:
     """What `run` trains, in words."""
     return f"those of run.methods ({', '.join(methods)})"
+
+
+def unheated(params: Params) -> Iterator[str]:
+    """Methods whose pull on samples is to be drawn against an alpha that they do not have."""
+    for index, method in enumerate(params.studies.gradients.methods):
+        if not isinstance(params.methods[method], HeatedSoftmax):
+            yield (
+                f"studies.gradients.methods.{index}: came {method!r}; "
+                "allowed: methods of the heated softmax, without `loss`"
+            )
+
+
+def untunable(params: Params) -> Iterator[str]:
+    """Points of a grid that are no settings of their method."""
+    study = params.studies.competitors
+    for dataset, method in ((d, m) for d in study.datasets[:1] for m in study.methods):
+        for point in study.points(method):
+            try:
+                params.settings(dataset, method, point)
+            except (ValidationError, KeyError, TypeError) as error:
+                told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+                yield f"studies.competitors.grid.{method}: came {point}; it is no setting: {told}"
+                break

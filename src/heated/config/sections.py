@@ -1,7 +1,7 @@
 """The types of params.yaml, section by section: what each key may hold."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -28,6 +28,17 @@ def launcher(command: str) -> str:
     if not re.fullmatch(r"(python|torchrun( --[a-z-]+=[\w.:-]+)+) -m", command):
         raise ValueError("python -m, or torchrun with --option=value, and -m at the end")
     return command
+
+
+def varied(section: Section, key: str, value: Any) -> Section:
+    """The section with another value at a key such as `lr` or `loss.margin`."""
+    settings = section.model_dump()
+    place = settings
+    *outer, last = key.split(".")
+    for each in outer:
+        place = place[each]
+    place[last] = value
+    return type(section).model_validate(settings)
 
 
 class Run(Grid):
@@ -88,11 +99,33 @@ class Params(Section):
             )
         return trained[method]
 
-    def settings(self, dataset: str, method: str) -> dict[str, Any]:
-        """What training needs to know: of the data set, and what the method says of it itself."""
-        own = self.methods[method].model_dump()
-        return self.datasets[dataset].training.model_dump() | {
-            key: value for key, value in own.items() if value is not None
+    def settings(
+        self, dataset: str, method: str, point: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """What training needs to know: of the data set, and what the method says of it itself; with
+        the settings of a `point` of a grid instead of its own. ValidationError where that has
+        others than there are, or a value that is none of theirs."""
+        training: Section = self.datasets[dataset].training
+        own: Section = self.methods[method]
+        for key, value in (point or {}).items():
+            if key in type(training).model_fields and key not in type(own).model_fields:
+                training = varied(training, key, value)
+            else:
+                own = varied(own, key, value)
+        said = own.model_dump()
+        return training.model_dump() | {
+            key: value for key, value in said.items() if value is not None
+        }
+
+    def all_settings(
+        self, dataset: str, points: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        """The settings of all methods that are trained on a data set, some at a point of a grid;
+        ParamsError where nothing trains those."""
+        for method in points:
+            self.seeds(dataset, method)
+        return {
+            name: self.settings(dataset, name, points.get(name)) for name in self.seeds_of(dataset)
         }
 
     def chosen_by(self, dataset: str) -> dict[str, Any]:

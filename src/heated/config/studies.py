@@ -1,11 +1,13 @@
 """The types of the studies: what is trained beside `run`, and what is asked of it."""
 
-from typing import Annotated, Literal, Self
+from itertools import product
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic.functional_validators import AfterValidator
 
 from heated.config.base import Name, NotNegative, Positive, Section, Seed, distinct
+from heated.config.data import Validation
 
 Names = Annotated[list[Name], AfterValidator(distinct)]
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
@@ -17,6 +19,39 @@ class Grid(Section):
     datasets: Names
     methods: Annotated[Names, Field(min_length=1)]
     seeds: Seeds
+
+
+class Axis(Section):
+    """A setting that is varied, by its key (`lr`, `loss.margin`), over what it is set to."""
+
+    vary: str
+    over: Annotated[list[Any], Field(min_length=1)]
+
+
+class Competitors(Grid):
+    """Methods on equal terms: what each one's `grid` varies is chosen on a fold of the training
+    classes, with one seed, before it is trained with all."""
+
+    validation: Validation
+    tuning_seed: Seed
+    grid: dict[Name, Annotated[list[Axis], Field(min_length=1)]]
+
+    def points(self, method: str) -> list[dict[str, Any]]:
+        """What a method is tried with: every combination of what its grid varies."""
+        axes = self.grid[method]
+        each = product(*(axis.over for axis in axes))
+        return [dict(zip((axis.vary for axis in axes), values, strict=True)) for values in each]
+
+    @model_validator(mode="after")
+    def equal_terms(self) -> Self:
+        """ValueError unless every method has a grid, and all are of one size."""
+        if set(self.grid) != set(self.methods):
+            odd = ", ".join(sorted(set(self.grid) ^ set(self.methods)))
+            raise ValueError(f"the same names in `grid` as in `methods`; not in both: {odd}")
+        sizes = {name: len(self.points(name)) for name in self.methods}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"grids of the same size for every method, and not {sizes}")
+        return self
 
 
 class Gradients(Section):
@@ -31,6 +66,7 @@ class Studies(Section):
     timing: Grid
     shapes: Grid
     planes: Grid
+    competitors: Competitors
     gradients: Gradients
 
     def grids(self) -> dict[str, Grid]:

@@ -1,0 +1,51 @@
+"""What a training is made by: settings, with what changes written out for every epoch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from heated import models
+from heated.adaptation import ADAPTATIONS
+from heated.schedules import values
+from heated.training import watched
+
+Recipe = dict[str, Any]
+BY_EPOCH = ("alphas", "lrs", "watch_every")  # of a recipe's keys: what is set epoch by epoch
+
+
+def recipe(settings: Mapping[str, Any]) -> Recipe:
+    """What params.yaml says of a data set's training and of a method, with alpha and the learning
+    rate written out for every epoch: None where no schedule sets alpha."""
+    epochs, schedules = settings["epochs"], ("epochs", "alpha", "lr", "lr_factor")
+    return {
+        **{key: value for key, value in settings.items() if key not in schedules},
+        **alpha(settings.get("alpha"), epochs),
+        "sampler": settings.get("sampler", {"name": "shuffled"}),
+        "lrs": [settings["lr"] * factor for factor in scheduled(settings["lr_factor"], epochs)],
+    }
+
+
+def alpha(choice: models.Options | None, epochs: int) -> Recipe:
+    """What a recipe says of alpha: its value in each epoch, or how it adapts."""
+    if choice is None:
+        return {"alphas": [None] * epochs}
+    if choice["name"] in ADAPTATIONS:
+        start = choice.get("start")
+        return {"alphas": [start] + [None] * (epochs - 1), "adaptation": choice["name"]}
+    return {"alphas": scheduled(choice, epochs)}
+
+
+def scheduled(choice: models.Options, epochs: int) -> list[float]:
+    """A schedule's value in each epoch."""
+    name, options = models.split_choice(choice)
+    return values(name, options, epochs=epochs)
+
+
+def by_epoch(recipe: Recipe) -> list[list[Any]]:
+    """What is set in each epoch: alpha, learning rate, whether the unseen classes are looked at."""
+    looks = watched(len(recipe["alphas"]), recipe["watch_every"])
+    return [list(each) for each in zip(recipe["alphas"], recipe["lrs"], looks, strict=True)]
+
+
+def throughout(recipe: Recipe) -> Recipe:
+    """What holds in every epoch."""
+    return {key: value for key, value in recipe.items() if key not in BY_EPOCH}

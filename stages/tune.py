@@ -1,0 +1,35 @@
+"""Try a method's settings on validation classes, and choose; the test classes are left out."""
+
+from pathlib import Path
+
+from heated import config, recipes, runs, tuning, unpacking
+from heated.command import run
+from heated.devices import machine, prepared
+from heated.distributed import first
+from heated.files import project_root, write_json
+
+
+def main(dataset: str, method: str, packed: Path, tuned: Path) -> None:
+    """`tuned`: JSON of what was tried and what was chosen."""
+    params = config.load()
+    study, device = params.studies.competitors, prepared(params.run.threads)
+    data = tuning.validation(unpacking.unpack(packed), **study.validation.model_dump())
+    here = machine(params.datasets[dataset].training.precision, device, params.run.threads)
+    points = study.points(method)
+    settings = [params.settings(dataset, method, point) | here for point in points]
+    trained = runs.Run(
+        recipes.recipe(settings[0]),
+        data,
+        f"{unpacking.digest(packed)} {data.split.tested}",
+        device,
+        project_root() / "checkpoints",
+        **params.checkpoints.model_dump(),
+    )
+    tried = [recipes.recipe(each | {"watch_every": each["epochs"]}) for each in settings]
+    found = tuning.tuned(trained, points, tried, seed=study.tuning_seed)
+    if first():
+        write_json(tuned, found)
+
+
+if __name__ == "__main__":
+    run(main)
