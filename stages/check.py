@@ -1,14 +1,22 @@
-"""Validate all of params.yaml before anything is computed: no torch, so a mistake shows at once."""
+"""Validate all of params.yaml before anything is computed: no torch, so a mistake shows at once. Where
+a method has a loss of another library, that library is asked whether it takes what is said."""
 
 from pathlib import Path
 
 from heated import config, files
 from heated.command import run
+from heated.config.methods import LibraryLoss
 
 
 def main(params: Path, marker: Path) -> None:
     """Write the marker, whose content never changes, when the parameters are valid."""
-    config.load(params)
+    known = config.load(params)
+    trained = {name: known.methods[name] for _, name in known.runs()}
+    for name, method in trained.items():
+        if isinstance(method, LibraryLoss):
+            from heated import library  # and torch
+
+            library.check(f"methods.{name}", **method.model_dump(include={"loss", "miner"}))
     files.write_text(marker, "params.yaml is valid\n")
 
 

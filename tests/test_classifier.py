@@ -252,7 +252,9 @@ def test_an_unknown_place_of_the_bias_is_refused_with_those_there_are():
 
 
 def test_an_unknown_normalisation_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="normalise: came 'layer'; allowed: none, l2, l2_embeddings, batch"):
+    with pytest.raises(
+        ValueError, match="normalise: came 'layer'; allowed: none, l2, l2_embeddings, batch"
+    ):
         HeatedSoftmax(C, D, normalise="layer")
 
 

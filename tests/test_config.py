@@ -83,7 +83,7 @@ BAD = {
         STEP,
         "{start: 16, end: 4, at: 0.7625}",
         f"{ALPHA}: came {{'start': 16, 'end': 4, 'at': 0.7625}}; allowed: a mapping with name "
-        "(constant | cosine | exponential | linear | piecewise | step)",
+        "(adacos | constant | cosine | exponential | learned | linear | piecewise | step)",
     ),
     "number where a choice stands": (STEP, "16", f"{ALPHA}: came 16; allowed: a mapping with name"),
     "text for a number": (
@@ -179,6 +179,37 @@ BAD = {
         "    methods: [bn-4] ",
         "studies.gradients.methods.0: came 'bn-4'; allowed: those of run.methods (sm, ls,",
     ),
+    "gradients of another library's loss": (
+        "    methods: [hbn] ",
+        "    methods: [triplet] ",
+        "studies.gradients.methods.0: came 'triplet'; allowed: ",
+    ),
+    "grids of different sizes": (
+        "over: [0.01, 0.05, 0.25]}, {vary: label_smoothing, over: [0.0, 0.1]}]",
+        "over: [0.01, 0.05, 0.25]}, {vary: label_smoothing, over: [0.1]}]",
+        "studies.competitors: came ",
+    ),
+    "a competitor without a grid": (
+        "      tuned-bn: [*rates, {vary: alpha.value, over: [8, 16]}]\n",
+        "",
+        "studies.competitors: came ",
+    ),
+    "a sampler that nothing knows": (
+        "sampler: {name: per_class, images: 4}",
+        "sampler: {name: per_klass, images: 4}",
+        "methods.proxy-anchor.sampler: came 'per_klass'; allowed: shuffled, per_class; did you "
+        "mean 'per_class'?",
+    ),
+    "one image of a class": (
+        "sampler: {name: per_class, images: 2}",
+        "sampler: {name: per_class, images: 1}",
+        "methods.n-pairs.sampler.images: came 1; allowed: greater than or equal to 2",
+    ),
+    "smoothed labels without their class in the denominator": (
+        "    denominator: others\n    alpha: {name: constant, value: 2}",
+        "    denominator: others\n    label_smoothing: 0.1\n    alpha: {name: constant, value: 2}",
+        "methods.others-nca: came {",
+    ),
     "a gallery of what is not trained": (
         "gallery_method: hbn ",
         "gallery_method: bn-4 ",
@@ -187,8 +218,8 @@ BAD = {
     "unknown schedule": (
         STEP,
         STEP.replace("step", "steps"),
-        f"{ALPHA}: came 'steps'; allowed: constant, step, linear, cosine, exponential, piecewise; "
-        "did you mean 'step'?",
+        f"{ALPHA}: came 'steps'; allowed: constant, step, linear, cosine, exponential, piecewise, "
+        "learned, adacos; did you mean 'step'?",
     ),
     "a launcher that starts something else": (
         "launch: python -m ",

@@ -18,8 +18,11 @@ def test_what_is_shown_is_what_would_be_trained(dataset):
     for method in PARAMS.methods:
         settings = PARAMS.settings(dataset, method)
         expected, found = recipe(settings), scheduled(settings)
-        assert found["alpha"] == expected["alphas"]
         assert found["lr"] == expected["lrs"]
+        if None in expected["alphas"]:  # no schedule sets it
+            assert set(found) == {"lr"}
+            continue
+        assert found["alpha"] == expected["alphas"]
         assert [1 / t for t in found["temperature"]] == pytest.approx(expected["alphas"])
 
 
@@ -41,6 +44,17 @@ def test_every_method_and_its_values_are_drawn():
     for axes, quantity in zip(sheet.axes[3:], ("alpha", "temperature", "lr"), strict=True):
         (stairs,) = axes.patches
         assert list(stairs.get_data().values) == rows["hbn"][quantity]
+
+
+def test_a_method_without_a_schedule_of_alpha_is_drawn_with_its_learning_rate():
+    names = ("hbn", "normface", "triplet")
+    rows = shared({name: scheduled(PARAMS.settings("digits", name)) for name in names})
+    assert list(rows) == ["hbn", "normface, triplet"]
+    with mpl.rc_context(STYLE):
+        sheet = drawn(rows)
+    shown = [text.get_text().strip() for text in sheet.findobj(Text)]
+    assert {"alpha: no schedule", "temperature: no schedule", "lr 0.05 → 0.005"} <= {*shown}
+    assert "normface, triplet: lr 0.05 → 0.005." in described(rows)
 
 
 def test_the_page_is_the_same_when_made_twice_and_loads_nothing():

@@ -71,7 +71,14 @@ def test_a_studys_stage_is_the_stage_for_further_methods(name: str) -> None:
     own, stage = DVC[name], DVC[kind]
     differing = {key for key in stage if own[key] != stage[key]}
     assert own.keys() == stage.keys()
-    assert differing == {"matrix", "params"} if kind == "train" else differing == {"matrix"}
+    expected_to = {"matrix", "params"} if kind == "train" else {"matrix"}
+    tuned = name == "train-competitors"
+    assert differing == expected_to | ({"cmd", "deps"} if tuned else set())
+    if tuned:
+        path = "runs/${item.dataset}/${item.method}/tuned.json"
+        assert own["cmd"] == f"{stage['cmd']} {path}"
+        assert [dep for dep in own["deps"] if dep != path] == stage["deps"]
+        assert DVC["tune"]["outs"] == [path]
     expected = {
         "dataset": f"${{studies.{study}.datasets}}",
         "method": f"${{studies.{study}.methods}}",
@@ -110,6 +117,7 @@ def test_every_path_in_a_command_is_declared(stage: str) -> None:
     [
         ("split", ("digits", "raw", "packed"), "raw", "download"),
         ("train", ("digits", "bn", "packed", "m", "h", "p"), "index.npz", "split"),
+        ("tune", ("digits", "triplet", "packed", "t"), "index.npz", "split"),
         ("embed", ("packed", "models", "e"), "index.npz", "split"),
         ("gradients", ("packed", "models", "g.json"), "index.npz", "split"),
         ("evaluate", ("digits", "embeddings", "m.json"), "embeddings", "embed"),

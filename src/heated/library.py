@@ -67,9 +67,12 @@ def drawing(seed: int) -> Iterator[None]:
         yield
 
 
-def check(loss: Mapping[str, Any], miner: Mapping[str, Any] | None) -> None:
-    """InputError unless the library has them and they have these options."""
-    LibraryLoss(4, 2, loss=loss, miner=miner)
+def check(place: str, *, loss: Mapping[str, Any], miner: Mapping[str, Any] | None) -> None:
+    """InputError that names the place, unless the library has them with these options."""
+    try:
+        LibraryLoss(4, 2, loss=loss, miner=miner)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
 
 
 def built(

@@ -17,8 +17,8 @@ def per_class(labels: Tensor, size: int, generator: Generator, *, images: int) -
     """Batches of about `size` numbers in [0, N), with so many images of each class in them.
 
     Each class is shuffled and cut into groups of `images`; one that is left over joins the group
-    before. Batches are whole groups of different classes, as long as there are such. What would be
-    a last batch of one class joins the one before it, since a batch needs others to compare with.
+    before. Batches are whole groups of different classes, as long as there are such; one that has a
+    single class takes more, or joins the batch before, since it needs others to compare with.
     InputError where a class has one image only, or a batch no room for two classes.
     """
     if images * 2 > size:
@@ -26,15 +26,17 @@ def per_class(labels: Tensor, size: int, generator: Generator, *, images: int) -
             f"sampler per_class: came {images} images a class in batches of {size}; allowed: at "
             f"most {size // 2}, so that two classes fit; lower `images`, or raise batch_size"
         )
-    groups = rounds(labels.cpu(), images, generator)
-    found: list[list[Tensor]] = [[]]
-    for group in groups:
-        if found[-1] and sum(map(len, found[-1])) + len(group) > size:
-            found.append([])
-        found[-1].append(group)
-    if len(found) > 1 and len(labels.cpu()[torch.cat(found[-1])].unique()) == 1:
-        found[-2:] = [found[-2] + found[-1]]
-    return [torch.cat(batch) for batch in found]
+    known = labels.cpu()
+    found, batch = [], torch.empty(0, dtype=torch.int64)
+    for group in rounds(known, images, generator):
+        if len(batch) + len(group) > size and len(known[batch].unique()) > 1:
+            found.append(batch)
+            batch = group
+        else:
+            batch = torch.cat([batch, group])
+    if found and len(known[batch].unique()) == 1:
+        batch = torch.cat([found.pop(), batch])
+    return [*found, batch]
 
 
 def rounds(labels: Tensor, images: int, generator: Generator) -> list[Tensor]:

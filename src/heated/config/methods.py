@@ -145,13 +145,13 @@ class LibraryLoss(Section):
     lr_factor: Schedule
 
 
-def which(method: Any) -> str:
+def kind(method: Any) -> str:
     """Which of the two kinds of method it is, or is meant to be."""
     has_loss = "loss" in method if isinstance(method, dict) else hasattr(method, "loss")
-    return "library" if has_loss else "heated"
+    return "LibraryLoss" if has_loss else "HeatedSoftmax"
 
 
 Method = Annotated[
-    Annotated[HeatedSoftmax, Tag("heated")] | Annotated[LibraryLoss, Tag("library")],
-    Discriminator(which),
+    Annotated[HeatedSoftmax, Tag("HeatedSoftmax")] | Annotated[LibraryLoss, Tag("LibraryLoss")],
+    Discriminator(kind),
 ]

@@ -83,6 +83,8 @@ def keys_at(location: tuple[int | str, ...]) -> list[str]:
             break
         if "discriminator" in node:
             node = {"$ref": node["discriminator"]["mapping"][part]}
+        elif "oneOf" in node:  # kinds that no name tells apart: the part is the class's
+            node = next(one for one in node["oneOf"] if one["$ref"].endswith(f"/{part}"))
         elif part in node.get("properties", {}):
             node = node["properties"][part]
         else:

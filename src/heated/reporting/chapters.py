@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from heated.claims import judged
+from heated.reporting.costs import Cost, costs
 from heated.reporting.figures import Figure, figures
 from heated.reporting.legend import legend
 from heated.reporting.makings import Makings, makings
@@ -52,6 +53,11 @@ class Chapter:
     def figures(self) -> list[Figure]:
         """What is drawn of the results."""
         return figures(self.results, self.studies)
+
+    @cached_property
+    def costs(self) -> list[Cost]:
+        """What competitors cost, and how their settings were chosen."""
+        return costs(self.results, self.studies)
 
     @property
     def legend(self) -> str:

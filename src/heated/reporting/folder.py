@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from heated.files import write_csv, write_json, write_text
+from heated.reporting import costs
 from heated.reporting.chapters import Chapter
 from heated.reporting.page import page
 from heated.reporting.results import curve_rows
@@ -16,7 +17,10 @@ def write(folder: Path, chapters: Sequence[Chapter]) -> None:
     write_text(folder / "index.html", page(chapters))
     write_json(folder / "claims.json", [one for each in chapters for one in each.judgements])
     write_csv(folder / "curves.csv", [row for each in chapters for row in curve_rows(each.results)])
-    texts = {each.dataset: markdown(each.dataset, each.legend, each.tables) for each in chapters}
+    texts = {
+        each.dataset: markdown(each.dataset, each.legend, each.tables) + costs.markdown(each.costs)
+        for each in chapters
+    }
     write_text(folder / "table.md", "\n".join(texts.values()))
     for each in chapters:
         table = folder / "tables" / each.dataset

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from heated.reporting import costs
 from heated.reporting.chapters import Chapter
 from heated.reporting.pictures import by_kind
 from heated.reporting.tables import percent
@@ -23,6 +24,8 @@ def page(chapters: Sequence[Chapter]) -> str:
     )
     environment.filters |= {
         "breakable": breakable,
+        "cost_rows": costs.rows,
+        "cost_told": costs.told,
         "by_kind": by_kind,
         "counts": counts,
         "inlined": inlined,

@@ -17,7 +17,7 @@ from heated import config
 from heated.errors import InputError
 from heated.files import write_text
 from heated.reporting.figures.figure import STYLE, canvas, svg
-from heated.schedules import values
+from heated.schedules import SCHEDULES, values
 
 PAGE = Path("preview.html")  # git ignores it; report/ is one output of the pipeline, whole
 LABELS = {"alpha": "alpha", "temperature": "temperature", "lr": "lr"}
@@ -28,15 +28,13 @@ Rows = dict[str, Schedules]  # by the names of the methods that share them
 
 def scheduled(settings: Mapping[str, Any]) -> Schedules:
     """Alpha, temperature and learning rate in each epoch, from what params.yaml says of a data
-    set's training and of a method."""
-    alphas, factors = (
-        by_epoch(settings[key], settings["epochs"]) for key in ("alpha", "lr_factor")
-    )
-    return {
-        "alpha": alphas,
-        "temperature": [1 / alpha for alpha in alphas],
-        "lr": [settings["lr"] * factor for factor in factors],
-    }
+    set's training and of a method; without the first two where no schedule sets them."""
+    factors = by_epoch(settings["lr_factor"], settings["epochs"])
+    lr = {"lr": [settings["lr"] * factor for factor in factors]}
+    if settings.get("alpha", {"name": None})["name"] not in SCHEDULES:
+        return lr
+    alphas = by_epoch(settings["alpha"], settings["epochs"])
+    return {"alpha": alphas, "temperature": [1 / alpha for alpha in alphas], **lr}
 
 
 def by_epoch(choice: Mapping[str, Any], epochs: int) -> list[float]:
@@ -80,7 +78,7 @@ def told(row: Sequence[float]) -> str:
 def described(rows: Rows) -> str:
     """All schedules' ends in words."""
     texts = [
-        f"{names}: " + ", ".join(f"{LABELS[key]} {told(row[key])}" for key in LABELS)
+        f"{names}: " + ", ".join(f"{LABELS[key]} {told(row[key])}" for key in LABELS if key in row)
         for names, row in rows.items()
     ]
     return "; ".join(texts) + "."
@@ -93,12 +91,17 @@ def drawn(rows: Rows) -> Canvas:
     for row, (names, schedules) in zip(panels, rows.items(), strict=True):
         row[0].set_title(fill(names, 70) + "\n", loc="left", weight="bold")
         for axes, (quantity, label) in zip(row, LABELS.items(), strict=True):
+            axes.grid()
+            if quantity not in schedules:
+                axes.set_title(f"{label}: no schedule", loc="right")
+                continue
             heights = schedules[quantity]
             axes.stairs(heights, baseline=None, color=COLOURS[quantity], linewidth=2.5)
             axes.set_title(f"{label} {told(heights)}", loc="right")
-            axes.grid()
     for axes, quantity in zip(panels[0], LABELS, strict=True):
-        ends = sorted({row[quantity][i] for row in rows.values() for i in (0, -1)})
+        ends = sorted(
+            {row[quantity][i] for row in rows.values() if quantity in row for i in (0, -1)}
+        )
         axes.set_yscale("log", base=2)
         axes.set_yticks(ends, [f"{value:g}" for value in ends])
         axes.yaxis.set_minor_locator(NullLocator())

@@ -1,7 +1,7 @@
 """What the runs' folders hold, read for the report."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ HEADLINE = ("recall_at_1", "map_at_r", "nmi_geometric")  # what dvc metrics show
 
 @dataclass(frozen=True)
 class Result:
-    """One run: `metrics` {name: summary}, `history` {seed: rows}, `record` its provenance; what
-    else it left is in `folder`."""
+    """One run: `metrics` {name: summary}, `history` {seed: rows}, `record` its provenance, `tuned`
+    how a competitor's settings were chosen, else empty; what else it left is in `folder`."""
 
     dataset: str
     method: str
@@ -22,10 +22,13 @@ class Result:
     metrics: dict[str, Any]
     history: dict[int, list[Row]]
     record: dict[str, Any]
+    tuned: dict[str, Any] = field(default_factory=dict)
 
     def values(self) -> dict[str, dict[int, float]]:
-        """Every metric's value by seed, and `accuracy`: that of the last epoch of training."""
-        last = {seed: rows[-1]["accuracy"] for seed, rows in self.history.items() if rows}
+        """Every metric's value by seed, and `accuracy`: that of the last epoch of training, which a
+        loss that names no class has not."""
+        ends = {seed: rows[-1] for seed, rows in self.history.items() if rows}
+        last = {seed: row["accuracy"] for seed, row in ends.items() if "accuracy" in row}
         return {"accuracy": last} | {
             name: {int(seed): value for seed, value in summary["seeds"].items()}
             for name, summary in self.metrics.items()
@@ -54,6 +57,7 @@ def read_results(runs: Path, dataset: str, methods: Sequence[str]) -> list[Resul
 
 def read_result(folder: Path, dataset: str, method: str) -> Result:
     """One run's files; FileNotFoundError names the stage that makes a missing one."""
+    tuned = folder / "tuned.json"
     return Result(
         dataset=dataset,
         method=method,
@@ -61,6 +65,7 @@ def read_result(folder: Path, dataset: str, method: str) -> Result:
         metrics=read_json(required(folder / "metrics.json", "evaluate")),
         history=read_history(folder / "history.csv"),
         record=read_json(required(folder / "provenance.json", "train")),
+        tuned=read_json(tuned) if tuned.exists() else {},
     )
 
 

@@ -24,6 +24,7 @@ STUDIES = {
     "timing": "From which alpha to which, and when",
     "shapes": "Smooth schedules",
     "planes": "Two dimensions",
+    "competitors": "Competitors, on equal terms",
 }
 LOWER = ("compactness",)  # is better
 NEITHER = ("spread",)

@@ -6,6 +6,7 @@ import matplotlib as mpl
 
 from heated.reporting.figures import (
     alphas,
+    costs,
     epochs,
     factorial,
     geometry,
@@ -41,4 +42,5 @@ FIGURES: dict[str, Callable[[Sequence[Result], Studies], Figure | None]] = {
     "planes": planes.figure,
     "gradients": gradients.figure,
     "geometry": geometry.figure,
+    "costs": costs.figure,
 }

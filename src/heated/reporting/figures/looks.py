@@ -19,6 +19,7 @@ NORMALISATIONS = {
     "none": "nothing normalised",
     "l2": "L2 normalisation",
     "batch": "batch norm",
+    "l2_embeddings": "L2 normalisation of embeddings",
 }  # families
 
 

@@ -1,0 +1,181 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import Project
+from test_runs import CPU, SETTINGS
+
+from heated import tuning
+from heated.errors import InputError
+from heated.recipes import recipe
+from heated.runs import Run
+from heated.samples import Split
+from heated.unpacking import Packed
+
+POINTS = [{"lr": 0.01}, {"lr": 0.05}]
+
+
+def packed():
+    """Six classes to train on, and two to test on."""
+    labels = np.repeat(np.arange(8), 6)
+    images = np.random.default_rng(0).integers(256, size=(48, 6, 6, 1), dtype=np.uint8)
+    train = labels < 6
+    split = Split(train=train, query=~train, gallery=~train)
+    return Packed(images, labels, tuple("abcdefgh"), split)
+
+
+def tried(folder, data, points=POINTS):
+    held = tuning.validation(data, folds=3, fold=0)
+    recipes = [recipe(SETTINGS | point) for point in points]
+    run = Run(recipes[0], held, "data", CPU, folder)
+    return tuning.tuned(run, points, recipes, seed=0)
+
+
+def test_the_test_classes_have_no_part_in_the_choice(tmp_path):
+    data = packed()
+    garbled = data.images.copy()
+    garbled[data.split.query] = 0
+    shuffled = data.labels.copy()
+    shuffled[data.split.query] = shuffled[data.split.query][::-1]
+    found = tried(tmp_path / "one", data)
+    other = tried(tmp_path / "two", replace(data, images=garbled, labels=shuffled))
+    for each in (*found["tried"], *other["tried"]):
+        assert each.pop("seconds") > 0
+    assert found == other
+    assert found["tested"] == "validation classes, fold 0 of 3 of the training classes"
+
+
+def test_validation_classes_are_of_those_that_train_and_do_not_train():
+    data = packed()
+    parts = [tuning.validation(data, folds=3, fold=fold).split for fold in range(3)]
+    for part in parts:
+        trained, tested = (set(data.labels[mask]) for mask in (part.train, part.query))
+        assert (len(trained), len(tested)) == (4, 2)
+        assert not trained & tested
+        assert trained | tested == set(range(6))
+    assert set().union(*(data.labels[part.query] for part in parts)) == set(range(6))
+
+
+def test_too_few_classes_for_the_folds_are_refused():
+    with pytest.raises(InputError, match="came 4 folds of 6 training classes; allowed: at least"):
+        tuning.validation(packed(), folds=4, fold=0)
+
+
+def test_every_point_is_trained_once_and_the_best_is_chosen(tmp_path):
+    found = tried(tmp_path, packed())
+    assert [each["point"] for each in found["tried"]] == POINTS
+    scores = [each["recall_at_1"] for each in found["tried"]]
+    assert found["chosen"] == POINTS[int(np.argmax(scores))]
+    assert found["trainings"] == 2
+    again = tried(tmp_path, packed())
+    assert again == found  # its seconds too: nothing was trained again
+
+
+def test_a_points_score_is_the_last_epochs_of_its_own_training(tmp_path):
+    found = tried(tmp_path, packed())
+    held = tuning.validation(packed(), folds=3, fold=0)
+    for each in found["tried"]:
+        run = Run(recipe(SETTINGS | each["point"]), held, "data", CPU, tmp_path / "other")
+        done = run.finish([0], tmp_path / "models", lambda seed: lambda row: None)[0]
+        assert each["recall_at_1"] == done["history"][-1]["recall_at_1"]
+
+
+def test_a_loss_that_is_not_finite_is_told_and_not_chosen(tmp_path):
+    found = tried(tmp_path, packed(), [{"lr": 1e30}, {"lr": 0.01}])
+    assert found["tried"][0]["recall_at_1"] is None
+    assert found["chosen"] == {"lr": 0.01}
+    with pytest.raises(FloatingPointError, match="not finite with any setting; widen the grid"):
+        tried(tmp_path, packed(), [{"lr": 1e30}])
+
+
+def test_what_was_chosen_is_read_where_something_was_tuned(tmp_path):
+    assert tuning.chosen() == {}
+    (tmp_path / "tuned.json").write_text('{"chosen": {"lr": 0.05}}', encoding="utf-8")
+    assert tuning.chosen(tmp_path / "tuned.json") == {"lr": 0.05}
+    with pytest.raises(FileNotFoundError, match="the stage 'tune' makes it"):
+        tuning.chosen(tmp_path / "none.json")
+
+
+GRID = "    seeds: [0, 1, 2, 3, 4]\n    validation: {folds: 5"
+STUDY = (  # two competitors on digits, each tried twice for an epoch
+    ("methods: [sm, ls, ln, ln-drop, ln-heat, hln, bn, bn-drop, bn-heat, hbn]", "methods: [hbn]"),
+    ("seeds: [0, 1, 2]", "seeds: [0]"),
+    ("datasets: [digits-upright]", "datasets: []"),
+    ("epochs: 8", "epochs: 2"),
+    ("width: 32", "width: 8"),
+    ("restarts: 10", "restarts: 1"),
+    (GRID, GRID.replace("[0, 1, 2, 3, 4]", "[0, 1]")),
+    ("over: [0.01, 0.05, 0.25]", "over: [0.05]"),
+)
+
+
+@pytest.fixture(scope="module")
+def competed(tmp_path_factory):
+    """A project whose study of competitors was built by DVC."""
+    project = Project(tmp_path_factory.mktemp("competitors"))
+    project.edit(*STUDY)
+    text = project.params()
+    head, rest = text.split("  competitors:", 1)
+    study, rest = rest.split("  gradients:", 1)
+    listed, grid = study.split("    grid:", 1)
+    names = ("tuned-sm", "triplet")
+    lines = [line for line in grid.splitlines() if line.strip().startswith(names)]
+    start, end = listed.index("    methods: ["), listed.index("    seeds:")
+    listed = f"{listed[:start]}    methods: [{', '.join(names)}]\n{listed[end:]}"
+    listed = listed.replace("datasets: []", "datasets: [digits]")
+    made = "\n".join([f"{head}  competitors:{listed}    grid:", *lines, f"  gradients:{rest}"])
+    (project.folder / "params.yaml").write_text(made, encoding="utf-8")
+    project.run("dvc", "repro", "--quiet", HEATED_TRACKING="off")
+    return project
+
+
+@pytest.mark.xdist_group("competed")
+def test_a_competitor_is_tuned_and_then_trained_with_what_was_chosen(competed):
+    for method in ("tuned-sm", "triplet"):
+        folder = competed.folder / "runs/digits" / method
+        tuned, made = (
+            json.loads((folder / name).read_text(encoding="utf-8"))
+            for name in ("tuned.json", "provenance.json")
+        )
+        assert tuned["trainings"] == 2
+        assert made["params"]["lr"] == tuned["chosen"]["lr"]
+        assert sorted(made["seeds"]) == ["0", "1"]
+        assert all(seed["peak_mib"] > 0 for seed in made["seeds"].values())
+        assert {seed["images_seen"] for seed in made["seeds"].values()} == {
+            2 * made["split"]["train"]["images"]
+        }
+
+
+@pytest.mark.xdist_group("competed")
+def test_the_report_tells_what_was_tried_where_and_what_it_cost(competed):
+    report = (competed.folder / "report/tables/digits.md").read_text(encoding="utf-8")
+    assert "### Competitors, on equal terms" in report
+    assert "validation classes, fold 0 of 5 of the training classes; no test class" in report
+    chosen = json.loads((competed.folder / "runs/digits/triplet/tuned.json").read_text("utf-8"))
+    row = next(
+        line for line in report.splitlines() if line.startswith("| triplet | 2 | ") and "lr" in line
+    )
+    assert f"lr {chosen['chosen']['lr']}, loss.margin {chosen['chosen']['loss.margin']}" in row
+    assert (competed.folder / "report/figures/digits-costs.svg").is_file()
+    page = (competed.folder / "report/index.html").read_text(encoding="utf-8")
+    assert "What the competitors cost" in page
+
+
+@pytest.mark.xdist_group("competed")
+def test_a_changed_grid_puts_its_own_method_out_of_date_alone(competed):
+    with competed.edited(
+        ("{vary: loss.margin, over: [0.1, 0.2]}", "{vary: loss.margin, over: [0.1, 0.3]}")
+    ):
+        outdated = json.loads(competed.run("dvc", "status", "--json"))
+    assert sorted(outdated) == ["check", "report", "track", "tune@digits-triplet"]
+
+
+@pytest.mark.xdist_group("competed")
+def test_a_misspelt_option_stops_the_check_by_its_methods_name(competed):
+    with competed.edited(
+        ("loss: {name: triplet, margin: 0.2}", "loss: {name: triplet, marign: 0.2}")
+    ):
+        told = competed.stage("check", "params.yaml", "data/ok", status=1)
+    assert told.startswith("methods.triplet: triplet.marign: came 'marign'; allowed: ")
+    assert "did you mean 'margin'?" in told
