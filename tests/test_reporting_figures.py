@@ -17,6 +17,7 @@ from heated import config
 from heated.files import write_arrays, write_json
 from heated.history import write_history
 from heated.recipes import recipe
+from heated.reporting import costs
 from heated.reporting.figures import (
     FIGURES,
     alphas,
@@ -65,7 +66,26 @@ def write_run(folder: Path, dataset: str, method: str, seeds: tuple[int, ...] = 
     write_json(run / "metrics.json", summaries(values))
     rows = {seed: history(settings, method, seed) for seed in seeds}
     write_history(run / "history.csv", rows)
-    write_json(run / "provenance.json", {"params": settings})
+    record: dict = {"params": settings}
+    if method in PARAMS.studies.competitors.methods:
+        cost = {"seconds": 10.0 + len(method), "images_seen": 800, "peak_mib": 900}
+        record["seeds"] = {str(seed): cost | {"seconds": cost["seconds"] + seed} for seed in seeds}
+        write_json(run / "tuned.json", tuned(method))
+    write_json(run / "provenance.json", record)
+
+
+def tuned(method: str) -> dict:
+    """What was tried, of which the first came to nothing and the second was the best."""
+    points = PARAMS.studies.competitors.points(method)
+    tried = [{"point": p, "recall_at_1": 0.9 - i / 10} for i, p in enumerate(points)]
+    tried[0]["recall_at_1"] = None
+    return {
+        "metric": "recall_at_1",
+        "tested": "validation classes, fold 0 of 5",
+        "tried": tried,
+        "chosen": points[1],
+        "trainings": len(points),
+    }
 
 
 def write_plane(run: Path, width: float) -> None:
@@ -486,3 +506,36 @@ def test_numbers_of_seeds_that_differ_are_told(tmp_path):
     write_run(tmp_path, "digits", "bn", seeds=(0,))
     write_run(tmp_path, "digits", "ln", seeds=(0, 1))
     assert numbers(read(tmp_path, "digits", {"run": ["bn", "ln"]})) == "1 to 2 seeds"
+
+
+def test_costs_are_those_of_the_records(results):
+    found = {each.method: each for each in costs.costs(results, ZERO_SHOT)}
+    assert list(found) == PARAMS.studies.competitors.methods
+    triplet = found["triplet"]
+    assert (triplet.n, triplet.images, triplet.memory) == (3, 800, 900)
+    assert triplet.seconds == 10 + len("triplet") + 1  # the median of three seeds
+    assert (triplet.trainings, triplet.failed, triplet.best) == (6, 1, 0.8)
+    assert triplet.chosen == "lr 0.01, loss.margin 0.2"
+    assert triplet.recall.mean == pytest.approx(
+        np.mean([recall_at_1("triplet", s) for s in (0, 1, 2)])
+    )
+
+
+def test_the_costs_table_has_a_row_a_competitor_and_says_where_was_chosen(results):
+    found = costs.costs(results, ZERO_SHOT)
+    heading, rows = costs.rows(found)
+    assert all(len(row) == len(heading) for row in rows)
+    assert [row[0] for row in rows] == PARAMS.studies.competitors.methods
+    text = costs.markdown(found)
+    assert (
+        "among 6, each trained once, by Recall@1 on validation classes, fold 0 of 5; no test"
+        in text
+    )
+    assert costs.markdown([]) == ""
+
+
+def test_the_costs_figure_has_every_competitor_best_first(results, drawn):
+    described = drawn["costs"].description
+    ranked = sorted(costs.costs(results, ZERO_SHOT), key=lambda each: -each.recall.mean)
+    places = [described.index(f" {each.method} {each.recall} (") for each in ranked]
+    assert places == sorted(places)
