@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from dvc.utils.hydra import apply_overrides
-from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml
+from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml, parse_yaml_for_update
 
 from heated import config
 from heated.augment import AUGMENTATIONS, Draws
@@ -126,6 +126,17 @@ def test_dvcs_set_param_changes_the_value_it_names_and_no_other(tmp_path, path, 
         section = section[name]
     section[last] = value
     assert parse(copy) == expected
+
+
+def test_no_section_is_shared_by_two_names():
+    """What an alias or a merge shares, --set-param changes for both names or for neither."""
+    queue = [parse_yaml_for_update(PATH.read_text(encoding="utf-8"), str(PATH))]
+    seen: list[Any] = []
+    while queue:
+        seen.append(section := queue.pop())
+        inner = section.values() if isinstance(section, dict) else section
+        queue += [value for value in inner if isinstance(value, dict | list)]
+    assert len({id(section) for section in seen}) == len(seen)
 
 
 def test_an_exponent_is_a_number_and_no_is_a_word(tmp_path):
