@@ -188,12 +188,12 @@ def keys(baseline: Project) -> Iterator[dict[str, str]]:
         baseline.stop(server)
 
 
-def create(bucket: str, *, patience: float = 60) -> None:
+def create(bucket: str, *, patience: float = 180) -> None:
     """Make a bucket, as soon as the server is there."""
     end = time.monotonic() + patience
     while True:
         try:
-            urllib.request.urlopen(urllib.request.Request(bucket, method="PUT"), timeout=10).close()
+            urllib.request.urlopen(urllib.request.Request(bucket, method="PUT"), timeout=60).close()
         except (urllib.error.URLError, ConnectionError):
             if time.monotonic() > end:
                 raise
