@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: repro preview track test lint format docs bench ui lock clean
+.PHONY: repro preview experiments track test lint format docs bench ui lock clean
 
 repro: $(VENV)/.ready      ## rebuild every result that is out of date
 	python -m stages.check params.yaml data/params.ok
@@ -15,6 +15,9 @@ repro: $(VENV)/.ready      ## rebuild every result that is out of date
 
 preview: $(VENV)/.ready    ## alpha, temperature and lr of every method, drawn before any training
 	python -m heated.reporting.preview
+
+experiments: $(VENV)/.ready ## DVC's experiments beside each other: what differs, without hashes of files
+	@dvc exp show --md --only-changed --drop '^(State|Executor|data|runs|src|stages)'
 
 track: $(VENV)/.ready      ## write what MLflow shows again, from the files that DVC tracks
 	dvc repro --single-item --force track
@@ -54,7 +57,7 @@ lock: $(VENV)/.uv
 	sed -i 's/, -c .venv.constraints.txt//; s/-c .venv.constraints.txt/requirements.txt/' requirements-dev.txt
 
 clean:                     ## back to a fresh clone, downloads and results included
-	rm -rf $(VENV) data runs report preview.html checkpoints .dvc/cache .dvc/tmp mlflow.db mlartifacts
+	rm -rf $(VENV) data runs report preview.html dvc_plots checkpoints .dvc/cache .dvc/tmp mlflow.db mlartifacts
 
 $(VENV)/.uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

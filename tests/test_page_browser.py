@@ -245,3 +245,12 @@ def test_in_print_everything_is_unfolded_and_no_table_is_cut(visit, built_page):
     assert all(folded.nth(index).is_visible() for index in range(folded.count()))
     cut = "[...document.querySelectorAll('.wide')].filter((e) => e.scrollWidth > e.clientWidth + 1)"
     assert page.evaluate(f"{cut}.map((each) => each.ariaLabel)") == []
+
+
+def test_dvcs_page_of_curves_is_drawn_without_a_network(built: Project, visit: Any) -> None:
+    built.run("dvc", "plots", "show")
+    path = built.folder / "dvc_plots/index.html"
+    seen = visit(path)
+    assert seen.page.locator(".vega-embed canvas").count() == 3
+    assert seen.requests == [path.as_uri()]
+    assert seen.problems == []

@@ -5,7 +5,8 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml
+from dvc.utils.hydra import apply_overrides
+from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml, parse_yaml_for_update
 
 from heated import config
 from heated.adaptation import ADAPTATIONS
@@ -105,6 +106,39 @@ def test_what_dvc_refuses_we_refuse(tmp_path, text):
         load_yaml(str(path))
     with pytest.raises(ParamsError):
         parse(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("methods.hbn.alpha.start", 32),
+        ("methods.hbn-exponential.alpha.end", 2),
+        ("datasets.digits.training.epochs", 4),
+        ("datasets.cub200-tuned.training.optimiser.momentum", 0.8),
+    ],
+)
+def test_dvcs_set_param_changes_the_value_it_names_and_no_other(tmp_path, path, value):
+    copy = tmp_path / "params.yaml"
+    copy.write_text(PATH.read_text(encoding="utf-8"), encoding="utf-8")
+    apply_overrides(copy, [f"{path}={value}"])
+    expected = parse(PATH)
+    *sections_above, last = path.split(".")
+    section = expected
+    for name in sections_above:
+        section = section[name]
+    section[last] = value
+    assert parse(copy) == expected
+
+
+def test_no_section_is_shared_by_two_names():
+    """What an alias or a merge shares, --set-param changes for both names or for neither."""
+    queue = [parse_yaml_for_update(PATH.read_text(encoding="utf-8"), str(PATH))]
+    seen: list[Any] = []
+    while queue:
+        seen.append(section := queue.pop())
+        inner = section.values() if isinstance(section, dict) else section
+        queue += [value for value in inner if isinstance(value, dict | list)]
+    assert len({id(section) for section in seen}) == len(seen)
 
 
 def test_an_exponent_is_a_number_and_no_is_a_word(tmp_path):

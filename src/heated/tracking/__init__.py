@@ -170,6 +170,7 @@ class Store:
             KIND: kind,
             **({"mlflow.parentRunId": parent} if parent else {}),
             **{k: str(self.record[k]) for k in ("dataset", "method")},
+            **({"experiment": name} if (name := self.record["source"].get("experiment")) else {}),
             **{f"source.{k}": str(v) for k, v in self.record["source"].items() if v is not None},
             **{f"environment.{k}": str(v) for k, v in self.record["environment"].items()},
         }

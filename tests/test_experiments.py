@@ -1,0 +1,228 @@
+"""DVC's experiments and a remote, as the README tells to use them, on one short run."""
+
+import csv
+import io
+import json
+import socket
+import sqlite3
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import SHORT, Project
+
+pytestmark = pytest.mark.xdist_group("experiments")
+
+NAME = "warmer"
+TEMPORARY = f"dvc exp run --temp --name {NAME} --set-param methods.hbn.alpha.start=32"
+QUEUE = "dvc exp run --queue --set-param methods.hbn.alpha.end=2,8"
+START = "dvc queue start --jobs 2"
+TABLE = "make experiments"
+METRICS, PARAMS, PLOTS = (f"dvc {kind} diff HEAD {NAME}" for kind in ("metrics", "params", "plots"))
+APPLY = f"dvc exp apply {NAME}"
+REMOTE = "dvc remote add --default storage s3://my-bucket/heated"
+PUSH, SHARE = "dvc push", f"dvc exp push origin {NAME}"
+PULL, TAKE = "dvc pull && dvc repro", f"dvc exp pull origin {NAME}"
+COMMANDS = {  # of the README, which tests/test_readme.py compares
+    *(TEMPORARY, QUEUE, START, TABLE, METRICS, PARAMS, PLOTS, APPLY),
+    *(REMOTE, PUSH, SHARE, PULL, TAKE),
+}
+KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
+LEFT_OUT = (  # studies
+    ("datasets: [digits-upright]", "datasets: []"),
+    ("    methods: [hbn] ", "    methods: [] "),
+)
+
+
+def typed(project: Project, command: str, **environment: str) -> str:
+    """What a user's command prints."""
+    return project.run("bash", "-c", command, **environment)
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project whose results are committed."""
+    project = Project(tmp_path_factory.mktemp("experiments"))
+    project.run("git", "config", "user.name", "test")
+    project.run("git", "config", "user.email", "test@example.org")
+    project.edit(*SHORT, *LEFT_OUT)
+    typed(project, "mkdir .venv && touch .venv/.uv .venv/.ready")  # make takes ours, from PATH
+    project.run("dvc", "repro", "--quiet")
+    typed(project, REMOTE)
+    project.run("git", "add", "--all")
+    project.run("git", "commit", "--quiet", "--message", "results")
+    yield project
+    project.run("dvc", "queue", "stop", "--kill")
+
+
+@pytest.fixture(scope="module")
+def temporary(baseline: Project) -> str:
+    """What the experiment in a temporary copy printed."""
+    return typed(baseline, TEMPORARY)
+
+
+@pytest.fixture(scope="module")
+def queued(baseline: Project, temporary: str) -> dict[str, str]:
+    """State by name of two experiments that ran side by side."""
+    typed(baseline, QUEUE)
+    typed(baseline, START)
+    end = time.monotonic() + 1200  # of patience with a busy machine
+    while {"Queued", "Running"} & set((states := waiting(baseline)).values()):
+        assert time.monotonic() < end, states
+        time.sleep(5)  # each look is a DVC that takes the processor from them
+    return states
+
+
+def waiting(project: Project) -> dict[str, str]:
+    """State by name of what is or was in the queue."""
+    rows = project.run("dvc", "queue", "status").split("\n\n")[0].splitlines()[1:]
+    return {row.split()[1]: row.split()[-1] for row in rows}
+
+
+def table(project: Project) -> dict[str, dict[str, str]]:
+    """The row of each experiment, with the columns in which they differ."""
+    shown = project.run("dvc", "exp", "show", "--csv", "--only-changed", "--hide-workspace")
+    return {row["Experiment"] or "HEAD": row for row in csv.DictReader(io.StringIO(shown))}
+
+
+def committed(project: Project, name: str, path: str) -> str:
+    """A file as an experiment, or HEAD, has it."""
+    found = project.run("git", "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}")
+    return project.run("git", "show", f"{found.strip() or name}:{path}")
+
+
+def recall(metrics: str) -> str:
+    """Recall@1 in the text of a metrics.json."""
+    return str(json.loads(metrics)["digits"]["hbn"]["recall_at_1"])
+
+
+def test_a_temporary_experiment_runs_what_its_parameter_changes(temporary: str) -> None:
+    ran = [line.split("'")[1] for line in temporary.splitlines() if line.startswith("Running")]
+    run = [f"{stage}@digits-hbn" for stage in ("train", "embed", "evaluate")]
+    assert ran == ["check", *run, "track", "report"]  # and fetches and packs nothing again
+
+
+def test_a_temporary_experiment_leaves_the_files_of_the_project(
+    baseline: Project, temporary: str
+) -> None:
+    assert baseline.run("git", "status", "--porcelain") == ""
+    assert "start: 32, end: 4, at: 0.7625" in committed(baseline, NAME, "params.yaml")
+    before, after = (committed(baseline, name, "metrics.json") for name in ("HEAD", NAME))
+    assert recall(before) != recall(after)
+
+
+def test_database_and_checkpoints_are_in_the_projects_folder_alone(
+    baseline: Project, queued: dict[str, str]
+) -> None:
+    for name in ("mlflow.db", "checkpoints"):
+        found = [path.relative_to(baseline.folder) for path in baseline.folder.rglob(name)]
+        assert found == [Path(name)]
+
+
+def test_a_queue_runs_its_experiments_side_by_side(
+    baseline: Project, queued: dict[str, str]
+) -> None:
+    assert list(queued.values()) == ["Success", "Success"]
+    rows = table(baseline)
+    assert {rows[name]["methods.hbn.alpha.end"] for name in queued} == {"2", "8"}
+    recalls = {n: recall(committed(baseline, n, "metrics.json")) for n in [NAME, *queued]}
+    assert {name: rows[name]["digits.hbn.recall_at_1"] for name in recalls} == recalls
+
+
+def test_mlflow_tells_which_experiment_a_run_is_of(
+    baseline: Project, queued: dict[str, str]
+) -> None:
+    with sqlite3.connect(baseline.folder / "mlflow.db") as store:
+        tags = store.execute(
+            "select tags.value from runs left join tags on runs.run_uuid = tags.run_uuid "
+            "and tags.key = 'experiment' where runs.name = 'hbn · digits'"
+        )
+        assert {name for (name,) in tags} == {None, NAME, *queued}
+
+
+def test_the_table_is_narrow(baseline: Project, queued: dict[str, str]) -> None:
+    header = typed(baseline, TABLE).splitlines()[0]
+    metrics = [f"digits.hbn.{name}" for name in ("recall_at_1", "map_at_r", "nmi_geometric")]
+    params = ["methods.hbn.alpha.start", "methods.hbn.alpha.end"]
+    columns = [column.strip() for column in header.strip("|").split("|")]
+    assert columns == ["Experiment", "Created", *metrics, *params]
+
+
+def test_differences_of_an_experiment_are_told(baseline: Project, temporary: str) -> None:
+    assert "digits.hbn.recall_at_1" in typed(baseline, METRICS)
+    (line,) = typed(baseline, PARAMS).splitlines()[1:]
+    assert line.split() == ["params.yaml", "methods.hbn.alpha.start", "16", "32"]
+    typed(baseline, PLOTS)
+    page = (baseline.folder / "dvc_plots/index.html").read_text(encoding="utf-8")
+    assert page.count(f'"rev": "{NAME}"') == page.count('"rev": "HEAD"') > 0
+    assert "cdn." not in page
+    assert baseline.run("git", "status", "--porcelain") == ""
+
+
+def test_a_stage_takes_the_package_beside_it(baseline: Project, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    baseline.run("git", "worktree", "add", "--quiet", str(copy))
+    told = typed(
+        baseline, f"cd {copy} && python -c 'import stages, heated; print(heated.__file__)'"
+    )
+    baseline.run("git", "worktree", "remove", "--force", str(copy))
+    assert Path(told.strip()).is_relative_to(copy)
+
+
+@pytest.fixture(scope="module")
+def keys(baseline: Project) -> Iterator[dict[str, str]]:
+    """The environment in which DVC finds an S3 server with an empty bucket, on loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = baseline.start(sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port))
+    address = f"http://127.0.0.1:{port}"
+    try:
+        create(f"{address}/my-bucket")
+        yield KEYS | {"AWS_ENDPOINT_URL": address}
+    finally:
+        baseline.stop(server)
+
+
+def create(bucket: str, *, patience: float = 180) -> None:
+    """Make a bucket, as soon as the server is there."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            urllib.request.urlopen(urllib.request.Request(bucket, method="PUT"), timeout=60).close()
+        except (urllib.error.URLError, ConnectionError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+        else:
+            return
+
+
+def test_what_was_pushed_is_built_elsewhere_without_training(
+    baseline: Project, temporary: str, keys: dict[str, str], tmp_path: Path
+) -> None:
+    hub, clone = tmp_path / "hub.git", tmp_path / "clone"
+    typed(baseline, f"git init --quiet --bare {hub} && git remote add origin {hub}")
+    baseline.run("git", "push", "--quiet", "origin", "HEAD")
+    typed(baseline, PUSH, **keys)
+    typed(baseline, SHARE, **keys)
+
+    def elsewhere(command: str) -> str:
+        here = f"cd {clone} && {command}"
+        return typed(baseline, here, **keys, PYTHONPATH=str(clone / "src"))
+
+    baseline.run("git", "clone", "--quiet", str(hub), str(clone))
+    told = elsewhere(PULL)
+    assert "Running stage" not in told
+    assert "Data and pipelines are up to date." in told
+    assert (clone / "report/index.html").stat().st_size > 0
+
+    elsewhere(TAKE)
+    elsewhere(APPLY)
+    assert "Running stage" not in elsewhere("dvc repro")
+    applied = (clone / "metrics.json").read_text(encoding="utf-8")
+    assert recall(applied) == recall(committed(baseline, NAME, "metrics.json"))
