@@ -4,16 +4,17 @@ import os
 import subprocess
 import sys
 
-from heated.tracking import address
+from heated.tracking import address, shown
+from heated.tracking.store import opened
 
 
 def main() -> None:
     """MLflow's pages on this machine's port 5000, started with what one reader needs."""
-    os.environ |= {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", address()]
+    if address().startswith("http"):
+        print(f"MLFLOW_TRACKING_URI names a server, which has the pages: {shown(address())}")
+        return
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", opened()]
     sys.exit(subprocess.call([*command, "--workers", "1", *sys.argv[1:]]))
 
 
