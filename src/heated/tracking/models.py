@@ -20,7 +20,7 @@ from heated import serving
 from heated.errors import InputError
 from heated.files import whole
 from heated.tracking import shown
-from heated.tracking.store import opened
+from heated.tracking.store import opened_for_models
 
 DATA = "data/model"  # in what MLflow keeps: the folder for `serving`
 REQUIRED = ("mlflow", "numpy", "pillow", "safetensors", "torch", "torchvision", "tqdm")
@@ -73,7 +73,7 @@ def save(path: Path, weights: Path, packing: Mapping[str, Any]) -> None:
 def read(uri: str) -> serving.Embedder:
     """A model that MLflow keeps, by an address such as `models:/heated-digits@champion`; none of
     the code beside it is run. InputError where there is none, or it is not one of ours."""
-    where = opened()
+    where = opened_for_models()
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 

@@ -39,6 +39,15 @@ def opened() -> str:
     return address()
 
 
+def opened_for_models() -> str:
+    """The same; MLflow looks registered models up at the address of the whole process."""
+    where = opened()
+    import mlflow
+
+    mlflow.set_tracking_uri(where)
+    return where
+
+
 @contextmanager
 def alone() -> Iterator[None]:
     """One writer of this project at a time: two that create a database, or a run, make two."""
