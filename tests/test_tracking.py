@@ -98,10 +98,10 @@ def test_every_epochs_row_is_there_under_its_step(client, seed):
 
 
 @pytest.mark.parametrize("seed", HISTORIES)
-def test_a_seeds_final_metrics_stand_at_its_last_epoch(client, seed):
+def test_a_seeds_final_metrics_stand_at_step_0_of_which_mlflow_draws_bars(client, seed):
     run = child(client, "whole", seed)
     for name, summary in METRICS.items():
-        assert points(client, run, f"final/{name}") == [(3, summary["seeds"][str(seed)])]
+        assert points(client, run, f"final/{name}") == [(0, summary["seeds"][str(seed)])]
 
 
 def test_the_parent_has_the_mean_its_interval_and_n(client):
@@ -113,7 +113,7 @@ def test_the_parent_has_the_mean_its_interval_and_n(client):
         expected |= {f"interval/{name}_low": low, f"interval/{name}_high": high}
     curves = set(NAMES.values())
     assert {k: v for k, v in parent.data.metrics.items() if k not in curves} == expected
-    assert {step for name in expected for step, _ in points(client, parent, name)} == {3}
+    assert {step for name in expected for step, _ in points(client, parent, name)} == {0}
 
 
 def test_the_parent_has_the_curves_means_over_the_seeds(client):

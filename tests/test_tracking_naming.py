@@ -1,10 +1,11 @@
 import pytest
 from conftest import ROOT
-from tracked import HISTORIES, record
+from tracked import record
 
 from heated import config
+from heated.statistics import summaries
 from heated.tracking import shown
-from heated.tracking.naming import flat, last_epoch, mean_points, row_names, tags
+from heated.tracking.naming import flat, mean_points, row_names, summary_names, tags
 
 PARAMS = config.load(ROOT / "params.yaml")
 
@@ -65,9 +66,17 @@ def test_means_are_over_the_seeds_that_have_a_value_and_leave_the_machine_out():
     ]
 
 
-def test_the_last_epoch_is_that_of_any_seed():
-    assert last_epoch(HISTORIES) == 3
-    assert last_epoch({0: []}) == 0
+def test_how_k_means_went_is_no_result_and_has_no_interval():
+    names = ("ami", "ami_kmeans_std", "kmeans_objective")
+    metrics = summaries({seed: dict.fromkeys(names, 0.5 + seed) for seed in (0, 1)})
+    assert summary_names(metrics).keys() == {
+        "final/ami",
+        "kmeans/ami_kmeans_std",
+        "kmeans/kmeans_objective",
+        "interval/ami_low",
+        "interval/ami_high",
+        "interval/n",
+    }
 
 
 def test_a_source_without_a_commit_has_no_version():

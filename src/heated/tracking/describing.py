@@ -9,7 +9,8 @@ PAPER = "https://arxiv.org/abs/1809.04157"
 GROUPS = (
     "`train/`, `schedule/` and `unseen/` are curves by epoch (on a method's run the means over its "
     "seeds), `final/` is measured on the trained model, `interval/` are the ends of the 95 % "
-    "interval of the mean and the number of seeds, `system/` is the machine while it trained."
+    "interval of the mean and the number of seeds, `kmeans/` tells how clustering went, `system/` "
+    "what training took of the machine."
 )
 Summaries = Mapping[str, Mapping[str, Any]]
 
@@ -60,7 +61,7 @@ def experiment_note(
         if name in metrics
     ]
     columns = ["method", "Recall@1", "95 % interval", "n", "paper"]
-    return "\n\n".join([head, GROUPS, table(columns, rows)])
+    return "\n\n".join([head, table(columns, rows), GROUPS])
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

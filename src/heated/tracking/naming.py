@@ -21,6 +21,7 @@ GROUPS = {  # of a history's columns
 }
 Values = dict[str, float | None]
 Points = list[tuple[Values, int]]  # metrics, and their step: an epoch
+LAST = 0  # the step of what is known of a trained model alone: MLflow draws bars of it, not curves
 
 
 def row_names(row: Row) -> Values:
@@ -38,22 +39,24 @@ def grouped(column: str) -> str:
     return column if "/" in column else f"{GROUPS.get(column, 'train')}/{column}"
 
 
+def final(metric: str) -> str:
+    """A metric of the trained model; how k-means went is apart from what it is worth."""
+    return f"{'kmeans' if 'kmeans' in metric else 'final'}/{metric}"
+
+
 def final_names(metrics: Mapping[str, Mapping[str, Any]], seed: int) -> Values:
-    """A seed's metrics of its trained model, under `final/`."""
-    return {f"final/{name}": each["seeds"].get(str(seed)) for name, each in metrics.items()}
+    """A seed's metrics of its trained model."""
+    return {final(name): each["seeds"].get(str(seed)) for name, each in metrics.items()}
 
 
 def summary_names(metrics: Mapping[str, Mapping[str, Any]]) -> Values:
-    """Means under `final/`, the ends of their intervals and n under `interval/`."""
+    """Their means over the seeds, the ends of the means' intervals, and n."""
     named: Values = {}
     for name, summary in metrics.items():
         low, high = summary["interval"] or (None, None)
-        named |= {
-            f"final/{name}": summary["mean"],
-            f"interval/{name}_low": low,
-            f"interval/{name}_high": high,
-            "interval/n": summary["n"],
-        }
+        named |= {final(name): summary["mean"], "interval/n": summary["n"]}
+        if final(name).startswith("final/"):
+            named |= {f"interval/{name}_low": low, f"interval/{name}_high": high}
     return named
 
 
@@ -74,11 +77,6 @@ def mean_points(histories: Mapping[int, Sequence[Row]]) -> Points:
         ({name: sum(values) / len(values) for name, values in found[epoch].items()}, epoch)
         for epoch in sorted(found)
     ]
-
-
-def last_epoch(histories: Mapping[int, Sequence[Row]]) -> int:
-    """The step of what is known at the end."""
-    return max((int(rows[-1]["epoch"]) for rows in histories.values() if rows), default=0)
 
 
 def flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

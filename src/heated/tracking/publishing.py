@@ -8,8 +8,8 @@ from heated.errors import InputError
 from heated.history import Row
 from heated.tracking import Record, address
 from heated.tracking.naming import (
+    LAST,
     final_names,
-    last_epoch,
     mean_points,
     seed_points,
     summary_names,
@@ -64,7 +64,7 @@ def parent_run(store: Store, histories: Histories, metrics: Summaries) -> Any:
         store.client.delete_run(run.info.run_id)
         run = store.run(title, key, kind="run")
     store.add(run, points)
-    store.add(run, [(summary_names(metrics), last_epoch(histories))], revise=True)
+    store.add(run, [(summary_names(metrics), LAST)], revise=True)
     return run
 
 
@@ -75,7 +75,7 @@ def seed_run(store: Store, seed: int, rows: Sequence[Row], metrics: Summaries, p
     key = f"{record['key']}-{seed}"
     run = store.run(title, key, kind="seed", parent=parent, seed=seed)
     store.add(run, seed_points(rows))
-    store.add(run, [(final_names(metrics, seed), last_epoch({seed: rows}))], revise=True)
+    store.add(run, [(final_names(metrics, seed), LAST)], revise=True)
     return run
 
 
