@@ -31,6 +31,8 @@ METRICS = {
     "hbn": summaries({0: {"recall_at_1": 0.725}, 7: {"recall_at_1": 0.775}}),
 }
 PATIENCE = 60_000  # milliseconds
+PLOTTED = """Object.fromEntries([...document.querySelectorAll('.js-plotly-plot')].flatMap(
+    (each) => each.data.map((line) => [line.name, line.y])))"""
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +154,13 @@ def test_two_runs_are_compared_by_parameters_metrics_and_the_curve_of_alpha(page
     page.get_by_role("button", name="Compare", exact=True).click()
     expect(page.get_by_text("Comparing 2 Runs from 1 Experiment")).to_be_visible()
     kept(page, "compare")
+    for text in ("alpha.start", "augment.crop.size", "0.725", "0.75", "interval/n"):
+        expect(page.get_by_text(text, exact=True).first).to_be_attached()
+    page.get_by_role("link", name="schedule/alpha").click()
+    page.wait_for_function(f"Object.keys({PLOTTED}).length == 2")
+    lines = page.evaluate(PLOTTED)
+    assert lines == {"bn · digits": [16] * 4, "hbn · digits": tracked.ALPHAS}
+    kept(page, "alpha")
 
 
 def test_a_run_tells_its_result_beside_the_papers(page: Page) -> None:
