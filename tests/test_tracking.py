@@ -194,6 +194,23 @@ def test_a_run_lasts_as_long_as_its_record_says(client):
     ]
 
 
+def test_an_epochs_moment_is_its_share_of_the_training(client):
+    publish(record("timed", seeds={"0": {"seconds": 20.0}}), {0: history(0)}, {})
+    found = client.get_metric_history(child(client, "timed", 0).info.run_id, "schedule/alpha")
+    start = 1000 * datetime.fromisoformat(record("timed")["started"]).timestamp()
+    assert [point.timestamp - start for point in found] == [5000, 10000, 15000, 20000]
+
+
+def test_a_metric_that_is_measured_anew_is_the_latest(client):
+    seeds = {str(seed): {"seconds": 20.0} for seed in HISTORIES}
+    for value in (0.9, 0.5):
+        metrics = summaries(dict.fromkeys(HISTORIES, {"recall_at_1": value}))
+        publish(record("anew", seeds=seeds), HISTORIES, metrics)
+    (parent,) = runs(client, "anew", "run")
+    assert parent.data.metrics["final/recall_at_1"] == 0.5
+    assert child(client, "anew", 7).data.metrics["final/recall_at_1"] == 0.5
+
+
 def test_a_seed_more_writes_the_means_anew_and_no_curve_has_two_values(client):
     publish(record("more"), {0: history(0)}, summaries({0: {"recall_at_1": 0.5}}))
     publish(record("more"), HISTORIES, METRICS)

@@ -63,8 +63,9 @@ def parent_run(store: Store, histories: Histories, metrics: Summaries) -> Any:
     if points and store.contradicts(run, points):
         store.client.delete_run(run.info.run_id)
         run = store.run(title, key, kind="run")
-    store.add(run, points)
-    store.add(run, [(summary_names(metrics), LAST)], revise=True)
+    took = seconds(record, histories)
+    store.add(run, points, seconds=took)
+    store.add(run, [(summary_names(metrics), LAST)], seconds=took, revise=True)
     return run
 
 
@@ -74,8 +75,9 @@ def seed_run(store: Store, seed: int, rows: Sequence[Row], metrics: Summaries, p
     title = f"{record['method']} · {record['dataset']} · seed {seed}"
     key = f"{record['key']}-{seed}"
     run = store.run(title, key, kind="seed", parent=parent, seed=seed)
-    store.add(run, seed_points(rows))
-    store.add(run, [(final_names(metrics, seed), LAST)], revise=True)
+    took = seconds(record, [seed])
+    store.add(run, seed_points(rows), seconds=took)
+    store.add(run, [(final_names(metrics, seed), LAST)], seconds=took, revise=True)
     return run
 
 

@@ -195,14 +195,15 @@ class Store:
             for name, value in values.items()
         )
 
-    def add(self, run: Any, points: Points, *, revise: bool = False) -> None:
+    def add(self, run: Any, points: Points, *, seconds: float | None, revise: bool = False) -> None:
         """Metrics at their steps. Where there is a value already it stays, or, to `revise`, a
-        different one is added, which MLflow then takes for the latest."""
+        different one is added, which MLflow then takes for the latest. seconds: what training
+        took; two that write the same at once leave one point, if both know it."""
         from mlflow.entities import Metric
 
-        known, now = self.known(run, points), int(time.time() * 1000)
+        known = self.known(run, points)
         new = [
-            Metric(name, value, now, step)
+            Metric(name, value, self.time(step, None if (name, step) in known else seconds), step)
             for values, step in points
             for name, value in values.items()
             if value is not None
@@ -210,6 +211,14 @@ class Store:
         ]
         for start in range(0, len(new), 1000):  # MLflow takes so many at once
             self.client.log_batch(run.info.run_id, metrics=new[start : start + 1000])
+
+    def time(self, step: int, seconds: float | None) -> int:
+        """When an epoch ended, in MLflow's milliseconds: by its share of the training, or now
+        where that is not over."""
+        started, epochs = moment(self.record), max(1, self.record["params"]["epochs"])
+        if started is None or seconds is None:
+            return int(1000 * time.time())
+        return started + int(1000 * seconds * (step + 1) / epochs)
 
     def attach(self, run: Any, files: Mapping[str, str]) -> None:
         """Texts as the run's artifacts, by their paths; nothing where it has the same."""
