@@ -1,5 +1,5 @@
-"""Validate all of params.yaml before anything is computed: no torch, so a mistake shows at once. Where
-a method has a loss of another library, that library is asked whether it takes what is said."""
+"""Validate all of params.yaml before anything is computed, without torch: a mistake shows at once.
+Where a method has a loss of another library, that is asked whether it takes what is said there."""
 
 from pathlib import Path
 

@@ -1,31 +1,28 @@
 """Write to MLflow what its store lacks of every configured run, from the files DVC tracks."""
 
-from collections import defaultdict
 from pathlib import Path
 
 from heated import config
 from heated.command import run
-from heated.files import read_json, required, write_json
-from heated.history import read_history
-from heated.tracking import publish, wanted
-from heated.tracking.registry import Trained, keep
+from heated.files import write_json
+from heated.reporting.results import read_results
+from heated.tracking import wanted
+from heated.tracking.registry import keep
+from heated.tracking.results import track
 
 
-def main(runs: Path, tracked: Path) -> None:
+def main(runs: Path, report: Path, tracked: Path) -> None:
     """`runs`: the folder of all runs; `tracked`: JSON of the published runs' keys."""
     params = config.load()
-    keys, published = {}, defaultdict(list)
-    if wanted(params.tracking.enabled):
-        for dataset, method in params.runs():
-            folder = runs / dataset / method
-            record = read_json(required(folder / "provenance.json", "train"))
-            metrics = read_json(required(folder / "metrics.json", "evaluate"))
-            run_id = publish(record, read_history(folder / "history.csv"), metrics)
-            keys[f"{dataset}/{method}"] = record["key"]
-            published[dataset].append(Trained(record, run_id, folder / "models", metrics))
-    if params.tracking.models != "none":
-        register = params.tracking.models == "registered"
-        for dataset, trained in published.items():
+    keys: dict[str, str] = {}
+    names = dict.fromkeys(dataset for dataset, _ in params.runs())
+    for dataset in names if wanted(params.tracking.enabled) else ():
+        results = read_results(runs, dataset, [*params.seeds_of(dataset)])
+        tags = {result.method: params.tags(dataset, result.method) for result in results}
+        trained = track(results, params.datasets[dataset].model_dump(), tags, report)
+        keys |= {f"{dataset}/{each.record['method']}": each.record["key"] for each in trained}
+        if params.tracking.models != "none":
+            register = params.tracking.models == "registered"
             keep(trained, **params.chosen_by(dataset), register=register)
     write_json(tracked, keys)
 

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from heated import config, provenance, recipes, runs, tuning, unpacking
+from heated import config, provenance, recipes, runs, tuning, unpacking, usage
 from heated.command import run
 from heated.devices import machine, prepared
 from heated.distributed import first, output
 from heated.files import project_root, write_json
 from heated.history import write_history
-from heated.tracking import live
+from heated.tracking.live import live
 
 
 def main(
@@ -27,13 +27,13 @@ def main(
         others=[*every.values()],
         **params.checkpoints.model_dump(),
     )
-    record = provenance.of(trained, dataset, method, settings[method] | here)
-    tracked = params.tracking.enabled and first()
+    record = provenance.of(trained, params.tags(dataset, method), settings[method] | here)
+    spent, tracked = usage.Usage(device), params.tracking.enabled and first()
     with output(models) as folder, live(record, tracked, params.tracking.every) as log:
-        done = trained.finish(params.seeds(dataset, method), folder, log)
+        done = trained.finish(params.seeds(dataset, method), folder, spent.beside(log))
     if first():
         write_history(history, {seed: result["history"] for seed, result in done.items()})
-        write_json(made, provenance.finished(record, done))
+        write_json(made, provenance.finished(record, done, spent.rows))
 
 
 if __name__ == "__main__":

@@ -44,14 +44,17 @@ def test_history_follows_the_schedules(built: Project) -> None:
 
 def test_mlflow_has_one_parent_a_method_and_one_child_a_seed(built: Project) -> None:
     with sqlite3.connect(built.folder / "mlflow.db") as store:
-        runs = "select name from runs where name like '%digits' or name like '%digits · seed%'"
+        runs = "select name from runs where name like 'hbn · digits%'"
         names = [name for (name,) in store.execute(f"{runs} order by name")]
         parents = store.execute("select count(*) from tags where key = 'mlflow.parentRunId'")
         assert names == ["hbn · digits", "hbn · digits · seed 0"]
+        reports = "select name from runs where name like 'report%' order by name"
+        titles = [title for (title,) in store.execute(reports)]
+        assert titles == ["report · digits", "report · digits-upright"]
         assert parents.fetchone() == (2,)  # with that of the study `planes`
         recall = store.execute(
             "select value from latest_metrics join runs using (run_uuid) "
-            f"where key = 'recall_at_1' and name in ({runs})"
+            f"where key = 'final/recall_at_1' and name in ({runs})"
         )
         values = {value for (value,) in recall}
     metrics = json.loads((built.folder / RUN / "metrics.json").read_text(encoding="utf-8"))
@@ -106,7 +109,7 @@ def test_a_changed_claim_is_judged_anew_without_training(built: Project) -> None
 
     with built.edited(("says: Batch norm beats plain softmax", "says: Batch norm wins")):
         ran = re.findall(r"Running stage '([^']*)'", built.run("dvc", "repro"))
-        assert ran == ["check", "report"]
+        assert ran == ["check", "report", "track"]
         assert told()["bn-over-sm"] == "Batch norm wins"
     built.run("dvc", "repro")  # as other tests expect it
     assert told()["bn-over-sm"] == "Batch norm beats plain softmax"

@@ -7,12 +7,16 @@ import sqlite3
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
+from io import BytesIO
 
 import pytest
 import torch
 from conftest import ROOT, Project
+from PIL import Image
 from test_experiments import COMMANDS as EXPERIMENTS
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -113,6 +117,62 @@ def writes_metrics(project: Project, command: str) -> None:
     assert written == stage.read_text(encoding="utf-8")
 
 
+SERVER = (
+    "mlflow server --backend-store-uri sqlite:///shared.db --artifacts-destination shared-artifacts"
+)
+TO_SERVER = "MLFLOW_TRACKING_URI=http://127.0.0.1:5000 make track"
+SERVE = "mlflow models serve --model-uri models:/heated-digits@champion --env-manager local"
+
+
+@contextmanager
+def served(project: Project, command: str, path: str) -> Iterator[str]:
+    """The address of what a command serves, once there is an answer at the path."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = project.start(*command.split(), "--port", str(port))
+    try:
+        page(f"http://127.0.0.1:{port}{path}")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        project.stop(server)
+
+
+def fills_a_server(project: Project, command: str) -> None:
+    with served(project, SERVER, "/health") as address:
+        for _ in range(2):
+            project.run("bash", "-c", command.replace("http://127.0.0.1:5000", address))
+    with sqlite3.connect(project.folder / "shared.db") as store:
+        names = [name for (name,) in store.execute("select name from runs order by name")]
+    assert names[:2] == ["hbn · digits", "hbn · digits · seed 0"]
+    assert len(names) == len(set(names))
+    kept = [path.name for path in (project.folder / "shared-artifacts").rglob("*")]
+    assert {"index.html", "curves.svg", "embeddings.svg"} <= set(kept)
+
+
+def serves_a_model(project: Project, command: str) -> None:
+    with project.edited(("models: none ", "models: registered ")):
+        project.run("make", "track")
+    project.run("make", "track")  # as other tests expect it
+    file = BytesIO()
+    Image.new("L", (9, 11)).save(file, "png")
+    image = b64encode(file.getvalue()).decode()
+    with served(project, command, "/ping") as address:
+        request = urllib.request.Request(
+            f"{address}/invocations",
+            json.dumps({"inputs": [image]}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            (embedding,) = json.load(reply)["predictions"]
+    assert sum(value**2 for value in embedding) == pytest.approx(1, abs=1e-5)
+
+
+def exports(project: Project, command: str) -> None:
+    project.run("bash", "-c", command)
+    assert (project.folder / "hbn.onnx").stat().st_size > 1000
+
+
 HOW: dict[str, Callable[[Project, str], None]] = {
     "make repro": as_it_stands,
     "make ui": starts_the_pages,
@@ -130,6 +190,10 @@ HOW: dict[str, Callable[[Project, str], None]] = {
     "make test": runs_tests,
     "make bench": would_measure,
     EVALUATE: writes_metrics,
+    SERVER: answers,
+    TO_SERVER: fills_a_server,
+    "python -m heated.exporting runs/digits/hbn/models/seed-0.safetensors hbn.onnx": exports,
+    SERVE: serves_a_model,
 }
 
 

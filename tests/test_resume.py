@@ -60,8 +60,9 @@ def await_checkpoint(project: Project, process, moment: float) -> bool:
 
 
 def tracked(project: Project) -> tuple[list[str], list[tuple]]:
-    """The status of each run in MLflow, and all points, doubled ones twice."""
-    query = """select name, key, step, value from metrics join runs using (run_uuid)"""
+    """The status of each run in MLflow, and all points but the machine's, doubled ones twice."""
+    query = """select name, key, step, value from metrics join runs using (run_uuid)
+               where key not like 'system/%'"""
     with sqlite3.connect(project.folder / "mlflow.db") as store:
         states = [state for (state,) in store.execute("select status from runs")]
         return states, sorted(store.execute(query).fetchall())

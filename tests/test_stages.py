@@ -53,7 +53,7 @@ def test_closure_follows_indirect_and_late_imports() -> None:
     files = {
         str(file.relative_to(ROOT / "src/heated")) for file in imported(ROOT / "stages/track.py")
     }
-    assert {"tracking/__init__.py", "history.py", "files.py"} <= files
+    assert {"tracking/__init__.py", "tracking/store.py", "history.py", "files.py"} <= files
     assert "training.py" not in files
 
 
@@ -122,7 +122,7 @@ def test_every_path_in_a_command_is_declared(stage: str) -> None:
         ("gradients", ("packed", "models", "g.json"), "index.npz", "split"),
         ("evaluate", ("digits", "embeddings", "m.json"), "embeddings", "embed"),
         ("report", ("packed", "runs", "r", "m"), "metrics.json", "evaluate"),
-        ("track", ("runs", "t"), "provenance.json", "train"),
+        ("track", ("runs", "report", "t"), "metrics.json", "evaluate"),
     ],
 )
 def test_a_stage_without_its_input_names_the_file_and_the_stage_that_makes_it(

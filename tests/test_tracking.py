@@ -1,58 +1,29 @@
+import json
 import os
 import subprocess
 import sys
+import time
+from datetime import datetime
 
 import pytest
+from tracked import (
+    ALPHAS,
+    HISTORIES,
+    METRICS,
+    MLFLOWS,
+    NAMES,
+    artifacts,
+    history,
+    record,
+)
 
 from heated.history import read_history, write_history
 from heated.statistics import summaries
-from heated.tracking import address, flat, live, publish, wanted
+from heated.tracking import address, wanted
+from heated.tracking.live import live
+from heated.tracking.publishing import publish
 
-# MLflow's own, when it sets up its tables with SQLAlchemy.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
-)
-
-UNSEEN = {"recall_at_1": "unseen/recall_at_1", "spread": "unseen/spread"}
-ALPHAS = [16.0, 16.0, 4.0, 4.0]
-
-
-def history(seed, epochs=4):
-    return [
-        {
-            "epoch": epoch,
-            "alpha": alpha,
-            "temperature": 1 / alpha,
-            "lr": 0.05,
-            "loss": 1 / (1 + epoch + seed),
-            "accuracy": 0.5 + epoch / 10,
-            **({"recall_at_1": 0.4 + epoch / 7 + seed / 100, "spread": 0.3} if epoch % 2 else {}),
-        }
-        for epoch, alpha in enumerate(ALPHAS[:epochs])
-    ]
-
-
-HISTORIES = {0: history(0), 7: history(7)}
-METRICS = summaries(
-    {0: {"recall_at_1": 0.71, "map_at_r": 0.2}, 7: {"recall_at_1": 0.74, "map_at_r": 0.23}}
-)
-
-
-def record(key, method="hbn"):
-    return {
-        "dataset": "digits",
-        "method": method,
-        "key": key,
-        "params": {
-            "lr": 0.05,
-            "epochs": len(ALPHAS),
-            "alpha": {"name": "step", "start": 16.0, "end": 4.0, "at": 0.7},
-        },
-        "data_sha256": "ab" * 32,
-        "source": {"commit": "c0ffee", "modified": True, "stage": "train@digits-hbn", "none": None},
-        "environment": {"device": "made up", "cores": 2},
-        "seeds": {},
-    }
+pytestmark = pytest.mark.filterwarnings(MLFLOWS)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -122,43 +93,156 @@ def test_every_epochs_row_is_there_under_its_step(client, seed):
     run = child(client, "whole", seed)
     for name in {key for row in HISTORIES[seed] for key in row} - {"epoch"}:
         expected = [(row["epoch"], row[name]) for row in HISTORIES[seed] if name in row]
-        assert points(client, run, UNSEEN.get(name, name)) == expected
+        assert points(client, run, NAMES[name]) == expected
     assert "epoch" not in run.data.metrics
 
 
 @pytest.mark.parametrize("seed", HISTORIES)
-def test_a_seeds_final_metrics_stand_at_its_last_epoch(client, seed):
+def test_a_seeds_final_metrics_stand_at_step_0_of_which_mlflow_draws_bars(client, seed):
     run = child(client, "whole", seed)
     for name, summary in METRICS.items():
-        assert points(client, run, name) == [(3, summary["seeds"][str(seed)])]
+        assert points(client, run, f"final/{name}") == [(0, summary["seeds"][str(seed)])]
 
 
 def test_the_parent_has_the_mean_its_interval_and_n(client):
     (parent,) = runs(client, "whole", "run")
-    expected = {"n": 2}
+    expected = {"interval/n": 2}
     for name, summary in METRICS.items():
         low, high = summary["interval"]
-        expected |= {name: summary["mean"], f"{name}_low": low, f"{name}_high": high}
-    assert parent.data.metrics == expected
+        expected |= {f"final/{name}": summary["mean"]}
+        expected |= {f"interval/{name}_low": low, f"interval/{name}_high": high}
+    curves = set(NAMES.values())
+    assert {k: v for k, v in parent.data.metrics.items() if k not in curves} == expected
+    assert {step for name in expected for step, _ in points(client, parent, name)} == {0}
 
 
-def test_parameters_source_environment_and_data_are_told(client):
+def test_the_parent_has_the_curves_means_over_the_seeds(client):
+    (parent,) = runs(client, "whole", "run")
+    for column, name in NAMES.items():
+        pairs = zip(*HISTORIES.values(), strict=True)
+        expected = [(a["epoch"], (a[column] + b[column]) / 2) for a, b in pairs if column in a]
+        assert points(client, parent, name) == expected
+
+
+def test_parameters_are_flat_and_a_list_of_choices_is_its_names(client):
     run = child(client, "whole", 7)
     assert run.data.params == {
         "lr": "0.05",
         "epochs": str(len(ALPHAS)),
-        "alpha.name": "step",
+        "embedding_dim": "64",
+        "alpha": "step",
         "alpha.start": "16.0",
         "alpha.end": "4.0",
         "alpha.at": "0.7",
+        "augment": "crop, flip",
+        "augment.crop.size": "7",
+        "augment.flip.probability": "0.5",
         "seed": "7",
     }
-    assert run.data.tags["source.commit"] == "c0ffee"
-    assert run.data.tags["source.stage"] == "train@digits-hbn"
+
+
+def test_runs_are_grouped_by_tags_and_their_source_is_told(client):
+    run = child(client, "whole", 7)
+    expected = {
+        "dataset": "digits",
+        "recipe": "digits",
+        "method": "hbn",
+        "seed": "7",
+        "study": "run",
+        "backbone": "conv4",
+        "source.commit": "c0ffee",
+        "source.modified": "True",
+        "source.stage": "train@digits-hbn",
+        "environment.device": "made up",
+        "mlflow.source.git.commit": "c0ffee",
+    }
+    assert expected.items() <= run.data.tags.items()
     assert "source.none" not in run.data.tags
-    assert run.data.tags["environment.device"] == "made up"
-    (data,) = run.inputs.dataset_inputs
+    assert "seed" not in runs(client, "whole", "run")[0].data.tags
+
+
+def test_the_data_set_has_digest_source_and_counts(client):
+    (data,) = child(client, "whole", 7).inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("digits", ("ab" * 32)[:36])
+    assert json.loads(data.dataset.source) == {"source": "digits", "dvc": "data/packed/digits"}
+    assert json.loads(data.dataset.profile) == record("whole")["split"]
+    assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "training")]
+
+
+def test_note_and_files_are_kept_and_brought_up_to_date(client):
+    for text in ("one", "two", "two"):
+        files = {None: {"a/b.txt": text}, 7: {"c.svg": text}}
+        publish(record("files"), HISTORIES, METRICS, note=f"**{text}**", files=files)
+    (parent,) = runs(client, "files", "run")
+    assert parent.data.tags["mlflow.note.content"] == "**two**"
+    assert artifacts(client, parent.info.run_id) == {"a/b.txt": b"two"}
+    assert artifacts(client, child(client, "files", 7).info.run_id) == {"c.svg": b"two"}
+    assert artifacts(client, child(client, "files", 0).info.run_id) == {}
+
+
+def test_a_run_lasts_as_long_as_its_record_says(client):
+    seconds = {"0": {"seconds": 20.5}, "7": {"seconds": 30.0}}
+    publish(record("lasting"), HISTORIES, {})
+    publish(record("lasting", seeds=seconds), HISTORIES, METRICS)
+    start = 1000 * datetime.fromisoformat(record("lasting")["started"]).timestamp()
+    infos = [child(client, "lasting", seed).info for seed in (0, 7)]
+    infos += [run.info for run in runs(client, "lasting", "run")]
+    assert [(i.start_time - start, i.end_time - start) for i in infos] == [
+        (0, 20_500),
+        (0, 30_000),
+        (0, 50_500),
+    ]
+
+
+def test_an_epochs_moment_is_its_share_of_the_training(client):
+    publish(record("timed", seeds={"0": {"seconds": 20.0}}), {0: history(0)}, {})
+    found = client.get_metric_history(child(client, "timed", 0).info.run_id, "schedule/alpha")
+    start = 1000 * datetime.fromisoformat(record("timed")["started"]).timestamp()
+    assert [point.timestamp - start for point in found] == [5000, 10000, 15000, 20000]
+
+
+def test_a_metric_that_is_measured_anew_is_the_latest(client):
+    seeds = {str(seed): {"seconds": 20.0} for seed in HISTORIES}
+    for value in (0.9, 0.5):
+        metrics = summaries(dict.fromkeys(HISTORIES, {"recall_at_1": value}))
+        publish(record("anew", seeds=seeds), HISTORIES, metrics)
+    (parent,) = runs(client, "anew", "run")
+    assert parent.data.metrics["final/recall_at_1"] == 0.5
+    assert child(client, "anew", 7).data.metrics["final/recall_at_1"] == 0.5
+
+
+def test_a_seed_more_writes_the_means_anew_and_no_curve_has_two_values(client):
+    publish(record("more"), {0: history(0)}, summaries({0: {"recall_at_1": 0.5}}))
+    publish(record("more"), HISTORIES, METRICS)
+    (parent,) = runs(client, "more", "run")
+    (whole,) = runs(client, "whole", "run")
+    assert parent.data.metrics == whole.data.metrics
+    for name in parent.data.metrics:
+        assert points(client, parent, name) == points(client, whole, name)
+    children = runs(client, "more", "seed")
+    assert {c.data.tags["mlflow.parentRunId"] for c in children} == {parent.info.run_id}
+    assert len(children) == 2
+
+
+def test_what_a_broken_connection_left_out_of_a_run_is_added(client):
+    experiment = client.get_experiment_by_name("digits").experiment_id
+    tags = {"heated.key": "broken", "heated.kind": "run"}
+    client.create_run(experiment, tags=tags, run_name="hbn · digits")
+    publish(record("broken"), HISTORIES, METRICS)
+    (broken,), (whole,) = runs(client, "broken", "run"), runs(client, "whole", "run")
+    assert broken.data.params == whole.data.params
+    assert len(broken.inputs.dataset_inputs) == 1
+    assert broken.data.tags.keys() == whole.data.tags.keys()
+
+
+def test_of_two_runs_that_two_machines_created_at_once_one_is_left(client):
+    experiment = client.get_experiment_by_name("digits").experiment_id
+    for start in (5000, 4000):
+        tags = {"heated.key": "double", "heated.kind": "run"}
+        client.create_run(experiment, start, tags, "hbn · digits")
+    publish(record("double"), HISTORIES, METRICS)
+    (left,) = runs(client, "double", "run")
+    assert left.info.start_time == 4000
 
 
 def test_publishing_twice_adds_no_run_and_no_point(client):
@@ -177,7 +261,7 @@ def test_what_is_read_back_from_files_adds_no_point(client, tmp_path):
 def test_a_run_published_in_parts_ends_like_one_published_whole(client):
     publish(record("parts"), {0: history(0, 2)}, {}, status="RUNNING")
     assert {r.info.status for r in runs(client, "parts", "seed")} == {"RUNNING"}
-    assert points(client, child(client, "parts", 0), "alpha") == [(0, 16), (1, 16)]
+    assert points(client, child(client, "parts", 0), "schedule/alpha") == [(0, 16), (1, 16)]
     publish(record("parts"), HISTORIES, METRICS)
     assert {r.info.status for r in runs(client, "parts", "seed")} == {"FINISHED"}
     parts, whole = every_point(client, "parts"), every_point(client, "whole")
@@ -188,18 +272,28 @@ def test_a_run_published_in_parts_ends_like_one_published_whole(client):
 def test_a_single_seed_has_no_interval_and_is_published_all_the_same(client):
     publish(record("single"), {0: history(0)}, summaries({0: {"recall_at_1": 0.5}}))
     (parent,) = runs(client, "single", "run")
-    assert parent.data.metrics == {"recall_at_1": 0.5, "n": 1}
+    final = {k: v for k, v in parent.data.metrics.items() if k not in NAMES.values()}
+    assert final == {"final/recall_at_1": 0.5, "interval/n": 1}
+
+
+def seen(client, key):
+    """What is there of alpha."""
+    started = runs(client, key, "seed")
+    return points(client, started[0], "schedule/alpha") if started else []
 
 
 def test_a_training_is_seen_while_it_goes_on_and_finished_when_it_ends(client):
     with live(record("live"), enabled=True, every=1e-9) as log:
         for row in history(0):
             log(0)(row)
+            sent = len(seen(client, "live"))
+            while len(seen(client, "live")) == sent:
+                time.sleep(0.05)
         assert {r.info.status for r in runs(client, "live", "run")} == {"RUNNING"}
-        assert points(client, child(client, "live", 0), "alpha") == list(enumerate(ALPHAS))
+        assert seen(client, "live") == list(enumerate(ALPHAS))
     assert {r.info.status for r in runs(client, "live", "run")} == {"FINISHED"}
     assert {r.info.status for r in runs(client, "live", "seed")} == {"FINISHED"}
-    assert points(client, child(client, "live", 0), "alpha") == list(enumerate(ALPHAS))
+    assert points(client, child(client, "live", 0), "schedule/alpha") == list(enumerate(ALPHAS))
 
 
 def test_a_training_that_raises_is_published_as_failed(client):
@@ -211,7 +305,7 @@ def test_a_training_that_raises_is_published_as_failed(client):
     with pytest.raises(FloatingPointError, match="loss"):
         training()
     assert {r.info.status for r in runs(client, "failed", "run")} == {"FAILED"}
-    assert points(client, child(client, "failed", 0), "alpha") == [(0, 16)]
+    assert points(client, child(client, "failed", 0), "schedule/alpha") == [(0, 16)]
 
 
 def test_of_a_failed_training_the_seeds_that_were_done_are_finished(client):
@@ -233,7 +327,7 @@ def test_a_failed_training_that_is_done_again_is_finished(client):
     publish(record("again"), {0: history(0, 1)}, {}, status="FAILED")
     publish(record("again"), HISTORIES, METRICS)
     assert {r.info.status for r in runs(client, "again", "run")} == {"FINISHED"}
-    assert points(client, child(client, "again", 0), "alpha") == list(enumerate(ALPHAS))
+    assert points(client, child(client, "again", 0), "schedule/alpha") == list(enumerate(ALPHAS))
 
 
 def test_training_goes_on_when_tracking_fails(monkeypatch, capsys):
@@ -248,7 +342,7 @@ def test_training_goes_on_when_tracking_fails(monkeypatch, capsys):
 
 ROWS = """
 import sys
-from heated.tracking import live
+from heated.tracking.live import live
 try:
     with live({record}, enabled={enabled}, every={every}) as log:
         log(0)({{"epoch": 0, "alpha": 16.0}})
@@ -303,8 +397,3 @@ def test_mlflows_own_variable_names_the_store(monkeypatch, root):
     assert address() == f"sqlite:///{root}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     assert address() == "http://127.0.0.1:5000"
-
-
-def test_nested_parameters_get_dotted_names():
-    nested = {"a": {"b": {"c": 1}, "d": [2, 3]}, "e": None}
-    assert flat(nested) == {"a.b.c": 1, "a.d": [2, 3], "e": None}

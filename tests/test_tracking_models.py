@@ -22,7 +22,7 @@ from test_stages import imported
 
 from heated import serving
 from heated.errors import InputError
-from heated.tracking import models
+from heated.tracking import address, models
 
 pytestmark = [
     pytest.mark.filterwarnings(  # MLflow's own, when it is imported and sets up its tables
@@ -227,7 +227,7 @@ def test_a_packing_that_does_not_fit_leaves_nothing(given, tmp_path):
 def test_a_model_in_the_store_is_read_by_its_address(given, saved):
     import mlflow
 
-    mlflow.set_tracking_uri(models.address())
+    mlflow.set_tracking_uri(address())
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(saved), "model")
     read = models.read(f"runs:/{run.info.run_id}/model")

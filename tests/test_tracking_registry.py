@@ -3,13 +3,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import tracked
 from conftest import ROOT
 from embedders import case
 
 from heated import config, models
 from heated.statistics import summaries
-from heated.tracking import address, publish
+from heated.tracking import address
 from heated.tracking.models import read
+from heated.tracking.publishing import publish
 from heated.tracking.registry import Trained, keep
 
 pytestmark = [
@@ -64,16 +66,8 @@ def trained(given, client, tmp_path_factory):
 
 
 def record(dataset, method):
-    return {
-        "dataset": dataset,
-        "method": method,
-        "key": f"{dataset} {method}",
-        "params": {"epochs": 0},
-        "data_sha256": "ab" * 32,
-        "source": {},
-        "environment": {},
-        "seeds": {},
-    }
+    given = tracked.record(f"{dataset} {method}", method)
+    return given | {"dataset": dataset, "params": {"epochs": 0}}
 
 
 def logged(client, dataset):

@@ -1,28 +1,33 @@
 """Where a run came from: parameters, data, code, hardware, versions, time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from heated.environment import environment, source_commit
+from heated.history import Row
 from heated.runs import Run
 from heated.unpacking import Packed
 
 Record = dict[str, Any]
 
 
-def of(run: Run, dataset: str, method: str, params: Mapping[str, Any]) -> Record:
-    """What is known of a run before it is trained; `key` is the same for equal training."""
+def of(run: Run, tags: Mapping[str, str], params: Mapping[str, Any]) -> Record:
+    """What is known of a run before it is trained; `key` is the same for equal training. tags: by
+    what it is grouped, its method and its recipe among them."""
     return {
-        "dataset": dataset,
-        "method": method,
+        "dataset": tags["recipe"],
+        "method": tags["method"],
+        "tags": dict(tags),
         "key": run.key(),
         "params": dict(params),
         "data_sha256": run.digest,
         "split": parts(run.data),
         "source": source_commit(),
         "environment": environment(run.device),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "seeds": {},
     }
 
@@ -36,9 +41,16 @@ def parts(data: Packed) -> dict[str, Any]:
     return {"tested": data.split.tested, **counts}
 
 
-def finished(record: Record, done: Mapping[int, Mapping[str, Any]]) -> Record:
-    """The record with each seed's seconds of training and how many epochs were trained now."""
-    return {**record, "seeds": {str(seed): told(result) for seed, result in done.items()}}
+def finished(
+    record: Record, done: Mapping[int, Mapping[str, Any]], usage: Mapping[int, Sequence[Row]]
+) -> Record:
+    """The record with each seed's seconds of training, how many epochs were trained now, and what
+    they took of the machine."""
+    return {
+        **record,
+        "seeds": {str(seed): told(result) for seed, result in done.items()},
+        "usage": {str(seed): list(rows) for seed, rows in usage.items() if rows},
+    }
 
 
 def told(result: Mapping[str, Any]) -> dict[str, Any]:

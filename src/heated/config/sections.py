@@ -99,6 +99,20 @@ class Params(Section):
             )
         return trained[method]
 
+    def tags(self, dataset: str, method: str) -> dict[str, str]:
+        """What runs are grouped by. `dataset` are the images, whatever is done with them: the
+        recipe, which is the data set's key here. The images of a folder have no other name."""
+        settings = self.datasets[dataset]
+        source = settings.source.name
+        of = [n for n, g in self.grids().items() if dataset in g.datasets and method in g.methods]
+        return {
+            "dataset": dataset if source == "folder" else source,
+            "recipe": dataset,
+            "method": method,
+            "study": ", ".join(of),
+            "backbone": settings.training.backbone.name,
+        }
+
     def settings(
         self, dataset: str, method: str, point: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:

@@ -1,20 +1,26 @@
-"""MLflow's pages: `python -m heated.tracking`."""
+"""MLflow's pages: `python -m heated.tracking [--port N]`."""
 
 import os
 import subprocess
 import sys
 
-from heated.tracking import address
+from heated.tracking import address, shown
+from heated.tracking.store import opened
+
+HOW = "and choose `Model training` at the top left, which the browser remembers"
 
 
 def main() -> None:
     """MLflow's pages on this machine's port 5000, started with what one reader needs."""
-    os.environ |= {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", address()]
-    sys.exit(subprocess.call([*command, "--workers", "1", *sys.argv[1:]]))
+    options = sys.argv[1:]
+    if address().startswith("http"):
+        print(f"MLFLOW_TRACKING_URI names a server: open {shown(address())} {HOW}")
+        return
+    port = options[options.index("--port") + 1] if "--port" in options[:-1] else "5000"
+    print(f"Open http://127.0.0.1:{port} {HOW}", flush=True)
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", opened()]
+    sys.exit(subprocess.call([*command, "--workers", "1", *options]))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ No pickle: it is the folder that `serving` reads. This package's code lies besid
 packages has it; what else it needs is required in the versions that are installed here.
 """
 
-import os
 from base64 import b64encode
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -20,7 +19,8 @@ import heated
 from heated import serving
 from heated.errors import InputError
 from heated.files import whole
-from heated.tracking import address
+from heated.tracking import shown
+from heated.tracking.store import opened_for_models
 
 DATA = "data/model"  # in what MLflow keeps: the folder for `serving`
 REQUIRED = ("mlflow", "numpy", "pillow", "safetensors", "torch", "torchvision", "tqdm")
@@ -73,13 +73,13 @@ def save(path: Path, weights: Path, packing: Mapping[str, Any]) -> None:
 def read(uri: str) -> serving.Embedder:
     """A model that MLflow keeps, by an address such as `models:/heated-digits@champion`; none of
     the code beside it is run. InputError where there is none, or it is not one of ours."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    where = opened_for_models()
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     with TemporaryDirectory() as folder:
         try:
-            found = download_artifacts(uri, dst_path=folder, tracking_uri=address())
+            found = download_artifacts(uri, dst_path=folder, tracking_uri=where)
         except (MlflowException, OSError) as error:
-            raise InputError(f"{uri} cannot be had from {address()}: {error}") from error
+            raise InputError(f"{uri} cannot be had from {shown(where)}: {error}") from error
         return serving.read(Path(found) / DATA)

@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from heated import serving
-from heated.tracking import Record, Store, address
+from heated.tracking import Record
 from heated.tracking.models import save
+from heated.tracking.store import Store, opened_for_models
 
 DIGEST, CHAMPION = "heated.digest", "champion"
 
@@ -56,9 +57,7 @@ def keep(
 
     metric: of the validation classes, higher is better; None where there are none.
     """
-    import mlflow
-
-    mlflow.set_tracking_uri(address())  # where the registry looks models up, whatever its client's
+    opened_for_models()
     models = [Chosen(run, *best_seed(run.metrics, metric), packing) for run in runs]
     kept = [logged(model) for model in models]
     if register and models:

@@ -1,0 +1,71 @@
+"""What MLflow shows above a run and an experiment, in Markdown: the result, and the paper's."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from heated.tracking import Record
+
+PAPER = "https://arxiv.org/abs/1809.04157"
+GROUPS = (
+    "`train/`, `schedule/` and `unseen/` are curves by epoch (on a method's run the means over its "
+    "seeds), `final/` is measured on the trained model, `interval/` are the ends of the 95 % "
+    "interval of the mean and the number of seeds, `kmeans/` tells how clustering went, `system/` "
+    "what training took of the machine."
+)
+Summaries = Mapping[str, Mapping[str, Any]]
+
+
+def run_note(record: Record, metrics: Summaries, paper: Mapping[str, float]) -> str:
+    """A method's means, beside the paper's numbers {metric: value} where it has some."""
+    tags = record["tags"]
+    head = (
+        f"**{record['method']}** on **{record['dataset']}** ({tags['backbone']}, "
+        f"D = {record['params']['embedding_dim']}), study: {tags['study']}."
+    )
+    shown = paper or dict.fromkeys([name for name in metrics if name.startswith("recall")][:1])
+    columns = ["metric", "mean", "95 % interval", "n", *(["paper"] if paper else [])]
+    rows = [cells(name, metrics[name], value) for name, value in shown.items()]
+    missing = f"The [paper]({PAPER}) has no number of this method by this recipe."
+    source = f"Paper: [arXiv 1809.04157]({PAPER}), one training each."
+    return "\n\n".join([head, table(columns, rows), source if paper else missing])
+
+
+def cells(name: str, summary: Mapping[str, Any], paper: float | None) -> list[str]:
+    """A metric's row, in percent."""
+    ends = summary["interval"]
+    interval = f"{100 * ends[0]:.2f} to {100 * ends[1]:.2f}" if ends else "none"
+    row = [name, f"{100 * summary['mean']:.2f} %", interval, str(summary["n"])]
+    return row if paper is None else [*row, f"{100 * paper:.2f} %"]
+
+
+def experiment_note(
+    runs: Sequence[tuple[Record, Summaries]], papers: Mapping[str, Mapping[str, float]]
+) -> str:
+    """A data set with its parts, and each method's Recall@1 beside the paper's; `papers`: its
+    numbers by method."""
+    record = runs[0][0]
+    parts = ", ".join(
+        f"{side}: {record['split'][side]['images']} images of {record['split'][side]['classes']} "
+        "classes"
+        for side in ("train", "query", "gallery")
+    )
+    head = (
+        f"**{record['dataset']}** (images: {record['tags']['dataset']}; tested: "
+        f"{record['split']['tested']}). {parts}. "
+        f"[Heated-Up Softmax Embedding]({PAPER}): a run is a method, the runs below it its seeds."
+    )
+    name = "recall_at_1"
+    rows = [
+        [of["method"], *cells(name, metrics[name], papers[of["method"]].get(name))[1:]]
+        for of, metrics in runs
+        if name in metrics
+    ]
+    columns = ["method", "Recall@1", "95 % interval", "n", "paper"]
+    return "\n\n".join([head, table(columns, rows), GROUPS])
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown; a short row is filled up."""
+    filled = [[*row, *[""] * (len(columns) - len(row))] for row in rows]
+    lines = [columns, ["---"] * len(columns), *filled]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,66 @@
+"""What training takes of the machine, epoch by epoch, under the names that MLflow's page for it
+expects: `system/...`. Measured since the row before, as `psutil` does it."""
+
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import psutil
+import torch
+
+from heated.history import Row
+
+SHORTEST = 0.1  # seconds; in less, the share of a processor's time cannot be told
+MB = 1e6
+Log = Callable[[int], Callable[[Row], None]]
+
+
+class Usage:
+    """`rows`: of each seed, those of the epochs that were trained now, and took long enough."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.process = device, psutil.Process()
+        self.rows: dict[int, list[Row]] = {}
+        self.since = time.monotonic()
+        self.measured()  # from here on
+
+    def beside(self, log: Log) -> Log:
+        """`log`, given what the machine did beside each row."""
+
+        def seed(number: int) -> Callable[[Row], None]:
+            rows, logged = self.rows.setdefault(number, []), log(number)
+            return lambda row: logged({**row, **self.sample(row, rows)})
+
+        return seed
+
+    def sample(self, row: Row, rows: list[Row]) -> Row:
+        """What is measured at a row, which `rows` then has too; nothing where it came at once, as
+        those do that were trained before."""
+        if time.monotonic() - self.since < SHORTEST:
+            return {}
+        values, self.since = self.measured(), time.monotonic()
+        rows.append({"epoch": row["epoch"], **values})
+        return values
+
+    def measured(self) -> Row:
+        """Percent of all processors, of one by this process; its memory; the GPU's."""
+        values = {
+            "system/cpu_utilization_percentage": psutil.cpu_percent(),
+            "system/process_cpu_percentage": self.process.cpu_percent(),
+            "system/process_memory_megabytes": self.process.memory_info().rss / MB,
+        }
+        if self.device.type != "cuda":
+            return values
+        values["system/gpu_memory_megabytes"] = torch.cuda.memory_reserved(self.device) / MB
+        if find_spec("pynvml"):
+            values["system/gpu_utilization_percentage"] = torch.cuda.utilization(self.device)
+        return values
+
+
+def joined(history: dict[int, list[Row]], usage: dict[str, list[Row]]) -> dict[int, list[Row]]:
+    """The rows of a history, each with what was measured beside it."""
+    found = {}
+    for seed, rows in history.items():
+        beside = {row["epoch"]: row for row in usage.get(str(seed), [])}
+        found[seed] = [{**row, **beside.get(row["epoch"], {})} for row in rows]
+    return found

@@ -1,0 +1,211 @@
+"""A server that several people share, and that goes away at times."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tracked
+from mlflow_server import Server
+
+from heated.errors import InputError
+from heated.tracking import publishing
+from heated.tracking.publishing import patiently, publish
+from heated.tracking.store import told
+
+pytestmark = [
+    pytest.mark.filterwarnings(tracked.MLFLOWS),
+    pytest.mark.xdist_group("mlflow-server"),
+]
+OUTAGE = 20  # seconds
+EPOCHS = 60
+
+PUBLISHES = """
+import json, sys
+from heated.tracking.publishing import patiently, publish
+record, histories, metrics, files = json.loads(sys.stdin.read())
+rows = {int(seed): rows for seed, rows in histories.items()}
+patiently(lambda: publish(record, rows, metrics, files={None: files}))
+"""
+TRAINS = """
+import json, sys, time
+from heated.tracking.live import live
+record, rows, pause = json.loads(sys.stdin.read())
+longest = 0
+with live(record, enabled=True, every=0.5) as log:
+    add = log(0)
+    for row in rows:
+        time.sleep(pause)
+        before = time.monotonic()
+        add(row)
+        longest = max(longest, time.monotonic() - before)
+        print(row["epoch"], flush=True)
+print(longest)
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def client(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """MLflow's; the process has a project's folder of its own, and publishes to the server."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    if not server.answers():
+        server.start()
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(server.address)
+
+
+def started(code: str, folder: Path, given: Any) -> subprocess.Popen[str]:
+    """A process that has a project's folder of its own, and gets JSON."""
+    folder.mkdir(exist_ok=True)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "DVC_ROOT": str(folder)},
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(given))
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
+def record(dataset: str, method: str) -> dict[str, Any]:
+    """That of a training that is over."""
+    seeds = {str(seed): {"seconds": 20.0} for seed in tracked.HISTORIES}
+    given = tracked.record(f"{dataset}{method}", method, seeds=seeds)
+    return given | {"dataset": dataset}
+
+
+def test_several_that_write_at_once_leave_what_one_after_the_other_does(
+    client: Any, tmp_path: Path
+) -> None:
+    files = {"report/page.html": "<p>é</p>"}
+    given = [tracked.HISTORIES, tracked.METRICS, files]
+    methods = ["sm", "bn", "bn", "hbn"]  # two of them the same
+    publish(record("together", "ln"), *given[:2])
+    processes = [
+        started(PUBLISHES, tmp_path / str(number), [record("together", method), *given])
+        for number, method in enumerate(methods)
+    ]
+    for process in processes:
+        _, problems = process.communicate(timeout=300)
+        assert process.returncode == 0, problems
+    for method in ("ln", *dict.fromkeys(methods)):
+        again = {None: files} if method in methods else None
+        publish(record("alone", method), *given[:2], files=again)
+        publish(record("together", method), *given[:2], files=again)
+    assert named(client, "together") == named(client, "alone")
+
+
+def named(client: Any, experiment: str) -> str:
+    """All of an experiment, without its name."""
+    return tracked.told(client, experiment).replace(experiment, "")
+
+
+def test_a_server_that_is_away_for_20_s_costs_no_point_and_training_does_not_wait(
+    client: Any, server: Server, tmp_path: Path
+) -> None:
+    training = tracked.record("outage", params=tracked.record("")["params"] | {"epochs": EPOCHS})
+    rows = [{"epoch": epoch, "alpha": 16.0, "loss": 1 / (1 + epoch)} for epoch in range(EPOCHS)]
+    process = started(TRAINS, tmp_path / "project", [training, rows, 1.0])
+    await_epoch(process, 10)
+    server.kill()
+    time.sleep(OUTAGE)
+    assert process.poll() is None
+    server.start()
+    output, problems = process.communicate(timeout=300)
+    assert process.returncode == 0, problems
+    assert problems.count("tracking failed, the stage track will make up for it") == 1
+    assert float(output.split()[-1]) < 1  # seconds that a row took the training
+    (run,) = found(client, "outage-0")
+    assert run.info.status == "FINISHED"
+    for name, column in (("schedule/alpha", "alpha"), ("train/loss", "loss")):
+        points = client.get_metric_history(run.info.run_id, name)
+        expected = [(row["epoch"], row[column]) for row in rows]
+        assert sorted((p.step, p.value) for p in points) == expected
+    assert len(found(client, "outage")) == 1
+
+
+def await_epoch(process: subprocess.Popen[str], epoch: int) -> None:
+    """Until the training has said that it is there."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip() == str(epoch):
+            return
+    pytest.fail("the training ended")
+
+
+def found(client: Any, key: str) -> list[Any]:
+    """The runs of a key."""
+    experiment = client.get_experiment_by_name("digits")
+    return list(client.search_runs([experiment.experiment_id], f"tags.`heated.key` = '{key}'"))
+
+
+def test_what_a_server_that_stays_away_missed_is_sent_by_the_next_publishing(
+    client: Any, server: Server, tmp_path: Path
+) -> None:
+    server.kill()
+    process = started(
+        TRAINS, tmp_path / "project", [tracked.record("missed"), tracked.history(0), 1]
+    )
+    _, problems = process.communicate(timeout=300)
+    assert process.returncode == 0, problems
+    assert "tracking failed, the stage track will make up for it" in problems
+    server.start()
+    publish(tracked.record("missed"), tracked.HISTORIES, tracked.METRICS)
+    (run,) = found(client, "missed-0")
+    points = client.get_metric_history(run.info.run_id, "schedule/alpha")
+    assert [(p.step, p.value) for p in points] == list(enumerate(tracked.ALPHAS))
+
+
+def test_a_server_that_comes_back_is_waited_for(
+    client: Any, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.kill()
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            server.start()
+
+    monkeypatch.setattr(publishing.time, "sleep", wait)
+    given = (tracked.record("waited"), tracked.HISTORIES, tracked.METRICS)
+    assert patiently(lambda: publish(*given)) == found(client, "waited")[0].info.run_id
+    assert waits[:2] == [1, 2]
+
+
+def test_a_server_that_does_not_come_back_is_told_with_what_to_do_and_without_a_password(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing.time, "sleep", lambda seconds: None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    with pytest.raises(InputError) as caught:
+        patiently(lambda: publish(tracked.record("gone"), tracked.HISTORIES, tracked.METRICS))
+    assert str(caught.value).startswith("MLflow at http://127.0.0.1:9: ")
+    assert "HEATED_TRACKING=off goes without it" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_error_of_mlflow_is_told_as_one_that_a_user_can_put_right(client: Any) -> None:
+    with pytest.raises(InputError, match="No Experiment with id=77 exists"), told():
+        client.get_experiment("77")

@@ -1,0 +1,64 @@
+import time
+
+import pytest
+import torch
+
+from heated.usage import SHORTEST, Usage, joined
+
+CPU = {
+    "system/cpu_utilization_percentage",
+    "system/process_cpu_percentage",
+    "system/process_memory_megabytes",
+}
+
+
+def logger(logged):
+    """A log that keeps the rows of each seed."""
+    return lambda seed: logged.setdefault(seed, []).append
+
+
+def work():
+    """Keep a processor busy for longer than what can be measured."""
+    end = time.monotonic() + 2 * SHORTEST
+    while time.monotonic() < end:
+        pass
+
+
+def test_a_row_has_beside_it_what_the_machine_did_since_the_row_before():
+    logged, usage = {}, Usage(torch.device("cpu"))
+    log = usage.beside(logger(logged))(7)
+    for epoch in range(2):
+        work()
+        log({"epoch": epoch, "loss": 1.0})
+    assert [row.keys() for row in logged[7]] == [{"epoch", "loss"} | CPU] * 2
+    assert all(row["system/process_cpu_percentage"] > 20 for row in logged[7])
+    assert all(row["system/process_memory_megabytes"] > 50 for row in logged[7])
+    assert usage.rows == {7: [{k: v for k, v in row.items() if k != "loss"} for row in logged[7]]}
+
+
+def test_rows_that_come_at_once_were_trained_before_and_measure_nothing():
+    logged, usage = {}, Usage(torch.device("cpu"))
+    log = usage.beside(logger(logged))(0)
+    rows = [{"epoch": epoch, "loss": 1.0} for epoch in range(3)]
+    for row in rows:
+        log(row)
+    assert logged == {0: rows}
+    assert usage.rows == {0: []}
+
+
+def test_a_history_is_joined_with_what_was_measured():
+    history = {0: [{"epoch": 0, "loss": 1.0}, {"epoch": 1, "loss": 2.0}], 1: [{"epoch": 0}]}
+    usage = {"0": [{"epoch": 1, "system/x": 5.0}]}
+    assert joined(history, usage) == {
+        0: [{"epoch": 0, "loss": 1.0}, {"epoch": 1, "loss": 2.0, "system/x": 5.0}],
+        1: [{"epoch": 0}],
+    }
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpus_memory_is_measured_where_there_is_one():
+    logged, usage = {}, Usage(torch.device("cuda"))
+    held = torch.zeros(10**7, device="cuda")
+    work()
+    usage.beside(logger(logged))(0)({"epoch": 0})
+    assert logged[0][0]["system/gpu_memory_megabytes"] >= held.nbytes / 1e6
