@@ -1,17 +1,21 @@
 """pytorch-metric-learning's losses behind the loop, beside the library's own way of using them."""
 
+import re
 import sys
 from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import ROOT
+from pydantic import TypeAdapter
 from pytorch_metric_learning import losses, miners
 from sklearn.datasets import load_digits
 
 from heated import config, models
 from heated.classifier import HeatedSoftmax
+from heated.config import methods
 from heated.errors import InputError
 from heated.feeding import Held
 from heated.library import LOSSES, MINERS, LibraryLoss, check, drawing
@@ -250,3 +254,18 @@ def test_a_trained_model_embeds_without_the_library(tmp_path, monkeypatch):
     with torch.inference_mode():
         prepared = model.eval().prepare(images)
         assert torch.equal(loaded(images), raw_embeddings(model, prepared, "float32"))
+
+
+def test_a_further_loss_is_a_key_and_the_method_of_the_readme(monkeypatch):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(methods:\n  circle:.*?)```", readme, re.DOTALL)
+    said = yaml.safe_load(block)["methods"]["circle"]
+    method = TypeAdapter(methods.Method).validate_python(said).model_dump()
+    with pytest.raises(InputError, match="losses name: came 'circle'; allowed: "):
+        check("methods.circle", loss=method["loss"], miner=None)
+    monkeypatch.setitem(LOSSES, "circle", "CircleLoss")
+    own = {key: value for key, value in method.items() if value is not None}
+    base = {k: v for k, v in settings("bn").items() if k not in ("normalise", "bias", "alpha")}
+    model, (first, last) = trained(base | own | {"lr": 0.01})
+    assert (model.head.criterion.m, model.head.criterion.gamma) == (0.4, 80)
+    assert last["loss"] < first["loss"]
