@@ -102,6 +102,7 @@ def ours(model: Model, images: Tensor, labels: Tensor, *, batch: int, dtype: str
             Held(images),
             labels,
             batch_size=batch,
+            sampler={"name": "shuffled"},
             precision=dtype,
             epoch_seed=0,
             keep=lambda progress: None,

@@ -4,7 +4,7 @@ import torch
 
 from heated.normalise import NORMALISATIONS, Batch
 
-OPTIONS = {"none": {}, "l2": {}, "batch": {"momentum": 0.05, "eps": 1e-3}}
+OPTIONS = {"none": {}, "l2": {}, "l2_embeddings": {}, "batch": {"momentum": 0.05, "eps": 1e-3}}
 N, D = 7, 5
 ROWS = np.random.default_rng(0).normal(2.0, 3.0, (N, D))
 
@@ -48,6 +48,9 @@ def test_none_changes_nothing_and_leaves_the_class_weights_alone():
 def test_l2_divides_each_row_by_its_length():
     expected = ROWS / np.sqrt((ROWS**2).sum(axis=1, keepdims=True))
     close(built("l2")(torch.from_numpy(ROWS)), expected)
+    close(built("l2_embeddings")(torch.from_numpy(ROWS)), expected)
+    assert built("l2").unit_weights
+    assert not built("l2_embeddings").unit_weights
     assert built("l2").unit_weights
     assert list(built("l2").parameters()) == []
 

@@ -97,12 +97,14 @@ def of_run(methods: Sequence[str]) -> str:
 
 
 def unheated(params: Params) -> Iterator[str]:
-    """Methods whose pull on samples is to be drawn against an alpha that they do not have."""
-    for index, method in enumerate(params.studies.gradients.methods):
-        if not isinstance(params.methods[method], HeatedSoftmax):
+    """Methods whose pull on samples is to be drawn, and that is not that of a softmax."""
+    for index, name in enumerate(params.studies.gradients.methods):
+        method = params.methods[name]
+        softmax = isinstance(method, HeatedSoftmax) and method.denominator == "all"
+        if name in params.run.methods and not softmax:
             yield (
-                f"studies.gradients.methods.{index}: came {method!r}; "
-                "allowed: methods of the heated softmax, without `loss`"
+                f"studies.gradients.methods.{index}: came {name!r}; allowed: methods of the heated "
+                "softmax, without `loss` and with the denominator `all`"
             )
 
 

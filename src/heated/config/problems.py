@@ -22,7 +22,8 @@ def type_problems(error: ValidationError, raw: Any) -> Iterator[str]:
     that other sections took over by a merge (`<<: *name`) is told where it stands first."""
     told = set()
     for detail in error.errors():
-        parts = [str(part) for part in present(detail["loc"], raw)]
+        missing = detail["type"] == "missing"
+        parts = [str(part) for part in present(detail["loc"], raw, missing=missing)]
         explained = explanation(detail)
         inherited = (parts[0], *parts[2:], explained) if len(parts) > 2 else (*parts, explained)
         if inherited not in told:
@@ -61,13 +62,14 @@ def allowance(detail: Any) -> str:
             return str(detail["msg"].removeprefix("Input should be "))
 
 
-def present(location: tuple[int | str, ...], raw: Any) -> Iterator[int | str]:
-    """The parts of pydantic's location that stand in the file: a choice's name does not."""
+def present(location: tuple[int | str, ...], raw: Any, *, missing: bool) -> Iterator[int | str]:
+    """The parts of pydantic's location that stand in the file, as a choice's name or kind does not,
+    and the last where it is the key that is missing."""
     for depth, part in enumerate(location):
         inside = isinstance(raw, dict) and part in raw or isinstance(raw, list)
         if inside:
             raw = raw[part]
-        if inside or depth == len(location) - 1:
+        if inside or (missing and depth == len(location) - 1):
             yield part
 
 
