@@ -103,7 +103,7 @@ def recall(metrics: str) -> str:
 def test_a_temporary_experiment_runs_what_its_parameter_changes(temporary: str) -> None:
     ran = [line.split("'")[1] for line in temporary.splitlines() if line.startswith("Running")]
     run = [f"{stage}@digits-hbn" for stage in ("train", "embed", "evaluate")]
-    assert ran == ["check", *run, "track", "report"]  # and fetches and packs nothing again
+    assert ran == ["check", *run, "report", "track"]  # and fetches and packs nothing again
 
 
 def test_a_temporary_experiment_leaves_the_files_of_the_project(
