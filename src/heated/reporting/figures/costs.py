@@ -56,5 +56,5 @@ def drawn(ranked: Sequence[Cost], ours: set[str]) -> Canvas:
     axes.grid()
     names = "   ".join(f"{rank} {each.method}" for rank, each in enumerate(ranked, 1))
     sheet.supxlabel(names, fontsize=8, wrap=True)
-    axes.legend(loc="lower right")
+    sheet.legend(loc="outside upper center", ncols=2)
     return sheet
