@@ -103,7 +103,7 @@ def test_every_answer_is_listed_when_no_place_has_the_file(site, tmp_path):
     message = str(caught.value)
     for place in (f"{site.address}/a: ", f"{site.address}/b: ", "no/set/data.bin: "):
         assert place in message
-    assert message.count("404") == 2
+    assert message.count("Error 404") == 2
     assert names(tmp_path) == []
 
 
