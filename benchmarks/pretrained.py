@@ -65,7 +65,7 @@ def pooled(backbone: str, weights: str) -> Model:
         image_shape=(256, 256, 3),
         num_classes=2,
         embedding_dim=features,
-        backbone={"name": backbone, "batch_norm": AS_TRAINED},
+        backbone={"name": backbone, "batch_norm": AS_TRAINED, "frozen_blocks": 0},
         normalise={"name": "none"},
         bias="none",
         label_smoothing=0.0,

@@ -31,7 +31,7 @@ from heated.feeding import Held
 from heated.models import Architecture, Model
 from heated.training import PRECISIONS, Progress, train_epoch
 
-BATCH_NORM = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": False}}
+BATCH_NORM = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": False}, "frozen_blocks": 0}
 # network: backbone, pixels as packed and as cropped, images a batch
 NETWORKS: dict[str, tuple[dict[str, Any], int, int, int]] = {
     "conv4": ({"name": "conv4", "width": 64}, 32, 28, 32),

@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -5,12 +7,12 @@ import torchvision
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from heated.backbones import BACKBONES
+from heated.backbones import BACKBONES, bottleneck
 from heated.errors import InputError
 from heated.initialisation import variance_scaling_
 
-BATCH_NORM = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": False}}
-FROZEN = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": True}}
+BATCH_NORM = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": False}, "frozen_blocks": 0}
+FROZEN = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": True}, "frozen_blocks": 0}
 SMALL, LARGE = ["lenet", "conv4"], ["googlenet", "resnet50", "mobilenet_v2"]
 OPTIONS = {"lenet": {}, "conv4": {"width": 32}} | dict.fromkeys(LARGE, BATCH_NORM)
 FEATURES = {"googlenet": 1024, "resnet50": 2048, "mobilenet_v2": 1280}
@@ -121,7 +123,7 @@ def test_a_bottleneck_stands_where_torchvision_has_its_classifier(name):
 
 @pytest.mark.parametrize("name", LARGE)
 def test_momentum_and_eps_reach_every_batch_norm(name):
-    options = {"batch_norm": {"momentum": 0.2, "eps": 0.03, "frozen": False}}
+    options = {"batch_norm": {"momentum": 0.2, "eps": 0.03, "frozen": False}, "frozen_blocks": 0}
     network = built(name, (3, 64, 64), **options)
     layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert {(layer.momentum, layer.eps) for layer in layers} == {(0.2, 0.03)}
@@ -170,6 +172,34 @@ def test_a_frozen_batch_norm_computes_what_another_does_at_test_time():
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(frozen.train()(images), free.eval()(images), rtol=1e-4, atol=0.1)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_so_many_blocks_stay_as_they_are_in_training_and_the_others_learn(name):
+    network = built(name, (3, 64, 64), **BATCH_NORM | {"frozen_blocks": 5})
+    blocks = network.features if name == "mobilenet_v2" else network
+    prefix = "features." if name == "mobilenet_v2" else ""
+    still = tuple(f"{prefix}{child}." for child, _ in [*blocks.named_children()][:5])
+    before = deepcopy(network.state_dict())
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1, weight_decay=0.1)
+    network.train()(torch.randn(4, 3, 64, 64)).square().sum().backward()
+    optimiser.step()
+    assert set(before) == set(network.state_dict())
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key]) == key.startswith(still), key
+
+
+def test_there_are_only_so_many_blocks_to_freeze():
+    built("mobilenet_v2", (3, 64, 64), **BATCH_NORM | {"frozen_blocks": 19})
+    with pytest.raises(InputError, match="frozen_blocks: came 20; allowed: 0 to 19"):
+        built("mobilenet_v2", (3, 64, 64), **BATCH_NORM | {"frozen_blocks": 20})
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_bottleneck_is_the_last_layer(name):
+    network = built(name, (3, 64, 64), 48)
+    layer = network.get_submodule(bottleneck(network))
+    assert (type(layer), layer.out_features) == (nn.Linear, 48)
 
 
 # --- the starting weights --------------------------------------------------------------------

@@ -14,8 +14,8 @@ STEP = "{name: step, start: 16, end: 4, at: 0.7625}"
 ALPHA = "methods.ln-heat.alpha"  # where STEP stands first
 AFFINE = "{name: affine, degrees: 10, scale: 0.1, shear: 5, shift: 0.1}"
 TRAINING_KEYS = (
-    "backbone, weights, embedding_dim, warm_up, epochs, batch_size, lr, head_lr_factor, optimiser, "
-    "augment"
+    "backbone, weights, embedding_dim, warm_up, epochs, batch_size, lr, "
+    "bottleneck_lr_factor, head_lr_factor, optimiser, augment"
 )
 
 # What stands in params.yaml, what is put in its place, and the one line that must tell of it.
@@ -229,12 +229,13 @@ BAD = {
     ),
     "batch norm that is not told of": (
         "{name: conv4, width: 32}",
-        "{name: resnet50}",
+        "{name: resnet50, frozen_blocks: 0}",
         "datasets.digits.training.backbone.batch_norm: missing; params.yaml has no defaults",
     ),
     "unknown key of batch norm": (
         "{name: conv4, width: 32}",
-        "{name: resnet50, batch_norm: {momentum: 0.1, epsilon: 1e-5, eps: 1e-5, frozen: false}}",
+        "{name: resnet50, frozen_blocks: 0, "
+        "batch_norm: {momentum: 0.1, epsilon: 1e-5, eps: 1e-5, frozen: false}}",
         "datasets.digits.training.backbone.batch_norm.epsilon: unknown key; allowed: momentum, "
         "eps, frozen; did you mean 'eps'?",
     ),

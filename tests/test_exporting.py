@@ -37,7 +37,7 @@ def test_onnx_runtime_gives_the_embed_stages_embeddings(tmp_path, kind):
         np.testing.assert_allclose(found, given.embeddings[:count], atol=1e-4, rtol=0)
 
 
-NORM = {"batch_norm": {"momentum": 0.1, "eps": 1e-5, "frozen": True}}
+NORM = {"batch_norm": {"momentum": 0.1, "eps": 1e-5, "frozen": True}, "frozen_blocks": 0}
 OPTIONS = {"lenet": {}, "conv4": {"width": 4}}  # of the others: NORM
 
 

@@ -34,7 +34,8 @@ def begun(dataset, method):
     shape = (packing.size, packing.size, 1 if packing.colour == "grey" else 3)
     torch.manual_seed(0)
     model = Model(Architecture.of(given, image_shape=shape, num_classes=CLASSES[dataset]))
-    return Progress.begin(model, given["optimiser"], head_lr_factor=given["head_lr_factor"])
+    factors = {key: given[key] for key in ("bottleneck_lr_factor", "head_lr_factor")}
+    return Progress.begin(model, given["optimiser"], **factors)
 
 
 # --- epochs, alpha, learning rate ------------------------------------------------------------
@@ -119,7 +120,8 @@ def test_every_parameter_learns_at_one_rate_without_weight_decay(dataset):
     held = [parameter for group in groups for parameter in group["params"]]
     assert {id(p) for p in held} == {id(p) for p in progress.model.parameters()}
     assert all(parameter.requires_grad for parameter in held)
-    assert settings(dataset, "bn")["head_lr_factor"] == 1
+    given = settings(dataset, "bn")
+    assert given["bottleneck_lr_factor"] == given["head_lr_factor"] == 1
     assert {group["weight_decay"] for group in groups} == {0}
 
 

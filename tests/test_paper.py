@@ -87,6 +87,8 @@ DEPARTURES: dict[str, tuple[str, Any]] = {
     "fewer epochs": ("params.epochs", 40),
     "a larger batch": ("params.batch_size", 128),
     "another learning rate": ("params.lr", 0.01),
+    "frozen blocks": ("params.backbone.frozen_blocks", 2),
+    "a faster bottleneck": ("params.bottleneck_lr_factor", 10.0),
     "a faster classifier": ("params.head_lr_factor", 10.0),
     "weight decay": ("params.optimiser.weight_decay", 4e-5),
     "another crop": ("params.augment.0.size", 227),

@@ -15,8 +15,8 @@ from heated.pretrained import IMAGENET, begin_with, identity, tensors
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "weights" / "mobilenet_v2-imagenet.safetensors"
-BATCH_NORM = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": False}}
-FROZEN = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": True}}
+BATCH_NORM = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": False}, "frozen_blocks": 0}
+FROZEN = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": True}, "frozen_blocks": 0}
 LARGE = ["googlenet", "resnet50", "mobilenet_v2"]
 
 
@@ -80,7 +80,10 @@ def test_torchvisions_state_dict_loads_by_path(tmp_path, name, suffix):
 def test_the_loaded_network_computes_what_torchvisions_does(tmp_path, name):
     whole = torchvisions(name)
     eps = {layer.eps for layer in whole.modules() if isinstance(layer, torch.nn.BatchNorm2d)}
-    options = {"batch_norm": {"momentum": 0.1, "eps": eps.pop(), "frozen": False}}
+    options = {
+        "batch_norm": {"momentum": 0.1, "eps": eps.pop(), "frozen": False},
+        "frozen_blocks": 0,
+    }
     ours = network(name, **options)
     begin_with(ours, whole.state_dict())
     last, rest = ("classifier", "fc") if name == "mobilenet_v2" else ("fc", "classifier")

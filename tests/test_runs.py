@@ -17,6 +17,7 @@ SETTINGS = {
     "backbone": {"name": "conv4", "width": 4},
     "weights": "none",
     "warm_up": "none",
+    "bottleneck_lr_factor": 1,
     "head_lr_factor": 1,
     "embedding_dim": 4,
     "epochs": 2,
@@ -224,6 +225,7 @@ def test_the_key_changes_with_all_that_makes_the_weights(tmp_path):
         run_in(tmp_path, batch_size=9).key(0),
         run_in(tmp_path, normalise={"name": "l2"}).key(0),
         run_in(tmp_path, threads=2).key(0),
+        run_in(tmp_path, bottleneck_lr_factor=2).key(0),
         run_in(tmp_path, head_lr_factor=2).key(0),
     ]
     assert len(set(keys)) == len(keys)

@@ -3,6 +3,7 @@ from copy import deepcopy
 import pytest
 import torch
 
+from heated.backbones import bottleneck
 from heated.feeding import Held
 from heated.models import Architecture, Model
 from heated.sampling import batches
@@ -55,7 +56,7 @@ def trained(model, data=None, *, alphas=(4.0,), lrs=(0.1,), log=lambda row: None
     progress = Progress.begin(
         model,
         changes.pop("optimiser", SGD),
-        head_lr_factor=changes.pop("head_lr_factor", 1),
+        **{key: changes.pop(key) for key in [*changes] if key.endswith("lr_factor")},
     )
     if "start" in changes:
         progress.restore(*changes.pop("start"))
@@ -139,20 +140,33 @@ def test_steps_with_momentum_and_changing_alpha_and_lr_equal_those_written_out(n
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("factor", [0.5, 10])
-def test_the_heads_step_is_the_networks_times_its_factor(name, factor):
+@pytest.mark.parametrize("part", ["bottleneck", "head"])
+def test_a_parts_step_is_the_networks_times_its_factor(name, factor, part):
     start = built(METHODS[name])
+    prefix = {"bottleneck": f"network.{bottleneck(start.network)}.", "head": "head."}[part]
     plain, other = deepcopy(start), deepcopy(start)
     trained(plain, lrs=[0.01], batch_size=12)
-    (row,) = trained(other, lrs=[0.01], batch_size=12, head_lr_factor=factor)
+    (row,) = trained(other, lrs=[0.01], batch_size=12, **{f"{part}_lr_factor": factor})
     assert row["lr"] == 0.01
+    assert any(key.startswith(prefix) for key, _ in start.named_parameters())
     for key, value in start.named_parameters():
         step, same = other.get_parameter(key) - value, plain.get_parameter(key) - value
-        scaled = same * (factor if key.startswith("head.") else 1)
+        scaled = same * (factor if key.startswith(prefix) else 1)
         torch.testing.assert_close(step, scaled, atol=1e-6, rtol=1e-4)
 
 
+def test_what_is_frozen_does_not_learn_and_the_rest_does():
+    model = built()
+    first = model.network[0].requires_grad_(False)
+    before = {key: value.clone() for key, value in model.named_parameters()}
+    optimiser = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1}
+    trained(model, lrs=[0.01], optimiser=optimiser)
+    still = {key for key, value in model.named_parameters() if torch.equal(value, before[key])}
+    assert {f"network.0.{key}" for key, _ in first.named_parameters()} == still
+
+
 def test_a_group_of_its_own_does_not_change_how_state_is_numbered():
-    progress = Progress.begin(built(), ADAM, head_lr_factor=3)
+    progress = Progress.begin(built(), ADAM, bottleneck_lr_factor=2, head_lr_factor=3)
     sum(p.sum() for p in progress.model.parameters()).backward()
     progress.optimiser.step()
     tensors = progress.tensors()
@@ -304,7 +318,7 @@ def put_away(progress):
 @pytest.mark.parametrize("name", METHODS)
 def test_going_on_from_any_step_gives_the_same_weights_and_history_bit_for_bit(name, optimiser):
     settings = {"alphas": [8.0, 2.0, 1.0], "lrs": [0.1, 0.01, 0.02], "optimiser": optimiser}
-    settings |= {"head_lr_factor": 3}
+    settings |= {"bottleneck_lr_factor": 2, "head_lr_factor": 3}
     model, stops = built(METHODS[name], augment=[AFFINE]), []
     history = trained(model, **settings, keep=lambda p: stops.append(put_away(p)))
     assert len(stops) == 3 * (3 + 1)  # after each step and each epoch

@@ -1,6 +1,6 @@
 """Networks from images (N, C, H, W) to raw embeddings (N, D)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -48,9 +48,7 @@ def conv4(image_shape: Shape, embedding_dim: int, *, width: int) -> nn.Module:
     return initialised(nn.Sequential(*layers, nn.Flatten(), bottleneck))
 
 
-def googlenet(
-    image_shape: Shape, embedding_dim: int, *, batch_norm: Mapping[str, Any]
-) -> nn.Module:
+def googlenet(image_shape: Shape, embedding_dim: int, **options: Any) -> nn.Module:
     """GoogLeNet (Inception V1) with batch norm, its 1024 pooled features brought to D by a linear
     bottleneck without dropout, as in the paper; for 3 channels, about 224x224. ImageNet's weights
     want pixels in [-1, 1]: mean and deviation 0.5."""
@@ -61,22 +59,20 @@ def googlenet(
     )
     network.dropout = nn.Identity()
     network.fc = nn.Linear(network.fc.in_features, embedding_dim)
-    return adapted(network, image_shape, batch_norm)
+    return adapted(network, [*network.children()][:-3], image_shape, **options)
 
 
-def resnet50(image_shape: Shape, embedding_dim: int, *, batch_norm: Mapping[str, Any]) -> nn.Module:
+def resnet50(image_shape: Shape, embedding_dim: int, **options: Any) -> nn.Module:
     """ResNet-50, its 2048 pooled features brought to D by a linear bottleneck; for 3 channels,
     about 224x224. Published with batch norm of eps 1e-5; wants ImageNet's mean and deviation."""
     from torchvision.models import resnet50 as torchvisions
 
     network = torchvisions(weights=None)
     network.fc = nn.Linear(network.fc.in_features, embedding_dim)
-    return adapted(network, image_shape, batch_norm)
+    return adapted(network, [*network.children()][:-2], image_shape, **options)
 
 
-def mobilenet_v2(
-    image_shape: Shape, embedding_dim: int, *, batch_norm: Mapping[str, Any]
-) -> nn.Module:
+def mobilenet_v2(image_shape: Shape, embedding_dim: int, **options: Any) -> nn.Module:
     """MobileNetV2, its 1280 pooled features brought to D by a linear bottleneck without dropout;
     for 3 channels, about 224x224. Published with batch norm of eps 1e-5; wants ImageNet's mean and
     deviation."""
@@ -84,28 +80,47 @@ def mobilenet_v2(
 
     network = torchvisions(weights=None)
     network.classifier = nn.Linear(network.last_channel, embedding_dim)
-    return adapted(network, image_shape, batch_norm)
+    return adapted(network, [*network.features], image_shape, **options)
 
 
-def adapted(network: nn.Module, image_shape: Shape, batch_norm: Mapping[str, Any]) -> nn.Module:
+def adapted(
+    network: nn.Module,
+    blocks: Sequence[nn.Module],
+    image_shape: Shape,
+    *,
+    batch_norm: Mapping[str, Any],
+    frozen_blocks: int,
+) -> nn.Module:
     """One of torchvision's networks with our starting weights and the batch norm that is asked for;
-    InputError where the images are not of the three channels it takes."""
+    so many of its blocks, from the images on, stay as the weights that it begins with have them.
+    InputError where there are not as many, or images are not of the three channels it takes."""
     if image_shape[0] != 3:
         raise InputError(f"came images of {image_shape[0]} channels; allowed: 3, red green blue")
-    set_batch_norm(network, **batch_norm)
+    if frozen_blocks > len(blocks):
+        raise InputError(
+            f"frozen_blocks: came {frozen_blocks}; allowed: 0 to {len(blocks)}, all of the network "
+            "but its bottleneck"
+        )
+    still = [layer for block in blocks[:frozen_blocks] for layer in block.modules()]
+    for layer in still:
+        layer.requires_grad_(False)
+    set_batch_norm(network, still, **batch_norm)
     return initialised(network)
 
 
-def set_batch_norm(network: nn.Module, *, momentum: float, eps: float, frozen: bool) -> None:
+def set_batch_norm(
+    network: nn.Module, still: Sequence[nn.Module], *, momentum: float, eps: float, frozen: bool
+) -> None:
     """Give every batch norm of the network this momentum, the share of the new batch, and eps.
-    Frozen: its statistics, scale and shift stay as they came, in training mode too."""
+    Frozen, or among the layers that hold still: its statistics, scale and shift stay as they came,
+    in training mode too."""
     from torchvision.ops import FrozenBatchNorm2d
 
     for parent in list(network.modules()):
         for name, layer in parent.named_children():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.momentum, layer.eps = momentum, eps
-                if frozen:
+                if frozen or layer in still:
                     setattr(parent, name, FrozenBatchNorm2d(layer.num_features, eps))
 
 
@@ -117,6 +132,11 @@ def initialised(network: nn.Module) -> nn.Module:
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     return network
+
+
+def bottleneck(network: nn.Module) -> str:
+    """The name of a backbone's last layer, which brings its features to D."""
+    return [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1]
 
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {

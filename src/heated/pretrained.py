@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from heated.backbones import bottleneck
 from heated.errors import InputError
 from heated.files import project_root, sha256
 
@@ -106,8 +107,7 @@ def downloaded(entry: Any) -> dict[str, Tensor]:
 def begin_with(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy the weights into the network, all of it but the bottleneck. InputError lists the keys
     that are missing, unknown, or of another shape."""
-    bottleneck = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
-    wanted, came = (below(bottleneck[-1], each) for each in (network.state_dict(), weights))
+    wanted, came = (below(bottleneck(network), each) for each in (network.state_dict(), weights))
     if wrong := list(differences(wanted, came)):
         told = [f"training.weights: {len(wrong)} keys do not fit the network:", *wrong[:TOLD]]
         more = [f"and {len(wrong) - TOLD} more"] if len(wrong) > TOLD else []
@@ -115,10 +115,10 @@ def begin_with(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     network.load_state_dict(came, strict=False)
 
 
-def below(bottleneck: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def below(last: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights below the bottleneck; GoogLeNet's auxiliary classifiers are not among them, nor
     how many batches were seen, which counts only without a momentum and which old files lack."""
-    above = (f"{bottleneck}.", "aux1.", "aux2.")
+    above = (f"{last}.", "aux1.", "aux2.")
     return {
         name: weight
         for name, weight in weights.items()

@@ -185,6 +185,7 @@ class Run:
         progress = Progress.begin(
             self.model(seed).to(self.device),
             self.recipe["optimiser"],
+            bottleneck_lr_factor=self.recipe["bottleneck_lr_factor"],
             head_lr_factor=self.recipe["head_lr_factor"],
         )
         saved = self.checkpoints(seed).latest()

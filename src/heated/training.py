@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from heated.augment import Draws
+from heated.backbones import bottleneck
 from heated.distributed import first, part, share_batch_norm, sum_gradients
 from heated.feeding import Held, Mapped
 from heated.history import Row
@@ -45,11 +46,27 @@ class Progress:
     step: int = 0
 
     @classmethod
-    def begin(cls, model: Model, optimiser: Options, *, head_lr_factor: float) -> "Progress":
-        """Before the first step. The classifier's learning rate is the network's times a factor."""
+    def begin(
+        cls,
+        model: Model,
+        optimiser: Options,
+        *,
+        bottleneck_lr_factor: float = 1,
+        head_lr_factor: float = 1,
+    ) -> "Progress":
+        """Before the first step. Bottleneck and classifier learn at the learning rate of the
+        network below them, times their factors; what is frozen does not."""
         name, options = split_choice(optimiser)
-        parts = ((model.network, 1.0), (model.head, head_lr_factor))
-        groups = [{"params": list(p.parameters()), "lr_factor": factor} for p, factor in parts]
+        last = [*model.network.get_submodule(bottleneck(model.network)).parameters()]
+        below = [each for each in model.network.parameters() if all(each is not p for p in last)]
+        groups = [
+            {"params": [each for each in part if each.requires_grad], "lr_factor": factor}
+            for part, factor in (
+                (below, 1.0),
+                (last, bottleneck_lr_factor),
+                (model.head.parameters(), head_lr_factor),
+            )
+        ]
         stepper = OPTIMISERS[name](groups, lr=0.0, **options)
         share_batch_norm(model)
         return cls(model, stepper, torch.zeros(3, dtype=torch.float64, device=model.device))

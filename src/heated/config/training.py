@@ -24,19 +24,21 @@ class BatchNorm(Section):
     frozen: bool
 
 
-class GoogLeNet(Choice):
+class Deep(Choice):
+    batch_norm: BatchNorm
+    frozen_blocks: Annotated[int, Field(ge=0)]
+
+
+class GoogLeNet(Deep):
     name: Literal["googlenet"]
-    batch_norm: BatchNorm
 
 
-class ResNet50(Choice):
+class ResNet50(Deep):
     name: Literal["resnet50"]
-    batch_norm: BatchNorm
 
 
-class MobileNetV2(Choice):
+class MobileNetV2(Deep):
     name: Literal["mobilenet_v2"]
-    batch_norm: BatchNorm
 
 
 class Affine(Choice):
@@ -116,6 +118,7 @@ class Training(Section):
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
     lr: Positive
+    bottleneck_lr_factor: Positive
     head_lr_factor: Positive
     optimiser: Annotated[Sgd | Adam | AdamTF, Field(discriminator="name")]
     augment: list[Annotated[Affine | Crop | ResizedCrop | Flip, Field(discriminator="name")]]
