@@ -187,9 +187,11 @@ def mnist(folder: Path) -> dict[str, str]:
     return {f"image {i}": str(d) for i, d in enumerate([*train[5:], *test])}
 
 
-def omniglot(folder: Path) -> dict[str, str]:
-    """Two characters in each of two sets, 3 drawings each, of one bit a pixel."""
-    classes = {}
+def omniglot(folder: Path, *, together: bool = False) -> dict[str, str]:
+    """Two characters in each of two sets, 3 drawings each, of one bit a pixel; an archive a set, or
+    one of a folder with both."""
+    classes: dict[str, str] = {}
+    drawn: dict[str, bytes] = {}
     for seed, part in enumerate(("images_background", "images_evaluation")):
         paths = [
             f"{part}/Alphabet_{seed}/character{c:02}/{c:04}_{n:02}.png"
@@ -197,6 +199,10 @@ def omniglot(folder: Path) -> dict[str, str]:
             for n in (1, 2, 3)
         ]
         images = {p: picture(10 * seed + i, mode="1", form="PNG") for i, p in enumerate(paths)}
-        zipped(folder / f"{part}.zip", dict(reversed(images.items())))
+        if not together:
+            zipped(folder / f"{part}.zip", dict(reversed(images.items())))
+        drawn |= {f"omniglot/{path}": image for path, image in images.items()}
         classes |= {path: str(Path(path).parent) for path in paths}
+    if together:
+        zipped(folder / "omniglot.zip", drawn)
     return classes

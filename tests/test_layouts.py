@@ -2,6 +2,7 @@
 
 import gzip
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import layouts
@@ -28,6 +29,11 @@ SETS = {
     "mnist": (layouts.mnist, mnist.reader(5, train=(20, 10), query=(20, 10)), (20, 20, 20)),
     "omniglot": (
         layouts.omniglot,
+        omniglot.reader("images_background", "images_evaluation", train=(6, 2), query=(6, 2)),
+        (6, 6, 6),
+    ),
+    "omniglot, as a copy": (
+        partial(layouts.omniglot, together=True),
         omniglot.reader("images_background", "images_evaluation", train=(6, 2), query=(6, 2)),
         (6, 6, 6),
     ),
@@ -83,7 +89,7 @@ def test_another_count_than_the_sets_is_refused_with_both(tmp_path, name):
     build, _, (train, *_) = SETS[name]
     build(tmp_path)
     with pytest.raises(InputError, match=r"train: came \d+ images of \d+ classes; .* has \d+ of"):
-        SOURCES[name]().read(tmp_path)
+        SOURCES[name.partition(",")[0]]().read(tmp_path)
 
 
 @pytest.mark.parametrize("given", [n for n in SOURCES if n not in ("digits", "folder")])

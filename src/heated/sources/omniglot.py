@@ -11,7 +11,7 @@ from heated import archives
 from heated.downloading import Checksum, RemoteFile
 from heated.samples import Samples
 from heated.sources.images import by_name, counted, is_image, listed, parted
-from heated.sources.source import Source
+from heated.sources.source import Source, archive
 
 TRAIN, TEST = "images_background", "images_evaluation"
 ADDRESS = "https://github.com/brendenlake/omniglot/raw/master/python/"
@@ -20,19 +20,18 @@ ADDRESS = "https://github.com/brendenlake/omniglot/raw/master/python/"
 def reader(
     training: str, testing: str, *, left_out: Sequence[str] = (), **counts: tuple[int, int]
 ) -> Callable[[Path], Samples]:
-    """A reader of two archives `<set>.zip` with images `<set>/<alphabet>/<character>/<n>.png` that
-    holds them to these counts. A class is a set's character; test alphabets that are `left_out`
-    are not read."""
+    """A reader of two archives `<set>.zip`, or one of both, with images
+    `<set>/<alphabet>/<character>/<n>.png` that holds them to these counts. A class is a set's
+    character; test alphabets that are `left_out` are not read."""
     dropped = tuple(f"{testing}/{alphabet}/" for alphabet in left_out)
 
     def read(folder: Path) -> Samples:
         """Ink is 0 and paper 255, as in the files: `packing.colour: inverted` turns them."""
-        members = {
-            path: archives.names(path)
-            for path in (folder / f"{s}.zip" for s in (training, testing))
-        }
+        official = [folder / f"{each}.zip" for each in (training, testing)]
+        places = official if official[0].exists() else [archive(folder)]
+        members = {place: archives.names(place) for place in places}
         paths = [PurePosixPath(name) for names in members.values() for name in names]
-        classes = {str(path): str(path.parent) for path in paths if is_image(path)}
+        classes = {str(path): character(path) for path in paths if is_image(path)}
         kept = {name: told for name, told in classes.items() if not told.startswith(dropped)}
         samples = parted(
             listed(members, by_name(kept)), lambda name: name.startswith(f"{training}/")
@@ -40,6 +39,11 @@ def reader(
         return counted(samples, "Omniglot", **counts)
 
     return read
+
+
+def character(image: PurePosixPath) -> str:
+    """`<set>/<alphabet>/<character>`, wherever the set lies."""
+    return "/".join(image.parts[-4:-1])
 
 
 SOURCE = Source(
@@ -56,4 +60,5 @@ SOURCE = Source(
         ),
     ),
     read=reader(TRAIN, TEST, train=(19280, 964), query=(13180, 659)),
+    copies=["omniglot", "omniglot-py"],
 )
