@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: repro preview experiments track test lint format docs bench ui lock clean
+.PHONY: repro preview experiments track test lint format results bench ui lock clean
 
 repro: $(VENV)/.ready      ## rebuild every result that is out of date
 	python -m stages.check params.yaml data/params.ok
@@ -34,9 +34,8 @@ format: $(VENV)/.ready-dev
 	ruff format
 	ruff check --fix
 
-docs: repro                ## the results that the README shows, from the report
-	mkdir -p docs
-	install -m 644 report/tables/*.md report/figures/*-curves.svg docs/
+results: repro             ## RESULTS.md and results/, with what the report has
+	python -m heated.reporting.release
 
 bench: $(VENV)/.ready-dev  ## what an evaluation costs, beside its limit and others' tools
 	mkdir -p benchmarks/results

@@ -28,6 +28,8 @@ def test_the_folder_has_a_page_and_files_of_each_data_set(folder):
             ("tables", ".tex"),
             ("tables", ".md"),
             ("figures", "-curves.svg"),
+            ("results", ".json"),
+            ("results", ".md"),
         ]
     }
     assert names(folder) == {"index.html", "table.md", "claims.json", "curves.csv"} | each

@@ -7,6 +7,7 @@ from typing import Any
 
 from heated.reporting.makings import text
 from heated.reporting.results import Result
+from heated.reporting.table_files import in_markdown
 from heated.reporting.tables import Cell, percent
 
 STUDY = "competitors"
@@ -98,6 +99,5 @@ def markdown(costs: Sequence[Cost]) -> str:
     if not costs:
         return ""
     heading, body = rows(costs)
-    lines = [heading, ["---"] * len(heading), *body]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = in_markdown(heading, body)
     return f"\n### What the competitors cost\n\n{told(costs)}\n\n{table}\n"

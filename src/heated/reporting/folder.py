@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from heated.files import write_csv, write_json, write_text
-from heated.reporting import costs
+from heated.reporting import costs, release
 from heated.reporting.chapters import Chapter
 from heated.reporting.page import page
 from heated.reporting.results import curve_rows
@@ -12,8 +12,8 @@ from heated.reporting.table_files import csv_rows, latex, markdown
 
 
 def write(folder: Path, chapters: Sequence[Chapter]) -> None:
-    """index.html, table.md, claims.json and curves.csv of all data sets; `tables` and `figures`
-    with files of each."""
+    """index.html, table.md, claims.json and curves.csv of all data sets; `tables`, `figures` and
+    `results` with files of each."""
     write_text(folder / "index.html", page(chapters))
     write_json(folder / "claims.json", [one for each in chapters for one in each.judgements])
     write_csv(folder / "curves.csv", [row for each in chapters for row in curve_rows(each.results)])
@@ -22,6 +22,7 @@ def write(folder: Path, chapters: Sequence[Chapter]) -> None:
         for each in chapters
     }
     write_text(folder / "table.md", "\n".join(texts.values()))
+    release.write(folder / "results", chapters)
     for each in chapters:
         table = folder / "tables" / each.dataset
         write_text(table.with_name(f"{table.name}.md"), texts[each.dataset])

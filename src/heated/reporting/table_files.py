@@ -20,11 +20,27 @@ def markdown(dataset: str, told: str, tables: Sequence[Table]) -> str:
     """The tables in Markdown, under the data set's name and what is told of them."""
     parts = [f"## {dataset}\n\n{told}\n"]
     for each in tables:
-        heading = ["method", "n", *each.metrics.values()]
-        lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *texts(each)]
-        body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        body = in_markdown(["method", "n", *each.metrics.values()], texts(each))
         parts.append(f"{body}\n" if each.study == "run" else f"### {each.title}\n\n{body}\n")
     return "\n".join(parts)
+
+
+def in_markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; columns of numbers stand at the right.
+
+    >>> print(in_markdown(["method", "n"], [["bn", "3"]]))
+    | method | n |
+    | --- | ---: |
+    | bn | 3 |
+    """
+    columns = zip(*rows, strict=True) if rows else [()] * len(heading)
+    below = ["---:" if all(map(is_number, cells)) else "---" for cells in columns]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [heading, below, *rows])
+
+
+def is_number(text: str) -> bool:
+    """Whether a cell begins as a number does, or is empty."""
+    return not text or text[0] in "+−<0123456789"
 
 
 def texts(table: Table) -> list[list[str]]:

@@ -1,0 +1,159 @@
+"""A data set's results as they are released: Markdown to read, JSON to go on with.
+
+`make results` puts what the last report has into `results/`, and writes RESULTS.md anew from all
+that lies there.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from heated.command import run
+from heated.files import required, write_json, write_text
+from heated.reporting import costs
+from heated.reporting.chapters import Chapter
+from heated.reporting.paper import departures
+from heated.reporting.table_files import in_markdown, texts
+from heated.reporting.tables import Table
+from heated.reporting.verdicts import SYMBOLS, points, probability
+
+HEAD = """# Results
+
+Written by the report stage (`report/results/`); `make results` brings it here. Each table says
+first where it departs from the paper's protocol: where it does, no number is to be set beside the
+paper's. The same numbers unrounded, with every seed's, are in [results/](results).
+"""
+SAME = """The first command makes all of it, the second one method with one seed. On a processor of
+the same kind with the versions above that seed's number comes out to the digit
+(`results/{dataset}.json` has it under `seeds`). Elsewhere numbers are rounded differently from the
+first step on: it moves as another seed's would, and is to be expected within two deviations of the
+mean."""
+
+
+def document(chapter: Chapter) -> dict[str, Any]:
+    """All that is told of a data set, for programs: shares in [0, 1]."""
+    found = {result.method: result for result in chapter.results}
+    return {
+        "dataset": chapter.dataset,
+        "departures": differs(chapter),
+        "split": chapter.results[0].record["split"],
+        "made": dict(chapter.makings.facts),
+        "parameters": chapter.makings.shared,
+        "methods": chapter.makings.own,
+        "commands": commands(chapter),
+        "studies": {
+            study: {method: found[method].metrics for method in methods}
+            for study, methods in chapter.studies.items()
+        },
+        "tuned": {method: result.tuned for method, result in found.items() if result.tuned},
+        "claims": chapter.judgements,
+    }
+
+
+def markdown(chapter: Chapter) -> str:
+    """The same for readers, in percent."""
+    whole, single = commands(chapter)
+    parts = [
+        f"## {chapter.dataset}",
+        chapter.legend,
+        *(table(chapter, each) for each in chapter.tables),
+        costs.markdown(chapter.costs).strip(),
+        f"### Verdicts\n\n{verdicts(chapter)}",
+        "### How it was made",
+        "\n".join(f"- {name}: {value}" for name, value in chapter.makings.facts),
+        f"```sh\n{whole}\n{single}\n```",
+        SAME.format(dataset=chapter.dataset),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table(chapter: Chapter, each: Table) -> str:
+    """A study's table, under where it departs from the paper."""
+    heading = ["method", "n", *each.metrics.values()]
+    told = "; ".join(differs(chapter, study=each.study)) or "nothing"
+    body = in_markdown(heading, texts(each))
+    return f"### {each.title}\n\n*Departs from the paper's protocol:* {told}.\n\n{body}"
+
+
+def differs(chapter: Chapter, study: str | None = None) -> list[str]:
+    """Where any of the runs, or a study's, departs from the paper's protocol."""
+    methods = [m for name, each in chapter.studies.items() if study in (None, name) for m in each]
+    records = [each.record for each in chapter.results if each.method in methods]
+    told = [what for record in records for what in departures(record, chapter.section)]
+    return [*dict.fromkeys(told)]
+
+
+def verdicts(chapter: Chapter) -> str:
+    """A row a claim, of its comparison farthest from holding."""
+    rows = []
+    for one in chapter.judgements:
+        verdict = f"{SYMBOLS[one['verdict']]} {one['verdict']}"
+        if one["verdict"] == "not run" or one["effect"] is None:
+            rows.append([one["says"], "", "", "", str(one["n"] or ""), "", verdict])
+            continue
+        ends = "" if one["interval"] is None else " to ".join(map(points, one["interval"]))
+        p = "" if one["p_adjusted"] is None else probability(one["p_adjusted"])
+        compared = f"{one['metric']}: {one['a']} − {one['b']}"
+        rows.append([one["says"], compared, points(one["effect"]), ends, str(one["n"]), p, verdict])
+    heading = ["claim", "compared", "effect", "95 % interval", "n", "p, Holm", "verdict"]
+    return in_markdown(heading, rows)
+
+
+def commands(chapter: Chapter) -> list[str]:
+    """What makes all of it, and what makes one method with one seed."""
+    studies = chapter.studies
+    by_method = {result.method: sorted(result.history) for result in chapter.results}
+    settings: dict[str, list[Any]] = {"run.datasets": [chapter.dataset] if "run" in studies else []}
+    for name, methods in studies.items():
+        part = name if name == "run" else f"studies.{name}"
+        settings |= {
+            f"{part}.datasets": [chapter.dataset],
+            f"{part}.methods": list(methods),
+            f"{part}.seeds": max((by_method[method] for method in methods), key=len),
+        }
+    single: dict[str, list[Any]] = {"run.datasets": [chapter.dataset]}
+    if "run" in studies:
+        single |= {"run.methods": studies["run"][-1:], "run.seeds": settings["run.seeds"][:1]}
+    return [experiment({"studies.planes.datasets": [], **each}) for each in (settings, single)]
+
+
+def experiment(settings: dict[str, list[Any]]) -> str:
+    """The command that runs the pipeline with these settings.
+
+    >>> print(experiment({"run.datasets": ["digits"], "run.seeds": [0, 1]}))
+    dvc exp run \\
+      --set-param 'run.datasets=[digits]' \\
+      --set-param 'run.seeds=[0,1]'
+    """
+    lists = {key: ",".join(map(str, values)) for key, values in settings.items()}
+    lines = [f"--set-param '{key}=[{listed}]'" for key, listed in lists.items()]
+    return " \\\n  ".join(["dvc exp run", *lines])
+
+
+def write(folder: Path, chapters: Sequence[Chapter]) -> None:
+    """Two files for each data set."""
+    for each in chapters:
+        write_json(folder / f"{each.dataset}.json", document(each))
+        write_text(folder / f"{each.dataset}.md", markdown(each))
+
+
+def release(report: Path, results: Path, joined: Path) -> None:
+    """`report`: the stage's folder; `results`: where the files of all releases lie; `joined`: the
+    Markdown of all of them."""
+    results.mkdir(exist_ok=True)
+    for path in sorted(required(report / "results", "report").iterdir()):
+        shutil.copyfile(path, results / path.name)
+    for path in sorted((report / "figures").glob("*-curves.svg")):
+        shutil.copyfile(path, results / path.name)
+    texts = [path.read_text(encoding="utf-8") for path in sorted(results.glob("*.md"))]
+    write_text(joined, "\n".join([HEAD, *texts]))
+
+
+def main() -> None:
+    """Those of the project."""
+    release(Path("report"), Path("results"), Path("RESULTS.md"))
+
+
+if __name__ == "__main__":
+    run(main)
