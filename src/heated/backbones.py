@@ -48,7 +48,9 @@ def conv4(image_shape: Shape, embedding_dim: int, *, width: int) -> nn.Module:
     return initialised(nn.Sequential(*layers, nn.Flatten(), bottleneck))
 
 
-def googlenet(image_shape: Shape, embedding_dim: int, **options: Any) -> nn.Module:
+def googlenet(
+    image_shape: Shape, embedding_dim: int, *, batch_norm: Mapping[str, Any], frozen_blocks: int
+) -> nn.Module:
     """GoogLeNet (Inception V1) with batch norm, its 1024 pooled features brought to D by a linear
     bottleneck without dropout, as in the paper; for 3 channels, about 224x224. ImageNet's weights
     want pixels in [-1, 1]: mean and deviation 0.5."""
@@ -59,20 +61,24 @@ def googlenet(image_shape: Shape, embedding_dim: int, **options: Any) -> nn.Modu
     )
     network.dropout = nn.Identity()
     network.fc = nn.Linear(network.fc.in_features, embedding_dim)
-    return adapted(network, [*network.children()][:-3], image_shape, **options)
+    return adapted(network, [*network.children()][:-3], image_shape, batch_norm, frozen_blocks)
 
 
-def resnet50(image_shape: Shape, embedding_dim: int, **options: Any) -> nn.Module:
+def resnet50(
+    image_shape: Shape, embedding_dim: int, *, batch_norm: Mapping[str, Any], frozen_blocks: int
+) -> nn.Module:
     """ResNet-50, its 2048 pooled features brought to D by a linear bottleneck; for 3 channels,
     about 224x224. Published with batch norm of eps 1e-5; wants ImageNet's mean and deviation."""
     from torchvision.models import resnet50 as torchvisions
 
     network = torchvisions(weights=None)
     network.fc = nn.Linear(network.fc.in_features, embedding_dim)
-    return adapted(network, [*network.children()][:-2], image_shape, **options)
+    return adapted(network, [*network.children()][:-2], image_shape, batch_norm, frozen_blocks)
 
 
-def mobilenet_v2(image_shape: Shape, embedding_dim: int, **options: Any) -> nn.Module:
+def mobilenet_v2(
+    image_shape: Shape, embedding_dim: int, *, batch_norm: Mapping[str, Any], frozen_blocks: int
+) -> nn.Module:
     """MobileNetV2, its 1280 pooled features brought to D by a linear bottleneck without dropout;
     for 3 channels, about 224x224. Published with batch norm of eps 1e-5; wants ImageNet's mean and
     deviation."""
@@ -80,14 +86,13 @@ def mobilenet_v2(image_shape: Shape, embedding_dim: int, **options: Any) -> nn.M
 
     network = torchvisions(weights=None)
     network.classifier = nn.Linear(network.last_channel, embedding_dim)
-    return adapted(network, [*network.features], image_shape, **options)
+    return adapted(network, [*network.features], image_shape, batch_norm, frozen_blocks)
 
 
 def adapted(
     network: nn.Module,
     blocks: Sequence[nn.Module],
     image_shape: Shape,
-    *,
     batch_norm: Mapping[str, Any],
     frozen_blocks: int,
 ) -> nn.Module:
