@@ -539,3 +539,20 @@ def test_the_costs_figure_has_every_competitor_best_first(results, drawn):
     ranked = sorted(costs.costs(results, ZERO_SHOT), key=lambda each: -each.recall.mean)
     places = [described.index(f" {each.method} {each.recall} (") for each in ranked]
     assert places == sorted(places)
+
+
+def test_looks_while_training_are_pictures_by_epoch(upright):
+    result = upright[0]
+    assert planes.by_epoch(result, 0) == {}
+    epochs, angles = [0, 2], np.linspace(-3, 3, 2 * len(LABELS)).reshape(2, -1)
+    path = result.folder / "models" / "seed-0.npz"
+    write_arrays(path, epochs=epochs, angles=angles, labels=LABELS)
+    try:
+        pictures = planes.by_epoch(result, 0)
+    finally:
+        path.unlink()
+    assert [*pictures] == epochs
+    alphas = dict(zip(*result.curve("alpha"), strict=True))
+    for epoch, picture in pictures.items():
+        title = f"{result.method}, seed 0: epoch {epoch}, alpha {alphas[epoch]:g}"
+        assert f"<dc:title>{title}</dc:title>" in picture

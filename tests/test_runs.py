@@ -5,6 +5,7 @@ from safetensors.torch import save_file
 
 from heated.backbones import BACKBONES
 from heated.checkpoints import Lock
+from heated.files import read_arrays
 from heated.models import load
 from heated.recipes import recipe
 from heated.runs import Run
@@ -132,6 +133,34 @@ def test_a_training_that_is_cut_off_goes_on_where_it_was(tmp_path):
     assert done["epochs_trained"] == 3  # the epoch that was cut off in its log, and two more
     assert [row["epoch"] for row in rows] == list(range(6))
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
+
+
+def test_looks_at_two_dimensions_are_kept_whatever_cut_the_training_off(tmp_path):
+    def cut_off(row):
+        if row["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    plane = {"epochs": 6, "embedding_dim": 2, "watch_every": 2}
+    finish(run_in(tmp_path / "one", **plane), tmp_path / "a", 0)
+    run = run_in(tmp_path / "two", **plane)
+    with pytest.raises(KeyboardInterrupt):
+        run.finished(0, tmp_path / "b" / "seed-0.safetensors", cut_off)
+    finish(run, tmp_path / "b", 0)
+    whole, resumed = (read_arrays(tmp_path / name / "seed-0.npz") for name in "ab")
+    assert whole["epochs"].tolist() == [1, 3, 5]
+    assert whole["labels"].tolist() == [1] * 6 + [2] * 6
+    model = load(tmp_path / "a" / "seed-0.safetensors", CPU)
+    with torch.inference_mode():
+        embeddings = model(torch.from_numpy(run.data.images[run.data.split.query])).numpy()
+    angles = np.arctan2(embeddings[:, 1], embeddings[:, 0])
+    np.testing.assert_allclose(whole["angles"][-1], angles, atol=1e-5)
+    for key, value in whole.items():
+        np.testing.assert_array_equal(resumed[key], value)
+
+
+def test_no_looks_are_kept_of_more_dimensions(tmp_path):
+    finish(run_in(tmp_path / "cache"), tmp_path, 0)
+    assert {path.name for path in tmp_path.glob("seed-*")} == {"seed-0.safetensors"}
 
 
 def heated_family(**changes):
@@ -332,7 +361,7 @@ def test_the_history_watches_the_classes_that_are_not_trained(tmp_path):
     finish(run, tmp_path, 3)
     progress, _ = run.progress(3)
     model, history = progress.model, progress.history
-    assert run.watcher(model)() == {
+    assert run.watcher(progress)() == {
         key: history[-1][key] for key in ("recall_at_1", "compactness", "spread")
     }
     held_out = torch.from_numpy(run.data.images[run.data.split.query])

@@ -73,7 +73,10 @@ def test_runs_have_the_report_their_curves_and_a_picture_of_two_dimensions(
     left = {"curves.svg", "history.csv", "metrics.json", "provenance.json"}
     assert files["hbn · digits"].keys() == left
     assert files["hbn · digits · seed 0"] == {}
-    assert files["ln · digits-upright · seed 0"].keys() == {"embeddings.svg"}
+    assert files["ln · digits-upright · seed 0"].keys() == {
+        "embeddings.svg",
+        "epochs/epoch-0001.svg",
+    }
     report = files["report · digits"]
     assert report["index.html"] == (followed.folder / "report/index.html").read_bytes()
     assert {"tables/digits.csv", "figures/digits-curves.svg"} <= report.keys()

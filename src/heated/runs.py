@@ -3,7 +3,7 @@ this run or by one that began alike, is not trained again."""
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +23,7 @@ from heated.distributed import agreed, first, place
 from heated.embedding import embed
 from heated.errors import InputError
 from heated.feeding import Mapped, feed
+from heated.files import write_arrays
 from heated.geometry import compactness, directions, spread
 from heated.history import Row
 from heated.library import LIBRARY
@@ -177,6 +178,7 @@ class Run:
         self.train(progress, seed, log, keep)
         if first():
             models.save(path, progress.model)
+            self.draw(path.with_suffix(".npz"), progress.pictures)
         return {"history": progress.history, **done, "peak_mib": peak_memory(self.device)}
 
     def progress(self, seed: int) -> tuple[Progress, float]:
@@ -238,20 +240,35 @@ class Run:
             labels,
             **{key: self.recipe[key] for key in ("batch_size", "sampler", "precision", *BY_EPOCH)},
             seed=seed,
-            watch=self.watcher(progress.model),
+            watch=self.watcher(progress),
             log=log,
             keep=keep,
         )
 
-    def watcher(self, model: Model) -> Callable[[], dict[str, float]]:
-        """A function that says how the model does on the unseen classes' queries."""
+    def draw(self, path: Path, pictures: Mapping[int, Tensor]) -> None:
+        """`epochs` (E,), `angles` (E, N) of the test images' embeddings in radians, and `labels`
+        (N,), where embeddings have two dimensions."""
+        if pictures:
+            write_arrays(
+                path,
+                epochs=np.array([*pictures]),
+                angles=torch.stack([*pictures.values()]).numpy(),
+                labels=self.data.labels[self.data.split.query],
+            )
+
+    def watcher(self, progress: Progress) -> Callable[[], dict[str, float]]:
+        """A function that says how the model does on the unseen classes' queries, and keeps their
+        angles where embeddings have two dimensions."""
         numbers = np.flatnonzero(self.data.split.query)
         images = Mapped(self.data.images, numbers, self.device)
         labels = torch.from_numpy(self.data.labels[numbers]).to(self.device)
 
         def watch() -> dict[str, float]:
-            embeddings = embed(model, images, quiet=True)
+            embeddings = embed(progress.model, images, quiet=True)
             unit = directions(embeddings)
+            if unit.shape[1] == 2:
+                angles = torch.atan2(unit[:, 1], unit[:, 0])
+                progress.pictures[len(progress.history)] = angles.float().cpu()
             return {
                 **retrieval(embeddings, labels, recall_at_k=[1], others=False).values,
                 "compactness": compactness(unit, labels),

@@ -35,7 +35,7 @@ class Progress:
 
     `history`: a row for each epoch that is done; `step`: how many steps of the next one are done;
     `sums`: their loss, right answers, and number while the loss was finite; `generator`: what the
-    rest of it will draw from.
+    rest of it will draw from; `pictures`: by epoch, what is kept of a look at the unseen classes.
     """
 
     model: Model
@@ -44,6 +44,7 @@ class Progress:
     generator: Generator = field(default_factory=Generator)
     history: list[Row] = field(default_factory=list)
     step: int = 0
+    pictures: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
     def begin(
@@ -82,13 +83,14 @@ class Progress:
                 for name, value in values.items()
                 if value is not None
             },
+            **{f"pictures.{epoch}": picture for epoch, picture in self.pictures.items()},
             "sums": self.sums,
             "generator": self.generator.get_state(),
         }
 
     def restore(self, tensors: Mapping[str, Tensor], history: list[Row], step: int) -> None:
         """Go back to where `tensors` were taken."""
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimiser": {}}
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimiser": {}, "pictures": {}}
         for name, value in tensors.items():
             part, _, rest = name.partition(".")
             parts.get(part, {})[rest] = value
@@ -105,6 +107,7 @@ class Progress:
                     values[name] = torch.empty_like(parameter).copy_(value)
         self.sums.copy_(tensors["sums"])
         self.generator.set_state(tensors["generator"])
+        self.pictures = {int(epoch): kept for epoch, kept in parts["pictures"].items()}
         self.history, self.step = history, step
 
 

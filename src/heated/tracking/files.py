@@ -1,5 +1,5 @@
-"""The files beside a run's numbers: what it left, its curves as one figure, and a picture of each
-seed's embeddings where they have two dimensions."""
+"""The files beside a run's numbers: what it left, its curves as one figure, and pictures of each
+seed's embeddings, at the end and by epoch, where they have two dimensions."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +18,19 @@ def of_run(result: Result) -> dict[int | None, dict[str, str]]:
     """Texts by path, of each seed, and under None of the run."""
     left = {name: (result.folder / name).read_text(encoding="utf-8") for name in LEFT}
     found: dict[int | None, dict[str, str]] = {None: {**left, "curves.svg": curves([result])}}
-    return found | {seed: picture(result, seed) for seed in result.history}
+    return found | {seed: pictures(result, seed) for seed in result.history}
 
 
-def picture(result: Result, seed: int) -> dict[str, str]:
-    """A seed's embeddings in two dimensions; none where it has more."""
+def pictures(result: Result, seed: int) -> dict[str, str]:
+    """Pictures of a seed's embeddings in two dimensions, by path; none where it has more."""
     alone = replace(result, history={seed: result.history[seed]})
     with mpl.rc_context(STYLE):
         drawn = planes.figure([alone], {"planes": [result.method]})
-    return {} if drawn is None else {"embeddings.svg": drawn.svg}
+        epochs = planes.by_epoch(alone, seed)
+    if drawn is None:
+        return {}
+    by_epoch = {f"epochs/epoch-{epoch:04}.svg": each for epoch, each in epochs.items()}
+    return {"embeddings.svg": drawn.svg, **by_epoch}
 
 
 def of_report(report: Path, dataset: str) -> dict[str, str]:

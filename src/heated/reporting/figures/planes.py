@@ -50,6 +50,25 @@ def figure(results: Sequence[Result], studies: Studies) -> Figure | None:
     return Figure("planes", TITLE, description(planes), svg(drawn(planes), TITLE))
 
 
+def by_epoch(result: Result, seed: int) -> dict[int, str]:
+    """A picture, SVG, of each look at a seed's unseen classes while it was trained; none where
+    embeddings have more dimensions than two."""
+    path = result.folder / "models" / f"seed-{seed}.npz"
+    if not path.exists():
+        return {}
+    arrays = read_arrays(path)
+    alphas = dict(zip(*result.curve("alpha"), strict=True))
+    found = {}
+    for epoch, angles in zip(arrays["epochs"].tolist(), arrays["angles"], strict=True):
+        points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        shown = Plane(result, points, arrays["labels"], None)
+        title = f"{result.method}, seed {seed}: epoch {epoch}, alpha {alphas[epoch]:g}"
+        sheet = canvas(3.9)
+        circle(sheet.subplots(), shown, title)
+        found[epoch] = svg(sheet, title)
+    return found
+
+
 def order(result: Result) -> tuple[bool, float]:
     """Constant alphas first, the smaller before the larger."""
     alpha = schedule(result, "alpha")
@@ -111,7 +130,7 @@ def drawn(planes: Sequence[Plane]) -> Canvas:
     for axes in panels:
         axes.set_axis_off()
     for axes, shown in zip(panels, planes, strict=False):
-        circle(axes, shown)
+        circle(axes, shown, heading(shown.result))
     key = {"a test image": ".", "the weights of a class": "D"}
     handles = [
         Line2D([], [], color="#555555", linestyle="none", marker=marker, label=label)
@@ -121,14 +140,14 @@ def drawn(planes: Sequence[Plane]) -> Canvas:
     return sheet
 
 
-def circle(axes: Axes, plane: Plane) -> None:
+def circle(axes: Axes, plane: Plane, title: str) -> None:
     """The unit circle with all test images, and the class weights inside, with their numbers."""
     axes.add_patch(Circle((0, 0), 1, fill=False, color="#cccccc", linewidth=0.6))
     x, y = plane.points.T
     colours = [COLOURS[label % len(COLOURS)] for label in plane.labels]
     axes.scatter(x, y, s=14, c=colours, alpha=0.3, linewidths=0, rasterized=True)
     axes.set(aspect="equal", xlim=(-1.08, 1.08), ylim=(-1.08, 1.08))
-    axes.set_title(f"{heading(plane.result)}\nhalf within {angle(plane):.1f}° of their mean")
+    axes.set_title(f"{title}\nhalf within {angle(plane):.1f}° of their mean")
     if plane.weights is not None:
         diamonds(axes, plane.weights)
 
