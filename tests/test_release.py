@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from conftest import ROOT
 from reported import SECTION, chapter
 
 from heated.reporting import release
@@ -79,3 +80,9 @@ def test_a_release_joins_what_was_released_before(results, report, tmp_path):
 def test_without_a_report_the_stage_that_makes_it_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="report"):
         release.release(tmp_path / "report", tmp_path / "results", tmp_path / "RESULTS.md")
+
+
+def test_the_projects_results_are_joined_as_they_lie_there():
+    texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "results").glob("*.md"))]
+    joined = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    assert joined == "\n".join([release.HEAD, *texts])
