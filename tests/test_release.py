@@ -57,6 +57,17 @@ def test_the_commands_name_data_sets_methods_and_seeds_of_what_ran(results):
     assert "'run.seeds=[0]'" in single
 
 
+def test_a_data_set_of_a_study_alone_is_not_run_with_the_main_methods(results):
+    flat = [replace(result, dataset="flat") for result in results]
+    grids = {"run": {"datasets": [], "methods": ["sm"]}}
+    grids |= {"planes": {"datasets": ["flat"], "methods": ["hbn", "bn"]}}
+    told = replace(chapter(flat, dataset="flat"), grids=grids)
+    for command in release.commands(told):
+        assert "run.datasets" not in command  # which has to name one
+        assert "'studies.planes.datasets=[flat]'" in command
+    assert "'studies.planes.methods=[bn]'" in command
+
+
 def test_a_release_joins_what_was_released_before(results, report, tmp_path):
     places = report, tmp_path / "results", tmp_path / "RESULTS.md"
     release.release(*places)

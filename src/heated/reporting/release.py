@@ -102,20 +102,21 @@ def verdicts(chapter: Chapter) -> str:
 
 def commands(chapter: Chapter) -> list[str]:
     """What makes all of it, and what makes one method with one seed."""
-    studies = chapter.studies
     by_method = {result.method: sorted(result.history) for result in chapter.results}
-    settings: dict[str, list[Any]] = {"run.datasets": [chapter.dataset] if "run" in studies else []}
-    for name, methods in studies.items():
+    whole: dict[str, list[Any]] = {"studies.planes.datasets": []}
+    single: dict[str, list[Any]] = {}
+    for name, methods in chapter.studies.items():
         part = name if name == "run" else f"studies.{name}"
-        settings |= {
-            f"{part}.datasets": [chapter.dataset],
-            f"{part}.methods": list(methods),
-            f"{part}.seeds": max((by_method[method] for method in methods), key=len),
+        seeds = max((by_method[method] for method in methods), key=len)
+        datasets = {f"{part}.datasets": [chapter.dataset]}
+        whole |= {**datasets, f"{part}.methods": list(methods), f"{part}.seeds": seeds}
+        single = single or {
+            "studies.planes.datasets": [],
+            **datasets,
+            f"{part}.methods": methods[-1:],
+            f"{part}.seeds": seeds[:1],
         }
-    single: dict[str, list[Any]] = {"run.datasets": [chapter.dataset]}
-    if "run" in studies:
-        single |= {"run.methods": studies["run"][-1:], "run.seeds": settings["run.seeds"][:1]}
-    return [experiment({"studies.planes.datasets": [], **each}) for each in (settings, single)]
+    return [experiment(whole), experiment(single)]
 
 
 def experiment(settings: dict[str, list[Any]]) -> str:
