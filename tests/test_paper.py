@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from heated import config
-from heated.reporting.paper import PARTS, published
+from heated.reporting.paper import PARTS, TESTED, departures, published
 
 PARAMS = config.load(ROOT / "params.yaml")
 
@@ -19,7 +19,8 @@ def made(dataset: str, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
     sides = dict(zip(("train", "query", "gallery"), PARTS[section["source"]["name"]], strict=True))
     split = {side: {"images": n, "classes": c} for side, (n, c) in sides.items()}
     params = PARAMS.settings(dataset, method) | {"precision": "float32", "threads": 1}
-    return {"params": params, "split": {"tested": "test classes", **split}}, section
+    tested = TESTED.get(section["source"]["name"], "test classes")
+    return {"params": params, "split": {"tested": tested, **split}}, section
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,16 @@ def test_other_data_sets_and_recipes_have_none():
         params = PARAMS.settings(name, "hbn") | {"precision": "float32"}
         assert published({**record, "params": params}, other, "recall_at_1") is None
         assert published({**record, "params": params}, section, "recall_at_1") is None
+
+
+def test_pictures_in_two_dimensions_are_compared_with_those_of_mnist():
+    record, section = made("mnist", "hln")
+    assert departures(record, section) == []
+    assert published(record, section, "recall_at_1") is None
+    other = departures(record, PARAMS.datasets["digits-upright"].model_dump())
+    assert [each.split()[0] for each in other] == ["tested", "data", "size", "split"]
+    larger = {**record, "params": record["params"] | {"embedding_dim": 64}}
+    assert "epochs 100 instead of 80" in departures(larger, section)
 
 
 DEPARTURES: dict[str, tuple[str, Any]] = {

@@ -64,12 +64,15 @@ PACKING = {
     "split": {"name": "source"},
     "validation": None,
 }
+DRAWN = {**PACKING, "size": 28, "colour": "grey", "filter": "bilinear"}  # MNIST: as it comes
 PARTS = {  # images and classes of training, queries and gallery
     "cars196": ((8054, 98), (8131, 98), (8131, 98)),
     "cub200": ((5864, 100), (5924, 100), (5924, 100)),
     "sop": ((59551, 11318), (60502, 11316), (60502, 11316)),
     "in-shop": ((25882, 3997), (14218, 3985), (12612, 3985)),
+    "mnist": ((55000, 10), (10000, 10), (10000, 10)),
 }
+TESTED = {"mnist": "other images of the same classes"}  # elsewhere classes never trained on
 RECIPE = {
     "backbone": {
         "name": "googlenet",
@@ -94,6 +97,18 @@ PRODUCTS = {
     "warm_up": "class_means",
     "lr": 0.01,
     "optimiser": {"name": "adam_tf", "eps": 0.01},
+}
+PICTURES = {  # in two dimensions
+    **RECIPE,
+    "backbone": {"name": "lenet"},
+    "weights": "none",
+    "warm_up": "none",
+    "embedding_dim": 2,
+    "epochs": 100,
+    "batch_size": 128,
+    "lr": 0.001,
+    "optimiser": {"name": "adam_tf", "eps": 1e-8},
+    "augment": [],
 }
 RECIPES = {"cars196": RECIPE, "cub200": RECIPE, "sop": PRODUCTS, "in-shop": PRODUCTS}
 RESTARTS = {"cars196": 10, "cub200": 10, "sop": 1}  # of k-means; 1: the authors' --fast_kmeans
@@ -160,7 +175,8 @@ def faithful(record: Options, dataset: Options) -> bool:
 
 def departures(record: Options, dataset: Options) -> list[str]:
     """Where a run departs from the paper's protocol, the method apart: what it has, and what the
-    paper has, of a data set that is not the paper's by the recipe for cars196 and cub200."""
+    paper has, of a data set that is not the paper's by the recipe for cars196 and cub200, or for
+    MNIST's pictures where there are two dimensions."""
     source, kmeans = dataset["source"]["name"], dataset["evaluation"]["kmeans"]
     told = [*in_data(record, dataset), *in_training(record, dataset)]
     if not clustered(kmeans, source):
@@ -171,20 +187,27 @@ def departures(record: Options, dataset: Options) -> list[str]:
 def in_data(record: Options, dataset: Options) -> Iterator[str]:
     """Where images and classes are not the paper's."""
     split, source = record["split"], dataset["source"]["name"]
-    if split["tested"] != "test classes":
+    packing, sources = (DRAWN, TESTED) if flat(record) else (PACKING, ROWS)
+    if split["tested"] != TESTED.get(source, "test classes"):
         yield f"tested on {split['tested']}"
     sides = (split[side] for side in ("train", "query", "gallery"))
     parts = tuple((side["images"], side["classes"]) for side in sides)
-    if source not in PARTS:
-        yield f"data {text(dataset['source'])} instead of {', '.join(PARTS)}"
+    if source not in sources:
+        yield f"data {text(dataset['source'])} instead of {', '.join(sources)}"
     elif parts != PARTS[source]:
         yield "other numbers of images or classes"
-    yield from others(dataset["packing"], PACKING)
+    yield from others(dataset["packing"], packing)
 
 
 def in_training(record: Options, dataset: Options) -> Iterator[str]:
     """Where the recipe is not the paper's."""
-    yield from others(record["params"], RECIPES.get(dataset["source"]["name"], RECIPE))
+    usual = PICTURES if flat(record) else RECIPE
+    yield from others(record["params"], RECIPES.get(dataset["source"]["name"], usual))
+
+
+def flat(record: Options) -> bool:
+    """Whether a run is for pictures, in two dimensions."""
+    return bool(record["params"].get("embedding_dim") == 2)
 
 
 def others(came: Options, expected: Options) -> Iterator[str]:
