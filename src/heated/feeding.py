@@ -23,7 +23,7 @@ class Held:
     def batches(self, pieces: Sequence[Tensor]) -> Iterator[Tensor]:
         """The images of each piece: (B,) int64 numbers of images, on the CPU."""
         for piece in pieces:
-            yield self.images[piece.to(self.images.device)]
+            yield self.images.index_select(0, piece.to(self.images.device))
 
 
 @dataclass(frozen=True)
