@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from datetime import datetime
 
 import pytest
@@ -20,7 +19,7 @@ from tracked import (
 from heated.history import read_history, write_history
 from heated.statistics import summaries
 from heated.tracking import address, wanted
-from heated.tracking.live import live
+from heated.tracking.live import Live, live
 from heated.tracking.publishing import publish
 
 pytestmark = pytest.mark.filterwarnings(MLFLOWS)
@@ -282,18 +281,26 @@ def seen(client, key):
     return points(client, started[0], "schedule/alpha") if started else []
 
 
-def test_a_training_is_seen_while_it_goes_on_and_finished_when_it_ends(client):
-    with live(record("live"), enabled=True, every=1e-9) as log:
-        for row in history(0):
-            log(0)(row)
-            sent = len(seen(client, "live"))
-            while len(seen(client, "live")) == sent:
-                time.sleep(0.05)
+def test_a_training_is_seen_while_it_goes_on(client):
+    run = Live(record("live"), every=0)
+    add = run.seed(0)
+    for row in history(0):
+        add(row)
+        assert run.sending is not None
+        run.sending.result()
+        assert seen(client, "live") == list(enumerate(ALPHAS[: row["epoch"] + 1]))
         assert {r.info.status for r in runs(client, "live", "run")} == {"RUNNING"}
-        assert seen(client, "live") == list(enumerate(ALPHAS))
+    run.end("FINISHED")
     assert {r.info.status for r in runs(client, "live", "run")} == {"FINISHED"}
-    assert {r.info.status for r in runs(client, "live", "seed")} == {"FINISHED"}
-    assert points(client, child(client, "live", 0), "schedule/alpha") == list(enumerate(ALPHAS))
+
+
+def test_a_training_that_ends_is_finished_with_all_its_rows(client):
+    with live(record("ended"), enabled=True, every=0) as log:
+        for row in history(0):  # some come while others are on their way
+            log(0)(row)
+    assert {r.info.status for r in runs(client, "ended", "run")} == {"FINISHED"}
+    assert {r.info.status for r in runs(client, "ended", "seed")} == {"FINISHED"}
+    assert seen(client, "ended") == list(enumerate(ALPHAS))
 
 
 def test_a_training_that_raises_is_published_as_failed(client):
