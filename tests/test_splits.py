@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heated.errors import InputError
-from heated.samples import Samples, Split
+from heated.samples import SEEN, Samples, Split
 from heated.splits import SPLITS, by_class, halves, held_out, images, split
 
 
@@ -66,7 +66,7 @@ def test_a_share_of_every_classs_images_trains_and_the_others_are_tested(given_s
         assert not (np.diff(chosen.astype(int)) > 0).any()  # the first ones
     np.testing.assert_array_equal(masks.train, ~masks.query)
     np.testing.assert_array_equal(masks.query, masks.gallery)
-    assert masks.tested == "test images"
+    assert masks.tested == SEEN
 
 
 @given(labelled())

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
+UNSEEN, SEEN = "test classes", "other images of the same classes"  # what is tested
 Content = bytes | NDArray[np.uint8]  # an image file's bytes, or (H, W) or (H, W, 3) uint8
 
 
@@ -18,7 +19,7 @@ class Split:
     train: Mask
     query: Mask
     gallery: Mask
-    tested: str = "test classes"
+    tested: str = UNSEEN
 
     def masks(self) -> dict[str, Mask]:
         """The masks by name, as they stand in index.npz."""

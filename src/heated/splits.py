@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heated.errors import InputError
-from heated.samples import Mask, Samples, Split
+from heated.samples import SEEN, Mask, Samples, Split
 
 
 def source(samples: Samples) -> Split:
@@ -54,7 +54,7 @@ def images(samples: Samples, *, train: float) -> Split:
     for label in np.unique(samples.labels):
         numbers = np.flatnonzero(samples.labels == label)
         trained[numbers[: int(len(numbers) * train + 1e-9)]] = True
-    return Split(train=trained, query=~trained, gallery=~trained, tested="test images")
+    return Split(train=trained, query=~trained, gallery=~trained, tested=SEEN)
 
 
 def by_class(samples: Samples, train: Mask) -> Split:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from heated.reporting.makings import text
+from heated.samples import SEEN, UNSEEN
 
 Options = Mapping[str, Any]
 
@@ -72,7 +73,6 @@ PARTS = {  # images and classes of training, queries and gallery
     "in-shop": ((25882, 3997), (14218, 3985), (12612, 3985)),
     "mnist": ((55000, 10), (10000, 10), (10000, 10)),
 }
-TESTED = {"mnist": "other images of the same classes"}  # elsewhere classes never trained on
 RECIPE = {
     "backbone": {
         "name": "googlenet",
@@ -187,8 +187,9 @@ def departures(record: Options, dataset: Options) -> list[str]:
 def in_data(record: Options, dataset: Options) -> Iterator[str]:
     """Where images and classes are not the paper's."""
     split, source = record["split"], dataset["source"]["name"]
-    packing, sources = (DRAWN, TESTED) if flat(record) else (PACKING, ROWS)
-    if split["tested"] != TESTED.get(source, "test classes"):
+    kinds = (DRAWN, ["mnist"], SEEN) if flat(record) else (PACKING, ROWS, UNSEEN)
+    packing, sources, tested = kinds
+    if split["tested"] != tested:
         yield f"tested on {split['tested']}"
     sides = (split[side] for side in ("train", "query", "gallery"))
     parts = tuple((side["images"], side["classes"]) for side in sides)

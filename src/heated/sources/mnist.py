@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from heated.archives import refused
 from heated.downloading import Checksum, RemoteFile
 from heated.errors import InputError
-from heated.samples import Samples, Split
+from heated.samples import SEEN, Samples, Split
 from heated.sources.images import counted
 from heated.sources.source import Source
 
@@ -44,7 +44,7 @@ def reader(left_out: int, **counts: tuple[int, int]) -> Callable[[Path], Samples
             class_names=tuple("0123456789"),
             labels=labels,
             names=[f"image {number}" for number in range(len(labels))],
-            split=Split(train, ~train, ~train, tested="other images of the same classes"),
+            split=Split(train, ~train, ~train, tested=SEEN),
             contents=lambda skip: islice(enumerate(images), skip, None),
         )
         return counted(samples, "MNIST", **counts)
