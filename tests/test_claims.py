@@ -138,6 +138,29 @@ def test_the_number_of_seeds_decides_as_often_as_it_says(effect):
         assert share >= POWER - error if reaches else share <= POWER + error
 
 
+def missed(size, n, level):
+    """How often n differences leave the interval over nothing: averaged over their deviation."""
+    quantiles = (np.arange(4000) + 0.5) / 4000
+    deviation = np.sqrt(stats.chi2.ppf(quantiles, n - 1) / (n - 1))
+    bound = stats.t.ppf(1 - level, n - 1)
+    return 1 - stats.norm.cdf(size * sqrt(n) - bound * deviation).mean()
+
+
+@pytest.mark.parametrize("level", [LEVEL, LEVEL / 5])
+def test_the_number_of_seeds_is_the_fewest_at_every_size_of_effect(level):
+    for size in np.geomspace(0.05, 60, 200):
+        n = seeds_to_decide(size, 1.0, level)
+        assert 1 - missed(size, n, level) >= POWER - 0.002
+        assert n == 2 or 1 - missed(size, n - 1, level) < POWER + 0.002
+
+
+def test_a_claim_of_several_that_looks_to_fail_is_decided_by_their_shared_level():
+    alone, of_five = (paired(np.array([0.3, -0.6, -0.8]), parts=parts) for parts in (1, 5))
+    assert alone["seeds_needed"] < of_five["seeds_needed"]
+    above = [paired(np.array([-0.3, 0.6, 0.8]), parts=parts) for parts in (1, 5)]
+    assert above[0] == above[1]
+
+
 def test_no_number_of_seeds_is_told_where_none_would_do():
     assert seeds_to_decide(0.0, 1.0) is None
     assert seeds_to_decide(1e-6, 1.0) is None
@@ -229,3 +252,14 @@ def test_the_correction_counts_the_claims_that_were_tested():
     assert one["p_adjusted"] == pytest.approx(2 * one["p"])
     assert two["p_adjusted"] == pytest.approx(two["p"])
     assert none["p_adjusted"] is None
+
+
+def test_a_claim_that_fails_is_corrected_by_the_p_of_its_opposite():
+    claims = {
+        "one": claim(comparison(["a"], ["b"])),
+        "two": claim(comparison(["b"], ["a"]), comparison(["b"], ["b"])),
+    }
+    one, two = judged(claims, values(a=[1, 2, 4], b=[0, 0, 0]), "digits")
+    assert two["p_against"] == pytest.approx(2 * one["p"])
+    assert two["p_against_adjusted"] == pytest.approx(2 * two["p_against"])
+    assert one["p_against_adjusted"] == pytest.approx(one["p_against"])

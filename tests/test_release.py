@@ -47,6 +47,18 @@ def test_a_claim_is_told_with_its_numbers_or_as_not_run(report):
     assert best.endswith("|  | – not run |")
 
 
+def test_the_rules_of_the_verdicts_stand_above_them(report):
+    text = (report / "results" / "digits.md").read_text(encoding="utf-8")
+    assert text.index("A claim holds where") < text.index("| claim | compared |")
+
+
+def test_a_verdict_that_does_not_survive_the_correction_says_so(results):
+    one = chapter(results).judgements[0] | {"verdict": "fails", "p": 0.98, "interval": [-0.2, -0.1]}
+    one |= {"p_against": 0.02, "p_against_adjusted": 0.03}
+    assert "| 0.030 | ✗ fails, not after Holm |" in release.verdicts([one])
+    assert "| 0.020 | ✗ fails |" in release.verdicts([one | {"p_against_adjusted": 0.02}])
+
+
 def test_the_commands_name_data_sets_methods_and_seeds_of_what_ran(results):
     whole, single = release.commands(chapter(results))
     assert "'run.datasets=[digits]'" in whole

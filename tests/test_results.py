@@ -73,6 +73,11 @@ def test_accuracy_is_that_of_the_last_epoch_and_the_rest_the_metrics_by_seed(res
     assert values["recall_at_1"] == {0: 0.5, 1: 0.75}
 
 
+def test_a_loss_that_names_no_class_has_no_accuracy(results):
+    rows = [{k: v for k, v in row.items() if k != "accuracy"} for row in history("bn", 0)]
+    assert "accuracy" not in replace(results[1], history={0: rows}).values()
+
+
 def test_a_headline_that_was_not_computed_is_left_out(results):
     metrics = {name: each for name, each in results[0].metrics.items() if name != "recall_at_1"}
     assert headlines([replace(results[0], metrics=metrics)]) == {

@@ -151,7 +151,7 @@ def test_a_competitor_is_tuned_and_then_trained_with_what_was_chosen(competed):
 def test_the_report_tells_what_was_tried_where_and_what_it_cost(competed):
     report = (competed.folder / "report/tables/digits.md").read_text(encoding="utf-8")
     assert "### Competitors, on equal terms" in report
-    assert "validation classes, fold 0 of 5 of the training classes; no test class" in report
+    assert "validation classes, fold 0 of 5 of the training classes; the test classes" in report
     chosen = json.loads((competed.folder / "runs/digits/triplet/tuned.json").read_text("utf-8"))
     row = next(
         line for line in report.splitlines() if line.startswith("| triplet | 2 | ") and "lr" in line

@@ -44,6 +44,8 @@ def test_a_claim_that_fails_is_told_with_its_negative_effect():
     found = told(ONE, by_seed(hbn=[0.70, 0.70, 0.73, 0.73], bn=[0.72, 0.73, 0.74, 0.75]))
     assert (found.verdict, found.symbol) == ("fails", "✗")
     assert "−2.00 points, 95 % interval −3.30 to −0.70" in found.evidence
+    assert found.evidence.endswith("p of the opposite = 0.008, after Holm 0.008.")
+    assert found.notes == []
 
 
 def test_an_undecided_claim_tells_how_many_seeds_would_decide():
@@ -79,6 +81,18 @@ def test_a_claim_that_holds_only_without_the_correction_says_so():
     }
     first = told(claims, values)
     assert first.verdict == "holds"
+    assert first.notes == ["Does not survive the correction for the number of claims (Holm)."]
+    assert told(ONE, values).notes == []
+
+
+def test_a_claim_that_fails_only_without_the_correction_says_so():
+    values = by_seed(hbn=[0.70, 0.72, 0.73, 0.73], bn=[0.72, 0.73, 0.74, 0.76], sm=[0.7] * 4)
+    claims = ONE | {
+        str(index): {"says": "", "origin": "open", "all": [comparison(["bn"], ["sm"])]}
+        for index in range(5)
+    }
+    first = told(claims, values)
+    assert first.verdict == "fails"
     assert first.notes == ["Does not survive the correction for the number of claims (Holm)."]
     assert told(ONE, values).notes == []
 

@@ -5,11 +5,12 @@ Its interval is Student's t for paired differences: 95 %, two-sided. A claim *ho
 interval lies above what is claimed, *fails* when it lies below, and is *undecided* otherwise. A
 claim of several comparisons holds when all of them do (the intersection-union test, which needs no
 correction), and fails when one lies below at a 95 % that is shared among them (Bonferroni). So
-without any effect either verdict comes in at most 2.5 % of all cases.
+without any effect either verdict comes in at most 2.5 % of all cases. That is of one claim: what is
+left of either verdict among all claims on a data set, Holm's correction tells beside it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import inf, sqrt
+from math import inf, isnan, sqrt
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,10 @@ def judged(
     claims: by name, `says`, `origin` and the comparisons `all`. The judgement has those, and of the
     comparison that is farthest from holding `metric`, `a`, `b`, `effect`, `interval`, `n`, `p` and
     `seeds_needed` (None: at least two seeds; see `seeds_to_decide`); all of them are in `parts`.
-    p is one-sided: how likely so much is if there is nothing. p_adjusted is p after Holm's
-    correction for the claims that were tested on this data set. Where a method was not run the
-    verdict is "not run", the methods that lack are in `missing`, and the numbers are None.
+    p is one-sided: how likely so much is if there is nothing. p_against is that of the opposite,
+    by which the claim fails. p_adjusted and p_against_adjusted are both after Holm's correction for
+    the claims that were tested on this data set. Where a method was not run the verdict is "not
+    run", the methods that lack are in `missing`, and the numbers are None.
     """
     found = [
         {
@@ -48,8 +50,9 @@ def judged(
         for name, claim in claims.items()
     ]
     tested = [one for one in found if one["p"] is not None]
-    for one, adjusted in zip(tested, holm([one["p"] for one in tested]), strict=True):
-        one["p_adjusted"] = adjusted
+    for p in ("p", "p_against"):
+        for one, adjusted in zip(tested, holm([one[p] for one in tested]), strict=True):
+            one[f"{p}_adjusted"] = adjusted
     return found
 
 
@@ -60,10 +63,17 @@ def judgement(comparisons: Sequence[Comparison], values: Values) -> Judgement:
         first = comparisons[0] | {"effect": None, "interval": None, "n": 0, "p": None}
         parts = [named(first) | {"seeds_needed": None}]
     else:
-        parts = [compared(each, values) for each in comparisons]
+        parts = [compared(each, values, len(comparisons)) for each in comparisons]
     worst = max(parts, key=lambda part: -1 if part["p"] is None else part["p"])
-    shown = {**worst, "p_adjusted": None, "missing": missing, "parts": parts}
-    return shown | {"verdict": "not run" if missing else verdict([part["p"] for part in parts])}
+    chances = [part["p"] for part in parts]
+    return {
+        **worst,
+        "p_against": against(chances),
+        **dict.fromkeys(("p_adjusted", "p_against_adjusted")),
+        "missing": missing,
+        "parts": parts,
+        "verdict": "not run" if missing else verdict(chances),
+    }
 
 
 def absent(comparison: Comparison, values: Values) -> Iterator[str]:
@@ -80,9 +90,10 @@ def named(comparison: Comparison) -> Judgement:
     return rest | {side: " + ".join(methods) for side, methods in sides.items()}
 
 
-def compared(comparison: Comparison, values: Values) -> Judgement:
-    """A comparison with its effect, interval, n, p, and the number of seeds that would decide."""
-    return named(comparison) | paired(differences(comparison, values), comparison["margin"])
+def compared(comparison: Comparison, values: Values, parts: int) -> Judgement:
+    """A comparison, of so many of its claim, with its effect, interval, n, p, and the number of
+    seeds that would decide."""
+    return named(comparison) | paired(differences(comparison, values), comparison["margin"], parts)
 
 
 def differences(comparison: Comparison, values: Values) -> NDArray[np.float64]:
@@ -94,9 +105,10 @@ def differences(comparison: Comparison, values: Values) -> NDArray[np.float64]:
     return table[: len(more)].sum(axis=0) - table[len(more) :].sum(axis=0)
 
 
-def paired(differences: NDArray[np.float64], margin: float = 0.0) -> Judgement:
+def paired(differences: NDArray[np.float64], margin: float = 0.0, parts: int = 1) -> Judgement:
     """Mean of (n,) differences, its 95 % interval by Student's t, n, the one-sided p of its being
-    above -margin, and how many seeds would decide. With fewer than two there is only the mean.
+    above -margin, and how many seeds would decide, one of so many parts of a claim. With fewer than
+    two there is only the mean.
 
     >>> found = paired(np.array([0.01, 0.02, 0.03]))
     >>> [round(bound, 4) for bound in found["interval"]], round(found["p"], 4)
@@ -114,7 +126,9 @@ def paired(differences: NDArray[np.float64], margin: float = 0.0) -> Judgement:
         "interval": [effect - half, effect + half],
         "n": n,
         "p": chance(effect + margin, std, n),
-        "seeds_needed": seeds_to_decide(effect + margin, std),
+        "seeds_needed": seeds_to_decide(
+            effect + margin, std, LEVEL if effect + margin > 0 else LEVEL / parts
+        ),
     }
 
 
@@ -127,36 +141,49 @@ def chance(effect: float, std: float, n: int) -> float:
 
 def verdict(chances: Sequence[float | None]) -> str:
     """Of a claim whose comparisons have these one-sided p (None: too few seeds)."""
-    known = [p for p in chances if p is not None]
-    if len(known) == len(chances) and max(known) < LEVEL:
+    if None not in chances and max(p for p in chances if p is not None) < LEVEL:
         return "holds"
-    if known and len(chances) * (1 - max(known)) < LEVEL:
-        return "fails"
-    return "undecided"
+    opposite = against(chances)
+    return "fails" if opposite is not None and opposite < LEVEL else "undecided"
 
 
-def seeds_to_decide(effect: float, std: float) -> int | None:
+def against(chances: Sequence[float | None]) -> float | None:
+    """The one-sided p of one of these comparisons lying below, by Bonferroni; None where none has
+    the seeds for it.
+
+    >>> against([0.5, 0.875]), against([0.25]), against([None])
+    (0.25, 0.75, None)
+    """
+    known = [p for p in chances if p is not None]
+    return min(1.0, len(chances) * (1 - max(known))) if known else None
+
+
+def seeds_to_decide(effect: float, std: float, level: float = LEVEL) -> int | None:
     """The fewest seeds with which the interval would leave out nothing with a probability of 80 %,
-    if effect and standard deviation are those seen; None beyond 10,000.
+    if effect and standard deviation are those seen; None beyond 10,000. level: one-sided.
 
     >>> seeds_to_decide(1.0, 1.0), seeds_to_decide(-0.5, 1.0), seeds_to_decide(0.0, 1.0)
     (10, 34, None)
     """
-    low, high = 1, MOST_SEEDS
-    if power(effect, std, high) < POWER:
-        return None
+    low, high = 1, 2
+    while power(effect, std, high, level) < POWER:
+        if high == MOST_SEEDS:
+            return None
+        low, high = high, min(2 * high, MOST_SEEDS)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if power(effect, std, middle) >= POWER else (middle, high)
+        reaches = power(effect, std, middle, level) >= POWER
+        low, high = (low, middle) if reaches else (middle, high)
     return high
 
 
-def power(effect: float, std: float, n: int) -> float:
+def power(effect: float, std: float, n: int, level: float = LEVEL) -> float:
     """How likely n differences of this mean and deviation have an interval on the mean's side."""
     size = abs(effect) / std if std else (inf if effect else 0.0)
     if size in (0.0, inf):
         return float(size > 0)
-    return 1 - float(nctdtr(n - 1, size * sqrt(n), stdtrit(n - 1, 1 - LEVEL)))
+    missed = float(nctdtr(n - 1, size * sqrt(n), stdtrit(n - 1, 1 - level)))
+    return 1.0 if isnan(missed) else 1 - missed  # SciPy's NaN: too far out to miss
 
 
 def holm(chances: Sequence[float]) -> list[float]:

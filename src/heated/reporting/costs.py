@@ -1,6 +1,6 @@
 """What competitors cost beside what they are worth, and how their settings were chosen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -50,7 +50,7 @@ def cost(result: Result) -> Cost:
         images=int(median(each["images_seen"] for each in seeds)),
         seconds=median(each["seconds"] for each in seeds),
         memory=max(each["peak_mib"] for each in seeds),
-        chosen=settings(tuned["chosen"]),
+        chosen=settings(tuned["chosen"], [each["point"] for each in tuned["tried"]]),
         best=max(score for score in scores if score is not None),
         trainings=tuned["trainings"],
         failed=sum(score is None for score in scores),
@@ -58,23 +58,39 @@ def cost(result: Result) -> Cost:
     )
 
 
-def settings(point: Mapping[str, Any]) -> str:
-    """A point of a grid in words.
+def settings(point: Mapping[str, Any], tried: Sequence[Mapping[str, Any]]) -> str:
+    """A point of a grid in words; marked where more than two values were tried and it is at an end.
 
-    >>> settings({"lr": 0.05, "alpha.start": 16, "loss.margin": 0.1})
-    'lr 0.05, alpha.start 16, loss.margin 0.1'
+    >>> settings({"lr": 0.25, "alpha.start": 16}, [{"lr": 0.01}, {"lr": 0.05}, {"lr": 0.25}])
+    'lr 0.25 (largest tried), alpha.start 16'
     """
-    return ", ".join(f"{key} {text(value)}" for key, value in point.items())
+    return ", ".join(
+        f"{key} {text(value)}{end(value, {each[key] for each in tried if key in each})}"
+        for key, value in point.items()
+    )
+
+
+def end(value: float, tried: Collection[float]) -> str:
+    """Whether a value lies at an end of those that were tried, where a better one may lie beyond.
+
+    >>> end(0.01, {0.01, 0.05, 0.25}), end(0.05, {0.01, 0.05, 0.25}), end(8, {8, 16})
+    (' (smallest tried)', '', '')
+    """
+    if len(tried) < 3 or min(tried) < value < max(tried):
+        return ""
+    return " (smallest tried)" if value == min(tried) else " (largest tried)"
 
 
 def told(costs: Sequence[Cost]) -> str:
     """On what the settings were chosen."""
-    tried = {each.trainings for each in costs}
+    tried = " or ".join(map(str, sorted({each.trainings for each in costs})))
+    tested = " and ".join(sorted({each.tested for each in costs}))
     return (
-        f"Every method's settings were chosen among {' or '.join(map(str, sorted(tried)))}, each "
-        f"trained once, by Recall@1 on {' and '.join(sorted({each.tested for each in costs}))}; no "
-        "test class was looked at. Seconds and memory are those of a training on this hardware, "
-        "beside whatever else ran there."
+        f"Every method's settings were chosen among {tried}, each trained once, by Recall@1 on "
+        f"{tested}; the test classes had no part in it. What all methods share (epochs, batches, "
+        "augmentation) was not chosen here: the data set's section in params.yaml says where it "
+        "comes from. Seconds and memory are those of a training on this hardware, beside whatever "
+        "else ran there."
     )
 
 

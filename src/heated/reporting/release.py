@@ -16,7 +16,14 @@ from heated.reporting.chapters import Chapter
 from heated.reporting.paper import departures
 from heated.reporting.table_files import in_markdown, texts
 from heated.reporting.tables import Table
-from heated.reporting.verdicts import SYMBOLS, points, probability
+from heated.reporting.verdicts import (
+    SYMBOLS,
+    Judgement,
+    decisive,
+    points,
+    probability,
+    survives,
+)
 
 HEAD = """# Results
 
@@ -24,6 +31,12 @@ Written by the report stage (`report/results/`); `make results` brings it here. 
 first where it departs from the paper's protocol: where it does, no number is to be set beside the
 paper's. The same numbers unrounded, with every seed's, are in [results/](results).
 """
+RULES = """A claim holds where the 95 % interval (paired by seed, Student's t, percentage points)
+lies above what is claimed, and fails where it lies below. One of several comparisons holds where
+all of them do, and fails where one lies below at 95 % shared among them (Bonferroni); shown is the
+one farthest from holding. p is one-sided, of what the verdict says, or of the claim where it is
+undecided, after Holm's correction for the claims tested here; where it is 0.025 or more, the
+verdict does not survive that correction."""
 SAME = """The first command makes all of it, the second one method with one seed. On a processor of
 the same kind with the versions above that seed's number comes out to the digit
 (`results/{dataset}.json` has it under `seeds`). Elsewhere numbers are rounded differently from the
@@ -59,7 +72,7 @@ def markdown(chapter: Chapter) -> str:
         chapter.legend,
         *(table(chapter, each) for each in chapter.tables),
         costs.markdown(chapter.costs).strip(),
-        f"### Verdicts\n\n{verdicts(chapter)}",
+        f"### Verdicts\n\n{verdicts(chapter.judgements)}",
         "### How it was made",
         "\n".join(f"- {name}: {value}" for name, value in chapter.makings.facts),
         f"```sh\n{whole}\n{single}\n```",
@@ -84,20 +97,32 @@ def differs(chapter: Chapter, study: str | None = None) -> list[str]:
     return [*dict.fromkeys(told)]
 
 
-def verdicts(chapter: Chapter) -> str:
+def verdicts(judgements: Sequence[Judgement]) -> str:
     """A row a claim, of its comparison farthest from holding."""
     rows = []
-    for one in chapter.judgements:
+    for one in judgements:
         verdict = f"{SYMBOLS[one['verdict']]} {one['verdict']}"
         if one["verdict"] == "not run" or one["effect"] is None:
             rows.append([one["says"], "", "", "", str(one["n"] or ""), "", verdict])
             continue
         ends = "" if one["interval"] is None else " to ".join(map(points, one["interval"]))
-        p = "" if one["p_adjusted"] is None else probability(one["p_adjusted"])
-        compared = f"{one['metric']}: {one['a']} − {one['b']}"
-        rows.append([one["says"], compared, points(one["effect"]), ends, str(one["n"]), p, verdict])
+        p = "" if one["p"] is None else probability(decisive(one)[1])
+        verdict += "" if survives(one) else ", not after Holm"
+        effect = points(one["effect"])
+        rows.append([one["says"], compared(one), effect, ends, str(one["n"]), p, verdict])
     heading = ["claim", "compared", "effect", "95 % interval", "n", "p, Holm", "verdict"]
-    return in_markdown(heading, rows)
+    return f"{RULES}\n\n{in_markdown(heading, rows)}"
+
+
+def compared(part: Judgement) -> str:
+    """What is claimed to be above nothing, or above less than nothing.
+
+    >>> compared({"metric": "f1", "a": "hbn + bn", "b": "bn-heat + bn-drop", "margin": 0.01})
+    'f1: (hbn + bn) − (bn-heat + bn-drop) > −1.00'
+    """
+    a, b = (f"({part[side]})" if " + " in part[side] else part[side] for side in ("a", "b"))
+    above = f" > {points(-part['margin'])}" if part["margin"] else ""
+    return f"{part['metric']}: {a} − {b}{above}"
 
 
 def commands(chapter: Chapter) -> list[str]:

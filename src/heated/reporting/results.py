@@ -29,7 +29,7 @@ class Result:
         loss that names no class has not."""
         ends = {seed: rows[-1] for seed, rows in self.history.items() if rows}
         last = {seed: row["accuracy"] for seed, row in ends.items() if "accuracy" in row}
-        return {"accuracy": last} | {
+        return ({"accuracy": last} if last else {}) | {
             name: {int(seed): value for seed, value in summary["seeds"].items()}
             for name, summary in self.metrics.items()
         }

@@ -78,14 +78,34 @@ def evidence(part: Judgement, results: Sequence[Result], section: Mapping[str, A
 
 
 def chance(part: Judgement) -> str:
-    """p, and p after Holm where it is a claim's.
+    """p, and p after Holm where it is a claim's; of the opposite where that is the verdict.
 
-    >>> chance({"p": 0.0001, "p_adjusted": 0.04}), chance({"p": 0.3})
+    >>> chance({"p": 0.0001, "p_adjusted": 0.04, "verdict": "holds"}), chance({"p": 0.3})
     ('p < 0.001, after Holm 0.040', 'p = 0.300')
+    >>> chance({"p": 0.99, "p_against": 0.01, "p_against_adjusted": 0.04, "verdict": "fails"})
+    'p of the opposite = 0.010, after Holm 0.040'
     """
-    alone = f"p {'' if part['p'] < LEAST else '= '}{probability(part['p'])}"
-    adjusted = part.get("p_adjusted")
-    return alone if adjusted is None else f"{alone}, after Holm {probability(adjusted)}"
+    if "verdict" not in part:
+        return f"p {equals(part['p'])}"
+    name = "p of the opposite" if part["verdict"] == "fails" else "p"
+    alone, adjusted = decisive(part)
+    return f"{name} {equals(alone)}, after Holm {probability(adjusted)}"
+
+
+def decisive(judgement: Judgement) -> tuple[float, float]:
+    """The p of what the verdict says, or of the claim where that is undecided, and p after Holm."""
+    side = "p_against" if judgement["verdict"] == "fails" else "p"
+    return judgement[side], judgement[f"{side}_adjusted"]
+
+
+def survives(judgement: Judgement) -> bool:
+    """Whether a verdict would be the same after the correction for the number of claims."""
+    return judgement["verdict"] not in ("holds", "fails") or decisive(judgement)[1] < LEVEL
+
+
+def equals(p: float) -> str:
+    """p with its sign of equality."""
+    return probability(p) if p < LEAST else f"= {probability(p)}"
 
 
 def probability(p: float) -> str:
@@ -123,7 +143,7 @@ def notes(judgement: Judgement) -> list[str]:
     """How a verdict is to be taken: what would decide it, whether it survives the correction."""
     if judgement["verdict"] == "undecided":
         return [decides(judgement)]
-    if judgement["verdict"] == "holds" and judgement["p_adjusted"] >= LEVEL:
+    if not survives(judgement):
         return ["Does not survive the correction for the number of claims (Holm)."]
     return []
 
