@@ -1,5 +1,6 @@
 """Write to MLflow what its store lacks of every configured run, from the files DVC tracks."""
 
+from functools import partial
 from pathlib import Path
 
 from heated import config
@@ -7,6 +8,7 @@ from heated.command import run
 from heated.files import write_json
 from heated.reporting.results import read_results
 from heated.tracking import wanted
+from heated.tracking.publishing import patiently
 from heated.tracking.registry import keep
 from heated.tracking.results import track
 
@@ -23,7 +25,7 @@ def main(runs: Path, report: Path, tracked: Path) -> None:
         keys |= {f"{dataset}/{each.record['method']}": each.record["key"] for each in trained}
         if params.tracking.models != "none":
             register = params.tracking.models == "registered"
-            keep(trained, **params.chosen_by(dataset), register=register)
+            patiently(partial(keep, trained, **params.chosen_by(dataset), register=register))
     write_json(tracked, keys)
 
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from heated.augment import Draws
 from heated.errors import InputError
@@ -150,6 +151,15 @@ def test_the_file_is_safetensors_and_holds_no_pickle(tmp_path):
     header = int.from_bytes(path.read_bytes()[:8], "little")
     tensors = sum(value.nbytes for value in model.state_dict().values())
     assert path.stat().st_size == 8 + header + tensors
+
+
+@pytest.mark.parametrize("damage", [b"", b"no model", None])
+def test_a_file_that_is_no_model_of_ours_is_refused(tmp_path, damage):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(2)}, path)  # another program's
+    path.write_bytes(path.read_bytes() if damage is None else damage)
+    with pytest.raises(InputError, match="is damaged, or no model of the stage 'train'"):
+        load(path, CPU)
 
 
 def test_a_missing_file_names_the_stage_that_makes_it(tmp_path):

@@ -66,6 +66,11 @@ def test_bytes_base64_pixels_and_lists_of_an_image_embed_alike(embedder):
     assert all(np.array_equal(found[0], each) for each in found)
 
 
+def test_grey_pixels_may_have_their_channel(embedder):
+    grey = np.random.default_rng(0).integers(256, size=(2, 31, 23), dtype=np.uint8)
+    assert np.array_equal(embedder.predict(grey[..., None]), embedder.predict(grey))
+
+
 def test_a_batch_of_one_size_is_an_array(embedder):
     random = np.random.default_rng(0)
     for shape in [(3, 9, 11), (3, 9, 11, 3)]:

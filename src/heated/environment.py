@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
+RESULTS = ("dvc.lock", "metrics.json")  # in git, and written by the stages themselves
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -35,10 +36,12 @@ def processor() -> str:
 
 
 def source_commit() -> dict[str, Any]:
-    """The commit, whether the tree differed from it, and DVC's names for stage and experiment."""
+    """The commit, whether the tree differed from it, but for the results that a build writes, and
+    DVC's names for stage and experiment."""
+    source = [":/", *(f":(top,exclude){name}" for name in RESULTS)]
     return {
         "commit": git("rev-parse", "HEAD"),
-        "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "modified": bool(git("status", "--porcelain", "--untracked-files=no", "--", *source)),
         "stage": os.environ.get("DVC_STAGE"),
         "experiment": os.environ.get("DVC_EXP_NAME"),
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -136,12 +136,18 @@ def save(path: Path, model: Model) -> None:
 
 def load(path: Path, device: torch.device) -> Model:
     """The model that `save` wrote, ready to embed; without the loss where it is another library's,
-    which nothing else needs."""
-    with safe_open(required(path, "train"), "pt") as file:
-        known = json.loads(file.metadata()["architecture"])
+    which nothing else needs. InputError where the file is damaged or another program's."""
+    try:
+        with safe_open(required(path, "train"), "pt") as file:
+            known = json.loads(file.metadata()["architecture"])
+        weights = load_file(path)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged, or no model of the stage 'train': {error!r}; give another one, or "
+            "delete it and run `dvc repro`"
+        ) from error
     known["image_shape"] = tuple(known["image_shape"])
     architecture = Architecture(**known)
-    weights = load_file(path)
     if architecture.loss is not None:
         architecture = replace(architecture, loss=None, miner=None)
         weights = {name: value for name, value in weights.items() if not name.startswith("head.")}

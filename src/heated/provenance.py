@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from heated.checkpoints import fingerprint
 from heated.environment import environment, source_commit
 from heated.history import Row
 from heated.runs import Run
@@ -15,18 +16,20 @@ Record = dict[str, Any]
 
 
 def of(run: Run, tags: Mapping[str, str], params: Mapping[str, Any]) -> Record:
-    """What is known of a run before it is trained; `key` is the same for equal training. tags: by
-    what it is grouped, its method and its recipe among them."""
+    """What is known of a run before it is trained. tags: by what it is grouped, its method and its
+    recipe among them. `key` tells it from others in MLflow: two methods may be trained alike, and
+    another processor rounds differently."""
+    machine = environment(run.device)
     return {
         "dataset": tags["recipe"],
         "method": tags["method"],
         "tags": dict(tags),
-        "key": run.key(),
+        "key": fingerprint([run.key(), tags["method"], dict(params), machine["device"]]),
         "params": dict(params),
         "data_sha256": run.digest,
         "split": parts(run.data),
         "source": source_commit(),
-        "environment": environment(run.device),
+        "environment": machine,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "seeds": {},
     }

@@ -76,8 +76,9 @@ class Embedder:
 
 
 def content(image: Image) -> Content:
-    """What `decode` takes, from an image file's bytes, the same in base64, or pixels (H, W) or
-    (H, W, 3), whole numbers from 0 to 255, as an array or as lists; InputError for all else."""
+    """What `decode` takes, from an image file's bytes, the same in base64, or pixels (H, W),
+    (H, W, 1) or (H, W, 3), whole numbers from 0 to 255, as an array or as lists; InputError for all
+    else."""
     if isinstance(image, bytes):
         return image
     if isinstance(image, str):
@@ -90,6 +91,7 @@ def content(image: Image) -> Content:
         pixels = np.asarray(pixels.tolist()) if pixels.dtype == object else pixels
     except ValueError as error:
         raise InputError("came lists of different lengths; allowed: pixels (H, W, 3)") from error
+    pixels = pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
     shaped = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
     if not (shaped and pixels.size and pixels.dtype.kind in "iu"):
         raise InputError(

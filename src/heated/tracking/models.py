@@ -20,7 +20,7 @@ from heated import serving
 from heated.errors import InputError
 from heated.files import whole
 from heated.tracking import shown
-from heated.tracking.store import opened_for_models
+from heated.tracking.store import opened_for_models, reason
 
 DATA = "data/model"  # in what MLflow keeps: the folder for `serving`
 REQUIRED = ("mlflow", "numpy", "pillow", "safetensors", "torch", "torchvision", "tqdm")
@@ -81,5 +81,5 @@ def read(uri: str) -> serving.Embedder:
         try:
             found = download_artifacts(uri, dst_path=folder, tracking_uri=where)
         except (MlflowException, OSError) as error:
-            raise InputError(f"{uri} cannot be had from {shown(where)}: {error}") from error
+            raise InputError(f"{uri} cannot be had from {shown(where)}: {reason(error)}") from error
         return serving.read(Path(found) / DATA)

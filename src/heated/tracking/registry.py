@@ -13,7 +13,7 @@ from typing import Any
 from heated import serving
 from heated.tracking import Record
 from heated.tracking.models import save
-from heated.tracking.store import Store, opened_for_models
+from heated.tracking.store import Store, alone, opened_for_models
 
 DIGEST, CHAMPION = "heated.digest", "champion"
 
@@ -59,12 +59,13 @@ def keep(
     """
     opened_for_models()
     models = [Chosen(run, *best_seed(run.metrics, metric), packing) for run in runs]
-    kept = [logged(model) for model in models]
-    if register and models:
-        versions = [registered(model, number) for model, number in zip(models, kept, strict=True)]
-        values = [model.value for model in models]
-        client, name = Store(runs[0].record).client, registered_name(runs[0].record)
-        client.set_registered_model_alias(name, CHAMPION, versions[values.index(max(values))])
+    with alone():
+        kept = [logged(model) for model in models]
+        if register and models:
+            versions = [registered(*each) for each in zip(models, kept, strict=True)]
+            values = [model.value for model in models]
+            client, name = Store(runs[0].record).client, registered_name(runs[0].record)
+            client.set_registered_model_alias(name, CHAMPION, versions[values.index(max(values))])
 
 
 def best_seed(metrics: Mapping[str, Mapping[str, Any]], metric: str | None) -> tuple[int, float]:
