@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from conftest import ROOT, Project
 from playwright.sync_api import Browser, Page, sync_playwright
-from reported import GRIDS, chapter
+from reported import GRIDS, chapter, comparison
 from test_page import EXAMPLES
 
 from heated.files import write_text
 from heated.reporting.page import page as written_page
+from heated.statistics import summaries
 
 pytestmark = pytest.mark.xdist_group("built")
 ARTEFACTS = ROOT / "tests" / "artefacts"
@@ -70,21 +71,33 @@ def built_page(built: Project) -> Path:
 
 @pytest.fixture(scope="module")
 def long_page(results: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page of four methods, in an order that is that of no column, and with long names."""
+    """A page of four methods, in an order that is that of no column, and with long names; claims on
+    them come to every verdict."""
     names = ["bn-16", "ln", "bn-4", "a-method-with-a-name-that-does-not-end-soon"]
     values = [0.5, 0.9, 0.1, 0.7]
     made = [
         replace(
             results[0],
             method=name,
-            metrics={"recall_at_1": {**results[0].metrics["recall_at_1"], "mean": value}},
+            metrics=summaries(
+                {seed: {"recall_at_1": value + seed % (2 + number) / 1e6} for seed in range(4)}
+            ),
         )
-        for name, value in zip(names, values, strict=True)
+        for number, (name, value) in enumerate(zip(names, values, strict=True))
     ]
+    compared = {"holds": ["bn-4"], "fails": names[3:], "undecided": ["bn-16"], "not run": ["sm"]}
+    claims = {
+        verdict: {
+            "says": f"Claimed, and it is: {verdict}",
+            "origin": "open",
+            "all": [comparison(["bn-16"], less), comparison(["ln"], ["bn-4"])],
+        }
+        for verdict, less in compared.items()
+    }
     grids = GRIDS | {"run": {"datasets": ["digits"], "methods": names}}
     examples = [replace(each, query=replace(each.query, class_name="n" * 90)) for each in EXAMPLES]
     path = tmp_path_factory.mktemp("page") / "index.html"
-    write_text(path, written_page([chapter(made, grids=grids, claims={}, examples=examples)]))
+    write_text(path, written_page([chapter(made, grids=grids, claims=claims, examples=examples)]))
     return path
 
 
@@ -111,6 +124,19 @@ def test_the_built_page_tells_of_every_claim(visit, built_page, built):
     listed = visit(built_page).page.locator(".verdicts > li, .absent li").count()
     claims = json.loads((built.folder / "report/claims.json").read_text(encoding="utf-8"))
     assert listed == len(claims) > 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_verdict_is_told_in_words_that_are_seen(visit, long_page, scheme):
+    visited = visit(long_page, scheme=scheme)
+    for kind in ("holds", "fails", "undecided"):
+        (item,) = visited.page.locator(f".verdicts > li.{kind}").all()
+        assert f"Claimed, and it is: {kind}" in item.inner_text()
+        assert kind in item.locator(".verdict").inner_text()
+        assert item.locator("details li").count() == 2
+    visited.page.locator(".absent summary").click()
+    assert "Claimed, and it is: not run" in visited.page.locator(".absent li").inner_text()
+    assert visited.problems == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -177,9 +203,9 @@ def test_all_text_has_the_contrast_that_wcag_asks_for(visit, built_page, long_pa
 
 
 def column(page: Page, number: int) -> list[str]:
-    """What stands in a column of the first table."""
+    """What stands in a column of the first table, intervals apart."""
     cells = page.locator("table.sortable").first.locator(f"tbody tr > :nth-child({number})")
-    return [text.strip() for text in cells.all_inner_texts()]
+    return [text.partition("±")[0].strip() for text in cells.all_inner_texts()]
 
 
 def test_a_heading_sorts_rising_then_falling_by_click(visit, long_page):
