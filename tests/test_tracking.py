@@ -244,6 +244,17 @@ def test_of_two_runs_that_two_machines_created_at_once_one_is_left(client):
     assert left.info.start_time == 4000
 
 
+def test_a_seed_fewer_leaves_the_others_run_under_the_new_means(client):
+    publish(record("fewer"), HISTORIES, METRICS)
+    few = summaries({0: {name: summary["seeds"]["0"] for name, summary in METRICS.items()}})
+    publish(record("fewer"), {0: HISTORIES[0]}, few)
+    (parent,) = runs(client, "fewer", "run")
+    assert parent.data.metrics["interval/n"] == 1
+    for seed in HISTORIES:
+        run = child(client, "fewer", seed)
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+
+
 def test_publishing_twice_adds_no_run_and_no_point(client):
     before = every_point(client, "whole")
     publish(record("whole"), HISTORIES, METRICS)

@@ -14,7 +14,7 @@ from heated.tracking.naming import (
     seed_points,
     summary_names,
 )
-from heated.tracking.store import NOTE, Store, alone, told
+from heated.tracking.store import NOTE, PARENT, Store, alone, told
 
 Summaries = Mapping[str, Mapping[str, Any]]
 Histories = Mapping[int, Sequence[Row]]
@@ -61,8 +61,11 @@ def parent_run(store: Store, histories: Histories, metrics: Summaries) -> Any:
     points = mean_points(histories) if metrics else []
     run = store.run(title, key, kind="run")
     if points and store.contradicts(run, points):
+        seeds = store.children(run)
         store.client.delete_run(run.info.run_id)
         run = store.run(title, key, kind="run")
+        for seed in seeds:
+            store.tag(seed, {PARENT: run.info.run_id})
     took = seconds(record, histories)
     store.add(run, points, seconds=took)
     store.add(run, [(summary_names(metrics), LAST)], seconds=took, revise=True)

@@ -144,6 +144,11 @@ class Store:
             self.client.delete_run(double.info.run_id)
         return runs[0] if runs else None
 
+    def children(self, run: Any) -> list[Any]:
+        """The runs under a run."""
+        query = f"tags.`{PARENT}` = '{run.info.run_id}'"
+        return list(self.client.search_runs([self.experiment], query))
+
     def describe(self, run: Any, more: Mapping[str, Any]) -> None:
         """The run's parameters and data set, unless it has them; MLflow lets none be changed."""
         from mlflow.entities import Param
