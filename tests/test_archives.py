@@ -124,6 +124,31 @@ def test_a_tampered_zip_is_told(tmp_path):
         archives.read_one(place, "a.bin")
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [(6, 1, "is encrypted"), (8, 9, "method is not supported")],  # the flags, and deflate64
+    ids=["encrypted", "deflate64"],
+)
+def test_a_zip_that_cannot_be_unpacked_is_told_with_what_can(tmp_path, place, value, told):
+    with zipfile.ZipFile(tmp_path / "a", "w") as archive:
+        archive.writestr("a.bin", b"one")
+    content = bytearray((tmp_path / "a").read_bytes())
+    content[place] = content[content.index(b"PK\1\2") + place + 2] = value
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(InputError, match=rf"{told}.*allowed: a zip that is stored or deflated"):
+        archives.read_one(tmp_path / "a", "a.bin")
+
+
+def test_damage_in_a_zip_packed_by_lzma_is_told(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.bin", bytes(range(256)) * 20)
+    content = bytearray((tmp_path / "a").read_bytes())
+    content[60:80] = b"\xff" * 20
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(InputError, match="is damaged or no archive"):
+        archives.read_one(tmp_path / "a", "a.bin")
+
+
 def test_what_is_no_archive_is_told(tmp_path):
     (tmp_path / "a").write_bytes(b"<html>not found</html>" * 100)
     with pytest.raises(InputError, match="no archive"):

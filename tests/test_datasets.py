@@ -93,7 +93,7 @@ def test_a_real_set_has_its_counts_once_packed(mirror, tmp_path, name):
     kind, options, rule, rule_options, train, test = REAL[name]
     if not any((mirror / f"{name}{end}").exists() for end in ("", ".zip")):
         pytest.skip(f"{name} is not in the mirror")
-    place = {"path": str(mirror / name)} if kind == "folder" else {}
+    place = {"path": f"../{name}"} if kind == "folder" else {}
     source, raw = SOURCES[kind](**place, **options), tmp_path / "raw"
     copy = copies.found(source, str(mirror), kind)
     if copy is None:

@@ -1,6 +1,8 @@
 """The readers of the paper's data sets on small archives in their layouts."""
 
 import gzip
+import os
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -11,7 +13,9 @@ import pytest
 
 from heated import copies
 from heated.decoding import decode
+from heated.downloading import DownloadError, gather
 from heated.errors import InputError
+from heated.samples import SEEN
 from heated.sources import SOURCES, cars196, cub200, in_shop, mnist, omniglot, sop
 from heated.sources.source import Source
 from heated.splits import split
@@ -133,6 +137,18 @@ def test_a_copy_of_the_cars_with_a_directory_a_class_gives_the_same_classes(tmp_
         assert PurePosixPath(name).parent.name == samples.class_names[label]
 
 
+def test_for_the_cars_it_is_told_where_a_copy_with_a_directory_a_class_is_put(tmp_path):
+    with pytest.raises(DownloadError) as told:
+        gather(SOURCES["cars196"]().files, tmp_path / "raw", mirror="mirror", subfolder="cars196")
+    for name in ("car_ims.tgz", "cars_annos.mat"):
+        assert (
+            "Fetch it by hand from a copy of the original site, and put it at "
+            f"mirror/cars196/{name}, where HEATED_MIRROR or download.mirror names mirror. Or put a "
+            "copy with a directory a class (a folder, .zip or .tar) at mirror/cars196, in place of "
+            "all the set's files."
+        ) in str(told.value)
+
+
 def test_an_unpacked_copy_of_the_cars_with_annotations_inside_is_read(tmp_path):
     images = layouts.cars196_images()
     files = {f"cars/car_ims/{name}": content for name, (_, content) in images.items()}
@@ -166,6 +182,57 @@ def test_mnist_leaves_out_the_first_images_and_keeps_their_bytes(tmp_path):
     np.testing.assert_array_equal(contents, kept)
 
 
+IN_SHOP_LIST = "list_eval_partition.txt"
+DAMAGED = {  # set, what writes its files, the damaged one, what stands there then, what is told
+    "birds, no number": ("cub200", "images.txt", b"one 099.Ovenbird/1.jpg\n", "ValueError"),
+    "birds, binary": ("cub200", "images.txt", b"\xff\xfe\0", "UnicodeDecodeError"),
+    "birds, an image more": ("cub200", "image_class_labels.txt", b"99 1\n", "KeyError"),
+    "cars, no table": ("cars196", "cars_annos.mat", b"<html>not found</html>" * 20, "ValueError"),
+    "cars, empty": ("cars196", "cars_annos.mat", b"", "MatReadError"),
+    "cars, cut": ("cars196", "cars_annos.mat", layouts.cars196_annotations()[:9000], "OSError"),
+    "clothes, a column less": ("in-shop", IN_SHOP_LIST, b"1\nhead\nimg/1.jpg 1\n", "ValueError"),
+    "clothes, binary": ("in-shop", IN_SHOP_LIST, b"\xff\xfe\0", "UnicodeDecodeError"),
+    "products, a column less": ("sop", "Ebay_train.txt", b"head\n1 1 1\n", "ValueError"),
+    "products, no number": ("sop", "Ebay_test.txt", b"head\n1 x 1 a.jpg\n", "ValueError"),
+    "products, binary": ("sop", "Ebay_test.txt", b"\xff\xfe\0", "UnicodeDecodeError"),
+}
+
+
+def unpacked(name, folder):
+    """The class of each image of a set, whose files lie in the folder then, out of archives."""
+    (folder / "made").mkdir(parents=True)
+    classes = SETS[name][0](folder / "made")
+    for path in sorted((folder / "made").iterdir()):
+        if path.suffix in (".zip", ".tgz"):
+            shutil.unpack_archive(path, folder, "zip" if path.suffix == ".zip" else "gztar")
+        else:
+            path.replace(folder / path.name)
+    shutil.rmtree(folder / "made")
+    return classes
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_table_is_told_with_its_name(tmp_path, damage):
+    name, table, content, told = DAMAGED[damage]
+    unpacked(name, tmp_path / "set")
+    (place,) = (tmp_path / "set").rglob(table)
+    place.write_bytes(content)
+    (tmp_path / "raw").mkdir()
+    copies.zip_folder(
+        place.parent if name in ("cub200", "sop") else tmp_path / "set", tmp_path / "raw/set.zip"
+    )
+    with pytest.raises(InputError, match=rf"{table}.* is damaged \({told}: .*fetch it again"):
+        SETS[name][1](tmp_path / "raw")
+
+
+def test_an_image_that_is_listed_and_not_there_is_told(tmp_path):
+    files, _ = layouts.cub200_files()
+    lost = "CUB_200_2011/images/101.White_Pelican/White_Pelican_0001_1.jpg"
+    layouts.tar(tmp_path / "a.tgz", {n: content for n, content in files.items() if n != lost})
+    with pytest.raises(InputError, match=rf"a\.tgz: 1 images .* are not there, such as {lost}"):
+        SETS["cub200"][1](tmp_path)
+
+
 def test_what_is_no_idx_file_is_told(tmp_path):
     layouts.mnist(tmp_path)
     path = tmp_path / "t10k-images-idx3-ubyte.gz"
@@ -195,6 +262,29 @@ def test_an_unpacked_copy_in_the_mirror_gives_the_same_samples(tmp_path, subfold
     assert ends(samples.names, expected) == list(expected)
     stored = dict(samples.contents(0))
     assert all(stored[i] == files[name] for i, name in enumerate(samples.names))
+
+
+@pytest.mark.parametrize("name", ["cars196", "in-shop"])
+@pytest.mark.parametrize("subfolder", ["", "copy"])
+def test_an_unpacked_copy_with_one_of_the_sets_files_is_a_copy(tmp_path, name, subfolder):
+    folder, raw = tmp_path / "mirror" / subfolder / name, tmp_path / "raw"
+    classes = unpacked(name, folder)
+    place = copies.found(SOURCES[name](), str(tmp_path / "mirror"), subfolder or name)
+    assert place == folder
+    raw.mkdir()
+    copies.collect(place, raw)
+    samples = SETS[name][1](raw)
+    assert [samples.class_names[label] for label in samples.labels] == list(classes.values())
+
+
+@pytest.mark.parametrize("name", ["cars196", "omniglot", "in-shop"])
+def test_a_folder_with_some_of_the_sets_archives_is_no_copy(tmp_path, name):
+    """What is missing is fetched, or told."""
+    (tmp_path / name).mkdir()
+    SETS[name][0](tmp_path / name)
+    source = SOURCES[name]()
+    (tmp_path / name / source.files[1].name).unlink()
+    assert copies.found(source, str(tmp_path), name) is None
 
 
 def test_the_same_folder_gives_the_same_bytes(tmp_path):
@@ -227,6 +317,43 @@ def test_a_linked_directory_in_a_copy_is_refused(tmp_path):
     (tmp_path / "mirror" / "CUB_200_2011" / "round").symlink_to(tmp_path / "mirror")
     with pytest.raises(InputError, match="is a link to a directory"):
         collected(SOURCES["cub200"](), tmp_path / "mirror", tmp_path / "raw")
+
+
+def test_a_name_that_no_zip_can_hold_is_refused(tmp_path):
+    layouts.spread(tmp_path / "mirror", layouts.cub200_files()[0])
+    name = os.fsdecode(b"caf\xe9.txt")
+    (tmp_path / "mirror" / "CUB_200_2011" / name).write_bytes(b"")
+    with pytest.raises(
+        InputError, match=r"CUB_200_2011: the name 'caf\\udce9\.txt' is not in UTF-8"
+    ):
+        collected(SOURCES["cub200"](), tmp_path / "mirror", tmp_path / "raw")
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_copy_for_which_there_is_no_room_is_told_before_it_is_made(tmp_path, monkeypatch, kind):
+    files, _ = layouts.cub200_files()
+    place = tmp_path / ("CUB_200_2011" if kind == "folder" else "birds.zip")
+    if kind == "folder":
+        layouts.spread(tmp_path, files)
+        total = sum(len(content) for name, content in files.items() if "CUB" in name)
+    else:
+        layouts.zipped(place, files)
+        total = place.stat().st_size
+    (tmp_path / "raw").mkdir()
+    used = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: used._replace(free=total - 1))
+    told = rf"of {place} in {tmp_path} cannot be made: {total:,} bytes more are needed in"
+    with pytest.raises(DownloadError, match=told):
+        copies.collect(place, tmp_path / "raw")
+    assert list((tmp_path / "raw").iterdir()) == []
+
+
+def test_a_disk_that_fills_up_is_told_with_the_copy(tmp_path):
+    layouts.spread(tmp_path, layouts.cub200_files()[0])
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "CUB_200_2011.zip").symlink_to("/dev/full")
+    with pytest.raises(DownloadError, match=r"CUB_200_2011 in .* cannot be made: .*No space left"):
+        copies.collect(tmp_path / "CUB_200_2011", tmp_path / "raw")
 
 
 # --- a folder --------------------------------------------------------------------------------
@@ -294,6 +421,46 @@ def test_a_test_part_is_query_and_gallery(tmp_path):
     assert parted.query.sum() == parted.train.sum() == 4
 
 
+PARTLY = {  # by what is tested: the parts with their classes, each with the images 1 and 2
+    "of the same classes": {"train": "ab", "test": "ab"},
+    "of some of them": {"train": "abc", "test": "ab"},
+    "queries of the same classes": {"train": "ab", "query": "ab", "gallery": "abc"},
+}
+
+
+def names_of(parts):
+    named = [f"{part}/{c}/{n}.jpg" for part, cs in parts.items() for c in cs for n in (1, 2)]
+    return {name: seed for seed, name in enumerate(named)}
+
+
+@pytest.mark.parametrize("parts", PARTLY)
+def test_parts_whose_tested_classes_all_train_test_other_images_of_them(tmp_path, parts):
+    samples = given(tmp_path, pictures(names_of(PARTLY[parts])), "parts")
+    assert split(samples, "source").tested == SEEN
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ({"train": "abx", "test": "abcy"}, "2 of 4 tested classes also train, such as a, b;"),
+        ({"train": "abcdef", "test": "abcdg"}, "4 of 5 tested classes also train, such as a, b, c"),
+        ({"train": "ab", "query": "bc", "gallery": "bc"}, "1 of 2 tested classes also train"),
+    ],
+)
+def test_parts_of_which_some_tested_classes_train_are_refused(tmp_path, parts, told):
+    with pytest.raises(InputError, match=f"layout parts: {told}"):
+        given(tmp_path, pictures(names_of(parts)), "parts")
+
+
+def test_images_right_in_a_part_are_refused(tmp_path):
+    names = names_of({"train": "ab", "test": "cd"}) | {"train/1.jpg": 9}
+    with pytest.raises(
+        InputError,
+        match=r"train/1\.jpg lies in no directory of a class; wanted: <part>/<class>/<image>",
+    ):
+        given(tmp_path, pictures(names), "parts")
+
+
 def test_other_parts_are_refused(tmp_path):
     with pytest.raises(InputError, match="layout parts: came the directories ape, bee, cat; allow"):
         given(tmp_path, pictures(ZOO), "parts")
@@ -318,5 +485,44 @@ def test_a_folder_without_images_is_refused(tmp_path):
 
 
 def test_a_path_where_nothing_lies_is_told(tmp_path):
-    with pytest.raises(InputError, match="source.path: nothing lies at"):
+    with pytest.raises(InputError, match=f"source.path: nothing lies at {tmp_path}/no;"):
         copies.found(folder(tmp_path / "no"), None, "folder")
+
+
+@pytest.mark.parametrize("path", ["../zoo", "../zoo.zip", "zoo", "./more/../zoo.zip"])
+@pytest.mark.parametrize("subfolder", ["", "folder"])
+def test_what_is_not_at_a_relative_path_is_looked_for_in_the_mirror(
+    tmp_path, monkeypatch, path, subfolder
+):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
+    mirror = tmp_path / "mirror"
+    (mirror / subfolder).mkdir(parents=True)
+    layouts.zipped(mirror / subfolder / "zoo.zip", pictures(ZOO))
+    source = SOURCES["folder"](path=path, layout="classes")
+    assert copies.found(source, str(mirror), "folder") == mirror / subfolder / "zoo.zip"
+
+
+def test_the_projects_own_path_goes_before_the_mirror(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
+    for place in ("project/zoo", "mirror/zoo"):
+        layouts.spread(tmp_path / place, pictures(ZOO))
+    source = SOURCES["folder"](path="zoo", layout="classes")
+    assert copies.found(source, str(tmp_path / "mirror"), "folder") == tmp_path / "project/zoo"
+
+
+def test_an_absolute_path_is_looked_for_there_alone(tmp_path):
+    layouts.spread(tmp_path / "mirror" / "zoo", pictures(ZOO))
+    with pytest.raises(InputError, match=f"nothing lies at {tmp_path}/zoo;"):
+        copies.found(folder(tmp_path / "zoo"), str(tmp_path / "mirror"), "folder")
+
+
+def test_a_relative_path_where_nothing_lies_is_told_with_the_places_in_the_mirror(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
+    (tmp_path / "mirror").mkdir()
+    source = SOURCES["folder"](path="../zoo", layout="classes")
+    places = [tmp_path / place for place in ("project/../zoo", "mirror/folder/zoo", "mirror/zoo")]
+    told = " nor at ".join(map(str, places))
+    with pytest.raises(InputError, match=f"source.path: nothing lies at {told};"):
+        copies.found(source, str(tmp_path / "mirror"), "folder")

@@ -149,9 +149,11 @@ def stopped(images, folder, monkeypatch, **options):
         yield from islice(samples(images).contents(skip), 7)  # two more are ahead
         raise OSError("unplugged")
 
-    with pytest.raises(OSError, match="unplugged"):
+    kept = folder.with_name(f".{folder.name}.partial")
+    told = f"{folder} cannot be made: unplugged.\nWhat is packed so far stays in {kept}; the next"
+    with pytest.raises(OSError, match=told):
         packed(replace(samples(images), contents=contents), folder, workers=1, **options)
-    assert read_json(folder.with_name(f".{folder.name}.partial") / "progress.json")["done"] == 5
+    assert read_json(kept / "progress.json")["done"] == 5
 
 
 def test_the_same_call_goes_on_where_the_last_one_was_stopped(tmp_path, monkeypatch):
@@ -277,6 +279,7 @@ def test_damaged_images_stop_the_packing_in_the_end_and_are_named(tmp_path):
     assert len(seen) == 10
     assert "2 of 10 images are damaged; allowed: 1" in str(told.value)
     assert "packing.damaged: 2" in str(told.value)
+    assert "dvc repro --force --single-item download@<the data set>\n" in str(told.value)
     assert "\n  1.png: no image, or of an unknown format\n  6.png: " in str(told.value)
     assert not (tmp_path / "packed").exists()
 
@@ -332,6 +335,42 @@ def test_few_contents_are_in_memory_at_a_time(tmp_path, monkeypatch):
     for _ in packing.done(contents(), list, 2):
         decoded += 1
     assert decoded == read == 100
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([1] * 7, [3, 3, 1]),
+        ([10, 1, 1, 1], [1, 3]),
+        ([4, 6, 1, 12, 5, 4, 3], [2, 2, 3]),
+        ([30] * 3, [1, 1, 1]),
+        ([], []),
+    ],
+)
+@pytest.mark.parametrize("kind", [bytes, lambda size: np.zeros((size, 1, 3), np.uint8)])
+def test_a_piece_ends_by_its_count_or_its_bytes(monkeypatch, sizes, expected, kind):
+    monkeypatch.setattr(packing, "PIECE", 3)
+    monkeypatch.setattr(packing, "FULL", 10 if kind is bytes else 30)
+    contents = [(number, kind(size)) for number, size in enumerate(sizes)]
+    made = list(packing.pieces(contents))
+    assert [len(piece) for piece in made] == expected
+    assert [number for piece in made for number, _ in piece] == list(range(len(sizes)))
+
+
+def test_large_images_are_read_one_by_one(monkeypatch):
+    monkeypatch.setattr(packing, "FULL", 100)
+    read, told = 0, 0
+
+    def contents():
+        nonlocal read
+        for number in range(40):
+            read += 1
+            assert read - told <= 2 * 2 + 2
+            yield number, bytes(100)
+
+    for _ in packing.done(contents(), list, 2):
+        told += 1
+    assert told == 40
 
 
 def test_what_was_not_packed_is_told_with_the_stage_to_run(tmp_path):

@@ -105,7 +105,9 @@ def test_a_side_without_classes_is_refused():
 
 
 def test_a_test_class_of_one_image_is_refused_by_name():
-    with pytest.raises(InputError, match="the test class 'class 2' has one image"):
+    with pytest.raises(
+        InputError, match="the test class 'class 2' has one image.* download@<the data set>"
+    ):
         split(samples([0, 0, 1, 1, 2, 3, 3]), "halves")
 
 

@@ -5,6 +5,7 @@ or when it grows beyond reason.
 """
 
 import gzip
+import lzma
 import re
 import stat
 import tarfile
@@ -21,6 +22,14 @@ LARGEST_MEMBER = 1 << 30  # bytes of one file in an archive
 LARGEST_GROWTH = 100  # times the archive's own bytes, of all its files
 AHEAD = 1 << 20  # bytes that are read at a time
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+)
 SMALL = 1 << 30  # bytes of all its files that are no matter, however small the archive
 
 
@@ -115,8 +124,14 @@ def counted(path: Path, name: str, size: int, total: int, *, linked: bool) -> in
 
 @contextmanager
 def refused(path: Path) -> Iterator[None]:
-    """Damage met inside becomes an InputError that names the archive."""
+    """Damage met inside, or a kind of packing that is not read, becomes an InputError that names
+    the archive."""
     try:
         yield
-    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except DAMAGE as error:
         raise InputError(f"{path} is damaged or no archive ({error}); fetch it again") from error
+    except RuntimeError as error:  # as zipfile tells a password and an unknown method
+        raise InputError(
+            f"{path} cannot be unpacked ({error}); allowed: a zip that is stored or deflated and "
+            "has no password, or a tar; pack it so, or unpack it"
+        ) from error

@@ -2,37 +2,60 @@
 
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from heated.downloading import DownloadError
+from heated.downloading.half import check_room
 from heated.errors import InputError
-from heated.sources.source import Source
+from heated.sources.source import ARCHIVES, Source
 
-ENDINGS = ("", ".zip", ".tar", ".tgz", ".tar.gz")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same folder gives the same bytes
 
 
 def found(source: Source, mirror: str | None, subfolder: str) -> Path | None:
     """A user's own copy of the data set: the first of `source.copies` that is there, with or
     without an archive's ending, at its absolute path, or in the mirror's `subfolder` or the mirror
-    itself. None where the mirror has the set's own files, is an address, or has neither.
+    itself. None where the mirror has all the set's own files, is an address, or has neither.
 
     InputError when a set that has no files of its own is not there.
     """
     bases = folders(mirror, subfolder)
-    if any((base / file.name).exists() for base in bases for file in source.files):
+    if any(whole(source, base) for base in bases):
         return None
-    for copy in source.copies:
-        for base in bases or [Path()]:
-            for ending in ENDINGS:
-                if (place := base / f"{copy}{ending}").exists():
-                    return place
+    wanted = places(source, bases)
+    for place in wanted:
+        for ending in ("", *ARCHIVES):
+            path = Path(f"{place}{ending}")
+            if path.exists() and not has_archive(source, path):
+                return path
     if not source.files:
         raise InputError(
-            f"source.path: nothing lies at {source.copies[0]}; allowed: a folder, zip or tar with "
-            "a directory a class"
+            f"source.path: nothing lies at {' nor at '.join(map(str, wanted))}; allowed: a folder, "
+            "zip or tar with a directory a class"
         )
     return None
+
+
+def whole(source: Source, folder: Path) -> bool:
+    """Whether a folder has all the files of a set that has files of its own."""
+    return bool(source.files) and all((folder / file.name).exists() for file in source.files)
+
+
+def has_archive(source: Source, folder: Path) -> bool:
+    """Whether a folder has an archive of the set's own: then it is no unpacked copy, and what it
+    lacks is fetched, or told."""
+    names = [file.name for file in source.files if file.name.endswith(ARCHIVES)]
+    return any((folder / name).exists() for name in names)
+
+
+def places(source: Source, bases: Sequence[Path]) -> list[Path]:
+    """Where copies may lie, but for an archive's ending."""
+    return [
+        place
+        for copy in map(Path, source.copies)
+        for place in ([copy] if copy.is_absolute() else [base / copy for base in bases])
+    ]
 
 
 def folders(mirror: str | None, subfolder: str) -> list[Path]:
@@ -43,11 +66,23 @@ def folders(mirror: str | None, subfolder: str) -> list[Path]:
 
 
 def collect(place: Path, raw: Path) -> None:
-    """The copy as the one archive in the folder `raw`."""
-    if place.is_dir():
-        zip_folder(place, raw / f"{place.name}.zip")
-        return
-    shutil.copyfile(place, raw / place.name)
+    """The copy as the one archive in the folder `raw`; DownloadError where it cannot be stored."""
+    try:
+        check_room(raw, size(place))
+        if place.is_dir():
+            zip_folder(place, raw / f"{place.name}.zip")
+        else:
+            shutil.copyfile(place, raw / place.name)
+    except OSError as error:
+        raise DownloadError(
+            f"The copy of {place} in {raw.parent} cannot be made: {error}.\n"
+            "Nothing of it stays there; put that right, and start this again."
+        ) from error
+
+
+def size(place: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    return sum(path.stat().st_size for path in (files(place) if place.is_dir() else [place]))
 
 
 def zip_folder(folder: Path, target: Path) -> None:
@@ -62,8 +97,10 @@ def zip_folder(folder: Path, target: Path) -> None:
 
 def files(folder: Path) -> Iterator[Path]:
     """All files below a folder, in the order of their names; InputError at a linked directory,
-    which may lead round in a circle."""
+    which may lead round in a circle, and at a name that a zip cannot hold."""
     for path in sorted(folder.iterdir()):
+        if any("\ud800" <= character <= "\udfff" for character in path.name):
+            raise InputError(f"{folder}: the name {path.name!r} is not in UTF-8; rename it")
         if path.is_symlink() and path.is_dir():
             raise InputError(f"{path} is a link to a directory; put the directory itself there")
         if path.is_dir():

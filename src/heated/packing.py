@@ -11,13 +11,12 @@ import json
 import shutil
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +37,13 @@ from heated.files import (
     write_json,
 )
 from heated.samples import Content, Samples, Split
-from heated.splits import check
+from heated.splits import AGAIN, check
 
 Piece = list[tuple[int, Content]]
 Told = tuple[int, str]  # an image's number, and how it is damaged, or nothing
 
-PIECE = 8  # images that a thread decodes at a time
+PIECE = 8  # images at most that a thread decodes at a time
+FULL = 2**23  # bytes of their files, with which a piece of fewer images ends
 KEPT_EVERY = 1000  # images, after which a killed call is taken up at most so many back
 TOLD = 20  # damaged images that are named
 MIB = 2**20
@@ -81,7 +81,7 @@ def pack(
     square = partial(decode, size=size, fit=fit, colour=colour, filter=filter)
     shape = (len(samples.labels), size, size, CHANNELS[colour])
     work = folder.with_name(f".{folder.name}.partial")
-    with alone(work, folder):
+    with alone(work, folder), resumable(work, folder):
         progress = begun(work, shape, fingerprint(samples, source, square.keywords))
         if progress.done < len(samples.labels):
             with one_thread() if colour == "rgb" else nullcontext():
@@ -110,6 +110,18 @@ def alone(work: Path, folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release(force=True)
+
+
+@contextmanager
+def resumable(work: Path, folder: Path) -> Iterator[None]:
+    """What the system refuses is told with the folder, and with what stays of it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot be made: {error}.\n"
+            f"What is packed so far stays in {work}; the next run goes on with it."
+        ) from error
 
 
 def fingerprint(samples: Samples, source: Path, options: Mapping[str, Any]) -> str:
@@ -169,12 +181,27 @@ def done(
     """What `store` tells of each content, in their order; few are in memory at a time."""
     waiting: deque[Future[list[Told]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        while piece := list(islice(contents, PIECE)):
+        for piece in pieces(contents):
             waiting.append(pool.submit(store, piece))
             if len(waiting) > 2 * workers:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
+
+
+def pieces(contents: Iterable[tuple[int, Content]]) -> Iterator[Piece]:
+    """All the contents in their order, PIECE at a time; a piece ends, too, once it has FULL bytes,
+    so that few large images wait in memory."""
+    piece: Piece = []
+    size = 0
+    for number, content in contents:
+        piece.append((number, content))
+        size += content.nbytes if isinstance(content, np.ndarray) else len(content)
+        if len(piece) == PIECE or size >= FULL:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
 
 
 def stored(
@@ -205,7 +232,7 @@ def allowed(damaged: Mapping[str, str], samples: Samples, most: int) -> NDArray[
     if len(numbers) > most:
         raise InputError(
             f"{len(numbers)} of {len(samples.labels)} images are damaged; allowed: {most}. Fetch "
-            f"the archive again, or leave them out by `packing.damaged: {len(numbers)}`\n"
+            f"the archive again, or leave them out by `packing.damaged: {len(numbers)}`. {AGAIN}\n"
             + "\n".join(told)
         )
     if told:

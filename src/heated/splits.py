@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 from heated.errors import InputError
 from heated.samples import SEEN, Mask, Samples, Split
 
+AGAIN = (
+    "Images of one's own are read once; after a change to them: "
+    "dvc repro --force --single-item download@<the data set>"
+)
+
 
 def source(samples: Samples) -> Split:
     """The data set's own; InputError where it has none."""
@@ -99,12 +104,14 @@ def check(samples: Samples, parted: Split) -> None:
     for side, mask in (("training", parted.train), ("test", parted.query)):
         count = len(np.unique(samples.labels[mask]))
         if count < 2:
-            raise InputError(f"the {side} side has {count} classes; at least 2 are needed")
+            raise InputError(f"the {side} side has {count} classes; at least 2 are needed. {AGAIN}")
     if np.array_equal(parted.query, parted.gallery):
         alone = single(samples.labels[parted.query])
         if alone is not None:
             name = samples.class_names[alone]
-            raise InputError(f"the test class {name!r} has one image: none is left to be found")
+            raise InputError(
+                f"the test class {name!r} has one image: none is left to be found. {AGAIN}"
+            )
 
 
 def single(labels: NDArray[np.int64]) -> int | None:

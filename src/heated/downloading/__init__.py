@@ -115,7 +115,9 @@ def fetch(file: RemoteFile, folder: Path, *, mirror: str | None, subfolder: str)
 def advice(file: RemoteFile, mirror: str | None, subfolder: str) -> str:
     """Where a person gets the file, and where they put it."""
     base = mirror.rstrip("/") if mirror else "FOLDER"
-    return (
+    fetched = (
         f"Fetch it by hand{file.by_hand and f' from {file.by_hand}'}, and put it at "
         f"{base}/{subfolder}/{file.name}, where HEATED_MIRROR or download.mirror names {base}."
     )
+    other = f" Or put {file.instead} at {base}/{subfolder}, in place of all the set's files."
+    return f"{fetched}{file.instead and other}"

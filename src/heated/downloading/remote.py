@@ -33,7 +33,8 @@ class RemoteFile:
     """A file by name; `addresses` are URLs, or `package:name/file` for one that a package ships.
 
     Without a checksum its size decides, and where that is not given either, any bytes but
-    none do. Without addresses a person fetches it, from where `by_hand` says, into the mirror.
+    none do. Without addresses a person fetches it, from where `by_hand` says, into the mirror;
+    `instead`: what they may put there in place of all the set's files, under the set's name.
     """
 
     name: str
@@ -41,6 +42,7 @@ class RemoteFile:
     addresses: tuple[str, ...] = ()
     size: int | None = None  # bytes
     by_hand: str = ""
+    instead: str = ""
 
 
 def right(path: Path, file: RemoteFile) -> bool:

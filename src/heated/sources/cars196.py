@@ -13,15 +13,13 @@ from scipy.io import loadmat
 from heated import archives
 from heated.downloading import Checksum, RemoteFile
 from heated.samples import Samples
-from heated.sources.images import counted, in_directories, listed, parted
+from heated.sources.images import counted, in_directories, listed, parted, understood
 from heated.sources.source import Source, archive
 
 ANNOTATIONS = "cars_annos.mat"
 TRAINING_CLASSES = 98
-BY_HAND = (
-    "the archive of the original site, or a copy with a directory a class, as a folder or zip "
-    "named cars196"
-)
+BY_HAND = "a copy of the original site"
+INSTEAD = "a copy with a directory a class (a folder, .zip or .tar)"
 
 
 def reader(**counts: tuple[int, int]) -> Callable[[Path], Samples]:
@@ -44,22 +42,28 @@ def reader(**counts: tuple[int, int]) -> Callable[[Path], Samples]:
 
 
 def annotated(place: Path, names: list[str], annotations: bytes) -> Samples:
-    """By the MAT file: an entry an image, with `relative_im_path` and `class` from 1 on, and the
-    names of the classes."""
-    table = loadmat(BytesIO(annotations), squeeze_me=True)
-    class_names = [str(name) for name in table["class_names"]]
-    entries = zip(
-        table["annotations"]["relative_im_path"], table["annotations"]["class"], strict=True
-    )
-    classes = {str(path): int(number) for path, number in entries}
-    above = prefix(names, next(iter(classes)))
-    by_number = sorted(classes.items(), key=lambda pair: (pair[1], pair[0]))
-    ordered = {f"{above}{path}": class_names[number - 1] for path, number in by_number}
+    """By the MAT file, with the names of the classes in the order of their numbers."""
+    with understood(place, ANNOTATIONS):
+        class_names, classes = table(annotations)
+        above = prefix(names, next(iter(classes)))
+        ordered = {f"{above}{path}": class_names[number - 1] for path, number in classes.items()}
     return parted(listed({place: names}, ordered), set(class_names[:TRAINING_CLASSES]).__contains__)
 
 
+def table(annotations: bytes) -> tuple[list[str], dict[str, int]]:
+    """The names of the classes, and the class of each image, from 1 on, by its path, in the order
+    of the classes: of an entry an image with `relative_im_path` and `class`."""
+    told = loadmat(BytesIO(annotations), squeeze_me=True)
+    entries = zip(
+        told["annotations"]["relative_im_path"], told["annotations"]["class"], strict=True
+    )
+    classes = sorted((int(number), str(path)) for path, number in entries)
+    return [str(name) for name in told["class_names"]], {path: number for number, path in classes}
+
+
 def by_class(place: Path) -> Samples:
-    """By the name of each image's directory; the names' order is that of the official numbers."""
+    """By the name of each image's directory. The order of the names is not that of the official
+    numbers (Acura RL stands before Acura Integra there), but the first 98 are the same classes."""
     samples = in_directories(place, lambda directory: directory.name)
     return parted(samples, set(samples.class_names[:TRAINING_CLASSES]).__contains__)
 
@@ -75,9 +79,13 @@ SOURCE = Source(
             "car_ims.tgz",
             Checksum("md5", "d5c8f0aa497503f355e17dc7886c3f14"),
             by_hand=BY_HAND,
+            instead=INSTEAD,
         ),
         RemoteFile(
-            ANNOTATIONS, Checksum("md5", "b407c6086d669747186bd1d764ff9dbc"), by_hand=BY_HAND
+            ANNOTATIONS,
+            Checksum("md5", "b407c6086d669747186bd1d764ff9dbc"),
+            by_hand=BY_HAND,
+            instead=INSTEAD,
         ),
     ],
     read=reader(train=(8054, 98), query=(8131, 98)),

@@ -9,10 +9,11 @@ from pathlib import Path
 from heated import archives
 from heated.downloading import Checksum, RemoteFile
 from heated.samples import Samples
-from heated.sources.images import counted, listed, parted
+from heated.sources.images import counted, listed, parted, understood
 from heated.sources.source import Source, archive
 
 ROOT = "CUB_200_2011"
+TABLES = ("images.txt", "image_class_labels.txt")
 TRAINING_CLASSES = 100
 
 
@@ -23,11 +24,12 @@ def reader(**counts: tuple[int, int]) -> Callable[[Path], Samples]:
         """By images.txt (`number path`) and image_class_labels.txt (`number class`), in the order
         of the images' numbers, which is that of the classes."""
         place = archive(folder)
-        paths, labels = tables(place)
-        names = {path: path.split("/")[0] for _, path in sorted(paths.items())}
-        first = {
-            names[paths[image]] for image, label in labels.items() if label <= TRAINING_CLASSES
-        }
+        with understood(place, " or ".join(TABLES)):
+            paths, labels = tables(place)
+            names = {path: path.split("/")[0] for _, path in sorted(paths.items())}
+            first = {
+                names[paths[image]] for image, label in labels.items() if label <= TRAINING_CLASSES
+            }
         members = {f"{ROOT}/images/{path}": name for path, name in names.items()}
         samples = listed({place: archives.names(place)}, members)
         return counted(parted(samples, first.__contains__), "CUB-200-2011", **counts)
@@ -37,7 +39,7 @@ def reader(**counts: tuple[int, int]) -> Callable[[Path], Samples]:
 
 def tables(place: Path) -> tuple[dict[int, str], dict[int, int]]:
     """By the number of each image: its path, and its class."""
-    wanted = [f"{ROOT}/images.txt", f"{ROOT}/image_class_labels.txt"]
+    wanted = [f"{ROOT}/{table}" for table in TABLES]
     texts = {name: content.decode() for name, content in archives.read(place, wanted)}
     paths, labels = (
         {int(number): value for number, value in map(str.split, texts[name].splitlines())}

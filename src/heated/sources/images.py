@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -30,17 +31,21 @@ def by_name(classes: Mapping[str, str]) -> dict[str, str]:
 
 def directories(names: Sequence[str]) -> dict[str, PurePosixPath]:
     """The directory of each image file, below the directory that all of them lie in; InputError
-    where some lie in none."""
+    where some lie right there."""
     images = {path: path.parent for path in map(PurePosixPath, names) if is_image(path)}
     above = os.path.commonpath(set(images.values())) if images else ""
     relative = {parent: parent.relative_to(above) for parent in set(images.values())}
     below = {str(path): relative[parent] for path, parent in images.items()}
-    loose = next((name for name, directory in below.items() if not directory.parts), None)
-    if loose is not None:
-        raise InputError(
-            f"the image {loose} lies in no directory of a class; wanted: <class>/<image>"
-        )
+    nested(below, "<class>/<image>")
     return below
+
+
+def nested(below: Mapping[str, PurePosixPath], wanted: str) -> None:
+    """InputError unless each image lies at least so many directories deep as is `wanted`."""
+    depth = wanted.count("/")
+    loose = next((name for name, directory in below.items() if len(directory.parts) < depth), None)
+    if loose is not None:
+        raise InputError(f"the image {loose} lies in no directory of a class; wanted: {wanted}")
 
 
 def is_image(path: PurePosixPath) -> bool:
@@ -51,10 +56,16 @@ def is_image(path: PurePosixPath) -> bool:
 
 def listed(members: Mapping[Path, Sequence[str]], classes: Mapping[str, str]) -> Samples:
     """Of the archives' members, by archive, the images named in `classes` with the class of each,
-    in that order; classes are numbered as they come up. InputError where none is named, or two
-    classes differ in case alone."""
+    in that order; classes are numbered as they come up. InputError where none is named, one is in
+    no archive, or two classes differ in case alone."""
     class_names = tuple(dict.fromkeys(classes.values()))
     distinct(class_names)
+    lacking = set(classes).difference(*members.values())
+    if lacking:
+        raise InputError(
+            f"{', '.join(map(str, members))}: {len(lacking)} images that the set's list names are "
+            f"not there, such as {min(lacking)}; take a whole copy"
+        )
     numbers = {name: number for number, name in enumerate(class_names)}
     places = {name: place for place, name in enumerate(classes)}
 
@@ -86,6 +97,20 @@ def distinct(class_names: Sequence[str]) -> None:
                 f"the classes {other!r} and {name!r} differ in case alone, which is one class on "
                 f"some systems; rename one, or put their images together"
             )
+
+
+@contextmanager
+def understood(place: Path, table: str) -> Iterator[None]:
+    """Whatever goes wrong with what a table says becomes an InputError that names it and where it
+    lies."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # parsers raise about every kind there is
+        raise InputError(
+            f"{place}: {table} is damaged ({type(error).__name__}: {error}); fetch it again"
+        ) from error
 
 
 def parted(samples: Samples, trains: Callable[[str], bool]) -> Samples:

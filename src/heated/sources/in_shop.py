@@ -7,7 +7,7 @@ agreed to on the project's page, and no checksums are published.
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from heated import archives
 from heated.downloading import RemoteFile
 from heated.errors import InputError
 from heated.samples import Samples, Split
-from heated.sources.images import counted, listed
+from heated.sources.images import counted, listed, understood
 from heated.sources.source import Source, archive
 
 PARTITION = "list_eval_partition.txt"
@@ -30,11 +30,10 @@ def reader(**counts: tuple[int, int]) -> Callable[[Path], Samples]:
     """A reader that holds the set to these counts."""
 
     def read(folder: Path) -> Samples:
-        """By list_eval_partition.txt: a count, a heading, and `path item part` a line."""
         place = archive(folder)
         names = archives.names(place)
-        lines = partition(folder, place, names).splitlines()[2:]
-        rows = sorted(tuple(line.split()) for line in lines if line.strip())
+        with understood(folder, PARTITION):
+            rows = table(partition(folder, place, names).decode())
         unknown = {part for _, _, part in rows} - set(PARTS)
         if unknown:
             came, allowed = ", ".join(sorted(unknown)), ", ".join(PARTS)
@@ -48,13 +47,19 @@ def reader(**counts: tuple[int, int]) -> Callable[[Path], Samples]:
     return read
 
 
-def partition(folder: Path, place: Path, names: list[str]) -> str:
-    """The text of the list, beside the archive or, in a user's own copy, inside."""
+def partition(folder: Path, place: Path, names: list[str]) -> bytes:
+    """The list as it lies beside the archive or, in a user's own copy, inside."""
     beside = folder / PARTITION
     if beside.exists():
-        return beside.read_text(encoding="utf-8")
-    inside = next((name for name in names if name.endswith(PARTITION)), PARTITION)
-    return archives.read_one(place, inside).decode()
+        return beside.read_bytes()
+    inside = next((name for name in names if PurePosixPath(name).name == PARTITION), PARTITION)
+    return archives.read_one(place, inside)
+
+
+def table(text: str) -> list[tuple[str, str, str]]:
+    """Path, item and part of each image, sorted, of a list that a count and a heading begin."""
+    rows = (line.split() for line in text.splitlines()[2:] if line.strip())
+    return sorted((path, item, part) for path, item, part in rows)
 
 
 SOURCE = Source(

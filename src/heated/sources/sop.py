@@ -9,7 +9,7 @@ from pathlib import Path
 from heated import archives
 from heated.downloading import Checksum, RemoteFile
 from heated.samples import Samples
-from heated.sources.images import counted, listed, parted
+from heated.sources.images import counted, listed, parted, understood
 from heated.sources.source import Source, archive
 
 ROOT = "Stanford_Online_Products"
@@ -23,7 +23,8 @@ def reader(**counts: tuple[int, int]) -> Callable[[Path], Samples]:
         place = archive(folder)
         lists = [f"{ROOT}/Ebay_{part}.txt" for part in ("train", "test")]
         texts = dict(archives.read(place, lists))
-        train, test = (table(texts[name].decode()) for name in lists)
+        with understood(place, " or ".join(lists)):
+            train, test = (table(texts[name].decode()) for name in lists)
         samples = listed({place: archives.names(place)}, train | test)
         trained = set(train.values())
         return counted(parted(samples, trained.__contains__), ROOT.replace("_", " "), **counts)

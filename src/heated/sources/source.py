@@ -8,13 +8,16 @@ from heated.downloading import RemoteFile
 from heated.errors import InputError
 from heated.samples import Samples
 
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")  # how their names end
+
 
 @dataclass(frozen=True)
 class Source:
     """A data set's files by name, addresses and checksum, and `read(folder with the files)`.
 
-    copies: names under which users keep the set unpacked or packed by themselves; the first found
-    in the mirror stands for the files, once `read` has counted its images and classes.
+    copies: names under which users keep the set unpacked or packed by themselves, or absolute
+    paths; the first found in the mirror stands for the files, once `read` has counted its images
+    and classes.
     """
 
     files: Sequence[RemoteFile]
@@ -24,8 +27,7 @@ class Source:
 
 def archive(folder: Path) -> Path:
     """The one zip or tar in a folder with a data set's files; InputError unless there is one."""
-    endings = (".zip", ".tar", ".tgz", ".tar.gz")
-    found = sorted(path for path in folder.iterdir() if path.name.endswith(endings))
+    found = sorted(path for path in folder.iterdir() if path.name.endswith(ARCHIVES))
     if len(found) != 1:
         came = ", ".join(path.name for path in found) or "none"
         raise InputError(f"{folder}: came the archives {came}; there should be one; run download")
