@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,8 +21,9 @@ from server import Site, served
 from heated.downloading import half
 from heated.reporting.results import Result, read_results
 
-settings.register_profile("untimed", deadline=None)  # no test asserts a wall-clock time
-settings.load_profile("untimed")
+# No test asserts a wall-clock time, and each time the same examples are drawn.
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,11 +64,13 @@ class Project:
         return done.stdout
 
     def environment(self, **more: str) -> dict[str, str]:
-        """This one, with the copy's code first, and without settings of DVC, MLflow and make."""
-        theirs = ("DVC_", "MLFLOW_", "HEATED_", "MAKE", "PYTEST_")
+        """This one, with the copy's code first, and without settings of git, DVC, MLflow and make,
+        or of the user's git."""
+        theirs = ("GIT_", "DVC_", "MLFLOW_", "HEATED_", "MAKE", "PYTEST_")
         clean = {k: v for k, v in os.environ.items() if not k.startswith(theirs)}
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        return {**clean, "PATH": path, "PYTHONPATH": str(self.folder / "src"), **more}
+        own = {"PATH": path, "PYTHONPATH": str(self.folder / "src")}
+        return {**clean, **own, "GIT_CONFIG_GLOBAL": os.devnull, **more}
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
         """A server in a process group of its own."""
@@ -81,9 +84,10 @@ class Project:
             start_new_session=True,
         )
 
-    def stop(self, server: subprocess.Popen[bytes]) -> None:
-        """End the server and all it started."""
-        os.killpg(server.pid, signal.SIGTERM)
+    def stop(self, server: subprocess.Popen[bytes], by: int = signal.SIGTERM) -> None:
+        """End the server and all it started, if they have not ended."""
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, by)
         server.wait()
 
     def stage(self, name: str, *arguments: str, status: int = 0, **environment: str) -> str:

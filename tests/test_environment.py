@@ -29,12 +29,18 @@ def test_on_a_gpu_the_device_is_the_cards_name():
     assert found["device"] == torch.cuda.get_device_name(0)
 
 
+@pytest.fixture(autouse=True)
+def plain_git(monkeypatch):
+    """Neither git nor DVC has settings of the user's or of what started the tests."""
+    for name in [name for name in os.environ if name.startswith(("GIT_", "DVC_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+
+
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     """A git repository with one commit of one file, which is the working directory."""
     monkeypatch.chdir(tmp_path)
-    for variable in ("GIT_DIR", "GIT_WORK_TREE", "DVC_STAGE", "DVC_EXP_NAME"):
-        monkeypatch.delenv(variable, raising=False)
     (tmp_path / "tracked").write_text("one")
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     for command in (["init", "-q"], ["add", "tracked"], [*identity, "commit", "-q", "-m", "one"]):
@@ -59,6 +65,12 @@ def test_a_changed_file_is_told_and_an_untracked_one_is_not(repository):
     assert source_commit()["modified"] is False
     (repository / "tracked").write_text("two")
     assert source_commit()["modified"] is True
+
+
+def test_results_that_a_build_writes_change_no_source(repository):
+    (repository / "dvc.lock").write_text("one")
+    subprocess.run(["git", "add", "dvc.lock"], check=True)
+    assert source_commit()["modified"] is False
 
 
 def test_dvcs_names_of_stage_and_experiment_are_told(repository, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import re
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def test_history_follows_the_schedules(built: Project) -> None:
 
 
 def test_mlflow_has_one_parent_a_method_and_one_child_a_seed(built: Project) -> None:
-    with sqlite3.connect(built.folder / "mlflow.db") as store:
+    with closing(sqlite3.connect(built.folder / "mlflow.db")) as store:
         runs = "select name from runs where name like 'hbn · digits%'"
         names = [name for (name,) in store.execute(f"{runs} order by name")]
         parents = store.execute("select count(*) from tags where key = 'mlflow.parentRunId'")

@@ -57,6 +57,11 @@ def angular_spread(model, data, mask):
     return np.mean(medians)
 
 
+def first(count, mask):
+    """The mask of the first so many of another."""
+    return mask & (np.cumsum(mask) <= count)
+
+
 def test_classes_of_digits_spread_as_alpha_grows(tmp_path):
     data = packed("digits-upright", tmp_path, None)
     hot, cold = (trained("digits-upright", m, data, tmp_path) for m in ("ln-4", "ln-64"))
@@ -66,8 +71,8 @@ def test_classes_of_digits_spread_as_alpha_grows(tmp_path):
 
 def test_classes_of_mnist_spread_as_alpha_grows(tmp_path, mirror):
     data = packed("mnist", tmp_path, str(mirror))
-    few = data.split.train & (np.cumsum(data.split.train) <= 5000)
-    data = replace(data, split=replace(data.split, train=few))
+    few = {"train": first(5000, data.split.train), "query": first(2000, data.split.query)}
+    data = replace(data, split=replace(data.split, **few))
     short = {"epochs": 6, "watch_every": 6, "batch_size": 32}
     hot, cold = (trained("mnist", m, data, tmp_path, **short) for m in ("ln-4", "ln-64"))
     for mask in (data.split.train, data.split.query):

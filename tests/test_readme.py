@@ -4,12 +4,12 @@ import json
 import re
 import socket
 import sqlite3
+import subprocess
 import time
-import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from io import BytesIO
 
@@ -54,7 +54,7 @@ def as_pinned(project: Project, command: str) -> None:
 
 def adds_no_run(project: Project, command: str) -> None:
     def runs() -> int:
-        with sqlite3.connect(project.folder / "mlflow.db") as store:
+        with closing(sqlite3.connect(project.folder / "mlflow.db")) as store:
             count: int = store.execute("select count(*) from runs").fetchone()[0]
             return count
 
@@ -74,25 +74,20 @@ def starts_the_pages(project: Project, command: str) -> None:
 
 
 def answers(project: Project, command: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = project.start(*command.split(), "--port", str(port))
-    try:
-        assert "<title>MLflow</title>" in page(f"http://127.0.0.1:{port}/")
-    finally:
-        project.stop(server)
+    with served(project, command, "/") as (_, text):
+        assert MLFLOW in text
 
 
-def page(url: str, *, patience: float = 120) -> str:
-    """The page at `url`, asked for until it is there."""
+def page(url: str, server: subprocess.Popen[bytes], *, patience: float = 600) -> str:
+    """The page at `url`, asked for until it is there; fails where the server has ended."""
     end = time.monotonic() + patience
     while True:
+        assert server.poll() is None
         try:
             with urllib.request.urlopen(url, timeout=10) as reply:
                 text: str = reply.read().decode()
                 return text
-        except (urllib.error.URLError, ConnectionError):
+        except OSError:
             if time.monotonic() > end:
                 raise
             time.sleep(0.5)
@@ -121,28 +116,30 @@ SERVER = (
     "mlflow server --backend-store-uri sqlite:///shared.db --artifacts-destination shared-artifacts"
 )
 TO_SERVER = "MLFLOW_TRACKING_URI=http://127.0.0.1:5000 make track"
+MLFLOW = "<title>MLflow</title>"  # of its pages
 SERVE = "mlflow models serve --model-uri models:/heated-digits@champion --env-manager local"
 
 
 @contextmanager
-def served(project: Project, command: str, path: str) -> Iterator[str]:
-    """The address of what a command serves, once there is an answer at the path."""
+def served(project: Project, command: str, path: str) -> Iterator[tuple[str, str]]:
+    """The address of what a command serves, once there is an answer at the path, and the answer."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = project.start(*command.split(), "--port", str(port))
     try:
-        page(f"http://127.0.0.1:{port}{path}")
-        yield f"http://127.0.0.1:{port}"
+        address = f"http://127.0.0.1:{port}"
+        yield address, page(f"{address}{path}", server)
     finally:
         project.stop(server)
 
 
 def fills_a_server(project: Project, command: str) -> None:
-    with served(project, SERVER, "/health") as address:
+    with served(project, SERVER, "/") as (address, text):
+        assert MLFLOW in text
         for _ in range(2):
             project.run("bash", "-c", command.replace("http://127.0.0.1:5000", address))
-    with sqlite3.connect(project.folder / "shared.db") as store:
+    with closing(sqlite3.connect(project.folder / "shared.db")) as store:
         names = [name for (name,) in store.execute("select name from runs order by name")]
     assert names[:2] == ["hbn · digits", "hbn · digits · seed 0"]
     assert len(names) == len(set(names))
@@ -157,7 +154,7 @@ def serves_a_model(project: Project, command: str) -> None:
     file = BytesIO()
     Image.new("L", (9, 11)).save(file, "png")
     image = b64encode(file.getvalue()).decode()
-    with served(project, command, "/ping") as address:
+    with served(project, command, "/ping") as (address, _):
         request = urllib.request.Request(
             f"{address}/invocations",
             json.dumps({"inputs": [image]}).encode(),
@@ -190,7 +187,6 @@ HOW: dict[str, Callable[[Project, str], None]] = {
     "make test": runs_tests,
     "make bench": would_measure,
     EVALUATE: writes_metrics,
-    SERVER: answers,
     TO_SERVER: fills_a_server,
     "python -m heated.exporting runs/digits/hbn/models/seed-0.safetensors hbn.onnx": exports,
     SERVE: serves_a_model,
@@ -198,7 +194,8 @@ HOW: dict[str, Callable[[Project, str], None]] = {
 
 
 def test_every_command_of_the_readme_is_tested() -> None:
-    assert set(COMMANDS) == set(HOW) | EXPERIMENTS  # which tests/test_experiments.py types
+    # TO_SERVER's test starts SERVER; tests/test_experiments.py types its own
+    assert set(COMMANDS) == {*HOW, SERVER} | EXPERIMENTS
 
 
 @pytest.mark.parametrize("command", HOW)

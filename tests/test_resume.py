@@ -5,7 +5,10 @@ import random
 import shutil
 import signal
 import sqlite3
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from conftest import SHORT, Project
 
 RUN = Path("runs/digits/hbn")
 OUTPUTS = [RUN / "models", RUN / "history.csv", RUN / "provenance.json"]
-EPOCHS = 12
+EPOCHS = 20  # enough for a poller that gets little of the processor
 SGD = "{name: sgd, momentum: 0.9, weight_decay: 0.0}"
 LONGER = (
     ("epochs: 2", f"epochs: {EPOCHS}"),
@@ -26,7 +29,7 @@ LONGER = (
 
 def prepared(folder: Path, data: Project | None = None) -> Project:
     """A project with packed digits (of another project, where there is one) and a short recipe of
-    twelve epochs, each published at once."""
+    EPOCHS epochs, each published at once."""
     folder.mkdir()
     project = Project(folder)
     project.edit(*SHORT, *LONGER)
@@ -47,14 +50,25 @@ def checkpoints(project: Project) -> set[str]:
     return {path.name for path in (project.folder / "checkpoints").glob("*/*.safetensors")}
 
 
-def await_checkpoint(project: Project, process, moment: float) -> bool:
-    """Wait for a checkpoint that was not there, then a moment; False if the process ends first."""
-    before, end = checkpoints(project), time.monotonic() + 120
+@contextmanager
+def started(project: Project, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that ends with the block, and so does all it started."""
+    process = project.start(*command)
+    try:
+        yield process
+    finally:
+        project.stop(process, signal.SIGKILL)
+
+
+def await_checkpoint(project: Project, process: subprocess.Popen[bytes]) -> bool:
+    """Wait for a checkpoint that was not there, then a moment, which a test that fails tells;
+    False if the process ends first."""
+    before, moment = checkpoints(project), random.uniform(0, 0.3)
     while not checkpoints(project) - before:
         if process.poll() is not None:
             return False
-        assert time.monotonic() < end
         time.sleep(0.01)
+    print(f"{moment} s after a checkpoint")
     time.sleep(moment)
     return process.poll() is None
 
@@ -63,7 +77,7 @@ def tracked(project: Project) -> tuple[list[str], list[tuple]]:
     """The status of each run in MLflow, and all points but the machine's, doubled ones twice."""
     query = """select name, key, step, value from metrics join runs using (run_uuid)
                where key not like 'system/%'"""
-    with sqlite3.connect(project.folder / "mlflow.db") as store:
+    with closing(sqlite3.connect(project.folder / "mlflow.db")) as store:
         states = [state for (state,) in store.execute("select status from runs")]
         return states, sorted(store.execute(query).fetchall())
 
@@ -86,11 +100,9 @@ def test_a_trainer_killed_again_and_again_ends_where_one_does_that_was_left_alon
 ) -> None:
     project, kills = prepared(tmp_path / "project", uninterrupted), 0
     while kills < 3:
-        process = project.start(*train(project))
-        if not await_checkpoint(project, process, random.uniform(0, 0.3)):
-            break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        with started(project, *train(project)) as process:
+            if not await_checkpoint(project, process):
+                break
         kills += 1
     assert kills >= 2
     project.run(*train(project))
@@ -110,11 +122,11 @@ def test_dvc_killed_alone_leaves_a_trainer_that_the_next_dvc_does_not_double(
     uninterrupted: Project, tmp_path: Path
 ) -> None:
     project = prepared(tmp_path / "project")
-    dvc = project.start("dvc", "repro", "train@digits-hbn")
-    assert await_checkpoint(project, dvc, random.uniform(0, 0.3))
-    dvc.send_signal(signal.SIGKILL)  # its trainer goes on
-    dvc.wait()
-    project.run("dvc", "repro", "train@digits-hbn")
+    with started(project, "dvc", "repro", "train@digits-hbn") as dvc:
+        assert await_checkpoint(project, dvc)
+        dvc.kill()  # its trainer goes on
+        dvc.wait()
+        project.run("dvc", "repro", "train@digits-hbn")
     assert results(project) == results(uninterrupted)
     states, points = tracked(project)
     assert set(states) == {"FINISHED"}
@@ -128,8 +140,8 @@ def test_of_two_trainers_on_one_run_exactly_one_trains(
     project = prepared(tmp_path / "project", uninterrupted)
     folders = [tmp_path / name for name in ("one", "two")]
     commands = [train(project, [folder / path.name for path in OUTPUTS]) for folder in folders]
-    processes = [project.start(*command) for command in commands]
-    assert [process.wait() for process in processes] == [0, 0]
+    with started(project, *commands[0]) as one, started(project, *commands[1]) as other:
+        assert [one.wait(), other.wait()] == [0, 0]
     records = [json.loads((folder / "provenance.json").read_text()) for folder in folders]
     trained = sorted(record["seeds"]["0"]["epochs_trained"] for record in records)
     assert trained == [0, EPOCHS]

@@ -1,5 +1,6 @@
 import shutil
 import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_no_path_of_the_former_folder_is_left_anywhere_in_the_store(place, tmp_p
     published(tmp_path / "old")
     shutil.move(tmp_path / "old", tmp_path / "new")
     place("new")
-    with sqlite3.connect(tmp_path / "new" / "mlflow.db") as store:
+    with closing(sqlite3.connect(tmp_path / "new" / "mlflow.db")) as store:
         text = "\n".join(store.iterdump())
     kept = [line for line in text.splitlines() if f"{tmp_path}/old/mlartifacts" in line]
     assert kept == []

@@ -5,9 +5,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import tracked
@@ -24,9 +25,11 @@ pytestmark = [
     pytest.mark.filterwarnings(tracked.MLFLOWS),
     pytest.mark.xdist_group("mlflow-server"),
 ]
+T = TypeVar("T")
 OUTAGE = 20  # seconds
-EPOCHS = 500
-TRAINING = (  # longer than the server is away
+EPOCHS = 60
+FAILED = "tracking failed, the stage track will make up for it"
+TRAINING = (
     ("epochs: 8", f"epochs: {EPOCHS}"),
     ("width: 32", "width: 4"),
     ("watch_every: 2", "watch_every: 50"),
@@ -52,14 +55,39 @@ with live(record, enabled=True, every=0.5) as log:
         time.sleep(pause)
         add(row)
 """
+# The stage as it is, but that each epoch waits longer than the one before, until there is a file
+# `hurry`: on any machine it is still training when the server comes back.
+SLOWLY = """
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from stages import train
+live = train.live
+@contextmanager
+def slow(record, *options):
+    Path("key").write_text(record["key"])
+    with live(record, *options) as log:
+        yield lambda seed: paced(log(seed))
+def paced(log):
+    def add(row):
+        log(row)
+        end = time.monotonic() + row["epoch"] / 2
+        while time.monotonic() < end and not Path("hurry").exists():
+            time.sleep(0.1)
+    return add
+train.live = slow
+train.run(train.main)
+"""
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.kill()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 @pytest.fixture
@@ -67,6 +95,7 @@ def client(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> A
     """MLflow's; the process has a project's folder of its own, and publishes to the server."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    monkeypatch.delenv("HEATED_TRACKING", raising=False)
     if not server.answers():
         server.start()
     from mlflow.tracking import MlflowClient
@@ -117,7 +146,6 @@ def test_several_that_write_at_once_leave_what_one_after_the_other_does(
     for method in ("ln", *dict.fromkeys(methods)):
         again = {None: files} if method in methods else None
         publish(record("alone", method), *given[:2], files=again)
-        publish(record("together", method), *given[:2], files=again)
     assert named(client, "together") == named(client, "alone")
 
 
@@ -132,36 +160,59 @@ def test_a_server_that_is_away_for_20_s_of_a_training_costs_no_point(
     project.edit(*TRAINING)
     project.stage("download", "digits", "data/raw/digits")
     project.stage("split", "digits", "data/raw/digits", "data/packed/digits")
-    outputs = ("models", "history.csv", "made.json")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "stages.train", "digits", "hbn", "data/packed/digits", *outputs],
-        cwd=project.folder,
-        env=project.environment(MLFLOW_TRACKING_URI=server.address),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    while not (before := points(client, "schedule/alpha")):
+    with slowly_trained(project, server) as process:
+        before = awaited(process, lambda: points(client, project, "schedule/alpha"))
+        server.kill()
+        time.sleep(OUTAGE)
+        awaited(process, lambda: FAILED in told_by(project))  # and it goes on
+        server.start()
         assert process.poll() is None
-        time.sleep(0.5)
-    server.kill()
-    time.sleep(OUTAGE)
-    assert process.poll() is None  # it goes on
-    server.start()
-    told, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, told
-    assert told.count("tracking failed, the stage track will make up for it") <= 1
+        (project.folder / "hurry").touch()
+        assert process.wait() == 0, told_by(project)
+    assert told_by(project).count(FAILED) == 1
     rows = read_history(project.folder / "history.csv")[0]
     assert len(before) < len(rows) == EPOCHS
     for name, column in (("schedule/alpha", "alpha"), ("train/loss", "loss")):
-        assert points(client, name) == [(row["epoch"], row[column]) for row in rows]
+        assert points(client, project, name) == [(row["epoch"], row[column]) for row in rows]
 
 
-def points(client: Any, name: str) -> list[tuple[int, float]]:
-    """Step and value of every point of a metric of the one seed that is trained on digits."""
-    experiment = client.get_experiment_by_name("digits")
-    ids = [experiment.experiment_id] if experiment else []
-    runs = client.search_runs(ids, "tags.method = 'hbn' and tags.seed = '0'") if ids else []
+@contextmanager
+def slowly_trained(project: Project, server: Server) -> Iterator[subprocess.Popen[bytes]]:
+    """The stage `train`, published to the server; what it prints is in a file."""
+    arguments = ("digits", "hbn", "data/packed/digits", "models", "history.csv", "made.json")
+    with (project.folder / "told").open("wb") as told:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SLOWLY, *arguments],
+            cwd=project.folder,
+            env=project.environment(MLFLOW_TRACKING_URI=server.address),
+            stdout=told,
+            stderr=told,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def told_by(project: Project) -> str:
+    """What the training printed so far."""
+    return (project.folder / "told").read_text(encoding="utf-8")
+
+
+def awaited(process: subprocess.Popen[bytes], found: Callable[[], T]) -> T:
+    """What is found, once there is something; the process has not ended by then."""
+    while not (something := found()):
+        assert process.poll() is None
+        time.sleep(0.5)
+    assert process.poll() is None
+    return something
+
+
+def points(client: Any, project: Project, name: str) -> list[tuple[int, float]]:
+    """Step and value of every point of a metric of the one seed that the project trains."""
+    key = project.folder / "key"
+    runs = found(client, f"{key.read_text()}-0") if key.exists() else []
     assert len(runs) <= 1
     history = [point for run in runs for point in client.get_metric_history(run.info.run_id, name)]
     return sorted((point.step, point.value) for point in history)
@@ -170,7 +221,8 @@ def points(client: Any, name: str) -> list[tuple[int, float]]:
 def found(client: Any, key: str) -> list[Any]:
     """The runs of a key."""
     experiment = client.get_experiment_by_name("digits")
-    return list(client.search_runs([experiment.experiment_id], f"tags.`heated.key` = '{key}'"))
+    ids = [experiment.experiment_id] if experiment else []
+    return list(client.search_runs(ids, f"tags.`heated.key` = '{key}'")) if ids else []
 
 
 def test_what_a_server_that_stays_away_missed_is_sent_by_the_next_publishing(
@@ -182,7 +234,7 @@ def test_what_a_server_that_stays_away_missed_is_sent_by_the_next_publishing(
     )
     _, problems = process.communicate(timeout=300)
     assert process.returncode == 0, problems
-    assert "tracking failed, the stage track will make up for it" in problems
+    assert FAILED in problems
     server.start()
     publish(tracked.record("missed"), tracked.HISTORIES, tracked.METRICS)
     (run,) = found(client, "missed-0")
