@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from heated import usage as measuring
+from heated.provenance import finished
 from heated.usage import SHORTEST, Usage, joined
 
 CPU = {
@@ -64,3 +65,15 @@ def test_a_gpus_memory_is_measured_where_there_is_one():
     work()
     usage.beside(logger(logged))(0)({"epoch": 0})
     assert logged[0][0]["system/gpu_memory_megabytes"] >= held.nbytes / 1e6
+
+
+def test_a_record_keeps_what_the_epochs_took_that_were_trained_now():
+    rows = [{"epoch": epoch, "system/cpu_utilization_percentage": 50.0} for epoch in range(3)]
+    history = [{"epoch": epoch} for epoch in range(3)]
+    done = {
+        0: {"history": history, "epochs_trained": 1},
+        7: {"history": history, "epochs_trained": 0},
+    }
+    record = finished({}, done, {0: rows, 7: rows[:1]})
+    assert record["usage"] == {"0": rows[2:]}
+    assert record["seeds"] == {"0": {"epochs_trained": 1}, "7": {"epochs_trained": 0}}

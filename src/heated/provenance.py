@@ -48,11 +48,15 @@ def finished(
     record: Record, done: Mapping[int, Mapping[str, Any]], usage: Mapping[int, Sequence[Row]]
 ) -> Record:
     """The record with each seed's seconds of training, how many epochs were trained now, and what
-    they took of the machine."""
+    these took of the machine."""
+    before = {seed: len(each["history"]) - each["epochs_trained"] for seed, each in done.items()}
+    now = {
+        seed: [row for row in rows if row["epoch"] >= before[seed]] for seed, rows in usage.items()
+    }
     return {
         **record,
         "seeds": {str(seed): told(result) for seed, result in done.items()},
-        "usage": {str(seed): list(rows) for seed, rows in usage.items() if rows},
+        "usage": {str(seed): rows for seed, rows in now.items() if rows},
     }
 
 
