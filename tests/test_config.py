@@ -338,8 +338,8 @@ BAD = {
         "run.seeds.1: came -1; allowed: greater than or equal to 0",
     ),
     "name that no stage can bear": (
-        "  omniglot-small:  ",
-        "  Omniglot@small:  ",
+        "  omniglot-small:\n",
+        "  Omniglot@small:\n",
         "datasets.Omniglot@small: came 'Omniglot@small'; allowed: lower-case letters, digits "
         "and single hyphens",
     ),

@@ -515,7 +515,7 @@ def test_costs_are_those_of_the_records(results):
     assert (triplet.n, triplet.images, triplet.memory) == (3, 800, 900)
     assert triplet.seconds == 10 + len("triplet") + 1  # the median of three seeds
     assert (triplet.trainings, triplet.failed, triplet.best) == (6, 1, 0.8)
-    assert triplet.chosen == "lr 0.01, loss.margin 0.2"
+    assert triplet.chosen == "lr 0.01 (smallest tried), loss.margin 0.2"
     assert triplet.recall.mean == pytest.approx(
         np.mean([recall_at_1("triplet", s) for s in (0, 1, 2)])
     )
@@ -528,8 +528,8 @@ def test_the_costs_table_has_a_row_a_competitor_and_says_where_was_chosen(result
     assert [row[0] for row in rows] == PARAMS.studies.competitors.methods
     text = costs.markdown(found)
     assert (
-        "among 6, each trained once, by Recall@1 on validation classes, fold 0 of 5; no test"
-        in text
+        "among 6, each trained once, by Recall@1 on validation classes, fold 0 of 5; the test "
+        "classes had no part in it" in text
     )
     assert costs.markdown([]) == ""
 
