@@ -321,8 +321,11 @@ def test_a_disk_without_room_is_told_before_anything_is_decoded(tmp_path):
     assert seen == []
 
 
-def test_few_contents_are_in_memory_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "PIECE", 1)
+@pytest.mark.parametrize(
+    ("limit", "value", "content"), [("PIECE", 1, GREY[0]), ("FULL", 100, bytes(100))]
+)
+def test_few_contents_are_in_memory_at_a_time(monkeypatch, limit, value, content):
+    monkeypatch.setattr(packing, limit, value)
     read, decoded = 0, 0
 
     def contents():
@@ -330,7 +333,7 @@ def test_few_contents_are_in_memory_at_a_time(tmp_path, monkeypatch):
         for number in range(100):
             read += 1
             assert read - decoded <= 2 * 2 + 2
-            yield number, GREY[0]
+            yield number, content
 
     for _ in packing.done(contents(), list, 2):
         decoded += 1
@@ -355,22 +358,6 @@ def test_a_piece_ends_by_its_count_or_its_bytes(monkeypatch, sizes, expected, ki
     made = list(packing.pieces(contents))
     assert [len(piece) for piece in made] == expected
     assert [number for piece in made for number, _ in piece] == list(range(len(sizes)))
-
-
-def test_large_images_are_read_one_by_one(monkeypatch):
-    monkeypatch.setattr(packing, "FULL", 100)
-    read, told = 0, 0
-
-    def contents():
-        nonlocal read
-        for number in range(40):
-            read += 1
-            assert read - told <= 2 * 2 + 2
-            yield number, bytes(100)
-
-    for _ in packing.done(contents(), list, 2):
-        told += 1
-    assert told == 40
 
 
 def test_what_was_not_packed_is_told_with_the_stage_to_run(tmp_path):

@@ -73,26 +73,20 @@ def test_no_effect_at_all_would_not_be_decided():
     assert "not even 10,000 seeds" in found.notes[0]
 
 
-def test_a_claim_that_holds_only_without_the_correction_says_so():
-    values = by_seed(hbn=[0.72, 0.73, 0.74, 0.76], bn=[0.70, 0.72, 0.73, 0.73], sm=[0.7] * 4)
-    claims = ONE | {
-        str(index): {"says": "", "origin": "open", "all": [comparison(["sm"], ["bn"])]}
-        for index in range(5)
-    }
-    first = told(claims, values)
-    assert first.verdict == "holds"
-    assert first.notes == ["Does not survive the correction for the number of claims (Holm)."]
-    assert told(ONE, values).notes == []
+LOW, HIGH = [0.70, 0.72, 0.73, 0.73], [0.72, 0.73, 0.74, 0.76]
 
 
-def test_a_claim_that_fails_only_without_the_correction_says_so():
-    values = by_seed(hbn=[0.70, 0.72, 0.73, 0.73], bn=[0.72, 0.73, 0.74, 0.76], sm=[0.7] * 4)
-    claims = ONE | {
-        str(index): {"says": "", "origin": "open", "all": [comparison(["bn"], ["sm"])]}
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [("holds", by_seed(hbn=HIGH, bn=LOW)), ("fails", by_seed(hbn=LOW, bn=HIGH))],
+)
+def test_a_verdict_that_stands_only_without_the_correction_says_so(kind, values):
+    others = {
+        str(index): {"says": "", "origin": "open", "all": [comparison(["bn"], ["bn"])]}
         for index in range(5)
     }
-    first = told(claims, values)
-    assert first.verdict == "fails"
+    first = told(ONE | others, values)
+    assert first.verdict == kind
     assert first.notes == ["Does not survive the correction for the number of claims (Holm)."]
     assert told(ONE, values).notes == []
 
