@@ -27,9 +27,12 @@ from heated.reporting.verdicts import (
 
 HEAD = """# Results
 
-Written by the report stage (`report/results/`); `make results` brings it here. Each table says
-first where it departs from the paper's protocol: where it does, no number is to be set beside the
-paper's. The same numbers unrounded, with every seed's, are in [results/](results).
+Written by the report stage (`report/results/`); `make results` copies it here. **These are short
+trainings: 6 to 20 epochs, where the paper heats a network after 80 to 100.** What heating does to a
+network that is trained to the end is open: a first training of omniglot-small for 100 epochs, on
+other seeds, had the opposite sign. Each table first lists where it departs from the paper's
+protocol; where it does, its numbers are not comparable to the paper's. [results/](results) has the
+same numbers unrounded, for every seed.
 """
 RULES = """A claim holds where the 95 % interval (paired by seed, Student's t, percentage points)
 lies above what is claimed, and fails where it lies below. One of several comparisons holds where
