@@ -3,8 +3,9 @@ Where a method has a loss of another library, that is asked whether it takes wha
 
 from pathlib import Path
 
-from heated import config, files
-from heated.command import run
+from heated import config
+from heated.common import io
+from heated.common.cli import run
 from heated.config.methods import LibraryLoss
 
 
@@ -17,7 +18,7 @@ def main(params: Path, marker: Path) -> None:
             from heated import library  # and torch
 
             library.check(f"methods.{name}", **method.model_dump(include={"loss", "miner"}))
-    files.write_text(marker, "params.yaml is valid\n")
+    io.write_text(marker, "params.yaml is valid\n")
 
 
 if __name__ == "__main__":

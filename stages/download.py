@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from heated import config, copies
-from heated.command import run
+from heated.common.cli import run
+from heated.common.io import whole
 from heated.downloading import gather, mirror_from
-from heated.files import whole
 from heated.sources import SOURCES
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from heated import config, embedding, models, unpacking
-from heated.command import run
+from heated.common.cli import run
+from heated.common.io import required, whole, write_arrays
 from heated.devices import prepared
 from heated.feeding import Mapped
-from heated.files import required, whole, write_arrays
 
 
 def main(packed: Path, trained: Path, embeddings: Path) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 
 from heated import config
-from heated.command import run
+from heated.common.cli import run
+from heated.common.io import read_arrays, required, write_json
 from heated.devices import prepared
 from heated.distributed import first
-from heated.files import read_arrays, required, write_json
 from heated.metrics import evaluate, with_engine
 from heated.statistics import summaries
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from heated import config, models, unpacking
-from heated.command import run
+from heated.common.cli import run
+from heated.common.io import required, write_json
 from heated.devices import prepared
 from heated.feeding import Mapped
-from heated.files import required, write_json
 from heated.gradient_kinds import gradients_by_kind
 
 

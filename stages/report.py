@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from heated import config
-from heated.command import run
+from heated.common.cli import run
+from heated.common.io import whole, write_json
 from heated.devices import prepared
-from heated.files import whole, write_json
 from heated.reporting.chapters import Chapter
 from heated.reporting.folder import write
 from heated.reporting.pictures import examples

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from heated import config, packing, splits
-from heated.command import run
-from heated.files import required
+from heated.common.cli import run
+from heated.common.io import required
 from heated.sources import SOURCES
 
 

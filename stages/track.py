@@ -4,8 +4,8 @@ from functools import partial
 from pathlib import Path
 
 from heated import config
-from heated.command import run
-from heated.files import write_json
+from heated.common.cli import run
+from heated.common.io import write_json
 from heated.reporting.results import read_results
 from heated.tracking import wanted
 from heated.tracking.publishing import patiently

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from heated import config, provenance, recipes, runs, tuning, unpacking, usage
-from heated.command import run
+from heated.common.cli import run
+from heated.common.history import write_history
+from heated.common.io import project_root, write_json
 from heated.devices import machine, prepared
 from heated.distributed import first, output
-from heated.files import project_root, write_json
-from heated.history import write_history
 from heated.tracking.live import live
 
 

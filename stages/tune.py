@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from heated import config, recipes, runs, tuning, unpacking
-from heated.command import run
+from heated.common.cli import run
+from heated.common.io import project_root, write_json
 from heated.devices import machine, prepared
 from heated.distributed import first
-from heated.files import project_root, write_json
 
 
 def main(dataset: str, method: str, packed: Path, tuned: Path) -> None:

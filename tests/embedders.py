@@ -13,11 +13,11 @@ from conftest import ROOT
 from sklearn.datasets import load_digits
 
 from heated import models
-from heated.files import read_arrays
+from heated.common.io import read_arrays
+from heated.common.samples import Content, Samples
 from heated.geometry import directions
 from heated.models import Architecture, Model
 from heated.packing import pack
-from heated.samples import Content, Samples
 from heated.splits import split
 from stages import embed
 

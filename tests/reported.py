@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from heated.files import write_json
-from heated.history import write_history
+from heated.common.history import write_history
+from heated.common.io import write_json
 from heated.reporting.chapters import Chapter
 from heated.statistics import summaries
 

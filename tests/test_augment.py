@@ -6,7 +6,7 @@ import torch
 
 from heated import augment
 from heated.augment import Draws
-from heated.errors import InputError
+from heated.common.errors import InputError
 
 OPTIONS = {
     "affine": {"degrees": 20, "scale": 0.2, "shear": 10, "shift": 0.2},

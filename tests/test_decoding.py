@@ -279,7 +279,7 @@ def test_an_image_too_large_is_refused_before_it_is_decoded():
 
 
 def test_damage_is_an_error_of_input():
-    from heated.errors import InputError
+    from heated.common.errors import InputError
 
     assert issubclass(DamagedImage, InputError)
 

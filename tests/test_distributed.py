@@ -12,7 +12,7 @@ from conftest import SHORT
 from safetensors.numpy import load_file
 
 from heated import distributed
-from heated.history import read_history
+from heated.common.history import read_history
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """

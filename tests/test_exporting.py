@@ -8,7 +8,7 @@ from embedders import KINDS, case
 
 from heated import models
 from heated.backbones import BACKBONES
-from heated.errors import InputError
+from heated.common.errors import InputError
 from heated.exporting import export
 from heated.geometry import directions
 from heated.models import Architecture, Model

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from heated.errors import InputError
+from heated.common.errors import InputError
 from heated.feeding import Held
 from heated.gradient_kinds import (
     KINDS,

@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot
 
 from heated import gradients
 from heated.classifier import BIASES, HeatedSoftmax
-from heated.errors import InputError
+from heated.common.errors import InputError
 from heated.gradients import final_slopes, gradient_norms, margins
 from heated.normalise import NORMALISATIONS
 

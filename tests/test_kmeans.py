@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heated.errors import InputError
+from heated.common.errors import InputError
 from heated.geometry import directions
 from heated.kmeans import Assignment, lloyd, updated
 

@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits
 
 from heated import config, models
 from heated.classifier import HeatedSoftmax
+from heated.common.errors import InputError
 from heated.config import methods
-from heated.errors import InputError
 from heated.feeding import Held
 from heated.library import LOSSES, MINERS, LibraryLoss, check, drawing
 from heated.models import Architecture, Model

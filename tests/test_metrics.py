@@ -4,7 +4,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from heated.clustering import CLUSTERING
-from heated.errors import InputError
+from heated.common.errors import InputError
 from heated.geometry import GEOMETRY
 from heated.metrics import evaluate, with_engine
 from heated.retrieval import RETRIEVAL

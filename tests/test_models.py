@@ -7,7 +7,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from heated.augment import Draws
-from heated.errors import InputError
+from heated.common.errors import InputError
 from heated.feeding import Held
 from heated.models import Architecture, Model, load, save
 from heated.training import Progress, train

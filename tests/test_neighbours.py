@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heated.errors import InputError
+from heated.common.errors import InputError
 from heated.neighbours import Neighbours
 
 DTYPES = st.sampled_from([torch.bfloat16, torch.float32])

@@ -14,10 +14,10 @@ from filelock import FileLock
 from PIL import Image
 
 from heated import packing
-from heated.errors import InputError
-from heated.files import read_json
+from heated.common.errors import InputError
+from heated.common.io import read_json
+from heated.common.samples import Samples
 from heated.packing import pack
-from heated.samples import Samples
 from heated.splits import split
 from heated.unpacking import digest, unpack
 

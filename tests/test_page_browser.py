@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from reported import GRIDS, chapter, comparison
 from test_page import EXAMPLES
 
-from heated.files import write_text
+from heated.common.io import write_text
 from heated.reporting.page import page as written_page
 from heated.statistics import summaries
 

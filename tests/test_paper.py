@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT
 
 from heated import config
+from heated.common.samples import SEEN, UNSEEN
 from heated.reporting.paper import PARTS, departures, published
-from heated.samples import SEEN, UNSEEN
 
 PARAMS = config.load(ROOT / "params.yaml")
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from heated.files import write_arrays
+from heated.common.io import write_arrays
 from heated.reporting.pictures import SMALL, THUMBNAIL, by_kind, data_uri, examples
 
 RANDOM = np.random.default_rng(0)

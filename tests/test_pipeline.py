@@ -10,7 +10,7 @@ import pytest
 from conftest import Project
 
 from heated import config
-from heated.history import read_history
+from heated.common.history import read_history
 from heated.recipes import recipe
 
 RUN = Path("runs/digits/hbn")

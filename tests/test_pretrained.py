@@ -9,8 +9,8 @@ from torchvision.models._api import Weights, WeightsEnum
 
 from heated import pretrained
 from heated.backbones import BACKBONES
-from heated.errors import InputError
-from heated.files import sha256
+from heated.common.errors import InputError
+from heated.common.io import sha256
 from heated.pretrained import IMAGENET, begin_with, identity, tensors
 
 ROOT = Path(__file__).parents[1]

@@ -14,8 +14,8 @@ from matplotlib.text import Text
 from safetensors.numpy import save_file
 
 from heated import config
-from heated.files import write_arrays, write_json
-from heated.history import write_history
+from heated.common.history import write_history
+from heated.common.io import write_arrays, write_json
 from heated.recipes import recipe
 from heated.reporting import costs
 from heated.reporting.figures import (

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
-from heated.errors import InputError
+from heated.common.errors import InputError
 from heated.geometry import directions
 from heated.neighbours import Ranks
 from heated.retrieval import RETRIEVAL, recall_at, retrieval, without_match

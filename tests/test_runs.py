@@ -5,11 +5,11 @@ from safetensors.torch import save_file
 
 from heated.backbones import BACKBONES
 from heated.checkpoints import Lock
-from heated.files import read_arrays
+from heated.common.io import read_arrays
+from heated.common.samples import Split
 from heated.models import load
 from heated.recipes import recipe
 from heated.runs import Run
-from heated.samples import Split
 from heated.unpacking import Packed
 
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heated.errors import InputError
+from heated.common.errors import InputError
 from heated.sampling import SAMPLERS, per_class
 
 COUNTS = st.lists(st.integers(2, 9), min_size=2, max_size=8)

@@ -15,7 +15,7 @@ from PIL import Image
 from reported import Page
 
 from heated import models
-from heated.errors import InputError
+from heated.common.errors import InputError
 from heated.retrieval import retrieval
 from heated.search import __main__ as command
 from heated.search import approximate

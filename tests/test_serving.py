@@ -8,7 +8,7 @@ from embedders import KINDS, case
 from PIL import Image
 
 from heated import models, serving
-from heated.errors import InputError
+from heated.common.errors import InputError
 from heated.unpacking import unpack
 
 

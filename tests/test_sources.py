@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from heated.common.io import sha256
 from heated.downloading import Checksum, DownloadError, fetch
-from heated.files import sha256
 from heated.sources import SOURCES
 from heated.sources.omniglot import reader
 from heated.splits import split

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heated.errors import InputError
-from heated.samples import SEEN, Samples, Split
+from heated.common.errors import InputError
+from heated.common.samples import SEEN, Samples, Split
 from heated.splits import SPLITS, by_class, halves, held_out, images, split
 
 

@@ -6,7 +6,7 @@ import pytest
 from reported import SCORES, SECTION, SPLIT
 from test_paper import made
 
-from heated.files import write_csv
+from heated.common.io import write_csv
 from heated.reporting.table_files import csv_rows, escaped, latex, markdown
 from heated.reporting.tables import Cell, Row, Table, tables, title
 from heated.statistics import summaries

@@ -16,7 +16,7 @@ from tracked import (
     record,
 )
 
-from heated.history import read_history, write_history
+from heated.common.history import read_history, write_history
 from heated.statistics import summaries
 from heated.tracking import address, wanted
 from heated.tracking.live import Live, live

@@ -21,7 +21,7 @@ from PIL import Image
 from test_stages import imported
 
 from heated import serving
-from heated.errors import InputError
+from heated.common.errors import InputError
 from heated.tracking import address, models
 
 pytestmark = [

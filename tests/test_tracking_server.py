@@ -15,8 +15,8 @@ import tracked
 from conftest import Project
 from mlflow_server import Server
 
-from heated.errors import InputError
-from heated.history import read_history
+from heated.common.errors import InputError
+from heated.common.history import read_history
 from heated.tracking import publishing
 from heated.tracking.publishing import patiently, publish
 from heated.tracking.store import told

@@ -7,10 +7,10 @@ from conftest import Project
 from test_runs import CPU, SETTINGS
 
 from heated import tuning
-from heated.errors import InputError
+from heated.common.errors import InputError
+from heated.common.samples import Split
 from heated.recipes import recipe
 from heated.runs import Run
-from heated.samples import Split
 from heated.unpacking import Packed
 
 POINTS = [{"lr": 0.01}, {"lr": 0.05}]

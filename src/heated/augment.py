@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from heated.errors import InputError
+from heated.common.errors import InputError
 
 Step = tuple[str, dict[str, Any]]
 

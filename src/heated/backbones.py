@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from heated.errors import InputError
-from heated.initialisation import variance_scaling_
+from heated.common.errors import InputError
+from heated.common.initializers import variance_scaling_
 
 Shape = tuple[int, int, int]  # channels, height, width
 

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from heated.files import whole
+from heated.common.io import whole
 
 # The modules that decide which weights and which history come out.
 CODE = (
@@ -37,7 +37,7 @@ CODE = (
     "embedding",
     "feeding",
     "geometry",
-    "initialisation",
+    "common.initializers",
     "library",
     "models",
     "neighbours",

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heated.adaptation import ADAPTATIONS
-from heated.initialisation import variance_scaling_
+from heated.common.initializers import variance_scaling_
 from heated.normalise import NORMALISATIONS
 
 BIASES = ("outside", "inside", "none")

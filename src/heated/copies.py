@@ -5,9 +5,9 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from heated.common.errors import InputError
 from heated.downloading import DownloadError
 from heated.downloading.half import check_room
-from heated.errors import InputError
 from heated.sources.source import ARCHIVES, Source
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same folder gives the same bytes

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, UnidentifiedImageError
 
-from heated.errors import InputError
-from heated.samples import Content
+from heated.common.errors import InputError
+from heated.common.samples import Content
 
 Pixels = NDArray[np.uint8]  # (H, W) grey or (H, W, 3) RGB
 

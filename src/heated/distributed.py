@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from heated.files import whole
+from heated.common.io import whole
 
 T = TypeVar("T")
 

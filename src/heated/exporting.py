@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heated import models
-from heated.errors import InputError
-from heated.files import whole
+from heated.common.errors import InputError
+from heated.common.io import whole
 from heated.models import Model
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from heated.classifier import HeatedSoftmax
-from heated.errors import InputError
+from heated.common.errors import InputError
 
 ENTRIES = 2**22  # logits at a time, 32 MiB of float64; the result does not depend on it
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from heated.errors import InputError
+from heated.common.errors import InputError
 from heated.normalise import Unnormalised
 
 LIBRARY = "pytorch_metric_learning"

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from heated.augment import Draws, prepare
 from heated.backbones import BACKBONES
 from heated.classifier import HeatedSoftmax
-from heated.errors import InputError
-from heated.files import required, whole
+from heated.common.errors import InputError
+from heated.common.io import required, whole
 from heated.library import LibraryLoss
 from heated.normalise import NORMALISATIONS
 

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.linalg import vecdot
 
+from heated.common.errors import InputError
 from heated.devices import fast_dtype
-from heated.errors import InputError
 from heated.geometry import directions
 from heated.screening import Block, Screen, half_step, pairs, portions, rounded
 

@@ -27,16 +27,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from heated import decoding
+from heated.common.errors import InputError
+from heated.common.io import read_json, sha256, whole, write_arrays, write_json
+from heated.common.samples import Content, Samples, Split
 from heated.decoding import CHANNELS, DamagedImage, decode, one_thread
-from heated.errors import InputError
-from heated.files import (
-    read_json,
-    sha256,
-    whole,
-    write_arrays,
-    write_json,
-)
-from heated.samples import Content, Samples, Split
 from heated.splits import AGAIN, check
 
 Piece = list[tuple[int, Content]]

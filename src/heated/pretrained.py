@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from heated.backbones import bottleneck
-from heated.errors import InputError
-from heated.files import project_root, sha256
+from heated.common.errors import InputError
+from heated.common.io import project_root, sha256
 
 IMAGENET = {
     "googlenet": "GoogLeNet_Weights.IMAGENET1K_V1",  # TF-slim's, which the paper began with

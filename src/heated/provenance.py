@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from heated.checkpoints import fingerprint
+from heated.common.history import Row
 from heated.environment import environment, source_commit
-from heated.history import Row
 from heated.runs import Run
 from heated.unpacking import Packed
 

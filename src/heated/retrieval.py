@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from heated.common.errors import InputError
 from heated.distributed import mine, summed
-from heated.errors import InputError
 from heated.neighbours import Neighbours, Ranks
 
 

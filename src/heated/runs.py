@@ -18,14 +18,14 @@ from torch import Tensor
 
 from heated import models, pretrained, unpacking
 from heated.checkpoints import Checkpoints, Lock, code_digest, fingerprint, partings
+from heated.common.errors import InputError
+from heated.common.history import Row
+from heated.common.io import write_arrays
 from heated.devices import keep_memory, peak_memory
 from heated.distributed import agreed, first, place
 from heated.embedding import embed
-from heated.errors import InputError
 from heated.feeding import Mapped, feed
-from heated.files import write_arrays
 from heated.geometry import compactness, directions, spread
-from heated.history import Row
 from heated.library import LIBRARY
 from heated.models import Architecture, Model
 from heated.recipes import BY_EPOCH, Recipe, by_epoch, throughout

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from heated.errors import InputError
+from heated.common.errors import InputError
 
 
 def shuffled(labels: Tensor, size: int, generator: Generator) -> list[Tensor]:

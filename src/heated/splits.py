@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heated.errors import InputError
-from heated.samples import SEEN, Mask, Samples, Split
+from heated.common.errors import InputError
+from heated.common.samples import SEEN, Mask, Samples, Split
 
 AGAIN = (
     "Images of one's own are read once; after a change to them: "

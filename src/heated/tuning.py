@@ -6,10 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from heated.files import read_json, required
+from heated.common.io import read_json, required
+from heated.common.samples import Samples
 from heated.recipes import Recipe
 from heated.runs import Run
-from heated.samples import Samples
 from heated.splits import held_out
 from heated.unpacking import Packed
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from heated.files import read_arrays, required, sha256
-from heated.samples import Split
+from heated.common.io import read_arrays, required, sha256
+from heated.common.samples import Split
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import psutil
 import torch
 
-from heated.history import Row
+from heated.common.history import Row
 
 SHORTEST = 0.1  # seconds; in less, the share of a processor's time cannot be told
 MB = 1e6

@@ -8,9 +8,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from heated.classifier import HeatedSoftmax
+from heated.common.errors import InputError
 from heated.distributed import first, part
 from heated.embedding import embed
-from heated.errors import InputError
 from heated.feeding import Held, Mapped
 from heated.models import Model
 from heated.sampling import batches

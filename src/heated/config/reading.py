@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from heated.errors import InputError
+from heated.common.errors import InputError
 
 
 class ParamsError(InputError):

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from heated.common.io import whole
 from heated.downloading.connection import Refusal
 from heated.downloading.half import begun, check_room, discard, length, receive
 from heated.downloading.remote import RemoteFile, check
-from heated.files import whole
 
 
 def mirror_places(file: RemoteFile, mirror: str | None, subfolder: str) -> Sequence[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from heated.files import write_csv, write_json, write_text
+from heated.common.io import write_csv, write_json, write_text
 from heated.reporting import costs, release
 from heated.reporting.chapters import Chapter
 from heated.reporting.page import page

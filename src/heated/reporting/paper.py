@@ -6,8 +6,8 @@ Tables of arXiv 1809.04157, in percent: one training each, GoogLeNet, D = 64 whe
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from heated.common.samples import SEEN, UNSEEN
 from heated.reporting.makings import text
-from heated.samples import SEEN, UNSEEN
 
 Options = Mapping[str, Any]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from heated.files import read_arrays, required
+from heated.common.io import read_arrays, required
 from heated.reporting.gallery import Shown, gallery
 from heated.unpacking import Packed, unpack
 

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import NullLocator
 
 from heated import config
-from heated.errors import InputError
-from heated.files import write_text
+from heated.common.errors import InputError
+from heated.common.io import write_text
 from heated.reporting.figures.figure import STYLE, canvas, svg
 from heated.schedules import SCHEDULES, values
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from heated.command import run
-from heated.files import required, write_json, write_text
+from heated.common.cli import run
+from heated.common.io import required, write_json, write_text
 from heated.reporting import costs
 from heated.reporting.chapters import Chapter
 from heated.reporting.paper import departures

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from heated.files import read_json, required
-from heated.history import Row, read_history
+from heated.common.history import Row, read_history
+from heated.common.io import read_json, required
 
 HEADLINE = ("recall_at_1", "map_at_r", "nmi_geometric")  # what dvc metrics shows
 

@@ -5,8 +5,8 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
-from heated.errors import InputError
-from heated.files import write_text
+from heated.common.errors import InputError
+from heated.common.io import write_text
 from heated.search.images import contents, listed
 from heated.search.index import build, matching, nearest, opened
 from heated.search.page import page, picture

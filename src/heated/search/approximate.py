@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heated.errors import InputError
+from heated.common.errors import InputError
 
 ROWS = 2**16  # that are added at once
 SAMPLES = 64  # a cell, from which the centres are found

@@ -7,8 +7,8 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from heated import archives
-from heated.errors import InputError
+from heated.common import archives
+from heated.common.errors import InputError
 from heated.sources.images import SUFFIXES, is_image
 
 

@@ -11,8 +11,8 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from heated.errors import InputError
-from heated.files import read_json, whole, write_json
+from heated.common.errors import InputError
+from heated.common.io import read_json, whole, write_json
 from heated.search import approximate
 from heated.search.images import Image, contents, listed
 from heated.search.model import kept, named

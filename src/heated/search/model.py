@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from heated import config, serving
-from heated.errors import InputError
+from heated.common.errors import InputError
 from heated.serving import Embedder
 from heated.tracking import models
 

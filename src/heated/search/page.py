@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from heated.common.errors import InputError
 from heated.decoding import DamagedImage, decode
-from heated.errors import InputError
 from heated.reporting.pictures import THUMBNAIL, data_uri
 from heated.search.images import Image, contents
 

@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from scipy.io import loadmat
 
-from heated import archives
+from heated.common import archives
+from heated.common.samples import Samples
 from heated.downloading import Checksum, RemoteFile
-from heated.samples import Samples
 from heated.sources.images import counted, in_directories, listed, parted, understood
 from heated.sources.source import Source, archive
 

@@ -6,9 +6,9 @@ Source: C. Wah, S. Branson, P. Welinder, P. Perona, S. Belongie, CNS-TR-2011-001
 from collections.abc import Callable
 from pathlib import Path
 
-from heated import archives
+from heated.common import archives
+from heated.common.samples import Samples
 from heated.downloading import Checksum, RemoteFile
-from heated.samples import Samples
 from heated.sources.images import counted, listed, parted, understood
 from heated.sources.source import Source, archive
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from heated.common.samples import Samples
 from heated.downloading import Checksum, RemoteFile
-from heated.samples import Samples
 from heated.sources.source import Source
 
 INK = 16  # the files' darkest value

@@ -7,10 +7,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from heated import archives
-from heated.errors import InputError
-from heated.files import project_root
-from heated.samples import SEEN, Samples, Split
+from heated.common import archives
+from heated.common.errors import InputError
+from heated.common.io import project_root
+from heated.common.samples import SEEN, Samples, Split
 from heated.sources.images import directories, in_directories, nested
 from heated.sources.source import Source, archive
 

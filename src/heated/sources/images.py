@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from heated import archives
-from heated.errors import InputError
-from heated.samples import Content, Samples
+from heated.common import archives
+from heated.common.errors import InputError
+from heated.common.samples import Content, Samples
 from heated.splits import by_class
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")

@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from heated import archives
+from heated.common import archives
+from heated.common.errors import InputError
+from heated.common.samples import Samples, Split
 from heated.downloading import RemoteFile
-from heated.errors import InputError
-from heated.samples import Samples, Split
 from heated.sources.images import counted, listed, understood
 from heated.sources.source import Source, archive
 

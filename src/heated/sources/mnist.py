@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from heated.archives import refused
+from heated.common.archives import refused
+from heated.common.errors import InputError
+from heated.common.samples import SEEN, Samples, Split
 from heated.downloading import Checksum, RemoteFile
-from heated.errors import InputError
-from heated.samples import SEEN, Samples, Split
 from heated.sources.images import counted
 from heated.sources.source import Source
 

@@ -7,9 +7,9 @@ Source: B. Lake, R. Salakhutdinov, J. Tenenbaum, Science 350 (2015).
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from heated import archives
+from heated.common import archives
+from heated.common.samples import Samples
 from heated.downloading import Checksum, RemoteFile
-from heated.samples import Samples
 from heated.sources.images import by_name, counted, is_image, listed, parted
 from heated.sources.source import Source, archive
 

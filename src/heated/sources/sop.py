@@ -6,9 +6,9 @@ Source: H. Oh Song, Y. Xiang, S. Jegelka, S. Savarese, CVPR 2016.
 from collections.abc import Callable
 from pathlib import Path
 
-from heated import archives
+from heated.common import archives
+from heated.common.samples import Samples
 from heated.downloading import Checksum, RemoteFile
-from heated.samples import Samples
 from heated.sources.images import counted, listed, parted, understood
 from heated.sources.source import Source, archive
 

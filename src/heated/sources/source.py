@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from heated.common.errors import InputError
+from heated.common.samples import Samples
 from heated.downloading import RemoteFile
-from heated.errors import InputError
-from heated.samples import Samples
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")  # how their names end
 

@@ -9,7 +9,7 @@ import os
 from typing import Any
 from urllib.parse import urlsplit
 
-from heated.files import project_root
+from heated.common.io import project_root
 
 Record = dict[str, Any]  # a run's provenance, and `tags`: what runs are grouped by
 

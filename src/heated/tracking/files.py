@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from heated.files import required
+from heated.common.io import required
 from heated.reporting.figures import FIGURES, curves, planes
 from heated.reporting.figures.figure import STYLE
 from heated.reporting.results import Result

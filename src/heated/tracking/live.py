@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
-from heated.history import Row
+from heated.common.history import Row
 from heated.tracking import Record, wanted
 from heated.tracking.publishing import publish
 from heated.tracking.store import reason

@@ -17,8 +17,8 @@ from PIL import Image
 
 import heated
 from heated import serving
-from heated.errors import InputError
-from heated.files import whole
+from heated.common.errors import InputError
+from heated.common.io import whole
 from heated.tracking import shown
 from heated.tracking.store import opened_for_models, reason
 

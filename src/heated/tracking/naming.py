@@ -6,7 +6,7 @@ MLflow draws a section of charts for each group, the part of a metric's name bef
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from heated.history import Row
+from heated.common.history import Row
 from heated.tracking import Record
 
 GROUPS = {  # of a history's columns

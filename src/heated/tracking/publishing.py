@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from heated.errors import InputError
-from heated.history import Row
+from heated.common.errors import InputError
+from heated.common.history import Row
 from heated.tracking import Record, address
 from heated.tracking.naming import (
     LAST,

@@ -13,8 +13,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from heated.errors import InputError
-from heated.files import project_root
+from heated.common.errors import InputError
+from heated.common.io import project_root
 from heated.tracking import Record, address, shown
 from heated.tracking.moving import ARTIFACTS, settle
 from heated.tracking.naming import Points, flat, tags

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from heated.files import read_json
+from heated.common.io import read_json
 from heated.reporting.figures.figure import Figure, canvas, svg
 from heated.reporting.figures.looks import COLOURS
 from heated.reporting.figures.selecting import Studies

@@ -12,7 +12,7 @@ from matplotlib.patches import Circle
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from heated.files import read_arrays, required
+from heated.common.io import read_arrays, required
 from heated.reporting.figures.figure import Figure, canvas, svg
 from heated.reporting.figures.selecting import Studies, of_studies, schedule, setting
 from heated.reporting.results import Result

@@ -5,8 +5,8 @@ import zipfile
 
 import pytest
 
-from heated import archives
-from heated.errors import InputError
+from heated.common import archives
+from heated.common.errors import InputError
 
 FILES = {"set/b/2.bin": b"two" * 1000, "set/a/1.bin": b"one", "set/notes.txt": b""}
 KINDS = ("zip", "tar", "tgz")

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heated.history import read_history, write_history
+from heated.common.history import read_history, write_history
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 ROWS = st.lists(

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from heated.errors import InputError
+from heated.common.errors import InputError
 
 LARGEST_MEMBER = 1 << 30  # bytes of one file in an archive
 LARGEST_GROWTH = 100  # times the archive's own bytes, of all its files

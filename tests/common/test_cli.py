@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from heated.command import run
-from heated.errors import InputError
+from heated.common.cli import run
+from heated.common.errors import InputError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heated.files import (
+from heated.common.io import (
     project_root,
     read_arrays,
     read_json,
@@ -83,7 +83,7 @@ def test_a_folder_replaces_the_one_that_stood_there(tmp_path):
 def test_a_killed_process_leaves_nothing_under_the_name(tmp_path):
     path = tmp_path / "file"
     code = (
-        "import os, signal, sys; from pathlib import Path; from heated.files import whole\n"
+        "import os, signal, sys; from pathlib import Path; from heated.common.io import whole\n"
         "with whole(Path(sys.argv[1])) as temporary:\n"
         "    temporary.write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

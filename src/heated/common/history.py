@@ -4,7 +4,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from heated.files import required, write_csv
+from heated.common.io import required, write_csv
 
 Row = dict[str, float]
 

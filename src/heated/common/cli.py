@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from heated.errors import InputError
+from heated.common.errors import InputError
 
 
 def run(main: Callable[..., None]) -> None:
