@@ -6,7 +6,7 @@ from pathlib import Path
 from heated import config
 from heated.common import io
 from heated.common.cli import run
-from heated.config.methods import LibraryLoss
+from heated.config.method import LibraryLoss
 
 
 def main(params: Path, marker: Path) -> None:

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from heated import config, models
 from heated.classifier import HeatedSoftmax
 from heated.common.errors import InputError
-from heated.config import methods
+from heated.config import method
 from heated.feeding import Held
 from heated.library import LOSSES, MINERS, LibraryLoss, check, drawing
 from heated.models import Architecture, Model
@@ -260,7 +260,7 @@ def test_a_further_loss_is_a_key_and_the_method_of_the_readme(monkeypatch):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n(methods:\n  circle:.*?)```", readme, re.DOTALL)
     said = yaml.safe_load(block)["methods"]["circle"]
-    method = TypeAdapter(methods.Method).validate_python(said).model_dump()
+    method = TypeAdapter(method.Method).validate_python(said).model_dump()
     with pytest.raises(InputError, match="losses name: came 'circle'; allowed: "):
         check("methods.circle", loss=method["loss"], miner=None)
     monkeypatch.setitem(LOSSES, "circle", "CircleLoss")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from heated.config.names import grid_problems, name_problems
-from heated.config.problems import type_problems
+from heated.config.cross_checks import grid_problems, name_problems
+from heated.config.error_messages import type_problems
 from heated.config.reading import ParamsError, parse
-from heated.config.sections import Params
+from heated.config.schema import Params
 
 __all__ = ["Params", "ParamsError", "load"]
 

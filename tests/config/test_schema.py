@@ -14,7 +14,7 @@ from heated.augment import AUGMENTATIONS, Draws
 from heated.backbones import BACKBONES
 from heated.classifier import BIASES, DENOMINATORS
 from heated.clustering import KMEANS
-from heated.config import base, data, evaluation, methods, sections, training
+from heated.config import base, dataset, evaluation, method, schema, training
 from heated.config.reading import ParamsError, parse
 from heated.decoding import CHANNELS
 from heated.normalise import NORMALISATIONS
@@ -26,20 +26,20 @@ from heated.sources import SOURCES
 from heated.splits import SPLITS
 from heated.warm_up import WARM_UPS
 
-PATH = Path(__file__).parents[1] / "params.yaml"
+PATH = Path(__file__).parents[2] / "params.yaml"
 PARAMS = config.load(PATH)
 
 # Each kind of choice: the section and key that hold it, and the package's dict.
 KINDS: dict[str, tuple[type[base.Section], str, dict[str, Any]]] = {
-    "lr_factor": (methods.HeatedSoftmax, "lr_factor", SCHEDULES),
-    "normalise": (methods.HeatedSoftmax, "normalise", NORMALISATIONS),
-    "sampler": (methods.LibraryLoss, "sampler", SAMPLERS),
+    "lr_factor": (method.HeatedSoftmax, "lr_factor", SCHEDULES),
+    "normalise": (method.HeatedSoftmax, "normalise", NORMALISATIONS),
+    "sampler": (method.LibraryLoss, "sampler", SAMPLERS),
     "backbone": (training.Training, "backbone", BACKBONES),
     "augment": (training.Training, "augment", AUGMENTATIONS),
     "optimiser": (training.Training, "optimiser", OPTIMISERS),
     "kmeans": (evaluation.Evaluation, "kmeans", KMEANS),
-    "source": (sections.Dataset, "source", SOURCES),
-    "split": (data.Packing, "split", SPLITS),
+    "source": (schema.Dataset, "source", SOURCES),
+    "split": (dataset.Packing, "split", SPLITS),
 }
 
 SCALARS = """\
@@ -156,16 +156,16 @@ def test_the_names_allowed_are_the_keys_of_the_packages_dict(kind):
 
 
 def test_the_places_of_the_bias_are_those_of_the_classifier():
-    assert get_args(methods.HeatedSoftmax.model_fields["bias"].annotation) == BIASES
+    assert get_args(method.HeatedSoftmax.model_fields["bias"].annotation) == BIASES
 
 
 def test_the_denominators_are_those_of_the_classifier():
-    field = methods.HeatedSoftmax.model_fields["denominator"]
+    field = method.HeatedSoftmax.model_fields["denominator"]
     assert get_args(field.annotation) == DENOMINATORS
 
 
 def test_alpha_follows_a_schedule_or_adapts():
-    alphas = choices(methods.HeatedSoftmax.model_fields["alpha"].annotation)
+    alphas = choices(method.HeatedSoftmax.model_fields["alpha"].annotation)
     assert set(alphas) == {*SCHEDULES, *ADAPTATIONS} - {"none"}
 
 
@@ -190,7 +190,7 @@ def test_the_options_of_a_choice_are_its_functions_parameters(kind, name):
 # --- what params.yaml says can be done -------------------------------------------------------
 
 
-HEATED = [m for m in PARAMS.methods if isinstance(PARAMS.methods[m], methods.HeatedSoftmax)]
+HEATED = [m for m in PARAMS.methods if isinstance(PARAMS.methods[m], method.HeatedSoftmax)]
 
 
 @pytest.mark.parametrize("method", PARAMS.methods)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from heated.config.sections import Params
+from heated.config.schema import Params
 
 
 def suggestion(name: object, allowed: list[str]) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from heated.config.methods import HeatedSoftmax
-from heated.config.problems import suggestion
-from heated.config.sections import Params
+from heated.config.error_messages import suggestion
+from heated.config.method import HeatedSoftmax
+from heated.config.schema import Params
 
 REFERENCES = {  # where the keys of these sections are named
     "datasets": ("run.datasets.*", "studies.*.datasets.*"),

@@ -8,11 +8,11 @@ from pydantic import Field
 from pydantic.functional_validators import AfterValidator
 
 from heated.config.base import Count, Name, Positive, Section
-from heated.config.data import Packing, Source
+from heated.config.dataset import Packing, Source
 from heated.config.evaluation import Evaluation
-from heated.config.methods import Method
+from heated.config.experiments import Claim, Grid, Names, Report, Studies
+from heated.config.method import Method
 from heated.config.reading import ParamsError
-from heated.config.studies import Claim, Grid, Names, Report, Studies
 from heated.config.training import Training
 
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from heated import config
 from heated.config import ParamsError
 
-PARAMS = Path(__file__).parents[1] / "params.yaml"
+PARAMS = Path(__file__).parents[2] / "params.yaml"
 
 STEP = "{name: step, start: 16, end: 4, at: 0.7625}"
 ALPHA = "methods.ln-heat.alpha"  # where STEP stands first

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from pydantic.functional_validators import AfterValidator
 
 from heated.config.base import Name, NotNegative, Positive, Section, Seed, distinct
-from heated.config.data import Validation
+from heated.config.dataset import Validation
 
 Names = Annotated[list[Name], AfterValidator(distinct)]
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
