@@ -26,12 +26,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heated.devices import fast_dtype
-from heated.environment import environment
 from heated.geometry import directions
 from heated.kmeans import lloyd, squared_distances
 from heated.neighbours import Neighbours
 from heated.retrieval import Scores, retrieval
+from heated.runtime.device import fast_dtype
+from heated.runtime.environment import environment
 
 KS = [1, 10, 100, 1000]
 MIB = 2**20

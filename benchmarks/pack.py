@@ -32,8 +32,8 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from PIL import Image
 
-from heated.environment import environment
 from heated.packing import pack
+from heated.runtime.environment import environment
 from heated.sources.images import in_directories
 from heated.splits import split
 

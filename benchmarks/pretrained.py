@@ -20,13 +20,13 @@ import torch
 from torch import nn
 
 from heated import pretrained
-from heated.devices import prepared
 from heated.embedding import embed
-from heated.environment import environment
 from heated.feeding import feed
 from heated.models import Architecture, Model
 from heated.packing import pack
 from heated.retrieval import retrieval
+from heated.runtime.device import prepared
+from heated.runtime.environment import environment
 from heated.sources.images import in_directories
 from heated.splits import split
 from heated.unpacking import Packed, unpack

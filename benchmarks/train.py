@@ -25,10 +25,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from heated.devices import keep_memory, precision
-from heated.environment import environment
 from heated.feeding import Held
 from heated.models import Architecture, Model
+from heated.runtime.device import keep_memory, precision
+from heated.runtime.environment import environment
 from heated.training import PRECISIONS, Progress, train_epoch
 
 BATCH_NORM = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": False}, "frozen_blocks": 0}

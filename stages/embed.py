@@ -7,8 +7,8 @@ import numpy as np
 from heated import config, embedding, models, unpacking
 from heated.common.cli import run
 from heated.common.io import required, whole, write_arrays
-from heated.devices import prepared
 from heated.feeding import Mapped
+from heated.runtime.device import prepared
 
 
 def main(packed: Path, trained: Path, embeddings: Path) -> None:

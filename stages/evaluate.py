@@ -7,9 +7,9 @@ import torch
 from heated import config
 from heated.common.cli import run
 from heated.common.io import read_arrays, required, write_json
-from heated.devices import prepared
-from heated.distributed import first
 from heated.metrics import evaluate, with_engine
+from heated.runtime.device import prepared
+from heated.runtime.distributed import first
 from heated.statistics import summaries
 
 

@@ -8,9 +8,9 @@ import torch
 from heated import config, models, unpacking
 from heated.common.cli import run
 from heated.common.io import required, write_json
-from heated.devices import prepared
 from heated.feeding import Mapped
 from heated.gradient_kinds import gradients_by_kind
+from heated.runtime.device import prepared
 
 
 def main(packed: Path, trained: Path, gradients: Path) -> None:

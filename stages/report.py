@@ -5,11 +5,11 @@ from pathlib import Path
 from heated import config
 from heated.common.cli import run
 from heated.common.io import whole, write_json
-from heated.devices import prepared
 from heated.reporting.chapters import Chapter
 from heated.reporting.folder import write
 from heated.reporting.pictures import examples
 from heated.reporting.results import headlines, read_results
+from heated.runtime.device import prepared
 
 
 def main(packed: Path, runs: Path, report: Path, metrics: Path) -> None:

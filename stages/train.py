@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from heated import config, provenance, recipes, runs, tuning, unpacking, usage
+from heated import config, provenance, recipes, runs, tuning, unpacking
 from heated.common.cli import run
 from heated.common.history import write_history
 from heated.common.io import project_root, write_json
-from heated.devices import machine, prepared
-from heated.distributed import first, output
+from heated.runtime import system_metrics
+from heated.runtime.device import machine, prepared
+from heated.runtime.distributed import first, output
 from heated.tracking.live import live
 
 
@@ -28,7 +29,7 @@ def main(
         **params.checkpoints.model_dump(),
     )
     record = provenance.of(trained, params.tags(dataset, method), settings[method] | here)
-    spent, tracked = usage.Usage(device), params.tracking.enabled and first()
+    spent, tracked = system_metrics.Usage(device), params.tracking.enabled and first()
     with output(models) as folder, live(record, tracked, params.tracking.every) as log:
         done = trained.finish(params.seeds(dataset, method), folder, spent.beside(log))
     if first():

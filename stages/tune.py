@@ -5,8 +5,8 @@ from pathlib import Path
 from heated import config, recipes, runs, tuning, unpacking
 from heated.common.cli import run
 from heated.common.io import project_root, write_json
-from heated.devices import machine, prepared
-from heated.distributed import first
+from heated.runtime.device import machine, prepared
+from heated.runtime.distributed import first
 
 
 def main(dataset: str, method: str, packed: Path, tuned: Path) -> None:

@@ -33,7 +33,7 @@ CODE = (
     "backbones",
     "checkpoints",
     "classifier",
-    "distributed",
+    "runtime.distributed",
     "embedding",
     "feeding",
     "geometry",

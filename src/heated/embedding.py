@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from heated.distributed import first, mine, summed
 from heated.feeding import Held, Mapped
 from heated.models import Model
+from heated.runtime.distributed import first, mine, summed
 
 IMAGES = 512  # at a time, at most; the result does not depend on it, nor on the pixels
 PIXELS = 2**24  # prepared, at a time: 64 MiB of float32

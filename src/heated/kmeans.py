@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 from torch.linalg import vecdot
 
 from heated.common.errors import InputError
-from heated.devices import fast_dtype
-from heated.distributed import mine, summed
+from heated.runtime.device import fast_dtype
+from heated.runtime.distributed import mine, summed
 from heated.screening import Block, Rounded, Screen, half_step, pairs, portions, rounded
 
 MIB = 2**20

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.linalg import vecdot
 
 from heated.common.errors import InputError
-from heated.devices import fast_dtype
 from heated.geometry import directions
+from heated.runtime.device import fast_dtype
 from heated.screening import Block, Screen, half_step, pairs, portions, rounded
 
 GRID = 2**32  # cosines are compared as whole multiples of 1 / GRID

@@ -8,8 +8,8 @@ import numpy as np
 
 from heated.checkpoints import fingerprint
 from heated.common.history import Row
-from heated.environment import environment, source_commit
 from heated.runs import Run
+from heated.runtime.environment import environment, source_commit
 from heated.unpacking import Packed
 
 Record = dict[str, Any]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from heated.common.errors import InputError
-from heated.distributed import mine, summed
 from heated.neighbours import Neighbours, Ranks
+from heated.runtime.distributed import mine, summed
 
 
 def recall_at(found: Ranks, k: int) -> Tensor:

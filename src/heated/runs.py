@@ -21,8 +21,6 @@ from heated.checkpoints import Checkpoints, Lock, code_digest, fingerprint, part
 from heated.common.errors import InputError
 from heated.common.history import Row
 from heated.common.io import write_arrays
-from heated.devices import keep_memory, peak_memory
-from heated.distributed import agreed, first, place
 from heated.embedding import embed
 from heated.feeding import Mapped, feed
 from heated.geometry import compactness, directions, spread
@@ -30,6 +28,8 @@ from heated.library import LIBRARY
 from heated.models import Architecture, Model
 from heated.recipes import BY_EPOCH, Recipe, by_epoch, throughout
 from heated.retrieval import retrieval
+from heated.runtime.device import keep_memory, peak_memory
+from heated.runtime.distributed import agreed, first, place
 from heated.training import Progress, train
 from heated.warm_up import WARM_UPS
 

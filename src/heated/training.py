@@ -19,11 +19,11 @@ from tqdm import tqdm
 from heated.augment import Draws
 from heated.backbones import bottleneck
 from heated.common.history import Row
-from heated.distributed import first, part, share_batch_norm, sum_gradients
 from heated.feeding import Held, Mapped
 from heated.library import LibraryLoss, drawing
 from heated.models import Model, Options, split_choice
 from heated.optimisers import OPTIMISERS
+from heated.runtime.distributed import first, part, share_batch_norm, sum_gradients
 from heated.sampling import SAMPLERS
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}

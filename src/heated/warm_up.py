@@ -9,10 +9,10 @@ from tqdm import tqdm
 
 from heated.classifier import HeatedSoftmax
 from heated.common.errors import InputError
-from heated.distributed import first, part
 from heated.embedding import embed
 from heated.feeding import Held, Mapped
 from heated.models import Model
+from heated.runtime.distributed import first, part
 from heated.sampling import batches
 from heated.training import raw_embeddings
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from heated.reporting.paper import published
 from heated.reporting.results import Result
+from heated.runtime.system_metrics import joined
 from heated.tracking import describing, files
 from heated.tracking.publishing import patiently, publish, publish_report
 from heated.tracking.registry import Trained
-from heated.usage import joined
 
 Tags = Mapping[str, Mapping[str, str]]
 

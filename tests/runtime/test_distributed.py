@@ -11,16 +11,16 @@ import torch
 from conftest import SHORT
 from safetensors.numpy import load_file
 
-from heated import distributed
 from heated.common.history import read_history
+from heated.runtime import distributed
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import json, sys
 import torch
 from heated.clustering import KMEANS
-from heated.devices import prepared
-from heated.distributed import first
+from heated.runtime.device import prepared
+from heated.runtime.distributed import first
 from heated.geometry import directions
 from heated.retrieval import retrieval
 
@@ -57,8 +57,8 @@ import sys
 from pathlib import Path
 import torch
 from heated import models
-from heated.devices import prepared
-from heated.distributed import first, share_batch_norm
+from heated.runtime.device import prepared
+from heated.runtime.distributed import first, share_batch_norm
 from heated.feeding import Held
 from heated.warm_up import WARM_UPS
 

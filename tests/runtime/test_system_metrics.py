@@ -3,9 +3,9 @@ import time
 import pytest
 import torch
 
-from heated import usage as measuring
 from heated.provenance import finished
-from heated.usage import SHORTEST, Usage, joined
+from heated.runtime import system_metrics as measuring
+from heated.runtime.system_metrics import SHORTEST, Usage, joined
 
 CPU = {
     "system/cpu_utilization_percentage",

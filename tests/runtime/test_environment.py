@@ -7,7 +7,7 @@ from importlib.metadata import version
 import pytest
 import torch
 
-from heated.environment import environment, git, processor, source_commit
+from heated.runtime.environment import environment, git, processor, source_commit
 
 
 def test_the_environment_names_hardware_and_versions_as_json():

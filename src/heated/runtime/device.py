@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from heated.distributed import join
+from heated.runtime.distributed import join
 
 # of the C library's mallopt
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from heated.devices import keep_memory
+from heated.runtime.device import keep_memory
 
 BLOCK = 64 * 2**20  # bytes
 
