@@ -5,7 +5,7 @@ from pathlib import Path
 from heated import config, copies
 from heated.common.cli import run
 from heated.common.io import whole
-from heated.downloading import gather, mirror_from
+from heated.datasets.download import gather, mirror_from
 from heated.sources import SOURCES
 
 

@@ -18,7 +18,7 @@ from hypothesis import settings
 from reported import METHODS, write_runs
 from server import Site, served
 
-from heated.downloading import half
+from heated.datasets.download import partial
 from heated.reporting.results import Result, read_results
 
 # No test asserts a wall-clock time, and each time the same examples are drawn.
@@ -192,5 +192,5 @@ def results(written: Path) -> list[Result]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that were to be waited before each further try of a download; nobody waits."""
     waits: list[float] = []
-    monkeypatch.setattr(half, "sleep", waits.append)
+    monkeypatch.setattr(partial, "sleep", waits.append)
     return waits

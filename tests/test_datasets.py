@@ -10,7 +10,7 @@ from server import Answer
 from test_layouts import SETS
 
 from heated import copies, packing, unpacking
-from heated.downloading import Checksum, connection, gather
+from heated.datasets.download import Checksum, gather, http
 from heated.sources import SOURCES
 from heated.splits import split
 
@@ -39,7 +39,7 @@ def served(site, folder, source, fault):
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", [name for name in SETS if name in SOURCES])
 def test_a_data_set_comes_whole_from_a_faulty_server(site, tmp_path, monkeypatch, name, fault):
-    monkeypatch.setattr(connection, "TIMEOUT", 0.2)
+    monkeypatch.setattr(http, "TIMEOUT", 0.2)
     build, read, counts = SETS[name]
     (tmp_path / "made").mkdir()
     classes = build(tmp_path / "made")

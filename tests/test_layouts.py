@@ -14,8 +14,8 @@ import pytest
 from heated import copies
 from heated.common.errors import InputError
 from heated.common.samples import SEEN
+from heated.datasets.download import DownloadError, gather
 from heated.decoding import decode
-from heated.downloading import DownloadError, gather
 from heated.sources import SOURCES, cars196, cub200, in_shop, mnist, omniglot, sop
 from heated.sources.source import Source
 from heated.splits import split

@@ -260,11 +260,11 @@ def test_a_further_loss_is_a_key_and_the_method_of_the_readme(monkeypatch):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n(methods:\n  circle:.*?)```", readme, re.DOTALL)
     said = yaml.safe_load(block)["methods"]["circle"]
-    method = TypeAdapter(method.Method).validate_python(said).model_dump()
+    said = TypeAdapter(method.Method).validate_python(said).model_dump()
     with pytest.raises(InputError, match="losses name: came 'circle'; allowed: "):
-        check("methods.circle", loss=method["loss"], miner=None)
+        check("methods.circle", loss=said["loss"], miner=None)
     monkeypatch.setitem(LOSSES, "circle", "CircleLoss")
-    own = {key: value for key, value in method.items() if value is not None}
+    own = {key: value for key, value in said.items() if value is not None}
     base = {k: v for k, v in settings("bn").items() if k not in ("normalise", "bias", "alpha")}
     model, (first, last) = trained(base | own | {"lr": 0.01})
     assert (model.head.criterion.m, model.head.criterion.gamma) == (0.4, 80)

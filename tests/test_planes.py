@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT
 
 from heated import config, packing, unpacking
-from heated.downloading import gather
+from heated.datasets.download import gather
 from heated.embedding import embed
 from heated.feeding import Mapped
 from heated.models import load

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from heated.common.io import sha256
-from heated.downloading import Checksum, DownloadError, fetch
+from heated.datasets.download import Checksum, DownloadError, fetch
 from heated.sources import SOURCES
 from heated.sources.omniglot import reader
 from heated.splits import split

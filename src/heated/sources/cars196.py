@@ -12,7 +12,7 @@ from scipy.io import loadmat
 
 from heated.common import archives
 from heated.common.samples import Samples
-from heated.downloading import Checksum, RemoteFile
+from heated.datasets.download import Checksum, RemoteFile
 from heated.sources.images import counted, in_directories, listed, parted, understood
 from heated.sources.source import Source, archive
 

@@ -14,7 +14,7 @@ import numpy as np
 from heated.common import archives
 from heated.common.errors import InputError
 from heated.common.samples import Samples, Split
-from heated.downloading import RemoteFile
+from heated.datasets.download import RemoteFile
 from heated.sources.images import counted, listed, understood
 from heated.sources.source import Source, archive
 

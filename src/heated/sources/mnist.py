@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from heated.common.archives import refused
 from heated.common.errors import InputError
 from heated.common.samples import SEEN, Samples, Split
-from heated.downloading import Checksum, RemoteFile
+from heated.datasets.download import Checksum, RemoteFile
 from heated.sources.images import counted
 from heated.sources.source import Source
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from heated.common import archives
 from heated.common.samples import Samples
-from heated.downloading import Checksum, RemoteFile
+from heated.datasets.download import Checksum, RemoteFile
 from heated.sources.images import by_name, counted, is_image, listed, parted
 from heated.sources.source import Source, archive
 

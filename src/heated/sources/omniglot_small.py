@@ -5,7 +5,7 @@ Source: B. Lake, R. Salakhutdinov, J. Tenenbaum, Science 350 (2015). Greek and L
 files; they are kept on the training side and dropped from the test side.
 """
 
-from heated.downloading import Checksum, RemoteFile
+from heated.datasets.download import Checksum, RemoteFile
 from heated.sources.omniglot import ADDRESS, reader
 from heated.sources.source import Source
 

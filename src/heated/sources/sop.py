@@ -8,7 +8,7 @@ from pathlib import Path
 
 from heated.common import archives
 from heated.common.samples import Samples
-from heated.downloading import Checksum, RemoteFile
+from heated.datasets.download import Checksum, RemoteFile
 from heated.sources.images import counted, listed, parted, understood
 from heated.sources.source import Source, archive
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from heated.common.errors import InputError
 from heated.common.samples import Samples
-from heated.downloading import RemoteFile
+from heated.datasets.download import RemoteFile
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")  # how their names end
 

@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from heated.common.io import whole
-from heated.downloading.connection import Refusal
-from heated.downloading.half import begun, check_room, discard, length, receive
-from heated.downloading.remote import RemoteFile, check
+from heated.datasets.download.checksum import RemoteFile, check
+from heated.datasets.download.http import Refusal
+from heated.datasets.download.partial import begun, check_room, discard, length, receive
 
 
 def mirror_places(file: RemoteFile, mirror: str | None, subfolder: str) -> Sequence[str]:

@@ -16,15 +16,15 @@ import pytest
 from conftest import ROOT
 from server import BYTES, LAST_MODIFIED, Answer
 
-from heated.downloading import (
+from heated.datasets.download import (
     Checksum,
     DownloadError,
     RemoteFile,
-    connection,
     fetch,
     gather,
-    half,
+    http,
     mirror_from,
+    partial,
 )
 
 OTHER = random.Random(1).randbytes(15_000)
@@ -167,14 +167,14 @@ def test_retry_after_is_honoured_up_to_a_minute(site, tmp_path, waits, said, wai
 
 
 def test_tries_that_bring_much_are_not_counted(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(half, "CHUNK", 1000)
+    monkeypatch.setattr(partial, "CHUNK", 1000)
     cuts = [Answer(cut=1000) for _ in range(10)]
     assert fetched(remote(site.serve("/data.bin", *cuts, Answer())), tmp_path).exists()
     assert site.ranges == [None, *(f"bytes={1000 * n}-" for n in range(1, 11))]
 
 
 def test_tries_that_start_over_each_time_are_counted(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(half, "CHUNK", 1000)
+    monkeypatch.setattr(partial, "CHUNK", 1000)
     with pytest.raises(DownloadError, match=f"came {MIDDLE} of {len(BYTES)} bytes"):
         fetched(remote(site.serve("/data.bin", Answer(cut=MIDDLE, ranges=False))), tmp_path)
     assert len(site.asked) == 4
@@ -198,7 +198,7 @@ def test_after_a_cut_only_the_rest_is_sent(site, tmp_path, headers):
 
 
 def test_after_a_stall_only_the_rest_is_sent(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(connection, "TIMEOUT", 3)  # which no busy machine meets
+    monkeypatch.setattr(http, "TIMEOUT", 3)  # which no busy machine meets
     stall = Answer(cut=MIDDLE, pause=threading.Event())
     path = fetched(remote(site.serve("/data.bin", stall, Answer())), tmp_path)
     stall.pause.set()
@@ -272,8 +272,8 @@ def test_a_later_call_goes_on_with_the_half_file(site, tmp_path):
 def test_a_later_call_takes_a_half_file_that_was_complete_already(site, tmp_path):
     address = site.serve("/data.bin", Answer(b"", 404))
     (tmp_path / "data.bin.part").write_bytes(BYTES)
-    known = half.Origin(address, '"1"', len(BYTES))
-    half.write_json(tmp_path / "data.bin.part.json", vars(known))
+    known = partial.Origin(address, '"1"', len(BYTES))
+    partial.write_json(tmp_path / "data.bin.part.json", vars(known))
     assert fetched(remote(address), tmp_path).read_bytes() == BYTES
     assert site.asked == []
 
@@ -550,7 +550,7 @@ def test_a_file_that_was_damaged_in_between_is_fetched_again(site, tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-from heated.downloading import Checksum, RemoteFile, gather
+from heated.datasets.download import Checksum, RemoteFile, gather
 file = RemoteFile("data.bin", Checksum("sha256", sys.argv[1]), (sys.argv[2],))
 print("ready", flush=True)
 gather([file], Path(sys.argv[3]), mirror=None, subfolder="set")

@@ -8,10 +8,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from heated.common.io import project_root, remove
-from heated.downloading.connection import Refusal
-from heated.downloading.half import check_room, length
-from heated.downloading.places import half_of, mirror_places, take
-from heated.downloading.remote import Checksum, RemoteFile, right
+from heated.datasets.download.checksum import Checksum, RemoteFile, right
+from heated.datasets.download.http import Refusal
+from heated.datasets.download.locations import half_of, mirror_places, take
+from heated.datasets.download.partial import check_room, length
 
 __all__ = ["Checksum", "DownloadError", "RemoteFile", "fetch", "gather", "mirror_from"]
 

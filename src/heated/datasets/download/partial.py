@@ -15,7 +15,7 @@ from time import sleep
 from tqdm import tqdm
 
 from heated.common.io import read_json, write_json
-from heated.downloading.connection import CHUNK, Refusal, ask, chunks
+from heated.datasets.download.http import CHUNK, Refusal, ask, chunks
 
 TRIES = 4  # in a row that bring less than CHUNK
 BACKOFF = 1.0  # seconds before the second of them, doubled before each further one

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from heated.downloading.connection import Refusal
+from heated.datasets.download.http import Refusal
 
 
 @dataclass(frozen=True)
