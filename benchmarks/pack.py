@@ -32,10 +32,10 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from PIL import Image
 
+from heated.datasets.image_folder import in_directories
+from heated.datasets.splits import split
 from heated.packing import pack
 from heated.runtime.environment import environment
-from heated.sources.images import in_directories
-from heated.splits import split
 
 DISTINCT, WIDTH, HEIGHT = 300, 500, 375  # synthetic photographs
 FADING = 0.66  # amplitude of each octave of their noise, to that of the one below

@@ -20,6 +20,8 @@ import torch
 from torch import nn
 
 from heated import pretrained
+from heated.datasets.image_folder import in_directories
+from heated.datasets.splits import split
 from heated.embedding import embed
 from heated.feeding import feed
 from heated.models import Architecture, Model
@@ -27,8 +29,6 @@ from heated.packing import pack
 from heated.retrieval import retrieval
 from heated.runtime.device import prepared
 from heated.runtime.environment import environment
-from heated.sources.images import in_directories
-from heated.splits import split
 from heated.unpacking import Packed, unpack
 
 # by network: its last layer, and how many features that reads

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from heated import config, copies
+from heated import config
 from heated.common.cli import run
 from heated.common.io import whole
+from heated.datasets import SOURCES, local_copy
 from heated.datasets.download import gather, mirror_from
-from heated.sources import SOURCES
 
 
 def main(dataset: str, raw: Path) -> None:
@@ -15,13 +15,13 @@ def main(dataset: str, raw: Path) -> None:
     choice = params.datasets[dataset].source
     source = SOURCES[choice.name](**choice.options)
     mirror = mirror_from(params.download.mirror)
-    copy = copies.found(source, mirror, choice.name)
+    copy = local_copy.found(source, mirror, choice.name)
     if copy is None:
         gather(source.files, raw, mirror=mirror, subfolder=choice.name)
         return
     with whole(raw) as folder:
         folder.mkdir()
-        copies.collect(copy, folder)
+        local_copy.collect(copy, folder)
         source.read(folder)
 
 

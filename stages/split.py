@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from heated import config, packing, splits
+from heated import config, packing
 from heated.common.cli import run
 from heated.common.io import required
-from heated.sources import SOURCES
+from heated.datasets import SOURCES, splits
 
 
 def main(dataset: str, raw: Path, packed: Path) -> None:

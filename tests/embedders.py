@@ -15,10 +15,10 @@ from sklearn.datasets import load_digits
 from heated import models
 from heated.common.io import read_arrays
 from heated.common.samples import Content, Samples
+from heated.datasets.splits import split
 from heated.geometry import directions
 from heated.models import Architecture, Model
 from heated.packing import pack
-from heated.splits import split
 from stages import embed
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -81,7 +81,7 @@ def test_every_competitor_trains_on_digits_and_its_loss_falls(method):
     calm = {"lr": 0.01, "lr_factor": {"name": "constant", "value": 1.0}}
     _, (first, last) = trained(settings(method, **calm))
     assert last["loss"] < first["loss"]
-    heated = isinstance(PARAMS.methods[method], config.methods.HeatedSoftmax)
+    heated = isinstance(PARAMS.methods[method], config.method.HeatedSoftmax)
     assert ("accuracy" in last) == ("alpha" in last) == ("temperature" in last) == heated
 
 

@@ -17,8 +17,8 @@ from heated import packing
 from heated.common.errors import InputError
 from heated.common.io import read_json
 from heated.common.samples import Samples
+from heated.datasets.splits import split
 from heated.packing import pack
-from heated.splits import split
 from heated.unpacking import digest, unpack
 
 GREY = np.random.default_rng(0).integers(0, 256, (10, 12, 12), dtype=np.uint8)
@@ -210,8 +210,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from heated import packing
-from heated.sources.images import in_directories
-from heated.splits import split
+from heated.datasets.image_folder import in_directories
+from heated.datasets.splits import split
 
 folder, hangs = Path(sys.argv[1]), sys.argv[2] == "hangs"
 packing.KEPT_EVERY, packing.PIECE = 10, 1

@@ -9,14 +9,14 @@ import torch
 from conftest import ROOT
 
 from heated import config, packing, unpacking
+from heated.datasets import SOURCES
 from heated.datasets.download import gather
+from heated.datasets.splits import split
 from heated.embedding import embed
 from heated.feeding import Mapped
 from heated.models import load
 from heated.recipes import recipe
 from heated.runs import Run
-from heated.sources import SOURCES
-from heated.splits import split
 
 PARAMS = config.load(ROOT / "params.yaml")
 CPU = torch.device("cpu")

@@ -16,13 +16,13 @@ from reported import Page
 
 from heated import models
 from heated.common.errors import InputError
+from heated.datasets import SOURCES
 from heated.retrieval import retrieval
 from heated.search import __main__ as command
 from heated.search import approximate
 from heated.search import index as indexing
 from heated.search.images import contents, listed
 from heated.search.index import build, exact, matching, nearest, opened
-from heated.sources import SOURCES
 
 pytestmark = pytest.mark.filterwarnings(  # faiss's own, when it is imported
     "ignore:builtin type .* has no __module__ attribute:DeprecationWarning"

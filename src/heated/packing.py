@@ -30,8 +30,8 @@ from heated import decoding
 from heated.common.errors import InputError
 from heated.common.io import read_json, sha256, whole, write_arrays, write_json
 from heated.common.samples import Content, Samples, Split
+from heated.datasets.splits import AGAIN, check
 from heated.decoding import CHANNELS, DamagedImage, decode, one_thread
-from heated.splits import AGAIN, check
 
 Piece = list[tuple[int, Content]]
 Told = tuple[int, str]  # an image's number, and how it is damaged, or nothing

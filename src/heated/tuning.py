@@ -8,9 +8,9 @@ from typing import Any
 
 from heated.common.io import read_json, required
 from heated.common.samples import Samples
+from heated.datasets.splits import held_out
 from heated.recipes import Recipe
 from heated.runs import Run
-from heated.splits import held_out
 from heated.unpacking import Packed
 
 Point = Mapping[str, Any]  # settings by their keys, such as `loss.margin`

@@ -16,14 +16,14 @@ from heated.classifier import BIASES, DENOMINATORS
 from heated.clustering import KMEANS
 from heated.config import base, dataset, evaluation, method, schema, training
 from heated.config.reading import ParamsError, parse
+from heated.datasets import SOURCES
+from heated.datasets.splits import SPLITS
 from heated.decoding import CHANNELS
 from heated.normalise import NORMALISATIONS
 from heated.optimisers import OPTIMISERS
 from heated.pretrained import SUFFIXES, identity
 from heated.sampling import SAMPLERS
 from heated.schedules import SCHEDULES, values
-from heated.sources import SOURCES
-from heated.splits import SPLITS
 from heated.warm_up import WARM_UPS
 
 PATH = Path(__file__).parents[2] / "params.yaml"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from heated.common import archives
 from heated.common.errors import InputError
-from heated.sources.images import SUFFIXES, is_image
+from heated.datasets.image_folder import SUFFIXES, is_image
 
 
 class Image(NamedTuple):

@@ -5,9 +5,9 @@ Source: B. Lake, R. Salakhutdinov, J. Tenenbaum, Science 350 (2015). Greek and L
 files; they are kept on the training side and dropped from the test side.
 """
 
+from heated.datasets.base import Source
 from heated.datasets.download import Checksum, RemoteFile
-from heated.sources.omniglot import ADDRESS, reader
-from heated.sources.source import Source
+from heated.datasets.omniglot import ADDRESS, reader
 
 TRAIN, TEST = "images_background_small1", "images_background_small2"
 IN_BOTH = ("Greek", "Latin")

@@ -11,8 +11,8 @@ from heated.common import archives
 from heated.common.errors import InputError
 from heated.common.io import project_root
 from heated.common.samples import SEEN, Samples, Split
-from heated.sources.images import directories, in_directories, nested
-from heated.sources.source import Source, archive
+from heated.datasets.base import Source, archive
+from heated.datasets.image_folder import directories, in_directories, nested
 
 NAMED = 3  # classes, where more are told of
 PARTS = ({"train", "test"}, {"train", "query", "gallery"})

@@ -11,14 +11,13 @@ import layouts
 import numpy as np
 import pytest
 
-from heated import copies
 from heated.common.errors import InputError
 from heated.common.samples import SEEN
+from heated.datasets import SOURCES, cars196, cub200, in_shop, local_copy, mnist, omniglot, sop
+from heated.datasets.base import Source
 from heated.datasets.download import DownloadError, gather
+from heated.datasets.splits import split
 from heated.decoding import decode
-from heated.sources import SOURCES, cars196, cub200, in_shop, mnist, omniglot, sop
-from heated.sources.source import Source
-from heated.splits import split
 
 # By name: what writes the files, the reader with the counts of those files, images a part.
 SETS = {
@@ -218,7 +217,7 @@ def test_a_damaged_table_is_told_with_its_name(tmp_path, damage):
     (place,) = (tmp_path / "set").rglob(table)
     place.write_bytes(content)
     (tmp_path / "raw").mkdir()
-    copies.zip_folder(
+    local_copy.zip_folder(
         place.parent if name in ("cub200", "sop") else tmp_path / "set", tmp_path / "raw/set.zip"
     )
     with pytest.raises(InputError, match=rf"{table}.* is damaged \({told}: .*fetch it again"):
@@ -249,7 +248,7 @@ def test_what_is_no_idx_file_is_told(tmp_path):
 
 def collected(source, mirror, raw):
     raw.mkdir()
-    copies.collect(copies.found(source, str(mirror), "cub200"), raw)
+    local_copy.collect(local_copy.found(source, str(mirror), "cub200"), raw)
     return source.read(raw)
 
 
@@ -269,10 +268,10 @@ def test_an_unpacked_copy_in_the_mirror_gives_the_same_samples(tmp_path, subfold
 def test_an_unpacked_copy_with_one_of_the_sets_files_is_a_copy(tmp_path, name, subfolder):
     folder, raw = tmp_path / "mirror" / subfolder / name, tmp_path / "raw"
     classes = unpacked(name, folder)
-    place = copies.found(SOURCES[name](), str(tmp_path / "mirror"), subfolder or name)
+    place = local_copy.found(SOURCES[name](), str(tmp_path / "mirror"), subfolder or name)
     assert place == folder
     raw.mkdir()
-    copies.collect(place, raw)
+    local_copy.collect(place, raw)
     samples = SETS[name][1](raw)
     assert [samples.class_names[label] for label in samples.labels] == list(classes.values())
 
@@ -284,7 +283,7 @@ def test_a_folder_with_some_of_the_sets_archives_is_no_copy(tmp_path, name):
     SETS[name][0](tmp_path / name)
     source = SOURCES[name]()
     (tmp_path / name / source.files[1].name).unlink()
-    assert copies.found(source, str(tmp_path), name) is None
+    assert local_copy.found(source, str(tmp_path), name) is None
 
 
 def test_the_same_folder_gives_the_same_bytes(tmp_path):
@@ -294,7 +293,7 @@ def test_the_same_folder_gives_the_same_bytes(tmp_path):
         layouts.spread(
             tmp_path / round_, files if round_ == "one" else dict(reversed(files.items()))
         )
-        copies.zip_folder(tmp_path / round_ / "CUB_200_2011", tmp_path / f"{round_}.zip")
+        local_copy.zip_folder(tmp_path / round_ / "CUB_200_2011", tmp_path / f"{round_}.zip")
         packed.append((tmp_path / f"{round_}.zip").read_bytes())
     assert packed[0] == packed[1]
 
@@ -303,12 +302,12 @@ def test_the_sets_own_files_in_the_mirror_go_before_a_copy(tmp_path):
     files, _ = layouts.cub200_files()
     layouts.spread(tmp_path, files)
     layouts.cub200(tmp_path)
-    assert copies.found(SOURCES["cub200"](), str(tmp_path), "cub200") is None
+    assert local_copy.found(SOURCES["cub200"](), str(tmp_path), "cub200") is None
 
 
 def test_a_mirror_that_is_an_address_or_empty_has_no_copy(tmp_path):
     for mirror in (None, "https://example.org/mirror", str(tmp_path)):
-        assert copies.found(SOURCES["cub200"](), mirror, "cub200") is None
+        assert local_copy.found(SOURCES["cub200"](), mirror, "cub200") is None
 
 
 def test_a_linked_directory_in_a_copy_is_refused(tmp_path):
@@ -344,7 +343,7 @@ def test_a_copy_for_which_there_is_no_room_is_told_before_it_is_made(tmp_path, m
     monkeypatch.setattr(shutil, "disk_usage", lambda path: used._replace(free=total - 1))
     told = rf"of {place} in {tmp_path} cannot be made: {total:,} bytes more are needed in"
     with pytest.raises(DownloadError, match=told):
-        copies.collect(place, tmp_path / "raw")
+        local_copy.collect(place, tmp_path / "raw")
     assert list((tmp_path / "raw").iterdir()) == []
 
 
@@ -353,7 +352,7 @@ def test_a_disk_that_fills_up_is_told_with_the_copy(tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "CUB_200_2011.zip").symlink_to("/dev/full")
     with pytest.raises(DownloadError, match=r"CUB_200_2011 in .* cannot be made: .*No space left"):
-        copies.collect(tmp_path / "CUB_200_2011", tmp_path / "raw")
+        local_copy.collect(tmp_path / "CUB_200_2011", tmp_path / "raw")
 
 
 # --- a folder --------------------------------------------------------------------------------
@@ -386,7 +385,7 @@ def given(tmp_path: Path, files, layout="classes", kind="folder"):
         layouts.tar(place := tmp_path / "images.tar.gz", files)
     source, raw = folder(place, layout), tmp_path / "raw"
     raw.mkdir()
-    copies.collect(copies.found(source, None, "folder"), raw)
+    local_copy.collect(local_copy.found(source, None, "folder"), raw)
     return source.read(raw)
 
 
@@ -486,7 +485,7 @@ def test_a_folder_without_images_is_refused(tmp_path):
 
 def test_a_path_where_nothing_lies_is_told(tmp_path):
     with pytest.raises(InputError, match=f"source.path: nothing lies at {tmp_path}/no;"):
-        copies.found(folder(tmp_path / "no"), None, "folder")
+        local_copy.found(folder(tmp_path / "no"), None, "folder")
 
 
 @pytest.mark.parametrize("path", ["../zoo", "../zoo.zip", "zoo", "./more/../zoo.zip"])
@@ -499,7 +498,7 @@ def test_what_is_not_at_a_relative_path_is_looked_for_in_the_mirror(
     (mirror / subfolder).mkdir(parents=True)
     layouts.zipped(mirror / subfolder / "zoo.zip", pictures(ZOO))
     source = SOURCES["folder"](path=path, layout="classes")
-    assert copies.found(source, str(mirror), "folder") == mirror / subfolder / "zoo.zip"
+    assert local_copy.found(source, str(mirror), "folder") == mirror / subfolder / "zoo.zip"
 
 
 def test_the_projects_own_path_goes_before_the_mirror(tmp_path, monkeypatch):
@@ -507,13 +506,13 @@ def test_the_projects_own_path_goes_before_the_mirror(tmp_path, monkeypatch):
     for place in ("project/zoo", "mirror/zoo"):
         layouts.spread(tmp_path / place, pictures(ZOO))
     source = SOURCES["folder"](path="zoo", layout="classes")
-    assert copies.found(source, str(tmp_path / "mirror"), "folder") == tmp_path / "project/zoo"
+    assert local_copy.found(source, str(tmp_path / "mirror"), "folder") == tmp_path / "project/zoo"
 
 
 def test_an_absolute_path_is_looked_for_there_alone(tmp_path):
     layouts.spread(tmp_path / "mirror" / "zoo", pictures(ZOO))
     with pytest.raises(InputError, match=f"nothing lies at {tmp_path}/zoo;"):
-        copies.found(folder(tmp_path / "zoo"), str(tmp_path / "mirror"), "folder")
+        local_copy.found(folder(tmp_path / "zoo"), str(tmp_path / "mirror"), "folder")
 
 
 def test_a_relative_path_where_nothing_lies_is_told_with_the_places_in_the_mirror(
@@ -525,4 +524,4 @@ def test_a_relative_path_where_nothing_lies_is_told_with_the_places_in_the_mirro
     places = [tmp_path / place for place in ("project/../zoo", "mirror/folder/zoo", "mirror/zoo")]
     told = " nor at ".join(map(str, places))
     with pytest.raises(InputError, match=f"source.path: nothing lies at {told};"):
-        copies.found(source, str(tmp_path / "mirror"), "folder")
+        local_copy.found(source, str(tmp_path / "mirror"), "folder")

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from heated.common.samples import Samples
+from heated.datasets.base import Source
 from heated.datasets.download import Checksum, RemoteFile
-from heated.sources.source import Source
 
 INK = 16  # the files' darkest value
 

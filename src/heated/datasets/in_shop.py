@@ -14,9 +14,9 @@ import numpy as np
 from heated.common import archives
 from heated.common.errors import InputError
 from heated.common.samples import Samples, Split
+from heated.datasets.base import Source, archive
 from heated.datasets.download import RemoteFile
-from heated.sources.images import counted, listed, understood
-from heated.sources.source import Source, archive
+from heated.datasets.image_folder import counted, listed, understood
 
 PARTITION = "list_eval_partition.txt"
 PARTS = ("train", "query", "gallery")

@@ -11,7 +11,7 @@ import numpy as np
 from heated.common import archives
 from heated.common.errors import InputError
 from heated.common.samples import Content, Samples
-from heated.splits import by_class
+from heated.datasets.splits import by_class
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 

@@ -12,9 +12,9 @@ from scipy.io import loadmat
 
 from heated.common import archives
 from heated.common.samples import Samples
+from heated.datasets.base import Source, archive
 from heated.datasets.download import Checksum, RemoteFile
-from heated.sources.images import counted, in_directories, listed, parted, understood
-from heated.sources.source import Source, archive
+from heated.datasets.image_folder import counted, in_directories, listed, parted, understood
 
 ANNOTATIONS = "cars_annos.mat"
 TRAINING_CLASSES = 98

@@ -10,12 +10,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from heated.common.io import sha256
+from heated.datasets import SOURCES
 from heated.datasets.download import Checksum, DownloadError, fetch
-from heated.sources import SOURCES
-from heated.sources.omniglot import reader
-from heated.splits import split
+from heated.datasets.omniglot import reader
+from heated.datasets.splits import split
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 BY_HAND = {"cars196": {"car_ims.tgz", "cars_annos.mat"}, "in-shop": {"img.zip"}}

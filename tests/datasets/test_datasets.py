@@ -9,10 +9,10 @@ import pytest
 from server import Answer
 from test_layouts import SETS
 
-from heated import copies, packing, unpacking
+from heated import packing, unpacking
+from heated.datasets import SOURCES, local_copy
 from heated.datasets.download import Checksum, gather, http
-from heated.sources import SOURCES
-from heated.splits import split
+from heated.datasets.splits import split
 
 SHOWN = {"size": 16, "fit": "squash", "colour": "rgb", "filter": "bilinear", "damaged": 0}
 FAULTS = {
@@ -95,12 +95,12 @@ def test_a_real_set_has_its_counts_once_packed(mirror, tmp_path, name):
         pytest.skip(f"{name} is not in the mirror")
     place = {"path": f"../{name}"} if kind == "folder" else {}
     source, raw = SOURCES[kind](**place, **options), tmp_path / "raw"
-    copy = copies.found(source, str(mirror), kind)
+    copy = local_copy.found(source, str(mirror), kind)
     if copy is None:
         gather(source.files, raw, mirror=str(mirror), subfolder=kind)
     else:
         raw.mkdir()
-        copies.collect(copy, raw)
+        local_copy.collect(copy, raw)
     samples = source.read(raw)
     parted = split(samples, rule, **rule_options)
     packing.pack(samples, parted, tmp_path / "packed", **SHOWN, workers=2, source=raw)

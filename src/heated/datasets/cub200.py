@@ -8,9 +8,9 @@ from pathlib import Path
 
 from heated.common import archives
 from heated.common.samples import Samples
+from heated.datasets.base import Source, archive
 from heated.datasets.download import Checksum, RemoteFile
-from heated.sources.images import counted, listed, parted, understood
-from heated.sources.source import Source, archive
+from heated.datasets.image_folder import counted, listed, parted, understood
 
 ROOT = "CUB_200_2011"
 TABLES = ("images.txt", "image_class_labels.txt")

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from heated.common.archives import refused
 from heated.common.errors import InputError
 from heated.common.samples import SEEN, Samples, Split
+from heated.datasets.base import Source
 from heated.datasets.download import Checksum, RemoteFile
-from heated.sources.images import counted
-from heated.sources.source import Source
+from heated.datasets.image_folder import counted
 
 LEFT_OUT = 5000
 ADDRESSES = (

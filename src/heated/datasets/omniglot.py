@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 
 from heated.common import archives
 from heated.common.samples import Samples
+from heated.datasets.base import Source, archive
 from heated.datasets.download import Checksum, RemoteFile
-from heated.sources.images import by_name, counted, is_image, listed, parted
-from heated.sources.source import Source, archive
+from heated.datasets.image_folder import by_name, counted, is_image, listed, parted
 
 TRAIN, TEST = "images_background", "images_evaluation"
 ADDRESS = "https://github.com/brendenlake/omniglot/raw/master/python/"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from heated.common.errors import InputError
 from heated.common.samples import SEEN, Samples, Split
-from heated.splits import SPLITS, by_class, halves, held_out, images, split
+from heated.datasets.splits import SPLITS, by_class, halves, held_out, images, split
 
 
 def samples(labels, *, train_classes=None):
