@@ -34,7 +34,7 @@ from PIL import Image
 
 from heated.datasets.image_folder import in_directories
 from heated.datasets.splits import split
-from heated.packing import pack
+from heated.preprocessing.packing import pack
 from heated.runtime.environment import environment
 
 DISTINCT, WIDTH, HEIGHT = 300, 500, 375  # synthetic photographs

@@ -25,7 +25,7 @@ from heated.datasets.splits import split
 from heated.embedding import embed
 from heated.feeding import feed
 from heated.models import Architecture, Model
-from heated.packing import pack
+from heated.preprocessing.packing import pack
 from heated.retrieval import retrieval
 from heated.runtime.device import prepared
 from heated.runtime.environment import environment

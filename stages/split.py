@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 
-from heated import config, packing
+from heated import config
 from heated.common.cli import run
 from heated.common.io import required
 from heated.datasets import SOURCES, splits
+from heated.preprocessing import packing
 
 
 def main(dataset: str, raw: Path, packed: Path) -> None:

@@ -18,7 +18,7 @@ from heated.common.samples import Content, Samples
 from heated.datasets.splits import split
 from heated.geometry import directions
 from heated.models import Architecture, Model
-from heated.packing import pack
+from heated.preprocessing.packing import pack
 from stages import embed
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -8,13 +8,14 @@ import pytest
 import torch
 from conftest import ROOT
 
-from heated import config, packing, unpacking
+from heated import config, unpacking
 from heated.datasets import SOURCES
 from heated.datasets.download import gather
 from heated.datasets.splits import split
 from heated.embedding import embed
 from heated.feeding import Mapped
 from heated.models import load
+from heated.preprocessing import packing
 from heated.recipes import recipe
 from heated.runs import Run
 

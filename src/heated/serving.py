@@ -22,10 +22,10 @@ from heated import embedding, models
 from heated.common.errors import InputError
 from heated.common.io import read_json, sha256, whole, write_json
 from heated.common.samples import Content
-from heated.decoding import decode
 from heated.feeding import Mapped
 from heated.geometry import directions
 from heated.models import Model
+from heated.preprocessing.decoding import decode
 
 WEIGHTS, PACKING = "model.safetensors", "packing.json"
 OPTIONS = ("size", "fit", "colour", "filter")  # of packing: what decides the pixels

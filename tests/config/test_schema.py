@@ -18,9 +18,9 @@ from heated.config import base, dataset, evaluation, method, schema, training
 from heated.config.reading import ParamsError, parse
 from heated.datasets import SOURCES
 from heated.datasets.splits import SPLITS
-from heated.decoding import CHANNELS
 from heated.normalise import NORMALISATIONS
 from heated.optimisers import OPTIMISERS
+from heated.preprocessing.decoding import CHANNELS
 from heated.pretrained import SUFFIXES, identity
 from heated.sampling import SAMPLERS
 from heated.schedules import SCHEDULES, values

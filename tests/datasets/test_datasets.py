@@ -9,10 +9,11 @@ import pytest
 from server import Answer
 from test_layouts import SETS
 
-from heated import packing, unpacking
+from heated import unpacking
 from heated.datasets import SOURCES, local_copy
 from heated.datasets.download import Checksum, gather, http
 from heated.datasets.splits import split
+from heated.preprocessing import packing
 
 SHOWN = {"size": 16, "fit": "squash", "colour": "rgb", "filter": "bilinear", "damaged": 0}
 FAULTS = {

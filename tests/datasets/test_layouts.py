@@ -17,7 +17,7 @@ from heated.datasets import SOURCES, cars196, cub200, in_shop, local_copy, mnist
 from heated.datasets.base import Source
 from heated.datasets.download import DownloadError, gather
 from heated.datasets.splits import split
-from heated.decoding import decode
+from heated.preprocessing.decoding import decode
 
 # By name: what writes the files, the reader with the counts of those files, images a part.
 SETS = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from heated.common.errors import InputError
-from heated.decoding import DamagedImage, decode
+from heated.preprocessing.decoding import DamagedImage, decode
 from heated.reporting.pictures import THUMBNAIL, data_uri
 from heated.search.images import Image, contents
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from heated import decoding
-from heated.decoding import (
+from heated.preprocessing import decoding
+from heated.preprocessing.decoding import (
     LARGEST,
     UPRIGHT,
     DamagedImage,
@@ -286,7 +286,7 @@ def test_damage_is_an_error_of_input():
 
 def test_small_grey_images_load_neither_torch_nor_torchvision():
     code = (
-        "import sys, numpy as np; from heated.decoding import decode; "
+        "import sys, numpy as np; from heated.preprocessing.decoding import decode; "
         "decode(np.zeros((9, 8), np.uint8), size=8, fit='squash', colour='grey', "
         "filter='bilinear'); assert not {'torch', 'torchvision'} & set(sys.modules)"
     )
@@ -296,7 +296,7 @@ def test_small_grey_images_load_neither_torch_nor_torchvision():
 def test_torch_takes_one_thread_for_each_that_is_started_and_then_as_many_as_before():
     code = (
         "import torch; from concurrent.futures import ThreadPoolExecutor as Pool\n"
-        "from heated.decoding import one_thread\n"
+        "from heated.preprocessing.decoding import one_thread\n"
         "torch.set_num_threads(3)\n"
         "with one_thread(), Pool(1) as pool: print(pool.submit(torch.get_num_threads).result())\n"
         "print(torch.get_num_threads())"

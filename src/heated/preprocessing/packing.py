@@ -26,12 +26,12 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from heated import decoding
 from heated.common.errors import InputError
 from heated.common.io import read_json, sha256, whole, write_arrays, write_json
 from heated.common.samples import Content, Samples, Split
 from heated.datasets.splits import AGAIN, check
-from heated.decoding import CHANNELS, DamagedImage, decode, one_thread
+from heated.preprocessing import decoding
+from heated.preprocessing.decoding import CHANNELS, DamagedImage, decode, one_thread
 
 Piece = list[tuple[int, Content]]
 Told = tuple[int, str]  # an image's number, and how it is damaged, or nothing

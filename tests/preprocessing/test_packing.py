@@ -13,12 +13,12 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from heated import packing
 from heated.common.errors import InputError
 from heated.common.io import read_json
 from heated.common.samples import Samples
 from heated.datasets.splits import split
-from heated.packing import pack
+from heated.preprocessing import packing
+from heated.preprocessing.packing import pack
 from heated.unpacking import digest, unpack
 
 GREY = np.random.default_rng(0).integers(0, 256, (10, 12, 12), dtype=np.uint8)

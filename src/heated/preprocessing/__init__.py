@@ -1,0 +1,1 @@
+"""Decode images and pack them into one array."""
