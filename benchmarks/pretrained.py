@@ -20,16 +20,16 @@ import torch
 from torch import nn
 
 from heated import pretrained
+from heated.data.batches import feed
+from heated.data.packed_dataset import Packed, unpack
 from heated.datasets.image_folder import in_directories
 from heated.datasets.splits import split
 from heated.embedding import embed
-from heated.feeding import feed
 from heated.models import Architecture, Model
 from heated.preprocessing.packing import pack
 from heated.retrieval import retrieval
 from heated.runtime.device import prepared
 from heated.runtime.environment import environment
-from heated.unpacking import Packed, unpack
 
 # by network: its last layer, and how many features that reads
 BOTTLENECK = {

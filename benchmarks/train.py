@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from heated.feeding import Held
+from heated.data.batches import Held
 from heated.models import Architecture, Model
 from heated.runtime.device import keep_memory, precision
 from heated.runtime.environment import environment

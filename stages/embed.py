@@ -4,17 +4,18 @@ from pathlib import Path
 
 import numpy as np
 
-from heated import config, embedding, models, unpacking
+from heated import config, embedding, models
 from heated.common.cli import run
 from heated.common.io import required, whole, write_arrays
-from heated.feeding import Mapped
+from heated.data import packed_dataset
+from heated.data.batches import Mapped
 from heated.runtime.device import prepared
 
 
 def main(packed: Path, trained: Path, embeddings: Path) -> None:
     """`trained`: folder of seed-<s>.safetensors; `embeddings`: folder for seed-<s>.npz."""
     device = prepared(config.load().run.threads)
-    data = unpacking.unpack(packed)
+    data = packed_dataset.unpack(packed)
     tested = data.split.query | data.split.gallery
     numbers = np.flatnonzero(tested)
     images, labels = Mapped(data.images, numbers, device), data.labels[numbers]

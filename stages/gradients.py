@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from heated import config, models, unpacking
+from heated import config, models
 from heated.common.cli import run
 from heated.common.io import required, write_json
-from heated.feeding import Mapped
+from heated.data import packed_dataset
+from heated.data.batches import Mapped
 from heated.gradient_kinds import gradients_by_kind
 from heated.runtime.device import prepared
 
@@ -17,7 +18,7 @@ def main(packed: Path, trained: Path, gradients: Path) -> None:
     """`trained`: folder of seed-<s>.safetensors; `gradients`: JSON, curves by seed and kind."""
     params = config.load()
     study, device = params.studies.gradients, prepared(params.run.threads)
-    data = unpacking.unpack(packed)
+    data = packed_dataset.unpack(packed)
     numbers = np.flatnonzero(data.split.train)
     images = Mapped(data.images, numbers, device)
     classes = np.unique(data.labels[numbers], return_inverse=True)[1]

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from heated import config, provenance, recipes, runs, tuning, unpacking
+from heated import config, provenance, recipes, runs, tuning
 from heated.common.cli import run
 from heated.common.history import write_history
 from heated.common.io import project_root, write_json
+from heated.data import packed_dataset
 from heated.runtime import system_metrics
 from heated.runtime.device import machine, prepared
 from heated.runtime.distributed import first, output
@@ -23,7 +24,7 @@ def main(
     every = {name: recipes.recipe(each | here) for name, each in settings.items()}
     trained = runs.Run(
         every[method],
-        *(unpacking.unpack(packed), unpacking.digest(packed), device),
+        *(packed_dataset.unpack(packed), packed_dataset.digest(packed), device),
         project_root() / "checkpoints",
         others=[*every.values()],
         **params.checkpoints.model_dump(),

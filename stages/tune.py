@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from heated import config, recipes, runs, tuning, unpacking
+from heated import config, recipes, runs, tuning
 from heated.common.cli import run
 from heated.common.io import project_root, write_json
+from heated.data import packed_dataset
 from heated.runtime.device import machine, prepared
 from heated.runtime.distributed import first
 
@@ -13,14 +14,14 @@ def main(dataset: str, method: str, packed: Path, tuned: Path) -> None:
     """`tuned`: JSON of what was tried and what was chosen."""
     params = config.load()
     study, device = params.studies.competitors, prepared(params.run.threads)
-    data = tuning.validation(unpacking.unpack(packed), **study.validation.model_dump())
+    data = tuning.validation(packed_dataset.unpack(packed), **study.validation.model_dump())
     here = machine(params.datasets[dataset].training.precision, device, params.run.threads)
     points = study.points(method)
     settings = [params.settings(dataset, method, point) | here for point in points]
     trained = runs.Run(
         recipes.recipe(settings[0]),
         data,
-        f"{unpacking.digest(packed)} {data.split.tested}",
+        f"{packed_dataset.digest(packed)} {data.split.tested}",
         device,
         project_root() / "checkpoints",
         **params.checkpoints.model_dump(),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from heated import embedding
-from heated.feeding import Held, Mapped
+from heated.data.batches import Held, Mapped
 from heated.models import Architecture, Model
 
 

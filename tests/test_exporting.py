@@ -9,10 +9,10 @@ from embedders import KINDS, case
 from heated import models
 from heated.backbones import BACKBONES
 from heated.common.errors import InputError
+from heated.data.packed_dataset import unpack
 from heated.exporting import export
 from heated.geometry import directions
 from heated.models import Architecture, Model
-from heated.unpacking import unpack
 
 
 def run(path, images):

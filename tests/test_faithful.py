@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from heated import config
+from heated.data.samplers import batches
 from heated.models import Architecture, Model
 from heated.recipes import recipe
-from heated.sampling import batches
 from heated.training import Progress
 
 PARAMS = config.load(Path(__file__).parents[1] / "params.yaml")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from heated.common.errors import InputError
-from heated.feeding import Held
+from heated.data.batches import Held
 from heated.gradient_kinds import (
     KINDS,
     QUANTILES,

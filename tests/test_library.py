@@ -17,11 +17,11 @@ from heated import config, models
 from heated.classifier import HeatedSoftmax
 from heated.common.errors import InputError
 from heated.config import method
-from heated.feeding import Held
+from heated.data.batches import Held
+from heated.data.samplers import SAMPLERS
 from heated.library import LOSSES, MINERS, LibraryLoss, check, drawing
 from heated.models import Architecture, Model
 from heated.recipes import recipe
-from heated.sampling import SAMPLERS
 from heated.training import Progress, epoch_seed, raw_embeddings, train
 
 PARAMS = config.load(ROOT / "params.yaml")

@@ -6,9 +6,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from heated.augment import Draws
 from heated.common.errors import InputError
-from heated.feeding import Held
+from heated.data.batches import Held
+from heated.data.transforms import Draws
 from heated.models import Architecture, Model, load, save
 from heated.training import Progress, train
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from conftest import ROOT
 
-from heated import config, unpacking
+from heated import config
+from heated.data import packed_dataset
+from heated.data.batches import Mapped
 from heated.datasets import SOURCES
 from heated.datasets.download import gather
 from heated.datasets.splits import split
 from heated.embedding import embed
-from heated.feeding import Mapped
 from heated.models import load
 from heated.preprocessing import packing
 from heated.recipes import recipe
@@ -32,7 +33,7 @@ def packed(name, folder, mirror):
     images = settings.packing.model_dump(exclude={"split", "validation"})
     parted = split(samples, rule.name, **rule.options)
     packing.pack(samples, parted, folder / "packed", **images, workers=1, source=raw)
-    return unpacking.unpack(folder / "packed")
+    return packed_dataset.unpack(folder / "packed")
 
 
 def trained(name, method, data, folder, **changes):

@@ -7,10 +7,10 @@ from heated.backbones import BACKBONES
 from heated.checkpoints import Lock
 from heated.common.io import read_arrays
 from heated.common.samples import Split
+from heated.data.packed_dataset import Packed
 from heated.models import load
 from heated.recipes import recipe
 from heated.runs import Run
-from heated.unpacking import Packed
 
 CPU = torch.device("cpu")
 BATCH = {"name": "batch", "momentum": 0.05, "eps": 1e-3}

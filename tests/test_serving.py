@@ -9,7 +9,7 @@ from PIL import Image
 
 from heated import models, serving
 from heated.common.errors import InputError
-from heated.unpacking import unpack
+from heated.data.packed_dataset import unpack
 
 
 def png(pixels):

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from heated.backbones import bottleneck
-from heated.feeding import Held
+from heated.data.batches import Held
+from heated.data.samplers import batches
 from heated.models import Architecture, Model
-from heated.sampling import batches
 from heated.training import Progress, epoch_seed, train
 
 SM = {"normalise": {"name": "none"}, "bias": "outside"}

@@ -9,9 +9,9 @@ from test_runs import CPU, SETTINGS
 from heated import tuning
 from heated.common.errors import InputError
 from heated.common.samples import Split
+from heated.data.packed_dataset import Packed
 from heated.recipes import recipe
 from heated.runs import Run
-from heated.unpacking import Packed
 
 POINTS = [{"lr": 0.01}, {"lr": 0.05}]
 

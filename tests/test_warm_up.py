@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from heated.feeding import Held, Mapped
+from heated.data.batches import Held, Mapped
 from heated.models import Architecture, Model
 from heated.warm_up import WARM_UPS, class_means
 

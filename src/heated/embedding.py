@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from heated.feeding import Held, Mapped
+from heated.data.batches import Held, Mapped
 from heated.models import Model
 from heated.runtime.distributed import first, mine, summed
 

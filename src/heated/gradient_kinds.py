@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from heated.classifier import HeatedSoftmax
+from heated.data.batches import Held, Mapped
 from heated.embedding import at_a_time
-from heated.feeding import Held, Mapped
 from heated.geometry import class_means
 from heated.gradients import final_slopes, gradient_norms, margins
 from heated.models import Model

@@ -12,11 +12,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from heated.augment import Draws, prepare
 from heated.backbones import BACKBONES
 from heated.classifier import HeatedSoftmax
 from heated.common.errors import InputError
 from heated.common.io import required, whole
+from heated.data.transforms import Draws, prepare
 from heated.library import LibraryLoss
 from heated.normalise import NORMALISATIONS
 

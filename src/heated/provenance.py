@@ -8,9 +8,9 @@ import numpy as np
 
 from heated.checkpoints import fingerprint
 from heated.common.history import Row
+from heated.data.packed_dataset import Packed
 from heated.runs import Run
 from heated.runtime.environment import environment, source_commit
-from heated.unpacking import Packed
 
 Record = dict[str, Any]
 

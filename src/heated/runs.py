@@ -16,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from heated import models, pretrained, unpacking
+from heated import models, pretrained
 from heated.checkpoints import Checkpoints, Lock, code_digest, fingerprint, partings
 from heated.common.errors import InputError
 from heated.common.history import Row
 from heated.common.io import write_arrays
+from heated.data import packed_dataset
+from heated.data.batches import Mapped, feed
 from heated.embedding import embed
-from heated.feeding import Mapped, feed
 from heated.geometry import compactness, directions, spread
 from heated.library import LIBRARY
 from heated.models import Architecture, Model
@@ -41,7 +42,7 @@ class Run:
     epoch, up to `budget` MiB."""
 
     recipe: Recipe
-    data: unpacking.Packed
+    data: packed_dataset.Packed
     digest: str
     device: torch.device
     folder: Path

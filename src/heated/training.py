@@ -16,15 +16,15 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from heated.augment import Draws
 from heated.backbones import bottleneck
 from heated.common.history import Row
-from heated.feeding import Held, Mapped
+from heated.data.batches import Held, Mapped
+from heated.data.samplers import SAMPLERS
+from heated.data.transforms import Draws
 from heated.library import LibraryLoss, drawing
 from heated.models import Model, Options, split_choice
 from heated.optimisers import OPTIMISERS
 from heated.runtime.distributed import first, part, share_batch_norm, sum_gradients
-from heated.sampling import SAMPLERS
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

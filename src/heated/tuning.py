@@ -8,10 +8,10 @@ from typing import Any
 
 from heated.common.io import read_json, required
 from heated.common.samples import Samples
+from heated.data.packed_dataset import Packed
 from heated.datasets.splits import held_out
 from heated.recipes import Recipe
 from heated.runs import Run
-from heated.unpacking import Packed
 
 Point = Mapping[str, Any]  # settings by their keys, such as `loss.margin`
 METRIC = "recall_at_1"  # of the last epoch, by which points are compared

@@ -9,11 +9,11 @@ from tqdm import tqdm
 
 from heated.classifier import HeatedSoftmax
 from heated.common.errors import InputError
+from heated.data.batches import Held, Mapped
+from heated.data.samplers import batches
 from heated.embedding import embed
-from heated.feeding import Held, Mapped
 from heated.models import Model
 from heated.runtime.distributed import first, part
-from heated.sampling import batches
 from heated.training import raw_embeddings
 
 FLOOR = 1e-4  # added to a mean's squared length, as the authors do

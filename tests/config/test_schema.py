@@ -10,19 +10,19 @@ from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml, parse_yaml_fo
 
 from heated import config
 from heated.adaptation import ADAPTATIONS
-from heated.augment import AUGMENTATIONS, Draws
 from heated.backbones import BACKBONES
 from heated.classifier import BIASES, DENOMINATORS
 from heated.clustering import KMEANS
 from heated.config import base, dataset, evaluation, method, schema, training
 from heated.config.reading import ParamsError, parse
+from heated.data.samplers import SAMPLERS
+from heated.data.transforms import AUGMENTATIONS, Draws
 from heated.datasets import SOURCES
 from heated.datasets.splits import SPLITS
 from heated.normalise import NORMALISATIONS
 from heated.optimisers import OPTIMISERS
 from heated.preprocessing.decoding import CHANNELS
 from heated.pretrained import SUFFIXES, identity
-from heated.sampling import SAMPLERS
 from heated.schedules import SCHEDULES, values
 from heated.warm_up import WARM_UPS
 

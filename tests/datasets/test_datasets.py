@@ -9,7 +9,7 @@ import pytest
 from server import Answer
 from test_layouts import SETS
 
-from heated import unpacking
+from heated.data import packed_dataset
 from heated.datasets import SOURCES, local_copy
 from heated.datasets.download import Checksum, gather, http
 from heated.datasets.splits import split
@@ -50,7 +50,7 @@ def test_a_data_set_comes_whole_from_a_faulty_server(site, tmp_path, monkeypatch
     samples = source.read(raw)
     parted = split(samples, "source")
     packing.pack(samples, parted, tmp_path / "packed", **SHOWN, workers=2, source=raw)
-    data = unpacking.unpack(tmp_path / "packed")
+    data = packed_dataset.unpack(tmp_path / "packed")
     assert data.images.shape == (len(classes), 16, 16, 3)
     assert [data.class_names[label] for label in data.labels] == list(classes.values())
     assert tuple(mask.sum() for mask in data.split.masks().values()) == counts
@@ -105,7 +105,7 @@ def test_a_real_set_has_its_counts_once_packed(mirror, tmp_path, name):
     samples = source.read(raw)
     parted = split(samples, rule, **rule_options)
     packing.pack(samples, parted, tmp_path / "packed", **SHOWN, workers=2, source=raw)
-    data = unpacking.unpack(tmp_path / "packed")
+    data = packed_dataset.unpack(tmp_path / "packed")
     for mask, (images, classes) in ((data.split.train, train), (data.split.query, test)):
         assert mask.sum() == images
         assert len(np.unique(data.labels[mask])) == classes

@@ -16,10 +16,10 @@ from PIL import Image
 from heated.common.errors import InputError
 from heated.common.io import read_json
 from heated.common.samples import Samples
+from heated.data.packed_dataset import digest, unpack
 from heated.datasets.splits import split
 from heated.preprocessing import packing
 from heated.preprocessing.packing import pack
-from heated.unpacking import digest, unpack
 
 GREY = np.random.default_rng(0).integers(0, 256, (10, 12, 12), dtype=np.uint8)
 COLOUR = np.random.default_rng(1).integers(0, 256, (10, 9, 14, 3), dtype=np.uint8)

@@ -59,7 +59,7 @@ import torch
 from heated import models
 from heated.runtime.device import prepared
 from heated.runtime.distributed import first, share_batch_norm
-from heated.feeding import Held
+from heated.data.batches import Held
 from heated.warm_up import WARM_UPS
 
 device = prepared(1)

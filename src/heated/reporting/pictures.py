@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from heated.common.io import read_arrays, required
+from heated.data.packed_dataset import Packed, unpack
 from heated.reporting.gallery import Shown, gallery
-from heated.unpacking import Packed, unpack
 
 SMALL = 64  # pixels a side, up to which an image is kept pixel by pixel
 THUMBNAIL = 112

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from heated import augment
-from heated.augment import Draws
 from heated.common.errors import InputError
+from heated.data import transforms
+from heated.data.transforms import Draws
 
 OPTIONS = {
     "affine": {"degrees": 20, "scale": 0.2, "shear": 10, "shift": 0.2},
@@ -33,9 +33,15 @@ def drawing(function):
 
 affine, crop, resized_crop, flip, prepare = map(
     drawing,
-    (augment.affine, augment.crop, augment.resized_crop, augment.flip, augment.prepare),
+    (
+        transforms.affine,
+        transforms.crop,
+        transforms.resized_crop,
+        transforms.flip,
+        transforms.prepare,
+    ),
 )
-AUGMENTATIONS = {name: drawing(function) for name, function in augment.AUGMENTATIONS.items()}
+AUGMENTATIONS = {name: drawing(function) for name, function in transforms.AUGMENTATIONS.items()}
 
 
 def images(count=5, channels=2, side=9):
@@ -119,7 +125,7 @@ def test_a_part_of_a_batch_is_augmented_as_in_the_whole(name, part):
     generator, other = seeded(), seeded()
     whole = AUGMENTATIONS[name](images(), generator, **OPTIONS[name])
     draws = Draws(other, 5, part)
-    piece = augment.AUGMENTATIONS[name](images()[part], draws, **OPTIONS[name])
+    piece = transforms.AUGMENTATIONS[name](images()[part], draws, **OPTIONS[name])
     assert torch.equal(piece, whole[part])
     assert torch.equal(generator.get_state(), other.get_state())
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heated.common.errors import InputError
-from heated.sampling import SAMPLERS, per_class
+from heated.data.samplers import SAMPLERS, per_class
 
 COUNTS = st.lists(st.integers(2, 9), min_size=2, max_size=8)
 OPTIONS = {"shuffled": {}, "per_class": {"images": 3}}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from heated.feeding import Held, Mapped, feed
+from heated.data.batches import Held, Mapped, feed
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,1 @@
+"""Packed images, batches, augmentation and samplers."""
