@@ -15,9 +15,9 @@ def main(params: Path, marker: Path) -> None:
     trained = {name: known.methods[name] for _, name in known.runs()}
     for name, method in trained.items():
         if isinstance(method, LibraryLoss):
-            from heated import library  # and torch
+            from heated.losses import pml  # and torch
 
-            library.check(f"methods.{name}", **method.model_dump(include={"loss", "miner"}))
+            pml.check(f"methods.{name}", **method.model_dump(include={"loss", "miner"}))
     io.write_text(marker, "params.yaml is valid\n")
 
 

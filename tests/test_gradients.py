@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from torch.nn.functional import one_hot
 
 from heated import gradients
-from heated.classifier import BIASES, HeatedSoftmax
 from heated.common.errors import InputError
 from heated.gradients import final_slopes, gradient_norms, margins
-from heated.normalise import NORMALISATIONS
+from heated.losses.embedding_norm import NORMALISATIONS
+from heated.losses.heated_softmax import BIASES, HeatedSoftmax
 
 N, C, D = 12, 4, 5
 ALPHAS = [0.25, 1.0, 4.0, 16.0, 60.0]

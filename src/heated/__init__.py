@@ -4,7 +4,7 @@ one's own; everything else is reached by its module."""
 from importlib import import_module
 from typing import Any
 
-PUBLIC = {"HeatedSoftmax": "heated.classifier"}
+PUBLIC = {"HeatedSoftmax": "heated.losses.heated_softmax"}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heated.classifier import HeatedSoftmax
 from heated.data.batches import Held, Mapped
 from heated.embedding import at_a_time
 from heated.geometry import class_means
 from heated.gradients import final_slopes, gradient_norms, margins
+from heated.losses.heated_softmax import HeatedSoftmax
 from heated.models import Model
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from heated.classifier import HeatedSoftmax
 from heated.common.errors import InputError
+from heated.losses.heated_softmax import HeatedSoftmax
 
 ENTRIES = 2**22  # logits at a time, 32 MiB of float64; the result does not depend on it
 

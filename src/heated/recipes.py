@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from heated import models
-from heated.adaptation import ADAPTATIONS
+from heated.losses.adaptive_scale import ADAPTATIONS
 from heated.schedules import values
 from heated.training import watched
 

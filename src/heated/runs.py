@@ -25,7 +25,7 @@ from heated.data import packed_dataset
 from heated.data.batches import Mapped, feed
 from heated.embedding import embed
 from heated.geometry import compactness, directions, spread
-from heated.library import LIBRARY
+from heated.losses.pml import LIBRARY
 from heated.models import Architecture, Model
 from heated.recipes import BY_EPOCH, Recipe, by_epoch, throughout
 from heated.retrieval import retrieval

@@ -21,7 +21,7 @@ from heated.common.history import Row
 from heated.data.batches import Held, Mapped
 from heated.data.samplers import SAMPLERS
 from heated.data.transforms import Draws
-from heated.library import LibraryLoss, drawing
+from heated.losses.pml import LibraryLoss, drawing
 from heated.models import Model, Options, split_choice
 from heated.optimisers import OPTIMISERS
 from heated.runtime.distributed import first, part, share_batch_norm, sum_gradients

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from heated.classifier import HeatedSoftmax
 from heated.common.errors import InputError
 from heated.data.batches import Held, Mapped
 from heated.data.samplers import batches
 from heated.embedding import embed
+from heated.losses.heated_softmax import HeatedSoftmax
 from heated.models import Model
 from heated.runtime.distributed import first, part
 from heated.training import raw_embeddings

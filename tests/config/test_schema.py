@@ -9,9 +9,7 @@ from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml, parse_yaml_for_update
 
 from heated import config
-from heated.adaptation import ADAPTATIONS
 from heated.backbones import BACKBONES
-from heated.classifier import BIASES, DENOMINATORS
 from heated.clustering import KMEANS
 from heated.config import base, dataset, evaluation, method, schema, training
 from heated.config.reading import ParamsError, parse
@@ -19,7 +17,9 @@ from heated.data.samplers import SAMPLERS
 from heated.data.transforms import AUGMENTATIONS, Draws
 from heated.datasets import SOURCES
 from heated.datasets.splits import SPLITS
-from heated.normalise import NORMALISATIONS
+from heated.losses.adaptive_scale import ADAPTATIONS
+from heated.losses.embedding_norm import NORMALISATIONS
+from heated.losses.heated_softmax import BIASES, DENOMINATORS
 from heated.optimisers import OPTIMISERS
 from heated.preprocessing.decoding import CHANNELS
 from heated.pretrained import SUFFIXES, identity

@@ -14,12 +14,12 @@ from pytorch_metric_learning import losses, miners
 from sklearn.datasets import load_digits
 
 from heated import config, models
-from heated.classifier import HeatedSoftmax
 from heated.common.errors import InputError
 from heated.config import method
 from heated.data.batches import Held
 from heated.data.samplers import SAMPLERS
-from heated.library import LOSSES, MINERS, LibraryLoss, check, drawing
+from heated.losses.heated_softmax import HeatedSoftmax
+from heated.losses.pml import LOSSES, MINERS, LibraryLoss, check, drawing
 from heated.models import Architecture, Model
 from heated.recipes import recipe
 from heated.training import Progress, epoch_seed, raw_embeddings, train

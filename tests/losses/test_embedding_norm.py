@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from heated.normalise import NORMALISATIONS, Batch
+from heated.losses.embedding_norm import NORMALISATIONS, Batch
 
 OPTIONS = {"none": {}, "l2": {}, "l2_embeddings": {}, "batch": {"momentum": 0.05, "eps": 1e-3}}
 N, D = 7, 5

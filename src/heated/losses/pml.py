@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from heated.common.errors import InputError
-from heated.normalise import Unnormalised
+from heated.losses.embedding_norm import Unnormalised
 
 LIBRARY = "pytorch_metric_learning"
 PARTS = {  # options that are objects of the library's

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heated.adaptation import ADAPTATIONS
 from heated.common.initializers import variance_scaling_
-from heated.normalise import NORMALISATIONS
+from heated.losses.adaptive_scale import ADAPTATIONS
+from heated.losses.embedding_norm import NORMALISATIONS
 
 BIASES = ("outside", "inside", "none")
 DENOMINATORS = ("all", "others")

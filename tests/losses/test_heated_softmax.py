@@ -3,8 +3,8 @@ import pytest
 import torch
 
 import heated
-from heated.classifier import BIASES, HeatedSoftmax
-from heated.normalise import NORMALISATIONS, Batch
+from heated.losses.embedding_norm import NORMALISATIONS, Batch
+from heated.losses.heated_softmax import BIASES, HeatedSoftmax
 
 N, C, D = 6, 4, 5
 ALPHA, EPS = 3.0, 1e-3

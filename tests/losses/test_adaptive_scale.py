@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from heated.adaptation import adacos
-from heated.classifier import HeatedSoftmax
+from heated.losses.adaptive_scale import adacos
+from heated.losses.heated_softmax import HeatedSoftmax
 
 N, C, D = 8, 5, 6
 

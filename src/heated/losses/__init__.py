@@ -1,0 +1,1 @@
+"""The heated softmax and the losses it is compared with."""
