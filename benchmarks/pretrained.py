@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from heated import pretrained
 from heated.data.batches import feed
 from heated.data.packed_dataset import Packed, unpack
 from heated.datasets.image_folder import in_directories
 from heated.datasets.splits import split
-from heated.embedding import embed
-from heated.models import Architecture, Model
+from heated.models import pretrained
+from heated.models.embedding import embed
+from heated.models.embedding_model import Architecture, Model
 from heated.preprocessing.packing import pack
 from heated.retrieval import retrieval
 from heated.runtime.device import prepared

@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from heated.data.batches import Held
-from heated.models import Architecture, Model
+from heated.models.embedding_model import Architecture, Model
 from heated.runtime.device import keep_memory, precision
 from heated.runtime.environment import environment
 from heated.training import PRECISIONS, Progress, train_epoch

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from heated import config, embedding, models
+from heated import config
 from heated.common.cli import run
 from heated.common.io import required, whole, write_arrays
 from heated.data import packed_dataset
 from heated.data.batches import Mapped
+from heated.models import embedding, embedding_model
 from heated.runtime.device import prepared
 
 
@@ -23,7 +24,7 @@ def main(packed: Path, trained: Path, embeddings: Path) -> None:
     with whole(embeddings) as folder:
         folder.mkdir()
         for path in sorted(required(trained, "train").glob("seed-*.safetensors")):
-            values = embedding.embed(models.load(path, device), images).cpu().numpy()
+            values = embedding.embed(embedding_model.load(path, device), images).cpu().numpy()
             target = folder / f"{path.stem}.npz"
             write_arrays(target, embeddings=values, labels=labels, **masks)
 

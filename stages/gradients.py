@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from heated import config, models
+from heated import config
 from heated.common.cli import run
 from heated.common.io import required, write_json
 from heated.data import packed_dataset
 from heated.data.batches import Mapped
 from heated.gradient_kinds import gradients_by_kind
+from heated.models import embedding_model
 from heated.runtime.device import prepared
 
 
@@ -26,7 +27,11 @@ def main(packed: Path, trained: Path, gradients: Path) -> None:
     seeds = {}
     for path in sorted(required(trained, "train").glob("seed-*.safetensors")):
         seeds[path.stem.removeprefix("seed-")] = gradients_by_kind(
-            models.load(path, device), images, labels, alphas=study.alphas, samples=study.samples
+            embedding_model.load(path, device),
+            images,
+            labels,
+            alphas=study.alphas,
+            samples=study.samples,
         )
     write_json(gradients, {"seeds": seeds})
 

@@ -12,12 +12,12 @@ import torch
 from conftest import ROOT
 from sklearn.datasets import load_digits
 
-from heated import models
 from heated.common.io import read_arrays
 from heated.common.samples import Content, Samples
 from heated.datasets.splits import split
 from heated.geometry import directions
-from heated.models import Architecture, Model
+from heated.models import embedding_model
+from heated.models.embedding_model import Architecture, Model
 from heated.preprocessing.packing import pack
 from stages import embed
 
@@ -121,7 +121,7 @@ def case(kind: str, folder: Path, given: Samples | None = None) -> Case:
         )
     )
     settle(model, torch.from_numpy(np.load(packed / "images.npy")[:: len(given.labels) // 500 + 1]))
-    models.save(weights, model)
+    embedding_model.save(weights, model)
     here = Path.cwd()
     try:
         os.chdir(ROOT)  # the stage reads params.yaml

@@ -6,13 +6,13 @@ import pytest
 import torch
 from embedders import KINDS, case
 
-from heated import models
-from heated.backbones import BACKBONES
 from heated.common.errors import InputError
 from heated.data.packed_dataset import unpack
 from heated.exporting import export
 from heated.geometry import directions
-from heated.models import Architecture, Model
+from heated.models import embedding_model
+from heated.models.backbones import BACKBONES
+from heated.models.embedding_model import Architecture, Model
 
 
 def run(path, images):
@@ -59,7 +59,7 @@ def test_every_backbone_is_exported(tmp_path, name):
             pixel_std=0.5,
         )
     ).eval()
-    models.save(tmp_path / "model.safetensors", model)
+    embedding_model.save(tmp_path / "model.safetensors", model)
     export(tmp_path / "model.safetensors", tmp_path / "model.onnx")
     images = np.random.default_rng(0).integers(256, size=(3, *shape), dtype=np.uint8)
     with torch.inference_mode():

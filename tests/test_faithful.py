@@ -11,7 +11,7 @@ from torch import nn
 
 from heated import config
 from heated.data.samplers import batches
-from heated.models import Architecture, Model
+from heated.models.embedding_model import Architecture, Model
 from heated.recipes import recipe
 from heated.training import Progress
 

@@ -21,7 +21,7 @@ from heated.gradient_kinds import (
     normalised,
 )
 from heated.gradients import gradient_norms, margins
-from heated.models import Architecture, Model, load, save
+from heated.models.embedding_model import Architecture, Model, load, save
 from heated.training import Progress, train
 
 SM = {"name": "none"}

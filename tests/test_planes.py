@@ -14,8 +14,8 @@ from heated.data.batches import Mapped
 from heated.datasets import SOURCES
 from heated.datasets.download import gather
 from heated.datasets.splits import split
-from heated.embedding import embed
-from heated.models import load
+from heated.models.embedding import embed
+from heated.models.embedding_model import load
 from heated.preprocessing import packing
 from heated.recipes import recipe
 from heated.runs import Run

@@ -3,12 +3,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from heated.backbones import BACKBONES
 from heated.checkpoints import Lock
 from heated.common.io import read_arrays
 from heated.common.samples import Split
 from heated.data.packed_dataset import Packed
-from heated.models import load
+from heated.models.backbones import BACKBONES
+from heated.models.embedding_model import load
 from heated.recipes import recipe
 from heated.runs import Run
 

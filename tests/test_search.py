@@ -14,9 +14,9 @@ from embedders import case
 from PIL import Image
 from reported import Page
 
-from heated import models
 from heated.common.errors import InputError
 from heated.datasets import SOURCES
+from heated.models import embedding_model
 from heated.retrieval import retrieval
 from heated.search import __main__ as command
 from heated.search import approximate
@@ -301,10 +301,10 @@ def test_a_place_without_images_is_told(given, tmp_path, monkeypatch, place, tol
 
 def test_an_index_of_another_model_is_refused(given, root, built, tmp_path, monkeypatch):
     changed = tmp_path / "runs" / "digits" / "hbn" / "models" / "seed-0.safetensors"
-    model = models.load(given.weights, torch.device("cpu"))
+    model = embedding_model.load(given.weights, torch.device("cpu"))
     with torch.no_grad():
         next(model.parameters()).add_(1e-3)
-    models.save(changed, model)
+    embedding_model.save(changed, model)
     shutil.copy(root / "params.yaml", tmp_path)
     asked = listed([root / "images"])[0].path
     told = run(monkeypatch, "query", asked, "--index", root / "index", "--model", changed)

@@ -7,9 +7,10 @@ import torch
 from embedders import KINDS, case
 from PIL import Image
 
-from heated import models, serving
+from heated import serving
 from heated.common.errors import InputError
 from heated.data.packed_dataset import unpack
+from heated.models import embedding_model
 
 
 def png(pixels):
@@ -48,10 +49,10 @@ def test_another_packing_or_other_weights_are_another_digest(given, embedder, tm
     assert (
         serving.embedder(given.weights, {**given.packing, "fit": other}).digest != embedder.digest
     )
-    model = models.load(given.weights, torch.device("cpu"))
+    model = embedding_model.load(given.weights, torch.device("cpu"))
     with torch.no_grad():
         next(model.parameters()).add_(1e-3)
-    models.save(tmp_path / "other.safetensors", model)
+    embedding_model.save(tmp_path / "other.safetensors", model)
     other = serving.embedder(tmp_path / "other.safetensors", given.packing)
     assert other.digest != embedder.digest
 

@@ -8,7 +8,7 @@ import torch
 from embedders import case
 from tracked import HISTORIES, METRICS, MLFLOWS, all_of, record
 
-from heated import models
+from heated.models import embedding_model
 from heated.tracking import address
 from heated.tracking.models import read
 from heated.tracking.moving import settle
@@ -44,8 +44,8 @@ def place(tmp_path, monkeypatch):
 def published(folder):
     """A project with a run, its artifacts and its registered model; the model's images."""
     given = case("digits", folder.parent / "given")
-    model = models.load(given.weights, torch.device("cpu"))
-    models.save(folder / "models" / "seed-0.safetensors", model)
+    model = embedding_model.load(given.weights, torch.device("cpu"))
+    embedding_model.save(folder / "models" / "seed-0.safetensors", model)
     told = record("moved")
     run_id = publish(told, HISTORIES, METRICS, files=FILES)
     keep(

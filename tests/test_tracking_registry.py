@@ -7,7 +7,8 @@ import tracked
 from conftest import ROOT
 from embedders import case
 
-from heated import config, models
+from heated import config
+from heated.models import embedding_model
 from heated.statistics import summaries
 from heated.tracking import address
 from heated.tracking.models import read
@@ -53,10 +54,10 @@ def trained(given, client, tmp_path_factory):
         found = []
         for method, recalls in RECALL.items():
             for seed in recalls:
-                model = models.load(given.weights, torch.device("cpu"))
+                model = embedding_model.load(given.weights, torch.device("cpu"))
                 with torch.no_grad():
                     next(model.parameters()).add_(len(method) + seed)
-                models.save(folder / method / f"seed-{seed}.safetensors", model)
+                embedding_model.save(folder / method / f"seed-{seed}.safetensors", model)
             metrics = summaries({seed: {"recall_at_1": r} for seed, r in recalls.items()})
             run_id = publish(record(dataset, method), {0: [], 7: []}, metrics)
             found.append(Trained(record(dataset, method), run_id, folder / method, metrics))
@@ -90,7 +91,7 @@ def test_the_first_seed_of_each_method_is_logged_under_its_run(client, given, tr
 def test_without_validation_classes_the_first_method_is_the_champion(client, given, trained):
     runs = trained("first")
     keep(runs, given.packing, metric=None, register=True)
-    expected = models.load(runs[0].models / "seed-0.safetensors", torch.device("cpu"))
+    expected = embedding_model.load(runs[0].models / "seed-0.safetensors", torch.device("cpu"))
     found = read("models:/heated-first@champion").model
     assert all(map(torch.equal, found.parameters(), expected.parameters()))
 

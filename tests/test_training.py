@@ -3,10 +3,10 @@ from copy import deepcopy
 import pytest
 import torch
 
-from heated.backbones import bottleneck
 from heated.data.batches import Held
 from heated.data.samplers import batches
-from heated.models import Architecture, Model
+from heated.models.backbones import bottleneck
+from heated.models.embedding_model import Architecture, Model
 from heated.training import Progress, epoch_seed, train
 
 SM = {"normalise": {"name": "none"}, "bias": "outside"}

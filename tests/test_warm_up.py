@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from heated.data.batches import Held, Mapped
-from heated.models import Architecture, Model
+from heated.models.embedding_model import Architecture, Model
 from heated.warm_up import WARM_UPS, class_means
 
 NORMALISATIONS = {

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heated import models
 from heated.common.errors import InputError
 from heated.common.io import whole
-from heated.models import Model
+from heated.models import embedding_model
+from heated.models.embedding_model import Model
 
 
 class Directions(nn.Module):
@@ -35,7 +35,7 @@ def export(weights: Path, path: Path) -> None:
     torch needs for it is not installed."""
     if find_spec("onnxscript") is None:
         raise InputError("torch exports by onnxscript, which is missing: pip install onnxscript")
-    model = Directions(models.load(weights, torch.device("cpu"))).eval()
+    model = Directions(embedding_model.load(weights, torch.device("cpu"))).eval()
     images = torch.zeros(2, *model.model.architecture.image_shape, dtype=torch.uint8)
     with whole(path) as temporary, torch.no_grad():
         torch.onnx.export(

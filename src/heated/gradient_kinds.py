@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from heated.data.batches import Held, Mapped
-from heated.embedding import at_a_time
 from heated.geometry import class_means
 from heated.gradients import final_slopes, gradient_norms, margins
 from heated.losses.heated_softmax import HeatedSoftmax
-from heated.models import Model
+from heated.models.embedding import at_a_time
+from heated.models.embedding_model import Model
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 SHARE = 0.1  # of a class's correct samples: those near the centroid, and those near the boundary

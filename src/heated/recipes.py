@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from heated import models
 from heated.losses.adaptive_scale import ADAPTATIONS
+from heated.models import embedding_model
 from heated.schedules import values
 from heated.training import watched
 
@@ -24,7 +24,7 @@ def recipe(settings: Mapping[str, Any]) -> Recipe:
     }
 
 
-def alpha(choice: models.Options | None, epochs: int) -> Recipe:
+def alpha(choice: embedding_model.Options | None, epochs: int) -> Recipe:
     """What a recipe says of alpha: its value in each epoch, or how it adapts."""
     if choice is None:
         return {"alphas": [None] * epochs}
@@ -34,9 +34,9 @@ def alpha(choice: models.Options | None, epochs: int) -> Recipe:
     return {"alphas": scheduled(choice, epochs)}
 
 
-def scheduled(choice: models.Options, epochs: int) -> list[float]:
+def scheduled(choice: embedding_model.Options, epochs: int) -> list[float]:
     """A schedule's value in each epoch."""
-    name, options = models.split_choice(choice)
+    name, options = embedding_model.split_choice(choice)
     return values(name, options, epochs=epochs)
 
 

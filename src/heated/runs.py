@@ -16,17 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from heated import models, pretrained
 from heated.checkpoints import Checkpoints, Lock, code_digest, fingerprint, partings
 from heated.common.errors import InputError
 from heated.common.history import Row
 from heated.common.io import write_arrays
 from heated.data import packed_dataset
 from heated.data.batches import Mapped, feed
-from heated.embedding import embed
 from heated.geometry import compactness, directions, spread
 from heated.losses.pml import LIBRARY
-from heated.models import Architecture, Model
+from heated.models import embedding_model, pretrained
+from heated.models.embedding import embed
+from heated.models.embedding_model import Architecture, Model
 from heated.recipes import BY_EPOCH, Recipe, by_epoch, throughout
 from heated.retrieval import retrieval
 from heated.runtime.device import keep_memory, peak_memory
@@ -178,7 +178,7 @@ class Run:
 
         self.train(progress, seed, log, keep)
         if first():
-            models.save(path, progress.model)
+            embedding_model.save(path, progress.model)
             self.draw(path.with_suffix(".npz"), progress.pictures)
         return {"history": progress.history, **done, "peak_mib": peak_memory(self.device)}
 

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from heated import embedding, models
 from heated.common.errors import InputError
 from heated.common.io import read_json, sha256, whole, write_json
 from heated.common.samples import Content
 from heated.data.batches import Mapped
 from heated.geometry import directions
-from heated.models import Model
+from heated.models import embedding, embedding_model
+from heated.models.embedding_model import Model
 from heated.preprocessing.decoding import decode
 
 WEIGHTS, PACKING = "model.safetensors", "packing.json"
@@ -108,7 +108,7 @@ def embedder(weights: Path, packing: Mapping[str, Any]) -> Embedder:
     packing is not the one it was trained on."""
     options = {name: packing[name] for name in OPTIONS}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = models.load(weights, device)
+    model = embedding_model.load(weights, device)
     blank = np.zeros((1, 1, 3), dtype=np.uint8)
     packed, trained = decode(blank, **options).shape, model.architecture.image_shape
     if packed != trained:

@@ -16,13 +16,13 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from heated.backbones import bottleneck
 from heated.common.history import Row
 from heated.data.batches import Held, Mapped
 from heated.data.samplers import SAMPLERS
 from heated.data.transforms import Draws
 from heated.losses.pml import LibraryLoss, drawing
-from heated.models import Model, Options, split_choice
+from heated.models.backbones import bottleneck
+from heated.models.embedding_model import Model, Options, split_choice
 from heated.optimisers import OPTIMISERS
 from heated.runtime.distributed import first, part, share_batch_norm, sum_gradients
 

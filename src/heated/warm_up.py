@@ -10,9 +10,9 @@ from tqdm import tqdm
 from heated.common.errors import InputError
 from heated.data.batches import Held, Mapped
 from heated.data.samplers import batches
-from heated.embedding import embed
 from heated.losses.heated_softmax import HeatedSoftmax
-from heated.models import Model
+from heated.models.embedding import embed
+from heated.models.embedding_model import Model
 from heated.runtime.distributed import first, part
 from heated.training import raw_embeddings
 

@@ -9,7 +9,6 @@ from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml, parse_yaml_for_update
 
 from heated import config
-from heated.backbones import BACKBONES
 from heated.clustering import KMEANS
 from heated.config import base, dataset, evaluation, method, schema, training
 from heated.config.reading import ParamsError, parse
@@ -20,9 +19,10 @@ from heated.datasets.splits import SPLITS
 from heated.losses.adaptive_scale import ADAPTATIONS
 from heated.losses.embedding_norm import NORMALISATIONS
 from heated.losses.heated_softmax import BIASES, DENOMINATORS
+from heated.models.backbones import BACKBONES
+from heated.models.pretrained import SUFFIXES, identity
 from heated.optimisers import OPTIMISERS
 from heated.preprocessing.decoding import CHANNELS
-from heated.pretrained import SUFFIXES, identity
 from heated.schedules import SCHEDULES, values
 from heated.warm_up import WARM_UPS
 

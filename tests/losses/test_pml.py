@@ -13,14 +13,15 @@ from pydantic import TypeAdapter
 from pytorch_metric_learning import losses, miners
 from sklearn.datasets import load_digits
 
-from heated import config, models
+from heated import config
 from heated.common.errors import InputError
 from heated.config import method
 from heated.data.batches import Held
 from heated.data.samplers import SAMPLERS
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.losses.pml import LOSSES, MINERS, LibraryLoss, check, drawing
-from heated.models import Architecture, Model
+from heated.models import embedding_model
+from heated.models.embedding_model import Architecture, Model
 from heated.recipes import recipe
 from heated.training import Progress, epoch_seed, raw_embeddings, train
 
@@ -118,7 +119,7 @@ def test_an_epoch_equals_the_librarys_own_example_loop(method):
         rates += [{"params": loss_func.parameters(), "lr": 0.01 * said["head_lr_factor"]}]
     optimiser = torch.optim.SGD(rates, lr=0.01, momentum=0.9)
     images, labels = digits()
-    name, options = models.split_choice(recipe(said)["sampler"])
+    name, options = embedding_model.split_choice(recipe(said)["sampler"])
     draw = torch.Generator().manual_seed(epoch_seed(0, 0))
     network.train()
     for step, batch in enumerate(SAMPLERS[name](labels, SIZE, draw, **options)):
@@ -246,10 +247,10 @@ def test_without_the_library_a_method_of_it_says_how_to_install_it(monkeypatch):
 
 def test_a_trained_model_embeds_without_the_library(tmp_path, monkeypatch):
     model, _ = trained(settings("proxy-anchor"))
-    models.save(tmp_path / "model.safetensors", model)
+    embedding_model.save(tmp_path / "model.safetensors", model)
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning", None)
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning.losses", None)
-    loaded = models.load(tmp_path / "model.safetensors", CPU)
+    loaded = embedding_model.load(tmp_path / "model.safetensors", CPU)
     images, _ = digits()
     with torch.inference_mode():
         prepared = model.eval().prepare(images)

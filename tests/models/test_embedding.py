@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from heated import embedding
 from heated.data.batches import Held, Mapped
-from heated.models import Architecture, Model
+from heated.models import embedding
+from heated.models.embedding_model import Architecture, Model
 
 
 def built(normalise="batch"):

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from heated.common.errors import InputError
 from heated.data.batches import Held
 from heated.data.transforms import Draws
-from heated.models import Architecture, Model, load, save
+from heated.models.embedding_model import Architecture, Model, load, save
 from heated.training import Progress, train
 
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}

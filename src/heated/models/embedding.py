@@ -7,7 +7,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from heated.data.batches import Held, Mapped
-from heated.models import Model
+from heated.models.embedding_model import Model
 from heated.runtime.distributed import first, mine, summed
 
 IMAGES = 512  # at a time, at most; the result does not depend on it, nor on the pixels

@@ -7,13 +7,13 @@ import torchvision
 from safetensors.torch import save_file
 from torchvision.models._api import Weights, WeightsEnum
 
-from heated import pretrained
-from heated.backbones import BACKBONES
 from heated.common.errors import InputError
 from heated.common.io import sha256
-from heated.pretrained import IMAGENET, begin_with, identity, tensors
+from heated.models import pretrained
+from heated.models.backbones import BACKBONES
+from heated.models.pretrained import IMAGENET, begin_with, identity, tensors
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "weights" / "mobilenet_v2-imagenet.safetensors"
 BATCH_NORM = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": False}, "frozen_blocks": 0}
 FROZEN = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": True}, "frozen_blocks": 0}

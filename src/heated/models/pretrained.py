@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from heated.backbones import bottleneck
 from heated.common.errors import InputError
 from heated.common.io import project_root, sha256
+from heated.models.backbones import bottleneck
 
 IMAGENET = {
     "googlenet": "GoogLeNet_Weights.IMAGENET1K_V1",  # TF-slim's, which the paper began with

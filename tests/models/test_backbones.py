@@ -7,9 +7,9 @@ import torchvision
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from heated.backbones import BACKBONES, bottleneck
 from heated.common.errors import InputError
 from heated.common.initializers import variance_scaling_
+from heated.models.backbones import BACKBONES, bottleneck
 
 BATCH_NORM = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": False}, "frozen_blocks": 0}
 FROZEN = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": True}, "frozen_blocks": 0}

@@ -12,13 +12,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from heated.backbones import BACKBONES
 from heated.common.errors import InputError
 from heated.common.io import required, whole
 from heated.data.transforms import Draws, prepare
 from heated.losses.embedding_norm import NORMALISATIONS
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.losses.pml import LibraryLoss
+from heated.models.backbones import BACKBONES
 
 Options = dict[str, Any]
 

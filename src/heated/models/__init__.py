@@ -1,0 +1,1 @@
+"""Backbones, pretrained weights, the embedding model."""
