@@ -29,7 +29,7 @@ from heated.data.batches import Held
 from heated.models.embedding_model import Architecture, Model
 from heated.runtime.device import keep_memory, precision
 from heated.runtime.environment import environment
-from heated.training import PRECISIONS, Progress, train_epoch
+from heated.training.loop import PRECISIONS, Progress, train_epoch
 
 BATCH_NORM = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": False}, "frozen_blocks": 0}
 # network: backbone, pixels as packed and as cropped, images a batch

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from heated import config, provenance, recipes, runs, tuning
+from heated import config
 from heated.common.cli import run
 from heated.common.history import write_history
 from heated.common.io import project_root, write_json
@@ -11,6 +11,7 @@ from heated.runtime import system_metrics
 from heated.runtime.device import machine, prepared
 from heated.runtime.distributed import first, output
 from heated.tracking.live import live
+from heated.training import grid_search, provenance, recipe, training_run
 
 
 def main(
@@ -20,9 +21,9 @@ def main(
     params = config.load()
     device = prepared(params.run.threads)
     here = machine(params.datasets[dataset].training.precision, device, params.run.threads)
-    settings = params.all_settings(dataset, {method: tuning.chosen(*tuned)})
-    every = {name: recipes.recipe(each | here) for name, each in settings.items()}
-    trained = runs.Run(
+    settings = params.all_settings(dataset, {method: grid_search.chosen(*tuned)})
+    every = {name: recipe.recipe(each | here) for name, each in settings.items()}
+    trained = training_run.Run(
         every[method],
         *(packed_dataset.unpack(packed), packed_dataset.digest(packed), device),
         project_root() / "checkpoints",

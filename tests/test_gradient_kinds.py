@@ -22,7 +22,7 @@ from heated.gradient_kinds import (
 )
 from heated.gradients import gradient_norms, margins
 from heated.models.embedding_model import Architecture, Model, load, save
-from heated.training import Progress, train
+from heated.training.loop import Progress, train
 
 SM = {"name": "none"}
 LN = {"name": "l2"}

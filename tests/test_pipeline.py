@@ -11,7 +11,7 @@ from conftest import Project
 
 from heated import config
 from heated.common.history import read_history
-from heated.recipes import recipe
+from heated.training.recipe import recipe
 
 RUN = Path("runs/digits/hbn")
 

@@ -17,8 +17,8 @@ from heated.datasets.splits import split
 from heated.models.embedding import embed
 from heated.models.embedding_model import load
 from heated.preprocessing import packing
-from heated.recipes import recipe
-from heated.runs import Run
+from heated.training.recipe import recipe
+from heated.training.training_run import Run
 
 PARAMS = config.load(ROOT / "params.yaml")
 CPU = torch.device("cpu")

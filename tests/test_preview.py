@@ -6,9 +6,9 @@ from conftest import ROOT, Project
 from matplotlib.text import Text
 
 from heated import config
-from heated.recipes import recipe
 from heated.reporting.figures.figure import STYLE
 from heated.reporting.preview import described, drawn, planned, preview, scheduled, shared
+from heated.training.recipe import recipe
 
 PARAMS = config.load(ROOT / "params.yaml")
 

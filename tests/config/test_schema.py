@@ -21,10 +21,10 @@ from heated.losses.embedding_norm import NORMALISATIONS
 from heated.losses.heated_softmax import BIASES, DENOMINATORS
 from heated.models.backbones import BACKBONES
 from heated.models.pretrained import SUFFIXES, identity
-from heated.optimisers import OPTIMISERS
 from heated.preprocessing.decoding import CHANNELS
-from heated.schedules import SCHEDULES, values
-from heated.warm_up import WARM_UPS
+from heated.training.init_stages import WARM_UPS
+from heated.training.optimizers import OPTIMISERS
+from heated.training.schedules import SCHEDULES, values
 
 PATH = Path(__file__).parents[2] / "params.yaml"
 PARAMS = config.load(PATH)

@@ -22,8 +22,8 @@ from heated.losses.heated_softmax import HeatedSoftmax
 from heated.losses.pml import LOSSES, MINERS, LibraryLoss, check, drawing
 from heated.models import embedding_model
 from heated.models.embedding_model import Architecture, Model
-from heated.recipes import recipe
-from heated.training import Progress, epoch_seed, raw_embeddings, train
+from heated.training.loop import Progress, epoch_seed, raw_embeddings, train
+from heated.training.recipe import recipe
 
 PARAMS = config.load(ROOT / "params.yaml")
 OURS = {name: m for name, m in PARAMS.methods.items() if hasattr(m, "loss")}

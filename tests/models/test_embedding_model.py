@@ -10,7 +10,7 @@ from heated.common.errors import InputError
 from heated.data.batches import Held
 from heated.data.transforms import Draws
 from heated.models.embedding_model import Architecture, Model, load, save
-from heated.training import Progress, train
+from heated.training.loop import Progress, train
 
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}
 CPU = torch.device("cpu")

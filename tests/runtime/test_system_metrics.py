@@ -3,9 +3,9 @@ import time
 import pytest
 import torch
 
-from heated.provenance import finished
 from heated.runtime import system_metrics as measuring
 from heated.runtime.system_metrics import SHORTEST, Usage, joined
+from heated.training.provenance import finished
 
 CPU = {
     "system/cpu_utilization_percentage",

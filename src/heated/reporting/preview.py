@@ -17,7 +17,7 @@ from heated import config
 from heated.common.errors import InputError
 from heated.common.io import write_text
 from heated.reporting.figures.figure import STYLE, canvas, svg
-from heated.schedules import SCHEDULES, values
+from heated.training.schedules import SCHEDULES, values
 
 PAGE = Path("preview.html")  # git ignores it; report/ is one output of the pipeline, whole
 LABELS = {"alpha": "alpha", "temperature": "temperature", "lr": "lr"}

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from heated.checkpoints import Checkpoints, Lock, code_digest, fingerprint, partings
 from heated.common.errors import InputError
 from heated.common.history import Row
 from heated.common.io import write_arrays
@@ -27,12 +26,13 @@ from heated.losses.pml import LIBRARY
 from heated.models import embedding_model, pretrained
 from heated.models.embedding import embed
 from heated.models.embedding_model import Architecture, Model
-from heated.recipes import BY_EPOCH, Recipe, by_epoch, throughout
 from heated.retrieval import retrieval
 from heated.runtime.device import keep_memory, peak_memory
 from heated.runtime.distributed import agreed, first, place
-from heated.training import Progress, train
-from heated.warm_up import WARM_UPS
+from heated.training.checkpoints import Checkpoints, Lock, code_digest, fingerprint, partings
+from heated.training.init_stages import WARM_UPS
+from heated.training.loop import Progress, train
+from heated.training.recipe import BY_EPOCH, Recipe, by_epoch, throughout
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from heated.checkpoints import fingerprint
 from heated.common.history import Row
 from heated.data.packed_dataset import Packed
-from heated.runs import Run
 from heated.runtime.environment import environment, source_commit
+from heated.training.checkpoints import fingerprint
+from heated.training.training_run import Run
 
 Record = dict[str, Any]
 

@@ -23,8 +23,8 @@ from heated.data.transforms import Draws
 from heated.losses.pml import LibraryLoss, drawing
 from heated.models.backbones import bottleneck
 from heated.models.embedding_model import Model, Options, split_choice
-from heated.optimisers import OPTIMISERS
 from heated.runtime.distributed import first, part, share_batch_norm, sum_gradients
+from heated.training.optimizers import OPTIMISERS
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

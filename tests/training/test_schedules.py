@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heated.schedules import SCHEDULES, values
+from heated.training.schedules import SCHEDULES, values
 
 value = st.floats(1e-3, 1e3)
 progress = st.floats(0, 1)

@@ -6,12 +6,12 @@ import pytest
 from conftest import Project
 from test_runs import CPU, SETTINGS
 
-from heated import tuning
 from heated.common.errors import InputError
 from heated.common.samples import Split
 from heated.data.packed_dataset import Packed
-from heated.recipes import recipe
-from heated.runs import Run
+from heated.training import grid_search
+from heated.training.recipe import recipe
+from heated.training.training_run import Run
 
 POINTS = [{"lr": 0.01}, {"lr": 0.05}]
 
@@ -26,10 +26,10 @@ def packed():
 
 
 def tried(folder, data, points=POINTS):
-    held = tuning.validation(data, folds=3, fold=0)
+    held = grid_search.validation(data, folds=3, fold=0)
     recipes = [recipe(SETTINGS | point) for point in points]
     run = Run(recipes[0], held, "data", CPU, folder)
-    return tuning.tuned(run, points, recipes, seed=0)
+    return grid_search.tuned(run, points, recipes, seed=0)
 
 
 def test_the_test_classes_have_no_part_in_the_choice(tmp_path):
@@ -48,7 +48,7 @@ def test_the_test_classes_have_no_part_in_the_choice(tmp_path):
 
 def test_validation_classes_are_of_those_that_train_and_do_not_train():
     data = packed()
-    parts = [tuning.validation(data, folds=3, fold=fold).split for fold in range(3)]
+    parts = [grid_search.validation(data, folds=3, fold=fold).split for fold in range(3)]
     for part in parts:
         trained, tested = (set(data.labels[mask]) for mask in (part.train, part.query))
         assert (len(trained), len(tested)) == (4, 2)
@@ -59,7 +59,7 @@ def test_validation_classes_are_of_those_that_train_and_do_not_train():
 
 def test_too_few_classes_for_the_folds_are_refused():
     with pytest.raises(InputError, match="came 4 folds of 6 training classes; allowed: at least"):
-        tuning.validation(packed(), folds=4, fold=0)
+        grid_search.validation(packed(), folds=4, fold=0)
 
 
 def test_every_point_is_trained_once_and_the_best_is_chosen(tmp_path):
@@ -74,7 +74,7 @@ def test_every_point_is_trained_once_and_the_best_is_chosen(tmp_path):
 
 def test_a_points_score_is_the_last_epochs_of_its_own_training(tmp_path):
     found = tried(tmp_path, packed())
-    held = tuning.validation(packed(), folds=3, fold=0)
+    held = grid_search.validation(packed(), folds=3, fold=0)
     for each in found["tried"]:
         run = Run(recipe(SETTINGS | each["point"]), held, "data", CPU, tmp_path / "other")
         done = run.finish([0], tmp_path / "models", lambda seed: lambda row: None)[0]
@@ -90,11 +90,11 @@ def test_a_loss_that_is_not_finite_is_told_and_not_chosen(tmp_path):
 
 
 def test_what_was_chosen_is_read_where_something_was_tuned(tmp_path):
-    assert tuning.chosen() == {}
+    assert grid_search.chosen() == {}
     (tmp_path / "tuned.json").write_text('{"chosen": {"lr": 0.05}}', encoding="utf-8")
-    assert tuning.chosen(tmp_path / "tuned.json") == {"lr": 0.05}
+    assert grid_search.chosen(tmp_path / "tuned.json") == {"lr": 0.05}
     with pytest.raises(FileNotFoundError, match="the stage 'tune' makes it"):
-        tuning.chosen(tmp_path / "none.json")
+        grid_search.chosen(tmp_path / "none.json")
 
 
 GRID = "    seeds: [0, 1, 2, 3, 4]\n    validation: {folds: 5"

@@ -5,8 +5,8 @@ from typing import Any
 
 from heated.losses.adaptive_scale import ADAPTATIONS
 from heated.models import embedding_model
-from heated.schedules import values
-from heated.training import watched
+from heated.training.loop import watched
+from heated.training.schedules import values
 
 Recipe = dict[str, Any]
 BY_EPOCH = ("alphas", "lrs", "watch_every")  # of a recipe's keys: what is set epoch by epoch

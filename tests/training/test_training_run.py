@@ -3,14 +3,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from heated.checkpoints import Lock
 from heated.common.io import read_arrays
 from heated.common.samples import Split
 from heated.data.packed_dataset import Packed
 from heated.models.backbones import BACKBONES
 from heated.models.embedding_model import load
-from heated.recipes import recipe
-from heated.runs import Run
+from heated.training.checkpoints import Lock
+from heated.training.recipe import recipe
+from heated.training.training_run import Run
 
 CPU = torch.device("cpu")
 BATCH = {"name": "batch", "momentum": 0.05, "eps": 1e-3}

@@ -7,7 +7,7 @@ from torch import nn
 
 from heated.data.batches import Held, Mapped
 from heated.models.embedding_model import Architecture, Model
-from heated.warm_up import WARM_UPS, class_means
+from heated.training.init_stages import WARM_UPS, class_means
 
 NORMALISATIONS = {
     "none": {"name": "none"},

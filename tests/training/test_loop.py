@@ -7,7 +7,7 @@ from heated.data.batches import Held
 from heated.data.samplers import batches
 from heated.models.backbones import bottleneck
 from heated.models.embedding_model import Architecture, Model
-from heated.training import Progress, epoch_seed, train
+from heated.training.loop import Progress, epoch_seed, train
 
 SM = {"normalise": {"name": "none"}, "bias": "outside"}
 LN = {"normalise": {"name": "l2"}, "bias": "outside"}

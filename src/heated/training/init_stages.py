@@ -14,7 +14,7 @@ from heated.losses.heated_softmax import HeatedSoftmax
 from heated.models.embedding import embed
 from heated.models.embedding_model import Model
 from heated.runtime.distributed import first, part
-from heated.training import raw_embeddings
+from heated.training.loop import raw_embeddings
 
 FLOOR = 1e-4  # added to a mean's squared length, as the authors do
 

@@ -1,6 +1,6 @@
 from test_runs import SETTINGS, run_in
 
-from heated import provenance
+from heated.training import provenance
 
 
 def key(folder, method="hln", params=SETTINGS):

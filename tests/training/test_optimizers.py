@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from heated.optimisers import OPTIMISERS, AdamTF
+from heated.training.optimizers import OPTIMISERS, AdamTF
 
 OPTIONS = {
     "sgd": {"momentum": 0.9, "weight_decay": 0.0},

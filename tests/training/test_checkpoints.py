@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import heated
-from heated.checkpoints import CODE, Checkpoints, Lock, code_digest, fingerprint
+from heated.training.checkpoints import CODE, Checkpoints, Lock, code_digest, fingerprint
 
 # Imported by the training, but without a say in which weights come out.
 NO_WEIGHTS = {
@@ -237,7 +237,7 @@ def test_one_is_due_after_so_many_seconds(tmp_path):
 
 def test_a_lock_is_of_one_process_and_ends_with_it(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from heated.checkpoints import Lock; "
+        "import sys, time; from pathlib import Path; from heated.training.checkpoints import Lock; "
         "lock = Lock(Path(sys.argv[1])); print(lock.held(wait=False), flush=True); time.sleep(60)"
     )
     path = tmp_path / "a" / "lock"

@@ -10,8 +10,8 @@ from heated.common.io import read_json, required
 from heated.common.samples import Samples
 from heated.data.packed_dataset import Packed
 from heated.datasets.splits import held_out
-from heated.recipes import Recipe
-from heated.runs import Run
+from heated.training.recipe import Recipe
+from heated.training.training_run import Run
 
 Point = Mapping[str, Any]  # settings by their keys, such as `loss.margin`
 METRIC = "recall_at_1"  # of the last epoch, by which points are compared
