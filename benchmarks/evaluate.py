@@ -26,10 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heated.geometry import directions
-from heated.kmeans import lloyd, squared_distances
-from heated.neighbours import Neighbours
-from heated.retrieval import Scores, retrieval
+from heated.evaluation.geometry import directions
+from heated.evaluation.kmeans import lloyd, squared_distances
+from heated.evaluation.ranking import Neighbours
+from heated.evaluation.retrieval import Scores, retrieval
 from heated.runtime.device import fast_dtype
 from heated.runtime.environment import environment
 

@@ -23,11 +23,11 @@ from heated.data.batches import feed
 from heated.data.packed_dataset import Packed, unpack
 from heated.datasets.image_folder import in_directories
 from heated.datasets.splits import split
+from heated.evaluation.retrieval import retrieval
 from heated.models import pretrained
 from heated.models.embedding import embed
 from heated.models.embedding_model import Architecture, Model
 from heated.preprocessing.packing import pack
-from heated.retrieval import retrieval
 from heated.runtime.device import prepared
 from heated.runtime.environment import environment
 

@@ -7,10 +7,10 @@ import torch
 from heated import config
 from heated.common.cli import run
 from heated.common.io import read_arrays, required, write_json
-from heated.metrics import evaluate, with_engine
+from heated.evaluation.metrics import evaluate, with_engine
+from heated.evaluation.summary import summaries
 from heated.runtime.device import prepared
 from heated.runtime.distributed import first
-from heated.statistics import summaries
 
 
 def main(dataset: str, embeddings: Path, metrics: Path) -> None:

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from heated.common.io import read_arrays
 from heated.common.samples import Content, Samples
 from heated.datasets.splits import split
-from heated.geometry import directions
+from heated.evaluation.geometry import directions
 from heated.models import embedding_model
 from heated.models.embedding_model import Architecture, Model
 from heated.preprocessing.packing import pack

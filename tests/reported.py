@@ -6,8 +6,8 @@ from typing import Any
 
 from heated.common.history import write_history
 from heated.common.io import write_json
+from heated.evaluation.summary import summaries
 from heated.reporting.chapters import Chapter
-from heated.statistics import summaries
 
 METHODS = ["hbn", "bn"]  # not in the alphabet's order
 ALPHAS = {"hbn": [16.0, 16.0, 4.0], "bn": [16.0, 16.0, 16.0]}

@@ -8,8 +8,8 @@ from embedders import KINDS, case
 
 from heated.common.errors import InputError
 from heated.data.packed_dataset import unpack
+from heated.evaluation.geometry import directions
 from heated.exporting import export
-from heated.geometry import directions
 from heated.models import embedding_model
 from heated.models.backbones import BACKBONES
 from heated.models.embedding_model import Architecture, Model

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 from reported import SCORES, SPLIT
 
+from heated.evaluation.summary import summaries
 from heated.reporting.legend import basis, legend
-from heated.statistics import summaries
 
 
 def test_the_legend_says_what_was_tested_and_how_much_of_it_there_is(results):

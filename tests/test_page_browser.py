@@ -14,8 +14,8 @@ from reported import GRIDS, chapter, comparison
 from test_page import EXAMPLES
 
 from heated.common.io import write_text
+from heated.evaluation.summary import summaries
 from heated.reporting.page import page as written_page
-from heated.statistics import summaries
 
 pytestmark = pytest.mark.xdist_group("built")
 ARTEFACTS = ROOT / "tests" / "artefacts"

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from heated import config
 from heated.common.history import write_history
 from heated.common.io import write_arrays, write_json
+from heated.evaluation.summary import summaries
 from heated.reporting import costs
 from heated.reporting.figures import (
     FIGURES,
@@ -35,7 +36,6 @@ from heated.reporting.figures.looks import COLOURS, look, looks
 from heated.reporting.figures.recall import half, mean, numbers
 from heated.reporting.figures.selecting import constant_alpha, heating
 from heated.reporting.results import read_results
-from heated.statistics import summaries
 from heated.training.recipe import recipe
 
 PARAMS = config.load(ROOT / "params.yaml")

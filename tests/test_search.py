@@ -16,8 +16,8 @@ from reported import Page
 
 from heated.common.errors import InputError
 from heated.datasets import SOURCES
+from heated.evaluation.retrieval import retrieval
 from heated.models import embedding_model
-from heated.retrieval import retrieval
 from heated.search import __main__ as command
 from heated.search import approximate
 from heated.search import index as indexing

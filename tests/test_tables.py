@@ -7,9 +7,9 @@ from reported import SCORES, SECTION, SPLIT
 from test_paper import made
 
 from heated.common.io import write_csv
+from heated.evaluation.summary import summaries
 from heated.reporting.table_files import csv_rows, escaped, latex, markdown
 from heated.reporting.tables import Cell, Row, Table, tables, title
-from heated.statistics import summaries
 
 HEADING = ["R@1", "MAP@R", "NMI, geometric", "compactness ↓"]
 

@@ -17,7 +17,7 @@ from tracked import (
 )
 
 from heated.common.history import read_history, write_history
-from heated.statistics import summaries
+from heated.evaluation.summary import summaries
 from heated.tracking import address, wanted
 from heated.tracking.live import Live, live
 from heated.tracking.publishing import publish

@@ -16,7 +16,7 @@ import tracked
 from conftest import ROOT
 from playwright.sync_api import Page, expect, sync_playwright
 
-from heated.statistics import summaries
+from heated.evaluation.summary import summaries
 from heated.tracking.describing import experiment_note, run_note
 from heated.tracking.publishing import publish, publish_report
 

@@ -1,7 +1,7 @@
 import pytest
 from tracked import METRICS, record
 
-from heated.statistics import summaries
+from heated.evaluation.summary import summaries
 from heated.tracking.describing import PAPER, experiment_note, run_note
 
 

@@ -3,7 +3,7 @@ from conftest import ROOT
 from tracked import record
 
 from heated import config
-from heated.statistics import summaries
+from heated.evaluation.summary import summaries
 from heated.tracking import shown
 from heated.tracking.naming import flat, mean_points, row_names, summary_names, tags
 

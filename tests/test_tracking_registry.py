@@ -8,8 +8,8 @@ from conftest import ROOT
 from embedders import case
 
 from heated import config
+from heated.evaluation.summary import summaries
 from heated.models import embedding_model
-from heated.statistics import summaries
 from heated.tracking import address
 from heated.tracking.models import read
 from heated.tracking.publishing import publish

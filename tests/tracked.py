@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from heated.statistics import summaries
+from heated.evaluation.summary import summaries
 
 # MLflow's own warning, when it sets up its tables with SQLAlchemy.
 MLFLOWS = "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from heated.data.batches import Held, Mapped
-from heated.geometry import class_means
+from heated.evaluation.geometry import class_means
 from heated.gradients import final_slopes, gradient_norms, margins
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.models.embedding import at_a_time

@@ -22,7 +22,7 @@ from heated.common.errors import InputError
 from heated.common.io import read_json, sha256, whole, write_json
 from heated.common.samples import Content
 from heated.data.batches import Mapped
-from heated.geometry import directions
+from heated.evaluation.geometry import directions
 from heated.models import embedding, embedding_model
 from heated.models.embedding_model import Model
 from heated.preprocessing.decoding import decode

@@ -9,13 +9,13 @@ from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml, parse_yaml_for_update
 
 from heated import config
-from heated.clustering import KMEANS
 from heated.config import base, dataset, evaluation, method, schema, training
 from heated.config.reading import ParamsError, parse
 from heated.data.samplers import SAMPLERS
 from heated.data.transforms import AUGMENTATIONS, Draws
 from heated.datasets import SOURCES
 from heated.datasets.splits import SPLITS
+from heated.evaluation.clustering import KMEANS
 from heated.losses.adaptive_scale import ADAPTATIONS
 from heated.losses.embedding_norm import NORMALISATIONS
 from heated.losses.heated_softmax import BIASES, DENOMINATORS

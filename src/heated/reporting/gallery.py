@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from heated.geometry import directions
-from heated.neighbours import GRID, Neighbours
-from heated.retrieval import map_at_r
+from heated.evaluation.geometry import directions
+from heated.evaluation.ranking import GRID, Neighbours
+from heated.evaluation.retrieval import map_at_r
 
 NEAREST = 5
 KINDS = ("best", "typical", "worst")

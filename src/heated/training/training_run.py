@@ -21,12 +21,12 @@ from heated.common.history import Row
 from heated.common.io import write_arrays
 from heated.data import packed_dataset
 from heated.data.batches import Mapped, feed
-from heated.geometry import compactness, directions, spread
+from heated.evaluation.geometry import compactness, directions, spread
+from heated.evaluation.retrieval import retrieval
 from heated.losses.pml import LIBRARY
 from heated.models import embedding_model, pretrained
 from heated.models.embedding import embed
 from heated.models.embedding_model import Architecture, Model
-from heated.retrieval import retrieval
 from heated.runtime.device import keep_memory, peak_memory
 from heated.runtime.distributed import agreed, first, place
 from heated.training.checkpoints import Checkpoints, Lock, code_digest, fingerprint, partings

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
 from heated.common.errors import InputError
-from heated.geometry import directions
-from heated.neighbours import Ranks
-from heated.retrieval import RETRIEVAL, recall_at, retrieval, without_match
+from heated.evaluation.geometry import directions
+from heated.evaluation.ranking import Ranks
+from heated.evaluation.retrieval import RETRIEVAL, recall_at, retrieval, without_match
 
 METRICS = {
     **RETRIEVAL,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from heated.common.errors import InputError
-from heated.neighbours import Neighbours, Ranks
+from heated.evaluation.ranking import Neighbours, Ranks
 from heated.runtime.distributed import mine, summed
 
 

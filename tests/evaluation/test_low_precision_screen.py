@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heated.geometry import directions
-from heated.screening import Screen, exact_sums, half_step, portions, rounded
+from heated.evaluation.geometry import directions
+from heated.evaluation.low_precision_screen import Screen, exact_sums, half_step, portions, rounded
 
 DTYPES = [torch.bfloat16, torch.float32]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -20,9 +20,16 @@ from torch import Tensor
 from torch.linalg import vecdot
 
 from heated.common.errors import InputError
-from heated.geometry import directions
+from heated.evaluation.geometry import directions
+from heated.evaluation.low_precision_screen import (
+    Block,
+    Screen,
+    half_step,
+    pairs,
+    portions,
+    rounded,
+)
 from heated.runtime.device import fast_dtype
-from heated.screening import Block, Screen, half_step, pairs, portions, rounded
 
 GRID = 2**32  # cosines are compared as whole multiples of 1 / GRID
 FAR = -2 * GRID  # farther than any sample

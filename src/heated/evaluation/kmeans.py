@@ -12,9 +12,17 @@ from torch import Generator, Tensor
 from torch.linalg import vecdot
 
 from heated.common.errors import InputError
+from heated.evaluation.low_precision_screen import (
+    Block,
+    Rounded,
+    Screen,
+    half_step,
+    pairs,
+    portions,
+    rounded,
+)
 from heated.runtime.device import fast_dtype
 from heated.runtime.distributed import mine, summed
-from heated.screening import Block, Rounded, Screen, half_step, pairs, portions, rounded
 
 MIB = 2**20
 EXTRA = 8  # columns beside a vector's own: three for |c|^2 / 2, the others keep widths even

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
-from heated.clustering import CLUSTERING, KMEANS, ami, f1, nmi_arithmetic, nmi_geometric
-from heated.geometry import directions
+from heated.evaluation.clustering import CLUSTERING, KMEANS, ami, f1, nmi_arithmetic, nmi_geometric
+from heated.evaluation.geometry import directions
 
 NAMES = list(CLUSTERING)
 OPTIONS = {"scikit-learn": {"restarts": 5}, "lloyd": {"restarts": 5, "iterations": 50}}

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heated.common.errors import InputError
-from heated.geometry import directions
-from heated.kmeans import Assignment, lloyd, updated
+from heated.evaluation.geometry import directions
+from heated.evaluation.kmeans import Assignment, lloyd, updated
 
 DTYPES = [torch.bfloat16, torch.float32]
 

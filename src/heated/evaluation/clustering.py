@@ -13,7 +13,7 @@ from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 from torch import Tensor
 
-from heated.kmeans import Clusters, lloyd
+from heated.evaluation.kmeans import Clusters, lloyd
 
 Labels = NDArray[np.int64]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from heated.geometry import GEOMETRY, compactness, spread
+from heated.evaluation.geometry import GEOMETRY, compactness, spread
 
 NAMES = list(GEOMETRY)
 

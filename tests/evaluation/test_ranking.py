@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heated.common.errors import InputError
-from heated.neighbours import Neighbours
+from heated.evaluation.ranking import Neighbours
 
 DTYPES = st.sampled_from([torch.bfloat16, torch.float32])
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from heated.clustering import CLUSTERING, KMEANS
-from heated.geometry import GEOMETRY, directions
-from heated.retrieval import retrieval
+from heated.evaluation.clustering import CLUSTERING, KMEANS
+from heated.evaluation.geometry import GEOMETRY, directions
+from heated.evaluation.retrieval import retrieval
 
 Summaries = dict[str, dict[str, Any]]
 

@@ -3,11 +3,11 @@ import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from heated.clustering import CLUSTERING
 from heated.common.errors import InputError
-from heated.geometry import GEOMETRY
-from heated.metrics import evaluate, with_engine
-from heated.retrieval import RETRIEVAL
+from heated.evaluation.clustering import CLUSTERING
+from heated.evaluation.geometry import GEOMETRY
+from heated.evaluation.metrics import evaluate, with_engine
+from heated.evaluation.retrieval import RETRIEVAL
 
 RECALLS = [1, 2, 4]
 BESIDE = {"kmeans_objective", "kmeans_converged", "without_match"}

@@ -1,0 +1,1 @@
+"""Metrics of embeddings: retrieval, clustering, class geometry."""
