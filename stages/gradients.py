@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from heated import config
+from heated.analysis.gradient_study import gradients_by_kind
 from heated.common.cli import run
 from heated.common.io import required, write_json
 from heated.data import packed_dataset
 from heated.data.batches import Mapped
-from heated.gradient_kinds import gradients_by_kind
 from heated.models import embedding_model
 from heated.runtime.device import prepared
 

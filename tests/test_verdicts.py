@@ -5,7 +5,7 @@ import pytest
 from reported import GRIDS, SECTION, chapter, comparison
 from test_paper import made
 
-from heated.claims import judged
+from heated.analysis.claims import judged
 from heated.reporting.results import Result
 from heated.reporting.verdicts import SYMBOLS, counts, in_paper, remedy, verdict
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from heated.claims import judged
+from heated.analysis.claims import judged
 from heated.reporting.costs import Cost, costs
 from heated.reporting.figures import Figure, figures
 from heated.reporting.legend import legend

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from heated.claims import LEVEL, POWER
+from heated.analysis.claims import LEVEL, POWER
 from heated.reporting.paper import published
 from heated.reporting.results import Result
 from heated.reporting.tables import title

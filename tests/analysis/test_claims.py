@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from heated.claims import (
+from heated.analysis.claims import (
     LEVEL,
     POWER,
     chance,

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from heated.common.errors import InputError
-from heated.data.batches import Held
-from heated.gradient_kinds import (
+from heated.analysis.gradient_norms import gradient_norms, margins
+from heated.analysis.gradient_study import (
     KINDS,
     QUANTILES,
     centroid_distances,
@@ -20,7 +19,8 @@ from heated.gradient_kinds import (
     least,
     normalised,
 )
-from heated.gradients import gradient_norms, margins
+from heated.common.errors import InputError
+from heated.data.batches import Held
 from heated.models.embedding_model import Architecture, Model, load, save
 from heated.training.loop import Progress, train
 

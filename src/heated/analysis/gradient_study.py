@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from heated.analysis.gradient_norms import final_slopes, gradient_norms, margins
 from heated.data.batches import Held, Mapped
 from heated.evaluation.geometry import class_means
-from heated.gradients import final_slopes, gradient_norms, margins
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.models.embedding import at_a_time
 from heated.models.embedding_model import Model
