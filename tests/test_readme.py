@@ -188,7 +188,7 @@ HOW: dict[str, Callable[[Project, str], None]] = {
     "make bench": would_measure,
     EVALUATE: writes_metrics,
     TO_SERVER: fills_a_server,
-    "python -m heated.exporting runs/digits/hbn/models/seed-0.safetensors hbn.onnx": exports,
+    "python -m heated.inference.onnx runs/digits/hbn/models/seed-0.safetensors hbn.onnx": exports,
     SERVE: serves_a_model,
 }
 

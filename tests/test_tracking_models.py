@@ -20,8 +20,8 @@ from embedders import KINDS, case
 from PIL import Image
 from test_stages import imported
 
-from heated import serving
 from heated.common.errors import InputError
+from heated.inference import embedder
 from heated.tracking import address, models
 
 pytestmark = [
@@ -231,7 +231,7 @@ def test_a_model_in_the_store_is_read_by_its_address(given, saved):
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(saved), "model")
     read = models.read(f"runs:/{run.info.run_id}/model")
-    assert read.digest == serving.embedder(given.weights, given.packing).digest
+    assert read.digest == embedder.embedder(given.weights, given.packing).digest
 
 
 def test_an_address_of_nothing_is_told(root):

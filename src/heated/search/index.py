@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from heated.common.errors import InputError
 from heated.common.io import read_json, whole, write_json
+from heated.inference.embedder import Embedder
 from heated.search import approximate
 from heated.search.images import Image, contents, listed
 from heated.search.model import kept, named
-from heated.serving import Embedder
 
 ARRAY, RECORD, FAISS = "embeddings.npy", "index.json", "index.faiss"
 MANY = 1_000_000  # images, from which on faiss searches

@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
-from heated import config, serving
+from heated import config
 from heated.common.errors import InputError
-from heated.serving import Embedder
+from heated.inference import embedder
+from heated.inference.embedder import Embedder
 from heated.tracking import models
 
 
@@ -16,9 +17,9 @@ def named(name: str) -> Embedder:
     if re.match(r"[a-z][a-z-]+:/", name):
         return models.read(name)
     if (path / "MLmodel").is_file():
-        return serving.read(path / models.DATA)
+        return embedder.read(path / models.DATA)
     if path.suffix == ".safetensors" and path.is_file():
-        return serving.embedder(path, packing(path.resolve()))
+        return embedder.embedder(path, packing(path.resolve()))
     raise InputError(
         f"{name} is no model; allowed: an address of MLflow's, such as models:/name@alias or "
         "runs:/id/model, the folder of a model that it keeps, or the pipeline's own "

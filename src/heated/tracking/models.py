@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 import heated
-from heated import serving
 from heated.common.errors import InputError
 from heated.common.io import whole
+from heated.inference import embedder
 from heated.tracking import shown
 from heated.tracking.store import opened_for_models, reason
 
@@ -31,7 +31,7 @@ def described(weights: Path, packing: Mapping[str, Any]) -> dict[str, Any]:
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    dim = serving.embedder(weights, packing).model.architecture.embedding_dim
+    dim = embedder.embedder(weights, packing).model.architecture.embedding_dim
     images = TensorSpec(np.dtype(object), (-1,))
     embeddings = TensorSpec(np.dtype(np.float32), (-1, dim))
     signature = ModelSignature(Schema([images]), Schema([embeddings]))
@@ -39,7 +39,7 @@ def described(weights: Path, packing: Mapping[str, Any]) -> dict[str, Any]:
     # Marked like this, it leaves the check to `predict`.
     signature._is_signature_from_type_hint = True
     return {
-        "loader_module": serving.__name__,
+        "loader_module": embedder.__name__,
         "code_paths": [str(Path(heated.__file__).parent)],
         "signature": signature,
         "input_example": np.array([example(packing["size"])], dtype=object),
@@ -66,11 +66,11 @@ def save(path: Path, weights: Path, packing: Mapping[str, Any]) -> None:
 
     with TemporaryDirectory() as folder, whole(path) as temporary:
         data = Path(folder) / Path(DATA).name
-        serving.write(data, weights, packing)
+        embedder.write(data, weights, packing)
         save_model(temporary, data_path=str(data), **described(weights, packing))
 
 
-def read(uri: str) -> serving.Embedder:
+def read(uri: str) -> embedder.Embedder:
     """A model that MLflow keeps, by an address such as `models:/heated-digits@champion`; none of
     the code beside it is run. InputError where there is none, or it is not one of ours."""
     where = opened_for_models()
@@ -82,4 +82,4 @@ def read(uri: str) -> serving.Embedder:
             found = download_artifacts(uri, dst_path=folder, tracking_uri=where)
         except (MlflowException, OSError) as error:
             raise InputError(f"{uri} cannot be had from {shown(where)}: {reason(error)}") from error
-        return serving.read(Path(found) / DATA)
+        return embedder.read(Path(found) / DATA)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from heated import serving
+from heated.inference import embedder
 from heated.tracking import Record
 from heated.tracking.models import save
 from heated.tracking.store import Store, alone, opened_for_models
@@ -46,7 +46,7 @@ class Chosen:
     @property
     def digest(self) -> str:
         """The same for equal models of equal packing."""
-        return serving.embedder(self.weights, self.packing).digest
+        return embedder.embedder(self.weights, self.packing).digest
 
 
 def keep(

@@ -1,4 +1,4 @@
-"""A trained model as ONNX, for runtimes without torch: `python -m heated.exporting MODEL OUT`.
+"""A trained model as ONNX, for runtimes without torch: `python -m heated.inference.onnx MODEL OUT`.
 
 In: `images`, (N, H, W, C) uint8, squares as the data set was packed; cut, pixel range, network and
 normalisation are part of the graph. Out: `embeddings`, (N, D) float32 of length 1.
@@ -54,7 +54,7 @@ def export(weights: Path, path: Path) -> None:
 def main() -> None:
     """Export the model that the command line names."""
     if len(sys.argv) != 3:
-        print("usage: python -m heated.exporting MODEL.safetensors OUT.onnx", file=sys.stderr)
+        print("usage: python -m heated.inference.onnx MODEL.safetensors OUT.onnx", file=sys.stderr)
         sys.exit(2)
     weights, path = map(Path, sys.argv[1:])
     try:

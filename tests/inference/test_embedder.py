@@ -7,9 +7,9 @@ import torch
 from embedders import KINDS, case
 from PIL import Image
 
-from heated import serving
 from heated.common.errors import InputError
 from heated.data.packed_dataset import unpack
+from heated.inference import embedder
 from heated.models import embedding_model
 
 
@@ -26,7 +26,7 @@ def given(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def embedder(given):
-    return serving.embedder(given.weights, given.packing)
+    return embedder.embedder(given.weights, given.packing)
 
 
 def test_images_as_they_came_get_the_embed_stages_embeddings(given, embedder):
@@ -37,8 +37,10 @@ def test_images_as_they_came_get_the_embed_stages_embeddings(given, embedder):
 
 
 def test_what_is_written_is_read_back_and_has_the_same_digest(given, embedder, tmp_path):
-    serving.write(tmp_path / "model", given.weights, {**given.packing, "damaged": 3, "split": None})
-    read = serving.read(tmp_path / "model")
+    embedder.write(
+        tmp_path / "model", given.weights, {**given.packing, "damaged": 3, "split": None}
+    )
+    read = embedder.read(tmp_path / "model")
     assert read.digest == embedder.digest
     assert read.packing == given.packing
     assert np.array_equal(read.predict(given.contents), embedder.predict(given.contents))
@@ -47,13 +49,13 @@ def test_what_is_written_is_read_back_and_has_the_same_digest(given, embedder, t
 def test_another_packing_or_other_weights_are_another_digest(given, embedder, tmp_path):
     other = "crop" if given.packing["fit"] == "squash" else "squash"
     assert (
-        serving.embedder(given.weights, {**given.packing, "fit": other}).digest != embedder.digest
+        embedder.embedder(given.weights, {**given.packing, "fit": other}).digest != embedder.digest
     )
     model = embedding_model.load(given.weights, torch.device("cpu"))
     with torch.no_grad():
         next(model.parameters()).add_(1e-3)
     embedding_model.save(tmp_path / "other.safetensors", model)
-    other = serving.embedder(tmp_path / "other.safetensors", given.packing)
+    other = embedder.embedder(tmp_path / "other.safetensors", given.packing)
     assert other.digest != embedder.digest
 
 
@@ -116,12 +118,12 @@ def test_one_image_in_place_of_a_batch_is_refused(embedder, shape):
 
 def test_a_packing_that_the_model_was_not_trained_on_is_refused(given, tmp_path):
     with pytest.raises(InputError, match=r"was trained on images of \(.*packing makes \(9, 9"):
-        serving.write(tmp_path / "model", given.weights, {**given.packing, "size": 9})
+        embedder.write(tmp_path / "model", given.weights, {**given.packing, "size": 9})
     assert not any(tmp_path.iterdir())
 
 
 def test_a_folder_that_lacks_a_file_is_no_model(given, tmp_path):
-    serving.write(tmp_path / "model", given.weights, given.packing)
+    embedder.write(tmp_path / "model", given.weights, given.packing)
     (tmp_path / "model" / "packing.json").unlink()
     with pytest.raises(InputError, match=r"is no model of heated: packing.json is not in it"):
-        serving.read(tmp_path / "model")
+        embedder.read(tmp_path / "model")

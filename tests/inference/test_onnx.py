@@ -9,7 +9,7 @@ from embedders import KINDS, case
 from heated.common.errors import InputError
 from heated.data.packed_dataset import unpack
 from heated.evaluation.geometry import directions
-from heated.exporting import export
+from heated.inference.onnx import export
 from heated.models import embedding_model
 from heated.models.backbones import BACKBONES
 from heated.models.embedding_model import Architecture, Model
@@ -77,10 +77,10 @@ def test_without_what_torch_needs_it_says_what_to_install(tmp_path, monkeypatch)
 
 def test_the_command_says_how_it_is_used_and_what_is_missing(tmp_path):
     def told(*arguments):
-        command = [sys.executable, "-m", "heated.exporting", *arguments]
+        command = [sys.executable, "-m", "heated.inference.onnx", *arguments]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    assert told().stderr == "usage: python -m heated.exporting MODEL.safetensors OUT.onnx\n"
+    assert told().stderr == "usage: python -m heated.inference.onnx MODEL.safetensors OUT.onnx\n"
     missing = told("absent.safetensors", "out.onnx")
     assert missing.returncode == 1
     assert "absent.safetensors is missing: the stage 'train' makes it" in missing.stderr

@@ -1,0 +1,1 @@
+"""A trained model for images of any size, and as ONNX."""
