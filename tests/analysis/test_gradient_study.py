@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from heated.analysis.gradient_norms import gradient_norms, margins
 from heated.analysis.gradient_study import (
     KINDS,
     QUANTILES,
@@ -19,6 +18,7 @@ from heated.analysis.gradient_study import (
     least,
     normalised,
 )
+from heated.analysis.gradients import gradient_norms, margins
 from heated.common.errors import InputError
 from heated.data.batches import Held
 from heated.models.embedding_model import Architecture, Model, load, save

@@ -25,71 +25,69 @@ def given(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def embedder(given):
+def served(given):
     return embedder.embedder(given.weights, given.packing)
 
 
-def test_images_as_they_came_get_the_embed_stages_embeddings(given, embedder):
-    found = embedder.predict(given.contents)
+def test_images_as_they_came_get_the_embed_stages_embeddings(given, served):
+    found = served.predict(given.contents)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, given.embeddings, atol=1e-5, rtol=0)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
 
 
-def test_what_is_written_is_read_back_and_has_the_same_digest(given, embedder, tmp_path):
+def test_what_is_written_is_read_back_and_has_the_same_digest(given, served, tmp_path):
     embedder.write(
         tmp_path / "model", given.weights, {**given.packing, "damaged": 3, "split": None}
     )
     read = embedder.read(tmp_path / "model")
-    assert read.digest == embedder.digest
+    assert read.digest == served.digest
     assert read.packing == given.packing
-    assert np.array_equal(read.predict(given.contents), embedder.predict(given.contents))
+    assert np.array_equal(read.predict(given.contents), served.predict(given.contents))
 
 
-def test_another_packing_or_other_weights_are_another_digest(given, embedder, tmp_path):
+def test_another_packing_or_other_weights_are_another_digest(given, served, tmp_path):
     other = "crop" if given.packing["fit"] == "squash" else "squash"
-    assert (
-        embedder.embedder(given.weights, {**given.packing, "fit": other}).digest != embedder.digest
-    )
+    assert embedder.embedder(given.weights, {**given.packing, "fit": other}).digest != served.digest
     model = embedding_model.load(given.weights, torch.device("cpu"))
     with torch.no_grad():
         next(model.parameters()).add_(1e-3)
     embedding_model.save(tmp_path / "other.safetensors", model)
     other = embedder.embedder(tmp_path / "other.safetensors", given.packing)
-    assert other.digest != embedder.digest
+    assert other.digest != served.digest
 
 
-def test_bytes_base64_pixels_and_lists_of_an_image_embed_alike(embedder):
+def test_bytes_base64_pixels_and_lists_of_an_image_embed_alike(served):
     pixels = np.random.default_rng(0).integers(256, size=(31, 23, 3), dtype=np.uint8)
     file = png(pixels)
     text = b64encode(file).decode()
     wrapped = "\n".join([text[:50], text[50:]])
     forms = [pixels, file, text, wrapped, pixels.tolist(), pixels.astype(np.int64)]
-    found = embedder.predict(forms)
+    found = served.predict(forms)
     assert all(np.array_equal(found[0], each) for each in found)
 
 
-def test_grey_pixels_may_have_their_channel(embedder):
+def test_grey_pixels_may_have_their_channel(served):
     grey = np.random.default_rng(0).integers(256, size=(2, 31, 23), dtype=np.uint8)
-    assert np.array_equal(embedder.predict(grey[..., None]), embedder.predict(grey))
+    assert np.array_equal(served.predict(grey[..., None]), served.predict(grey))
 
 
-def test_a_batch_of_one_size_is_an_array(embedder):
+def test_a_batch_of_one_size_is_an_array(served):
     random = np.random.default_rng(0)
     for shape in [(3, 9, 11), (3, 9, 11, 3)]:
         batch = random.integers(256, size=shape, dtype=np.uint8)
-        assert np.array_equal(embedder.predict(batch), embedder.predict(list(batch)))
+        assert np.array_equal(served.predict(batch), served.predict(list(batch)))
 
 
-def test_images_packed_before_embed_as_they_do_unpacked(given, embedder):
+def test_images_packed_before_embed_as_they_do_unpacked(given, served):
     data = unpack(given.packed)
     tested = data.split.query | data.split.gallery
-    found = embedder.embeddings(data.images[tested])
+    found = served.embeddings(data.images[tested])
     np.testing.assert_allclose(found, given.embeddings, atol=1e-5, rtol=0)
 
 
-def test_no_images_have_no_embeddings(embedder):
-    assert embedder.predict([]).shape == (0, 16)
+def test_no_images_have_no_embeddings(served):
+    assert served.predict([]).shape == (0, 16)
 
 
 @pytest.mark.parametrize(
@@ -105,15 +103,15 @@ def test_no_images_have_no_embeddings(embedder):
         (None, "image 1: came object of shape"),
     ],
 )
-def test_what_is_no_image_is_named_by_its_number(embedder, image, told):
+def test_what_is_no_image_is_named_by_its_number(served, image, told):
     with pytest.raises(InputError, match=told):
-        embedder.predict([np.zeros((5, 5), np.uint8), image])
+        served.predict([np.zeros((5, 5), np.uint8), image])
 
 
 @pytest.mark.parametrize("shape", [(9, 11, 3), (9, 11)])
-def test_one_image_in_place_of_a_batch_is_refused(embedder, shape):
+def test_one_image_in_place_of_a_batch_is_refused(served, shape):
     with pytest.raises(InputError, match=r"came \(9, 11.*a single one is image\[None\]"):
-        embedder.predict(np.zeros(shape, np.uint8))
+        served.predict(np.zeros(shape, np.uint8))
 
 
 def test_a_packing_that_the_model_was_not_trained_on_is_refused(given, tmp_path):

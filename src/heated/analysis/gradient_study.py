@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heated.analysis.gradient_norms import final_slopes, gradient_norms, margins
+from heated.analysis.gradients import final_slopes, gradient_norms, margins
 from heated.data.batches import Held, Mapped
 from heated.evaluation.geometry import class_means
 from heated.losses.heated_softmax import HeatedSoftmax

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import one_hot
 
-from heated.analysis import gradient_norms
-from heated.analysis.gradient_norms import final_slopes, gradient_norms, margins
+from heated.analysis import gradients
+from heated.analysis.gradients import final_slopes, gradient_norms, margins
 from heated.common.errors import InputError
 from heated.losses.embedding_norm import NORMALISATIONS
 from heated.losses.heated_softmax import BIASES, HeatedSoftmax
@@ -123,7 +123,7 @@ def test_correct_samples_fall_to_0_and_misclassified_ones_grow_by_a_constant(nor
     clear = ahead.abs() > 1e-4
     right, wrong = clear & (ahead > 0), clear & (ahead < 0)
     assert min(right.sum(), wrong.sum()) > 10
-    scores = normalised @ gradient_norms.weights(head).T
+    scores = normalised @ gradients.weights(head).T
     if bias == "inside":
         scores = scores + head.bias.detach()
     expected = difference(head, labels, scores.argmax(dim=1))
@@ -138,7 +138,7 @@ def test_smoothed_labels_pull_on_correct_samples_at_every_alpha(normalise):
     head = built(normalise, smoothing=0.1)
     normalised, labels = samples(head, size=200)
     right = margins(head, normalised, labels) > 1e-4
-    weight = gradient_norms.weights(head)
+    weight = gradients.weights(head)
     targets = 0.9 * one_hot(labels, C).double() + 0.1 / C
     expected = (weight[labels] - targets @ weight).norm(dim=1)
     slopes = gradient_norms(head, normalised, labels, [1e6])[:, 0] / 1e6
@@ -159,7 +159,7 @@ def test_a_gradient_keeps_its_digits_where_the_probability_is_nearly_1():
 def test_a_margin_is_above_0_where_the_class_of_the_largest_score_is_right(bias):
     head = built(bias=bias)
     normalised, labels = samples(head, size=100)
-    scores = normalised @ gradient_norms.weights(head).T
+    scores = normalised @ gradients.weights(head).T
     if bias == "inside":
         scores = scores + head.bias.detach()
     found = margins(head, normalised, labels)
