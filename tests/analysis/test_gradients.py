@@ -102,7 +102,7 @@ def test_the_size_of_blocks_changes_nothing(monkeypatch, entries):
     head = built("batch")
     functions = (lambda *of: gradient_norms(*of, ALPHAS), final_slopes, margins)
     before = [function(head, *samples(head)) for function in functions]
-    monkeypatch.setattr(gradient_norms, "ENTRIES", entries)
+    monkeypatch.setattr(gradients, "ENTRIES", entries)
     for function, expected in zip(functions, before, strict=True):
         torch.testing.assert_close(function(head, *samples(head)), expected, rtol=1e-12, atol=1e-15)
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import Project
-from test_runs import CPU, SETTINGS
+from test_training_run import CPU, SETTINGS
 
 from heated.common.errors import InputError
 from heated.common.samples import Split

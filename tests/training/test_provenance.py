@@ -1,4 +1,4 @@
-from test_runs import SETTINGS, run_in
+from test_training_run import SETTINGS, run_in
 
 from heated.training import provenance
 
