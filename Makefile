@@ -10,10 +10,11 @@ export PYTHONUTF8 := 1
 .PHONY: repro preview experiments track test lint format results bench ui lock clean
 
 repro: $(VENV)/.ready      ## rebuild every result that is out of date
-	python -m stages.check params.yaml data/params.ok
+	python -m stages.resolve --check
 	python -m heated.parallel $(JOBS)
 
 preview: $(VENV)/.ready    ## alpha, temperature and lr of every method, drawn before any training
+	python -m stages.resolve
 	python -m heated.reporting.preview
 
 experiments: $(VENV)/.ready ## DVC's experiments beside each other: what differs, without hashes of files

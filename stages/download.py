@@ -1,23 +1,21 @@
-"""Fetch a data set's files, each accepted by its checksum, or a copy of one's own by its counts."""
+"""Download a data set's files and verify their checksums, or accept a local copy by its counts."""
 
-from pathlib import Path
-
-from heated import config
 from heated.common.cli import run
 from heated.common.io import whole
+from heated.common.paths import SIDE_SETTINGS, raw_folder, resolved
 from heated.datasets import SOURCES, local_copy
 from heated.datasets.download import gather, mirror_from
 
 
-def main(dataset: str, raw: Path) -> None:
-    """`raw`: folder for the archives, as they come."""
-    params = config.load()
-    choice = params.datasets[dataset].source
-    source = SOURCES[choice.name](**choice.options)
-    mirror = mirror_from(params.download.mirror)
-    copy = local_copy.found(source, mirror, choice.name)
+def main(dataset: str) -> None:
+    """Write the archives of a data set."""
+    choice = dict(resolved(f"sources/{dataset}.json")["source"])
+    name = choice.pop("name")
+    source, raw = SOURCES[name](**choice), raw_folder(dataset)
+    mirror = mirror_from(resolved(SIDE_SETTINGS)["mirror"])
+    copy = local_copy.found(source, mirror, name)
     if copy is None:
-        gather(source.files, raw, mirror=mirror, subfolder=choice.name)
+        gather(source.files, raw, mirror=mirror, subfolder=name)
         return
     with whole(raw) as folder:
         folder.mkdir()

@@ -1,37 +1,30 @@
-"""Every metric of every seed's embeddings, and their mean with its interval."""
+"""Compute every metric for every seed's embeddings, with mean and interval."""
 
-from pathlib import Path
+from typing import Any
 
 import torch
 
-from heated import config
 from heated.common.cli import run
 from heated.common.io import read_arrays, required, write_json
+from heated.common.paths import resolved, run_folder
 from heated.evaluation.metrics import evaluate, with_engine
 from heated.evaluation.summary import summaries
 from heated.runtime.device import prepared
 from heated.runtime.distributed import first
 
 
-def main(dataset: str, embeddings: Path, metrics: Path) -> None:
-    """`embeddings`: folder of seed-<s>.npz; `metrics`: JSON, a summary a metric. `torchrun` shares
-    the work among processes."""
-    params = config.load()
-    settings = params.datasets[dataset].evaluation
-    device = prepared(params.run.threads)
+def main(dataset: str, method: str) -> None:
+    """Write the metrics of a run; `torchrun` shares the work among processes."""
+    given, folder = resolved(f"evaluation/{dataset}.json"), run_folder(dataset, method)
+    settings, device = given["evaluation"], prepared(given["threads"])
     values = {}
-    for path in required(embeddings, "embed").glob("seed-*.npz"):
-        arrays = {k: torch.from_numpy(v).to(device) for k, v in read_arrays(path).items()}
-        seed = int(path.stem.removeprefix("seed-"))
-        values[seed] = evaluate(
-            **arrays,
-            recall_at=settings.recall_at,
-            kmeans=settings.kmeans.model_dump(),
-            kmeans_seeds=settings.kmeans_seeds,
-            memory=settings.memory,
-        )
+    for path in required(folder / "embeddings", "embed").glob("seed-*.npz"):
+        arrays: dict[str, Any] = read_arrays(path)
+        arrays = {name: torch.from_numpy(each).to(device) for name, each in arrays.items()}
+        values[int(path.stem.removeprefix("seed-"))] = evaluate(**arrays, **settings)
     if first():
-        write_json(metrics, with_engine(summaries(values), settings.kmeans.name))
+        engine = settings["kmeans"]["name"]
+        write_json(folder / "metrics.json", with_engine(summaries(values), engine))
 
 
 if __name__ == "__main__":

@@ -1,39 +1,32 @@
-"""The gradients of every seed's training samples against alpha, by kind of sample."""
-
-from pathlib import Path
+"""Compute gradient norms of training samples against alpha, by kind of sample."""
 
 import numpy as np
 import torch
 
-from heated import config
 from heated.analysis.gradient_study import gradients_by_kind
 from heated.common.cli import run
 from heated.common.io import required, write_json
+from heated.common.paths import packed_folder, resolved, run_folder
 from heated.data import packed_dataset
 from heated.data.batches import Mapped
 from heated.models import embedding_model
 from heated.runtime.device import prepared
 
 
-def main(packed: Path, trained: Path, gradients: Path) -> None:
-    """`trained`: folder of seed-<s>.safetensors; `gradients`: JSON, curves by seed and kind."""
-    params = config.load()
-    study, device = params.studies.gradients, prepared(params.run.threads)
-    data = packed_dataset.unpack(packed)
+def main(dataset: str, method: str) -> None:
+    """Write a run's curves by seed and kind of sample."""
+    study, folder = resolved("gradients.json"), run_folder(dataset, method)
+    device = prepared(study.pop("threads"))
+    data = packed_dataset.unpack(packed_folder(dataset))
     numbers = np.flatnonzero(data.split.train)
     images = Mapped(data.images, numbers, device)
     classes = np.unique(data.labels[numbers], return_inverse=True)[1]
     labels = torch.from_numpy(classes).to(device)
     seeds = {}
-    for path in sorted(required(trained, "train").glob("seed-*.safetensors")):
-        seeds[path.stem.removeprefix("seed-")] = gradients_by_kind(
-            embedding_model.load(path, device),
-            images,
-            labels,
-            alphas=study.alphas,
-            samples=study.samples,
-        )
-    write_json(gradients, {"seeds": seeds})
+    for path in sorted(required(folder / "models", "train").glob("seed-*.safetensors")):
+        model = embedding_model.load(path, device)
+        seeds[path.stem.removeprefix("seed-")] = gradients_by_kind(model, images, labels, **study)
+    write_json(folder / "gradients.json", {"seeds": seeds})
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""The report: page, tables, claims, figures and curves of all runs, and one summary for dvc."""
+"""Write the report: page, tables, claims, figures and curves of all runs, and a summary for dvc."""
 
 from pathlib import Path
+from typing import Any
 
-from heated import config
 from heated.common.cli import run
 from heated.common.io import whole, write_json
+from heated.common.paths import RUNS, packed_folder, resolved, run_folder
 from heated.reporting.chapters import Chapter
 from heated.reporting.folder import write
 from heated.reporting.pictures import examples
@@ -12,27 +13,25 @@ from heated.reporting.results import headlines, read_results
 from heated.runtime.device import prepared
 
 
-def main(packed: Path, runs: Path, report: Path, metrics: Path) -> None:
-    """`packed`, `runs`: the folders of all data sets and runs; `metrics`: JSON of a few means."""
-    params = config.load()
-    prepared(params.run.threads)
-    names = dict.fromkeys(dataset for dataset, _ in params.runs())
-    chapters = [chapter(params, name, packed / name, runs) for name in names]
-    with whole(report) as folder:
+def main() -> None:
+    """Write report/ and metrics.json."""
+    settings = resolved("report.json")
+    prepared(settings["threads"])
+    chapters = [chapter(settings, dataset) for dataset in settings["datasets"]]
+    with whole(Path("report")) as folder:
         write(folder, chapters)
-    write_json(metrics, {each.dataset: headlines(each.results) for each in chapters})
+    write_json(Path("metrics.json"), {each.dataset: headlines(each.results) for each in chapters})
 
 
-def chapter(params: config.Params, dataset: str, packed: Path, runs: Path) -> Chapter:
-    """All of a data set's runs; neighbours where they are of classes that were not trained."""
-    grids = {name: grid.model_dump() for name, grid in params.grids().items()}
-    results = read_results(runs, dataset, [*params.seeds_of(dataset)])
-    section, claims = params.datasets[dataset].model_dump(), params.model_dump()["claims"]
-    method, seed = params.report.gallery_method, params.run.seeds[0]
-    embeddings = runs / dataset / method / f"embeddings/seed-{seed}.npz"
-    count = params.report.gallery if dataset in params.run.datasets else 0
-    shown = examples(packed, embeddings, count=count, memory=section["evaluation"]["memory"])
-    return Chapter(dataset, section, grids, claims, results, shown)
+def chapter(settings: dict[str, Any], dataset: str) -> Chapter:
+    """Return all of a data set's runs, and neighbors of queries of the test classes."""
+    given = settings["datasets"][dataset]
+    section, method = given["section"], settings["gallery_method"]
+    results = read_results(RUNS, dataset, given["methods"])
+    embeddings = run_folder(dataset, method) / f"embeddings/seed-{settings['gallery_seed']}.npz"
+    options = {"count": given["gallery"], "memory": section["evaluation"]["memory"]}
+    shown = examples(packed_folder(dataset), embeddings, **options)
+    return Chapter(dataset, section, settings["grids"], settings["claims"], results, shown)
 
 
 if __name__ == "__main__":

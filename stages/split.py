@@ -1,25 +1,25 @@
-"""Pack a data set's images into one array and part them into training and test."""
+"""Pack a data set's images into one array and split its classes into training and test."""
 
 import os
-from pathlib import Path
 
-from heated import config
 from heated.common.cli import run
 from heated.common.io import required
+from heated.common.paths import packed_folder, raw_folder, resolved
 from heated.datasets import SOURCES, splits
 from heated.preprocessing import packing
 
 
-def main(dataset: str, raw: Path, packed: Path) -> None:
-    """`raw`: the archives; `packed`: folder for images.npy and index.npz."""
-    settings = config.load().datasets[dataset]
-    source, rule = settings.source, settings.packing.split
-    samples = SOURCES[source.name](**source.options).read(required(raw, "download"))
-    split = splits.split(samples, rule.name, **rule.options)
-    if settings.packing.validation is not None:
-        split = splits.held_out(samples, split, **settings.packing.validation.model_dump())
-    images = settings.packing.model_dump(exclude={"split", "validation"})
-    packing.pack(samples, split, packed, **images, workers=os.cpu_count() or 1, source=raw)
+def main(dataset: str) -> None:
+    """Write images.npy and index.npz of a data set."""
+    settings, raw = resolved(f"packing/{dataset}.json"), raw_folder(dataset)
+    source, images = dict(settings["source"]), dict(settings["packing"])
+    samples = SOURCES[source.pop("name")](**source).read(required(raw, "download"))
+    rule, validation = images.pop("split"), images.pop("validation")
+    split = splits.split(samples, rule.pop("name"), **rule)
+    if validation is not None:
+        split = splits.held_out(samples, split, **validation)
+    folder, workers = packed_folder(dataset), os.cpu_count() or 1
+    packing.pack(samples, split, folder, **images, workers=workers, source=raw)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,36 @@
-"""Try a method's settings on validation classes, and choose; the test classes are left out."""
+"""Choose a competitor's settings on validation classes; the test classes are left out."""
 
-from pathlib import Path
-
-from heated import config
 from heated.common.cli import run
 from heated.common.io import project_root, write_json
+from heated.common.paths import SIDE_SETTINGS, packed_folder, resolved, run_folder
 from heated.data import packed_dataset
 from heated.runtime.device import machine, prepared
 from heated.runtime.distributed import first
 from heated.training import grid_search, recipe, training_run
 
 
-def main(dataset: str, method: str, packed: Path, tuned: Path) -> None:
-    """`tuned`: JSON of what was tried and what was chosen."""
-    params = config.load()
-    study, device = params.studies.competitors, prepared(params.run.threads)
-    data = grid_search.validation(packed_dataset.unpack(packed), **study.validation.model_dump())
-    here = machine(params.datasets[dataset].training.precision, device, params.run.threads)
-    points = study.points(method)
-    settings = [params.settings(dataset, method, point) | here for point in points]
+def main(dataset: str, method: str) -> None:
+    """Write what was tried and what was chosen."""
+    study, packed = resolved(f"tuning/{dataset}/{method}.json"), packed_folder(dataset)
+    device = prepared(study["threads"])
+    data = grid_search.validation(packed_dataset.unpack(packed), **study["validation"])
+    points = [each["point"] for each in study["points"]]
+    settings = [each["settings"] for each in study["points"]]
+    here = machine(settings[0]["precision"], device, study["threads"])
+    looked_at = [each | here | {"watch_every": each["epochs"]} for each in settings]
     trained = training_run.Run(
-        recipe.recipe(settings[0]),
+        recipe.recipe(settings[0] | here),
         data,
         f"{packed_dataset.digest(packed)} {data.split.tested}",
         device,
         project_root() / "checkpoints",
-        **params.checkpoints.model_dump(),
+        **resolved(SIDE_SETTINGS)["checkpoints"],
     )
-    tried = [recipe.recipe(each | {"watch_every": each["epochs"]}) for each in settings]
-    found = grid_search.tuned(trained, points, tried, seed=study.tuning_seed)
+    tried = [recipe.recipe(each) for each in looked_at]
+    found = grid_search.tuned(trained, points, tried, seed=study["seed"])
     if first():
-        write_json(tuned, found)
+        found["settings"] = settings[points.index(found["chosen"])]
+        write_json(run_folder(dataset, method) / "tuned.json", found)
 
 
 if __name__ == "__main__":

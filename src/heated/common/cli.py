@@ -2,7 +2,8 @@
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from heated.common.errors import InputError
@@ -24,7 +25,14 @@ def run(main: Callable[..., None]) -> None:
         print(f"usage: python -m stages.{Path(sys.argv[0]).stem} {usage}", file=sys.stderr)
         sys.exit(2)
     pairs = zip(parameters, arguments, strict=False)
-    try:
+    with readable_errors():
         main(*(Path(text) if given.annotation is Path else text for given, text in pairs))
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """End the process with the message and status 1 on an error that a user can fix."""
+    try:
+        yield
     except (InputError, OSError, FloatingPointError) as error:
         sys.exit(str(error))

@@ -1,4 +1,4 @@
-"""What every section of params.yaml is made of."""
+"""Types that every section of the parameters is made of."""
 
 from typing import Annotated, Any
 
@@ -8,6 +8,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Epochs = Annotated[int, Field(ge=1, le=1_000_000)]  # a schedule has a value for each
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # DVC joins names with `-` into a stage's name and breaks on `@`.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
@@ -21,7 +22,7 @@ def distinct(values: list[Any]) -> list[Any]:
 
 
 class Section(BaseModel):
-    """A mapping of params.yaml: no unknown keys, no changes after loading."""
+    """A mapping in the YAML files: no unknown keys, no changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 

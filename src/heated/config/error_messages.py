@@ -1,57 +1,65 @@
-"""What is wrong with params.yaml, told by the key's path: what came, what is allowed, the nearest
-name."""
+"""Messages for invalid parameters: the key's path, what was got, what is expected."""
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from heated.config.schema import Params
+Location = tuple[int | str, ...]
 
 
-def suggestion(name: object, allowed: list[str]) -> str:
-    """`; did you mean 'x'?` when a name of those allowed is near, else nothing."""
+def suggestion(name: object, allowed: Sequence[str]) -> str:
+    """Return " Did you mean 'x'?" if an allowed name is near, else an empty string."""
     near = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def type_problems(error: ValidationError, raw: Any) -> Iterator[str]:
-    """A line for each of pydantic's errors: path, what came, what is allowed, the nearest name. One
-    that other sections took over by a merge (`<<: *name`) is told where it stands first."""
-    told = set()
+def type_problems(
+    error: ValidationError, raw: Any, schema: type[BaseModel]
+) -> Iterator[tuple[Location, str]]:
+    """Yield the path of every invalid value and what is wrong with it.
+
+    Args:
+        error: Pydantic's error from validating `raw` with `schema`.
+        raw: The parameters as they were read.
+        schema: The model of all parameters.
+    """
     for detail in error.errors():
         missing = detail["type"] == "missing"
-        parts = [str(part) for part in present(detail["loc"], raw, missing=missing)]
-        explained = explanation(detail)
-        inherited = (parts[0], *parts[2:], explained) if len(parts) > 2 else (*parts, explained)
-        if inherited not in told:
-            told.add(inherited)
-            yield f"{'.'.join(parts)}: {explained}"
+        location = tuple(present(detail["loc"], raw, missing=missing))
+        yield location, explanation(detail, schema)
 
 
-def explanation(detail: Any) -> str:
-    """What came and what is allowed, from one of pydantic's errors."""
+def explanation(detail: Any, schema: type[BaseModel]) -> str:
+    """Return one of pydantic's errors in words."""
     location, kind = detail["loc"], detail["type"]
     if kind == "missing":
-        return "missing; params.yaml has no defaults, so write it down"
+        return "missing. Add it: no key has a default."
     if kind == "extra_forbidden":
-        keys = keys_at(location[:-1])
-        return f"unknown key; allowed: {', '.join(keys)}{suggestion(location[-1], keys)}"
+        keys = keys_at(location[:-1], schema)
+        return f"unknown key, expected one of {', '.join(keys)}.{suggestion(location[-1], keys)}"
     if kind in ("union_tag_invalid", "literal_error"):
         context = detail["ctx"]
-        came = context.get("tag", detail["input"])
+        got = context.get("tag", detail["input"])
         names = re.findall(r"'([^']*)'", context.get("expected_tags", context.get("expected")))
-        return f"came {came!r}; allowed: {', '.join(names)}{suggestion(came, names)}"
-    return f"came {detail['input']!r}; allowed: {allowance(detail)}"
+        return f"got {shortened(got)}, expected one of {', '.join(names)}.{suggestion(got, names)}"
+    return f"got {shortened(detail['input'])}, expected {expectation(detail, schema)}."
 
 
-def allowance(detail: Any) -> str:
-    """What may stand where one of pydantic's errors lies, where it is not one of a few names."""
+def shortened(value: Any, limit: int = 200) -> str:
+    """Return the value as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]} ..."
+
+
+def expectation(detail: Any, schema: type[BaseModel]) -> str:
+    """Return what one of pydantic's errors expects, where that is not one of a few names."""
     match detail["type"]:
         case "model_type" | "model_attributes_type" | "union_tag_not_found":
-            return f"a mapping with {', '.join(keys_at(detail['loc']))}"
+            return f"a mapping with {', '.join(keys_at(detail['loc'], schema))}"
         case "value_error":
             return str(detail["ctx"]["error"])
         case "too_short":
@@ -62,25 +70,29 @@ def allowance(detail: Any) -> str:
             return str(detail["msg"].removeprefix("Input should be "))
 
 
-def present(location: tuple[int | str, ...], raw: Any, *, missing: bool) -> Iterator[int | str]:
-    """The parts of pydantic's location that stand in the file, as a choice's name or kind does not,
-    and the last where it is the key that is missing."""
+def present(location: Location, raw: Any, *, missing: bool) -> Iterator[int | str]:
+    """Yield the parts of pydantic's location that are keys in the files.
+
+    The names of choices and classes in it are not. A missing key is the last part.
+    """
     for depth, part in enumerate(location):
-        inside = isinstance(raw, dict) and part in raw or isinstance(raw, list)
+        inside = (isinstance(raw, dict) and part in raw) or (
+            isinstance(raw, list) and isinstance(part, int)
+        )
         if inside:
             raw = raw[part]
         if inside or (missing and depth == len(location) - 1):
             yield part
 
 
-def keys_at(location: tuple[int | str, ...]) -> list[str]:
-    """The keys that the section at `location` may have; of a choice, `name (a | b)`."""
-    schema = Params.model_json_schema()
-    node: Any = schema
+def keys_at(location: Location, schema: type[BaseModel]) -> list[str]:
+    """Return the keys that the section at a location may have; of a choice, `name (a | b)`."""
+    json_schema = json_schema_of(schema)
+    node: Any = json_schema
     for part in (*location, None):
         node = next((one for one in node.get("anyOf", []) if "$ref" in one), node)  # or null
         while "$ref" in node:
-            node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
+            node = json_schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
         if part is None:
             break
         if "discriminator" in node:
@@ -93,3 +105,9 @@ def keys_at(location: tuple[int | str, ...]) -> list[str]:
             node = next(iter(node.get("patternProperties", {}).values()), None) or node["items"]
     choices = node.get("discriminator", {}).get("mapping", {})
     return [f"name ({' | '.join(choices)})"] if choices else list(node.get("properties", {}))
+
+
+@cache
+def json_schema_of(schema: type[BaseModel]) -> dict[str, Any]:
+    """Return a model's JSON schema, made once."""
+    return schema.model_json_schema()

@@ -1,6 +1,7 @@
 """The types of the studies: what is trained beside `run`, and what is asked of it."""
 
 from itertools import product
+from math import prod
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -9,6 +10,7 @@ from pydantic.functional_validators import AfterValidator
 from heated.config.base import Name, NotNegative, Positive, Section, Seed, distinct
 from heated.config.dataset import Validation
 
+MOST_POINTS = 1000  # of a grid: each one is a training
 Names = Annotated[list[Name], AfterValidator(distinct)]
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
 
@@ -47,10 +49,12 @@ class Competitors(Grid):
         """ValueError unless every method has a grid, and all are of one size."""
         if set(self.grid) != set(self.methods):
             odd = ", ".join(sorted(set(self.grid) ^ set(self.methods)))
-            raise ValueError(f"the same names in `grid` as in `methods`; not in both: {odd}")
-        sizes = {name: len(self.points(name)) for name in self.methods}
-        if len(set(sizes.values())) > 1:
-            raise ValueError(f"grids of the same size for every method, and not {sizes}")
+            raise ValueError(f"the same names in `grids` as in `methods` (not in both: {odd})")
+        sizes = {name: prod(len(axis.over) for axis in self.grid[name]) for name in self.methods}
+        if len(set(sizes.values())) > 1 or max(sizes.values()) > MOST_POINTS:
+            raise ValueError(
+                f"grids of one size, at most {MOST_POINTS} points, for every method (got {sizes})"
+            )
         return self
 
 

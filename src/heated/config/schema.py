@@ -1,4 +1,4 @@
-"""The types of params.yaml, section by section: what each key may hold."""
+"""The types of the parameters, section by section: what each key may hold."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -94,8 +94,8 @@ class Params(Section):
         trained = self.seeds_of(dataset)
         if method not in trained:
             raise ParamsError(
-                f"came {method!r} on {dataset!r}; allowed: what run or a study trains on it "
-                f"({', '.join(trained) or 'nothing'}); name it there in params.yaml"
+                f"got {method!r} on {dataset!r}, expected what run or a study trains on it "
+                f"({', '.join(trained) or 'nothing'}). Name it there in params.yaml."
             )
         return trained[method]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.functional_validators import AfterValidator, PlainValidator
 
-from heated.config.base import Choice, Count, NotNegative, Positive, Section, Share
+from heated.config.base import Choice, Count, Epochs, NotNegative, Positive, Section, Share
 
 
 class LeNet(Choice):
@@ -115,7 +115,7 @@ class Training(Section):
     weights: Annotated[str, AfterValidator(weights_named)]
     embedding_dim: Count
     warm_up: Literal["none", "batch_norm", "class_means"]
-    epochs: Count
+    epochs: Epochs
     batch_size: Annotated[int, Field(ge=2)]
     lr: Positive
     bottleneck_lr_factor: Positive

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from heated.common.errors import InputError
 from heated.common.io import read_json, sha256, whole, write_json
 from heated.common.samples import Content
 from heated.data.batches import Mapped
-from heated.evaluation.geometry import directions
 from heated.models import embedding, embedding_model
 from heated.models.embedding_model import Model
 from heated.preprocessing.decoding import decode
@@ -72,7 +72,7 @@ class Embedder:
         device = self.model.device
         images = Mapped(np.stack(packed), np.arange(len(packed)), device)
         raw = embedding.embed(self.model, images, quiet=True)
-        return directions(raw).float().cpu().numpy()
+        return F.normalize(raw.double(), dim=1).float().cpu().numpy()
 
 
 def content(image: Image) -> Content:

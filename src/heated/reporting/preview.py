@@ -1,7 +1,9 @@
-"""An early look, before any training: `python -m heated.reporting.preview` draws alpha, temperature
-and learning rate over the epochs for every method, from params.yaml alone."""
+"""Draw alpha, temperature and learning rate of every method, before any training.
 
-import sys
+`python -m heated.reporting.preview` reads the resolved settings, which `python -m stages.resolve`
+writes.
+"""
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
@@ -13,9 +15,9 @@ from markupsafe import Markup
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import NullLocator
 
-from heated import config
-from heated.common.errors import InputError
+from heated.common.cli import run
 from heated.common.io import write_text
+from heated.common.paths import resolved
 from heated.reporting.figures.figure import STYLE, canvas, svg
 from heated.training.schedules import SCHEDULES, values
 
@@ -43,12 +45,15 @@ def by_epoch(choice: Mapping[str, Any], epochs: int) -> list[float]:
     return values(choice["name"], options, epochs=epochs)
 
 
-def planned(params: config.Params) -> dict[str, dict[str, Rows]]:
-    """By data set and study, the schedules of all methods that are to be trained."""
+def planned(grids: Mapping[str, Any]) -> dict[str, dict[str, Rows]]:
+    """Return by data set and study the schedules of all methods that are to be trained."""
     found: dict[str, dict[str, Rows]] = {}
-    for study, grid in params.grids().items():
-        for dataset in grid.datasets:
-            each = {name: scheduled(params.settings(dataset, name)) for name in grid.methods}
+    for study, grid in grids.items():
+        for dataset in grid["datasets"]:
+            each = {
+                method: scheduled(resolved(f"runs/{dataset}/{method}.json")["settings"])
+                for method in grid["methods"]
+            }
             found.setdefault(dataset, {})[study] = shared(each)
     return found
 
@@ -110,8 +115,8 @@ def drawn(rows: Rows) -> Canvas:
     return sheet
 
 
-def preview(params: config.Params) -> str:
-    """HTML with a figure for each data set and study."""
+def preview(grids: Mapping[str, Any]) -> str:
+    """Return HTML with a figure for each data set and study."""
     environment = Environment(
         loader=PackageLoader("heated.reporting", "."),
         autoescape=select_autoescape(),
@@ -121,7 +126,7 @@ def preview(params: config.Params) -> str:
     )
     sections = [
         {"dataset": dataset, "study": study, "description": described(rows), "svg": image(rows)}
-        for dataset, studies in planned(params).items()
+        for dataset, studies in planned(grids).items()
         for study, rows in studies.items()
     ]
     return environment.get_template("preview.html").render(sections=sections)
@@ -135,13 +140,10 @@ def image(rows: Rows) -> Markup:
 
 
 def main() -> None:
-    """Write the page, and say where it lies."""
-    write_text(PAGE, preview(config.load()))
+    """Write the page, and print its address."""
+    write_text(PAGE, preview(resolved("report.json")["grids"]))
     print(f"{PAGE.resolve().as_uri()}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(str(error))
+    run(main)

@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
-from heated import config
 from heated.common.errors import InputError
+from heated.common.io import read_json
+from heated.common.paths import RESOLVED
 from heated.inference import embedder
 from heated.inference.embedder import Embedder
 from heated.tracking import models
@@ -28,17 +29,26 @@ def named(name: str) -> Embedder:
 
 
 def packing(weights: Path) -> dict[str, object]:
-    """How the data set of a file of the pipeline's is packed, by the params.yaml beside `runs`."""
+    """Return how the data set of a model file of the pipeline is packed.
+
+    Raises:
+        InputError: If the resolved settings beside `runs` do not have the data set.
+    """
     folders = weights.parents
     if len(folders) < 5 or (folders[0].name, folders[3].name) != ("models", "runs"):
         raise InputError(
             f"{weights} does not lie in runs/<dataset>/<method>/models, so that nothing tells how "
             "its images are packed; save it as a model of MLflow's, which knows"
         )
-    datasets = config.load(folders[4] / "params.yaml").datasets
-    if (dataset := folders[2].name) not in datasets:
-        raise InputError(f"{weights} is of the data set {dataset}, which params.yaml does not know")
-    return datasets[dataset].packing.model_dump()
+    dataset = folders[2].name
+    settings = folders[4] / RESOLVED / "packing" / f"{dataset}.json"
+    if not settings.is_file():
+        raise InputError(
+            f"{weights}: got the data set {dataset!r}, which {settings} does not describe. Name it "
+            "in params.yaml and run `python -m stages.resolve`."
+        )
+    found: dict[str, object] = read_json(settings)["packing"]
+    return found
 
 
 def kept(name: str) -> str:

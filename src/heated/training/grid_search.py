@@ -6,7 +6,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from heated.common.io import read_json, required
 from heated.common.samples import Samples
 from heated.data.packed_dataset import Packed
 from heated.datasets.splits import held_out
@@ -54,8 +53,3 @@ def outcome(run: Run, seed: int) -> dict[str, Any]:
         except FloatingPointError:
             return {METRIC: None, "seconds": None}
     return {METRIC: done["history"][-1][METRIC], "seconds": done["seconds"]}
-
-
-def chosen(*tuned: Path) -> Point:
-    """The settings that were chosen; none where nothing was tuned."""
-    return {k: v for path in tuned for k, v in read_json(required(path, "tune"))["chosen"].items()}

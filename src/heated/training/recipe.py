@@ -1,8 +1,10 @@
 """What a training is made by: settings, with what changes written out for every epoch."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from heated.common.io import read_json, required
 from heated.losses.adaptive_scale import ADAPTATIONS
 from heated.models import embedding_model
 from heated.training.loop import watched
@@ -49,3 +51,9 @@ def by_epoch(recipe: Recipe) -> list[list[Any]]:
 def throughout(recipe: Recipe) -> Recipe:
     """What holds in every epoch."""
     return {key: value for key, value in recipe.items() if key not in BY_EPOCH}
+
+
+def tuned_settings(run_folder: Path) -> dict[str, Any]:
+    """Return the settings that the stage `tune` chose for a run."""
+    chosen: dict[str, Any] = read_json(required(run_folder / "tuned.json", "tune"))["settings"]
+    return chosen

@@ -1,0 +1,41 @@
+"""Where the stages' files are: derived from data set and method alone, as in dvc.yaml."""
+
+from pathlib import Path
+from typing import Any
+
+from heated.common.io import read_json, required
+
+RESOLVED = Path("data/resolved")
+RUNS = Path("runs")
+PACKED = Path("data/packed")
+# Settings that no output depends on: read by stages that do not depend on the file.
+SIDE_SETTINGS = "side_settings.json"
+
+
+def raw_folder(dataset: str) -> Path:
+    """Return the folder of a data set's archives."""
+    return Path("data/raw") / dataset
+
+
+def packed_folder(dataset: str) -> Path:
+    """Return the folder of a packed data set."""
+    return PACKED / dataset
+
+
+def run_folder(dataset: str, method: str) -> Path:
+    """Return the folder of a run: models, history, embeddings, metrics."""
+    return RUNS / dataset / method
+
+
+def resolved(name: str) -> Any:
+    """Return the resolved settings in a file below data/resolved.
+
+    Raises:
+        FileNotFoundError: If the stage `resolve` has not written it.
+    """
+    return read_json(required(RESOLVED / name, "resolve"))
+
+
+def resolved_runs(dataset: str) -> list[Any]:
+    """Return the resolved settings of all runs on a data set."""
+    return [read_json(path) for path in sorted((RESOLVED / "runs" / dataset).glob("*.json"))]

@@ -1,0 +1,37 @@
+"""Validate all parameters, and write every stage's settings to a JSON file of its own."""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from heated import config
+from heated.common.cli import readable_errors
+from heated.common.io import whole, write_json
+from heated.common.paths import RESOLVED
+from heated.config.method import LibraryLoss
+from heated.config.resolved import resolved_files
+from heated.config.show import shown
+
+
+def main(*, check: bool = False, show: str | None = None) -> None:
+    """Write the settings; only validate with `check`, print an entry with `show`."""
+    params = config.load()
+    trained = {name: params.methods[name] for _, name in params.runs()}
+    for name, method in trained.items():
+        if isinstance(method, LibraryLoss):
+            from heated.losses import pml  # imports torch
+
+            pml.check(f"methods.{name}", **method.model_dump(include={"loss", "miner"}))
+    if show is not None:
+        print(shown(config.read(Path()), show))
+    elif not check:
+        with whole(RESOLVED) as folder:
+            for name, value in resolved_files(params).items():
+                write_json(folder / name, value)
+
+
+if __name__ == "__main__":
+    parser = ArgumentParser("python -m stages.resolve", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only validate, write nothing")
+    parser.add_argument("--show", metavar="NAME", help="print an entry, such as methods.hbn")
+    with readable_errors():
+        main(**vars(parser.parse_args()))
