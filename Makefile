@@ -11,7 +11,7 @@ export PYTHONUTF8 := 1
 
 repro: $(VENV)/.ready      ## rebuild every result that is out of date
 	python -m stages.resolve --check
-	python -m heated.parallel $(JOBS)
+	python -m stages $(JOBS)
 
 preview: $(VENV)/.ready    ## alpha, temperature and lr of every method, drawn before any training
 	python -m stages.resolve

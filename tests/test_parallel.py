@@ -1,23 +1,57 @@
-import pytest
-from conftest import Project
+"""`python -m stages JOBS`, in small DVC repositories whose stages are named as the pipeline's."""
 
-from heated.parallel import parsed, stale
+import doctest
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from conftest import ROOT, Project
+
+from stages import __main__ as runner
+from stages.__main__ import outdated_runs, parse_jobs, shared_stages
 
 STAGES = [f"{kind}@digits-{m}" for kind in ("evaluate", "train", "embed") for m in ("bn", "ln")]
 
+# A stage writes its process and its session, waits for a file if its name is in `waits`, and fails
+# if its name is in `fails`.
+STUB = """
+import os, pathlib, sys, time
+name, out = sys.argv[1:]
+pathlib.Path("started", name).write_text(f"{os.getpid()} {os.getsid(0)}")
+awaited = dict(line.split() for line in open("waits"))
+limit = time.monotonic() + 120
+while name in awaited and not pathlib.Path(awaited[name]).exists():
+    assert time.monotonic() < limit, "waited in vain"
+    time.sleep(.05)
+assert name not in open("fails").read().split()
+pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
+pathlib.Path(out).write_text(name)
+"""
+
+# DVC that writes its command line into a file first.
+LOGGED = """
+import sys
+from dvc.cli import main
+with open("commands", "a") as log:
+    print(*sys.argv[1:], file=log)
+sys.exit(main())
+"""
+
 
 def test_the_stages_of_a_run_come_in_the_order_they_depend_on_each_other():
-    (run,) = stale({"embed@digits-bn"}, [*STAGES, "split@digits", "report"])
+    (run,) = outdated_runs({"embed@digits-bn"}, [*STAGES, "split@digits", "report"])
     assert run == ["train@digits-bn", "embed@digits-bn", "evaluate@digits-bn"]
 
 
 def test_a_run_that_is_up_to_date_is_left_alone():
-    assert stale({"check", "report"}, STAGES) == []
-
-
-def test_new_data_put_all_their_runs_out_of_date():
-    assert len(stale({"download@digits"}, STAGES)) == 2
-    assert stale({"download@omniglot-small"}, STAGES) == []
+    assert outdated_runs({"check", "report"}, STAGES) == []
 
 
 def test_a_study_is_a_run_like_any_other():
@@ -26,17 +60,222 @@ def test_a_study_is_a_run_like_any_other():
         "train-shapes@digits-hbn-linear",
         "train@digits-bn",
     ]
-    assert stale({"train-shapes@digits-hbn-linear"}, names) == [[names[1], names[0]]]
-    assert len(stale({"split-planes@digits"}, names)) == 2
+    outdated = {"train-shapes@digits-hbn-linear"}
+    assert outdated_runs(outdated, names) == [[names[1], names[0]]]
+
+
+def test_what_stands_before_the_last_run_is_shared_whatever_its_name():
+    names = ["first", "split@a", "train@a-x", "split-planes@b", "train-planes@b-x", "report"]
+    assert shared_stages(names) == ["first", "split@a", "split-planes@b"]
+
+
+def test_reports_come_after_all_runs_in_the_pipeline():
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    names = list(yaml.safe_load(text)["stages"])
+    others = {runner.kind(name) for name in names if runner.kind(name) not in runner.KINDS}
+    shared = {runner.kind(name) for name in shared_stages(names)}
+    assert others - shared == {"report", "track"}
+
+
+def test_examples_in_docstrings():
+    assert doctest.testmod(runner) == (0, 3)  # pytest leaves out __main__.py
 
 
 @pytest.mark.parametrize("arguments", [[], ["0"], ["-1"], ["two"], ["1", "2"]])
-def test_jobs_that_are_no_number_stop_with_what_is_allowed(arguments):
-    with pytest.raises(SystemExit, match="allowed: a number of jobs from 1"):
-        parsed(arguments)
+def test_jobs_that_are_no_number_stop_with_what_is_expected(arguments):
+    with pytest.raises(SystemExit, match="JOBS: got .* expected one integer >= 1"):
+        parse_jobs(arguments)
 
 
+@pytest.mark.slow
 def test_a_failing_stage_fails_the_whole_and_names_itself(project: Project):
     project.edit(("methods: [sm, ls,", "methods: [sm, lsx,"))
-    told = project.run("python", "-m", "heated.parallel", "2", status=255)
+    told = project.run("python", "-m", "stages", "2", status=255)
     assert "run.methods.1: came 'lsx'" in told
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DVC repository: three runs on one data set; nothing is built."""
+    folder = tmp_path_factory.mktemp("template")
+    (folder / "started").mkdir()
+    shutil.copytree(ROOT / "stages", folder / "stages")
+    for name, text in {"stub.py": STUB, "logged.py": LOGGED, "waits": "", "fails": ""}.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    for name in ("params.yaml", "code"):
+        (folder / name).write_text("seed: 0\n", encoding="utf-8")
+    item = "${item.dataset}-${item.method}"
+    run = "runs/${item.dataset}/${item.method}"
+    stages = {
+        "first": stage("first", ["params.yaml"], "data/resolved"),
+        "split": {
+            "matrix": {"dataset": ["a"]},
+            **stage("split@${item.dataset}", ["data/resolved"], "data/packed/${item.dataset}"),
+        },
+    }
+    deps = ["data/packed/${item.dataset}", "code"]
+    for kind in ("train", "embed", "evaluate"):
+        stages[kind] = {
+            "matrix": {"dataset": ["a"], "method": ["x", "y", "z"]},
+            **stage(f"{kind}@{item}", deps, f"{run}/{kind}"),
+        }
+        deps = [f"{run}/{kind}"]
+    stages["report"] = stage("report", ["runs"], "report")
+    (folder / "dvc.yaml").write_text(
+        yaml.safe_dump({"stages": stages}, sort_keys=False), encoding="utf-8"
+    )
+    dvc(folder, "init", "--no-scm", "--quiet")
+    dvc(folder, "config", "core.analytics", "false")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository, built."""
+    folder = tmp_path_factory.mktemp("built") / "repository"
+    shutil.copytree(template, folder)
+    dvc(folder, "repro", "--quiet")
+    return folder
+
+
+@pytest.fixture
+def repository(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of the built repository, as the current folder, with DVC's commands logged."""
+    copy(built, tmp_path, monkeypatch)
+
+
+def stage(name: str, deps: list[str], out: str) -> dict[str, object]:
+    return {"cmd": f"{sys.executable} stub.py {name} {out}", "deps": deps, "outs": [out]}
+
+
+def dvc(folder: Path, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, check=True)
+
+
+def copy(folder: Path, to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a copy of a repository the current folder, and log DVC's commands there."""
+    shutil.copytree(folder, to, dirs_exist_ok=True)
+    for started in (to / "started").iterdir():
+        started.unlink()
+    monkeypatch.chdir(to)
+    monkeypatch.setattr(runner, "DVC", (sys.executable, "logged.py"))
+
+
+def commands() -> list[str]:
+    """The command lines of DVC, in the order in which they started."""
+    lines = Path("commands").read_text(encoding="utf-8").splitlines()
+    return [line.replace("--wait-for-lock ", "") for line in lines]
+
+
+def started() -> set[str]:
+    return {path.name for path in Path("started").iterdir()}
+
+
+@pytest.mark.slow
+def test_nothing_to_do_is_one_question_to_dvc(repository, capsys):
+    assert runner.repro(2) == 0
+    assert commands() == ["status --json"]
+    assert capsys.readouterr().out == "Data and pipelines are up to date.\n"
+
+
+@pytest.mark.slow
+def test_a_free_worker_takes_the_next_run(template, tmp_path, monkeypatch):
+    copy(template, tmp_path, monkeypatch)
+    # x ends only after z: with z in a fixed share of x's worker, it would wait in vain
+    Path("waits").write_text("train@a-x runs/a/z/evaluate\n", encoding="utf-8")
+    assert runner.repro(2) == 0
+    assert Path("report").exists()
+    assert commands()[:4] == [
+        "status --json",
+        "stage list --name-only",
+        "repro first split@a",
+        "status --json",
+    ]
+    runs = [f"repro --single-item train@a-{m} embed@a-{m} evaluate@a-{m}" for m in "xyz"]
+    assert sorted(commands()[4:7]) == runs
+    assert commands()[7:] == ["repro"]
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_leaves_the_others_built(repository, capsys):
+    Path("code").write_text("another\n", encoding="utf-8")
+    Path("fails").write_text("train@a-x", encoding="utf-8")
+    Path("runs/a/y/train").unlink()
+    Path("runs/a/z/train").unlink()
+    assert runner.repro(2) == 1
+    assert "a-x: got exit status 255, expected 0. Run `dvc repro evaluate@a-x`" in (
+        capsys.readouterr().err
+    )
+    assert started() == {"train@a-x", "train@a-y", "train@a-z"}  # what follows is as it was
+    assert Path("runs/a/y/train").exists()
+    assert Path("runs/a/z/train").exists()
+    assert "repro" not in commands()
+    assert commands().count("status --json") == 1  # what runs depend on was up to date
+
+
+def running(session: int) -> list[psutil.Process]:
+    """The living processes of a session."""
+    found = []
+    for process in psutil.process_iter(["status"]):
+        try:
+            alive = process.info["status"] != psutil.STATUS_ZOMBIE
+            if alive and os.getsid(process.pid) == session:
+                found.append(process)
+        except ProcessLookupError:
+            continue
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("jobs", "number", "status"),
+    [
+        (1, signal.SIGTERM, 143),
+        (2, signal.SIGINT, 130),
+        (2, signal.SIGTERM, 143),
+        (2, signal.SIGHUP, 129),
+        (2, signal.SIGKILL, -9),
+    ],
+)
+def test_a_signal_ends_all_processes(repository, jobs, number, status):
+    Path("code").write_text("another\n", encoding="utf-8")
+    names = ["train@a-x", "train@a-y"][:jobs]
+    Path("waits").write_text("".join(f"{name} never\n" for name in names), encoding="utf-8")
+    session = interrupted(jobs, names, [number], status)
+    wait_until(lambda: not running(session))
+    assert started() == set(names)
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_kills_what_ignores_the_first(repository):
+    stub = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + STUB
+    Path("stub.py").write_text(stub, encoding="utf-8")
+    Path("code").write_text("another\n", encoding="utf-8")
+    Path("waits").write_text("train@a-x never\n", encoding="utf-8")
+    session = interrupted(1, ["train@a-x"], [signal.SIGINT, signal.SIGINT], 130)
+    wait_until(lambda: not running(session))
+
+
+def interrupted(jobs: int, names: list[str], numbers: list[int], status: int) -> int:
+    """Signal the runner once stages run; return their session."""
+    process = subprocess.Popen([sys.executable, "-m", "stages", str(jobs)])
+    try:
+        files = [Path("started", name) for name in names]
+        wait_until(lambda: all(file.exists() and file.read_text() for file in files))
+        (session,) = {int(file.read_text(encoding="utf-8").split()[1]) for file in files}
+        assert len(running(session)) > 2 * jobs  # with DVC and what builds
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(0.5)  # two signals at once are one
+        assert process.wait(60) == status
+    finally:
+        process.kill()
+        process.wait()
+    return session
+
+
+def wait_until(condition) -> None:
+    limit = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.1)

@@ -26,7 +26,7 @@ def test_everything_is_built_and_a_second_run_does_nothing(built: Project) -> No
     told = built.run("dvc", "repro")
     assert "Running stage" not in told
     assert "Data and pipelines are up to date." in told
-    assert "up to date" in built.run("python", "-m", "heated.parallel", "2")
+    assert "up to date" in built.run("python", "-m", "stages", "2")
 
 
 def test_outputs_are_linked_to_the_cache(built: Project) -> None:

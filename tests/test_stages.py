@@ -9,7 +9,9 @@ from conftest import ROOT, Project
 
 from heated import config
 
-STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
+STAGES = sorted(
+    path.stem for path in (ROOT / "stages").glob("*.py") if not path.stem.startswith("__")
+)
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 TEMPLATES = {str(path.relative_to(ROOT)) for path in (ROOT / "src").rglob("templates/*")}
 

@@ -1,0 +1,179 @@
+"""Bring every stage up to date, several runs at a time: `python -m stages JOBS`.
+
+DVC runs one stage at a time. Runs (all stages of one data set and method) do not depend on each
+other, so each of JOBS workers takes the next run that is left and gives it a DVC process of its
+own. DVC alone builds what runs depend on and what depends on runs.
+
+Every DVC process is started by a second process, in a new session, which reads a pipe that the
+first process holds open. When the first one stops, by SIGKILL too, the second ends its session.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from types import FrameType
+
+KINDS = ("tune", "train", "embed", "evaluate", "gradients")  # of a run, in their order
+DVC = (sys.executable, "-m", "dvc")
+GRACE = 35  # seconds from SIGINT to SIGKILL; torchrun ends its workers within 30
+
+popen_lock = threading.Lock()
+stopping = threading.Event()  # set with the lock held: no process starts after SIGINT
+
+
+def main(jobs: int) -> int:
+    """Build in a second process and return its exit status; exit with 128 + N on signal N.
+
+    A second SIGINT kills everything at once.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, exit_by_signal)
+    command = [sys.executable, "-c", f"from stages.__main__ import build; build({jobs})"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as builder:
+        try:
+            return builder.wait()
+        finally:
+            try:
+                builder.communicate()  # closes the pipe
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(builder.pid, signal.SIGKILL)
+
+
+def exit_by_signal(number: int, frame: FrameType | None) -> None:
+    """Exit with the shell's status for a signal; further SIGTERM and SIGHUP have no effect."""
+    for repeated in (signal.SIGTERM, signal.SIGHUP):  # make forwards what its group gets as well
+        signal.signal(repeated, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def build(jobs: int) -> None:
+    """Exit with the status of `repro`; end the session when standard input closes."""
+    signal.signal(signal.SIGINT, lambda number, frame: None)  # DVC would inherit SIG_IGN
+    threading.Thread(target=end_session_at_eof, daemon=True).start()
+    try:
+        sys.exit(repro(jobs))
+    finally:
+        if stopping.is_set():
+            os.killpg(0, signal.SIGKILL)
+
+
+def end_session_at_eof() -> None:
+    """Wait until standard input closes, then end all processes of this session."""
+    os.read(0, 1)
+    with popen_lock:
+        stopping.set()
+    os.killpg(0, signal.SIGINT)
+    time.sleep(GRACE)
+    os.killpg(0, signal.SIGKILL)
+
+
+def repro(jobs: int) -> int:
+    """Bring every stage up to date and return the exit status.
+
+    A failed run does not stop the others. After a failure, what depends on runs is not built: it
+    depends on all of them, and `dvc repro --keep-going` would only repeat the failed stage.
+    """
+    if jobs == 1:
+        return dvc("repro").returncode
+    outdated = changed_stages()
+    if not outdated:
+        print("Data and pipelines are up to date.")
+        return 0
+    names = dvc_output("stage", "list", "--name-only").split()  # in the order of dvc.yaml
+    shared = shared_stages(names)
+    if outdated & set(shared):
+        if status := dvc("repro", *shared).returncode:
+            return status
+        outdated = changed_stages()
+    runs = outdated_runs(outdated, names)
+    single = ("--wait-for-lock", "repro", "--single-item")  # ends at the first stage that fails
+    with ThreadPoolExecutor(jobs) as pool:
+        statuses = list(pool.map(lambda run: dvc(*single, *run).returncode, runs))
+    failed = [(run, status) for run, status in zip(runs, statuses, strict=True) if status]
+    for run, status in failed:
+        advice = f"Run `dvc repro {run[-1]}` to repeat it alone"
+        print(f"{item(run[0])}: got exit status {status}, expected 0. {advice}.", file=sys.stderr)
+    return 1 if failed else dvc("repro").returncode
+
+
+def dvc(*arguments: str, stdout: int | None = None) -> subprocess.CompletedProcess[str]:
+    """Run DVC; raise SystemExit when the session is ending."""
+    with popen_lock:
+        if stopping.is_set():
+            sys.exit(1)
+        command = [*DVC, *arguments]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, text=True)
+    output, _ = process.communicate()
+    if stopping.is_set():
+        sys.exit(1)
+    return subprocess.CompletedProcess(command, process.returncode, output)
+
+
+def dvc_output(*arguments: str) -> str:
+    """Return what DVC prints; exit with its status if it fails, after its own message."""
+    done = dvc(*arguments, stdout=subprocess.PIPE)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout
+
+
+def changed_stages() -> set[str]:
+    """Return the stages whose inputs, outputs or parameters differ from their last run's."""
+    return set(json.loads(dvc_output("status", "--json")))
+
+
+def shared_stages(names: Sequence[str]) -> list[str]:
+    """Return the stages that runs depend on: dvc.yaml has them before its last run.
+
+    >>> shared_stages(["resolve", "split@digits", "train@digits-bn", "report"])
+    ['resolve', 'split@digits']
+    """
+    last = max((i for i, name in enumerate(names) if kind(name) in KINDS), default=0)
+    return [name for name in names[:last] if kind(name) not in KINDS]
+
+
+def outdated_runs(outdated: set[str], names: Iterable[str]) -> list[list[str]]:
+    """Return the stages of each run that has an outdated one, in the order of their dependencies.
+
+    >>> outdated_runs({"train@mnist-bn"}, ["embed@mnist-bn", "train@mnist-bn", "train@mnist-ln"])
+    [['train@mnist-bn', 'embed@mnist-bn']]
+    """
+    runs: dict[str, list[str]] = {}
+    staged = (name for name in names if kind(name) in KINDS)
+    for name in sorted(staged, key=lambda name: KINDS.index(kind(name))):
+        runs.setdefault(item(name), []).append(name)
+    return [stages for stages in runs.values() if outdated & set(stages)]
+
+
+def kind(stage: str) -> str:
+    """Return what a stage does, whichever study it belongs to.
+
+    >>> kind("train-shapes@digits-hbn-linear")
+    'train'
+    """
+    return stage.partition("@")[0].partition("-")[0]
+
+
+def item(stage: str) -> str:
+    """Return a stage's data set, with the method if it has one."""
+    return stage.partition("@")[2]
+
+
+def parse_jobs(arguments: Sequence[str]) -> int:
+    """Return the number of jobs on the command line; raise SystemExit if it is not one."""
+    if len(arguments) != 1 or not arguments[0].isdigit() or int(arguments[0]) < 1:
+        sys.exit(f"JOBS: got {' '.join(arguments)!r}, expected one integer >= 1. Name JOBS=2.")
+    return int(arguments[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main(parse_jobs(sys.argv[1:])))
