@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -88,17 +90,17 @@ def test_ranks_equal_counting_sample_by_sample(case, deepest, dtype):
     assert ranks(embeddings, labels, **masks, deepest=deepest, dtype=dtype) == expected
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize(
-    ("size", "classes", "dim"),
-    [(400, 80, 64), (300, 3, 16), (400, 200, 2), (200, 1, 8), (300, 40, 1), (500, 60, 3)],
-)
-def test_ranks_equal_counting_among_hundreds(size, classes, dim, dtype):
-    embeddings, labels = clustered(size, classes, dim)
-    everything = torch.ones(size, dtype=torch.bool)
-    every = brute_force(embeddings, labels, everything, everything)
-    for deepest in (1, 10, size - 1):
-        assert ranks(embeddings, labels, deepest=deepest, dtype=dtype) == limited(every, deepest)
+def test_ranks_equal_counting_among_hundreds(subtests):
+    sizes = [(400, 80, 64), (300, 3, 16), (400, 200, 2), (200, 1, 8), (300, 40, 1), (500, 60, 3)]
+    for dtype, (size, classes, dim) in product([torch.bfloat16, torch.float32], sizes):
+        with subtests.test(dtype=dtype, size=size, classes=classes, dim=dim):
+            embeddings, labels = clustered(size, classes, dim)
+            everything = torch.ones(size, dtype=torch.bool)
+            every = brute_force(embeddings, labels, everything, everything)
+            for deepest in (1, 10, size - 1):
+                assert ranks(embeddings, labels, deepest=deepest, dtype=dtype) == limited(
+                    every, deepest
+                )
 
 
 def test_what_is_too_near_for_the_screen_is_decided():
@@ -241,6 +243,7 @@ def test_a_query_whose_class_the_gallery_lacks_has_no_ranks():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_ranks_as_the_cpu_does(dtype):
     for size, classes, dim in ((2000, 400, 64), (1000, 5, 2)):
