@@ -1,6 +1,7 @@
 import io
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
@@ -308,15 +309,18 @@ def test_small_grey_images_load_neither_torch_nor_torchvision():
 
 
 def test_torch_takes_one_thread_for_each_that_is_started_and_then_as_many_as_before():
-    code = (
-        "import torch; from concurrent.futures import ThreadPoolExecutor as Pool\n"
-        "from heated.preprocessing.decoding import one_thread\n"
-        "torch.set_num_threads(3)\n"
-        "with one_thread(), Pool(1) as pool: print(pool.submit(torch.get_num_threads).result())\n"
-        "print(torch.get_num_threads())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.split() == ["1", "3"]
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with one_thread(), ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 1
+        assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as pool:  # so it is the block that makes it one
+            assert pool.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_one_thread_ends_with_its_block_even_if_that_fails():

@@ -209,7 +209,7 @@ import sys, time
 from dataclasses import replace
 from pathlib import Path
 
-from heated import packing
+from heated.preprocessing import packing
 from heated.datasets.image_folder import in_directories
 from heated.datasets.splits import split
 
