@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: repro preview experiments track test lint format results bench ui lock clean
+.PHONY: repro preview experiments track test test-all lint format results bench ui lock clean
 
 repro: $(VENV)/.ready      ## rebuild every result that is out of date
 	python -m stages.resolve --check
@@ -23,7 +23,10 @@ experiments: $(VENV)/.ready ## DVC's experiments beside each other: what differs
 track: $(VENV)/.ready      ## write what MLflow shows again, from the files that DVC tracks
 	dvc repro --single-item --force track
 
-test: $(VENV)/.ready-dev   ## the tests
+test: $(VENV)/.ready-dev   ## the fast tests: at most 5 minutes on 2 cores
+	pytest --numprocesses auto --dist loadgroup -m "not slow and not pipeline and not browser"
+
+test-all: $(VENV)/.ready-dev ## every test, as CI runs them: at most 20 minutes on 2 cores
 	pytest --numprocesses auto --dist loadgroup
 
 lint: $(VENV)/.ready-dev   ## what a contributor's change must pass: format, lint, types

@@ -5,15 +5,19 @@ import os
 # Before torch is loaded: threads of several test processes on few cores are many times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import itertools
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from reported import METHODS, write_runs
 from server import Site, served
@@ -194,3 +198,49 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waits: list[float] = []
     monkeypatch.setattr(partial, "sleep", waits.append)
     return waits
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark each test that runs stages in a copy of the project."""
+    if {"built", "project"} & set(getattr(item, "fixturenames", ())):
+        item.add_marker("pipeline")
+
+
+@pytest.fixture
+def new_folder(tmp_path: Path) -> Callable[[], Path]:
+    """A function that makes an empty folder at each call."""
+    numbers = itertools.count()
+
+    def make() -> Path:
+        folder = tmp_path / f"folder-{next(numbers)}"
+        folder.mkdir()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database of the newest schema, which takes seconds to create.
+
+    All test processes share it; a test copies it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "mlflow-template.db"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            create_mlflow_database(path.with_suffix(".part"))
+            path.with_suffix(".part").replace(path)
+    return path
+
+
+def create_mlflow_database(path: Path) -> None:
+    """Create MLflow's tables, without the default experiment, whose row names a folder."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's own, when it is imported and makes its tables
+        from mlflow.tracking import MlflowClient
+
+        MlflowClient(f"sqlite:///{path}").search_experiments()
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DELETE FROM experiments")

@@ -1,3 +1,4 @@
+from itertools import product
 from math import sqrt
 
 import numpy as np
@@ -50,12 +51,12 @@ def judge(given_claim, given_values):
 # --- the interval and the test ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [2, 3, 8, 20])
-@pytest.mark.parametrize("effect", [0.0, 0.7])
-def test_the_interval_covers_the_effect_in_95_of_100(n, effect):
-    found = [paired(pairs)["interval"] for pairs in simulated(effect, n)]
-    covered = np.mean([low <= effect <= high for low, high in found])
-    assert 0.93 <= covered <= 0.97
+def test_the_interval_covers_the_effect_in_95_of_100(subtests):
+    for n, effect in product([2, 3, 8, 20], [0.0, 0.7]):
+        with subtests.test(n=n, effect=effect):
+            found = [paired(pairs)["interval"] for pairs in simulated(effect, n)]
+            covered = np.mean([low <= effect <= high for low, high in found])
+            assert 0.93 <= covered <= 0.97
 
 
 @pytest.mark.parametrize("n", [2, 3, 8])
@@ -75,12 +76,13 @@ def test_a_claim_of_several_parts_without_an_effect_has_no_more_false_verdicts(p
         assert verdicts.count(kind) / RUNS <= LEVEL + 3 * sqrt(LEVEL * (1 - LEVEL) / RUNS)
 
 
-@pytest.mark.parametrize("effect", [-2.0, -0.5, 0.5, 2.0])
-def test_sign_and_size_of_an_effect_are_recovered(effect):
-    found = [paired(pairs) for pairs in simulated(effect, 8, runs=2000)]
-    assert np.mean([one["effect"] for one in found]) == pytest.approx(effect, abs=0.05)
-    wrong = "fails" if effect > 0 else "holds"
-    assert sum(verdict([one["p"]]) == wrong for one in found) <= 0.005 * len(found)
+def test_sign_and_size_of_an_effect_are_recovered(subtests):
+    for effect in [-2.0, -0.5, 0.5, 2.0]:
+        with subtests.test(effect=effect):
+            found = [paired(pairs) for pairs in simulated(effect, 8, runs=2000)]
+            assert np.mean([one["effect"] for one in found]) == pytest.approx(effect, abs=0.05)
+            wrong = "fails" if effect > 0 else "holds"
+            assert sum(verdict([one["p"]]) == wrong for one in found) <= 0.005 * len(found)
 
 
 def test_a_large_effect_is_found_and_pairing_is_what_finds_it():

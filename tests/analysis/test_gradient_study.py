@@ -24,6 +24,7 @@ from heated.data.batches import Held
 from heated.models.embedding_model import Architecture, Model, load, save
 from heated.training.loop import Progress, train
 
+pytestmark = pytest.mark.xdist_group("gradient-study")  # one process makes what they share
 SM = {"name": "none"}
 LN = {"name": "l2"}
 BN = {"name": "batch", "momentum": 0.05, "eps": 1e-3}
@@ -104,17 +105,23 @@ def among(model, kind):
 # --- the paper's picture ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["centroid", "boundary"])
-def test_a_correct_sample_is_pulled_most_at_a_middle_alpha_and_no_more_at_a_large_one(model, kind):
-    embeddings, labels, ahead = among(model, kind)
-    alphas = np.geomspace(1e-3, 60 / ahead.min().item(), 200)
-    norms = gradient_norms(model.head, embeddings, labels, alphas.tolist()).numpy()
-    peaks = norms.max(axis=1)
-    assert (norms[:, 0] < 0.01 * peaks).all()
-    assert (norms[:, -1] < 0.01 * peaks).all()
-    rises, past = np.diff(norms, axis=1) > 0, np.arange(199) >= norms.argmax(axis=1)[:, None]
-    single = (rises != past).all(axis=1)
-    assert single.mean() > 0.9  # the others have a rival near and several further off
+def test_a_correct_sample_is_pulled_most_at_a_middle_alpha_and_no_more_at_a_large_one(
+    model, subtests
+):
+    for kind in ["centroid", "boundary"]:
+        with subtests.test(kind=kind):
+            embeddings, labels, ahead = among(model, kind)
+            alphas = np.geomspace(1e-3, 60 / ahead.min().item(), 200)
+            norms = gradient_norms(model.head, embeddings, labels, alphas.tolist()).numpy()
+            peaks = norms.max(axis=1)
+            assert (norms[:, 0] < 0.01 * peaks).all()
+            assert (norms[:, -1] < 0.01 * peaks).all()
+            rises, past = (
+                np.diff(norms, axis=1) > 0,
+                np.arange(199) >= norms.argmax(axis=1)[:, None],
+            )
+            single = (rises != past).all(axis=1)
+            assert single.mean() > 0.9  # the others have a rival near and several further off
 
 
 def test_the_centroids_samples_peak_at_a_smaller_alpha_and_lower_than_the_boundarys(model):

@@ -1,5 +1,7 @@
 """The closed form of the gradient against autograd, and what becomes of it as alpha grows."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -61,15 +63,18 @@ def difference(head, labels, others):
     return (weight[others] - weight[labels]).norm(dim=1)
 
 
-@pytest.mark.parametrize(("normalise", "bias", "smoothing"), CASES)
-def test_the_closed_form_is_autograds_gradient_of_each_sample_alone(normalise, bias, smoothing):
-    head = built(normalise, bias=bias, smoothing=smoothing)
-    raw = torch.randn(N, D, dtype=torch.float64)
-    labels = torch.arange(N) % C
-    expected = [[differentiated(head, raw[i], labels[i], a) for a in ALPHAS] for i in range(N)]
-    norms = gradient_norms(head, head.normalise(raw).detach(), labels, ALPHAS)
-    assert norms.dtype == torch.float64
-    np.testing.assert_allclose(norms.numpy(), expected, rtol=1e-9, atol=1e-12)
+def test_the_closed_form_is_autograds_gradient_of_each_sample_alone(subtests):
+    for normalise, bias, smoothing in CASES:
+        with subtests.test(normalise=normalise, bias=bias, smoothing=smoothing):
+            head = built(normalise, bias=bias, smoothing=smoothing)
+            raw = torch.randn(N, D, dtype=torch.float64)
+            labels = torch.arange(N) % C
+            expected = [
+                [differentiated(head, raw[i], labels[i], a) for a in ALPHAS] for i in range(N)
+            ]
+            norms = gradient_norms(head, head.normalise(raw).detach(), labels, ALPHAS)
+            assert norms.dtype == torch.float64
+            np.testing.assert_allclose(norms.numpy(), expected, rtol=1e-9, atol=1e-12)
 
 
 @given(
@@ -89,12 +94,13 @@ def test_no_gradient_is_longer_than_alpha_times_twice_the_longest_weight(
     assert norms.max() <= 2 * alpha * longest * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("normalise", NORMALISATIONS)
-def test_the_models_own_alpha_does_not_matter(normalise):
-    head = built(normalise)
-    before = gradient_norms(head, *samples(head), ALPHAS)
-    head.alpha = 3
-    assert torch.equal(gradient_norms(head, *samples(head), ALPHAS), before)
+def test_the_models_own_alpha_does_not_matter(subtests):
+    for normalise in NORMALISATIONS:
+        with subtests.test(normalise=normalise):
+            head = built(normalise)
+            before = gradient_norms(head, *samples(head), ALPHAS)
+            head.alpha = 3
+            assert torch.equal(gradient_norms(head, *samples(head), ALPHAS), before)
 
 
 @pytest.mark.parametrize("entries", [1, 3 * C, 5 * C])
@@ -113,37 +119,40 @@ def test_alphas_stand_in_the_order_they_came():
     assert torch.equal(there, back.flip(1))
 
 
-@pytest.mark.parametrize("bias", BIASES)
-@pytest.mark.parametrize("normalise", NORMALISATIONS)
-def test_correct_samples_fall_to_0_and_misclassified_ones_grow_by_a_constant(normalise, bias):
-    head = built(normalise, bias=bias)
-    normalised, labels = samples(head, size=200)
-    ahead = margins(head, normalised, labels)
-    slopes = gradient_norms(head, normalised, labels, [1e6])[:, 0] / 1e6
-    clear = ahead.abs() > 1e-4
-    right, wrong = clear & (ahead > 0), clear & (ahead < 0)
-    assert min(right.sum(), wrong.sum()) > 10
-    scores = normalised @ gradients.weights(head).T
-    if bias == "inside":
-        scores = scores + head.bias.detach()
-    expected = difference(head, labels, scores.argmax(dim=1))
-    torch.testing.assert_close(slopes[wrong], expected[wrong], rtol=1e-6, atol=0)
-    torch.testing.assert_close(final_slopes(head, normalised, labels), expected)
-    assert slopes[right].max() < 1e-12
-    assert expected[right].max() == 0
+def test_correct_samples_fall_to_0_and_misclassified_ones_grow_by_a_constant(subtests):
+    for bias, normalise in product(BIASES, NORMALISATIONS):
+        with subtests.test(bias=bias, normalise=normalise):
+            head = built(normalise, bias=bias)
+            normalised, labels = samples(head, size=200)
+            ahead = margins(head, normalised, labels)
+            slopes = gradient_norms(head, normalised, labels, [1e6])[:, 0] / 1e6
+            clear = ahead.abs() > 1e-4
+            right, wrong = clear & (ahead > 0), clear & (ahead < 0)
+            assert min(right.sum(), wrong.sum()) > 10
+            scores = normalised @ gradients.weights(head).T
+            if bias == "inside":
+                scores = scores + head.bias.detach()
+            expected = difference(head, labels, scores.argmax(dim=1))
+            torch.testing.assert_close(slopes[wrong], expected[wrong], rtol=1e-6, atol=0)
+            torch.testing.assert_close(final_slopes(head, normalised, labels), expected)
+            assert slopes[right].max() < 1e-12
+            assert expected[right].max() == 0
 
 
-@pytest.mark.parametrize("normalise", NORMALISATIONS)
-def test_smoothed_labels_pull_on_correct_samples_at_every_alpha(normalise):
-    head = built(normalise, smoothing=0.1)
-    normalised, labels = samples(head, size=200)
-    right = margins(head, normalised, labels) > 1e-4
-    weight = gradients.weights(head)
-    targets = 0.9 * one_hot(labels, C).double() + 0.1 / C
-    expected = (weight[labels] - targets @ weight).norm(dim=1)
-    slopes = gradient_norms(head, normalised, labels, [1e6])[:, 0] / 1e6
-    torch.testing.assert_close(slopes[right], expected[right], rtol=1e-6, atol=0)
-    torch.testing.assert_close(final_slopes(head, normalised, labels)[right], expected[right])
+def test_smoothed_labels_pull_on_correct_samples_at_every_alpha(subtests):
+    for normalise in NORMALISATIONS:
+        with subtests.test(normalise=normalise):
+            head = built(normalise, smoothing=0.1)
+            normalised, labels = samples(head, size=200)
+            right = margins(head, normalised, labels) > 1e-4
+            weight = gradients.weights(head)
+            targets = 0.9 * one_hot(labels, C).double() + 0.1 / C
+            expected = (weight[labels] - targets @ weight).norm(dim=1)
+            slopes = gradient_norms(head, normalised, labels, [1e6])[:, 0] / 1e6
+            torch.testing.assert_close(slopes[right], expected[right], rtol=1e-6, atol=0)
+            torch.testing.assert_close(
+                final_slopes(head, normalised, labels)[right], expected[right]
+            )
 
 
 def test_a_gradient_keeps_its_digits_where_the_probability_is_nearly_1():
@@ -183,25 +192,27 @@ def test_no_samples_have_no_gradients():
     assert gradient_norms(head, torch.empty(0, D), torch.empty(0).long(), ALPHAS).shape == (0, 5)
 
 
-@pytest.mark.parametrize("alpha", [0.0, -1.0, float("inf"), float("nan")])
-def test_an_alpha_that_is_not_above_0_and_finite_is_refused(alpha):
-    head = built()
-    with pytest.raises(InputError, match="alphas: came .*; allowed: finite numbers above 0"):
-        gradient_norms(head, *samples(head), [1.0, alpha])
+def test_an_alpha_that_is_not_above_0_and_finite_is_refused(subtests):
+    for alpha in [0.0, -1.0, float("inf"), float("nan")]:
+        with subtests.test(alpha=alpha):
+            head = built()
+            with pytest.raises(
+                InputError, match="alphas: came .*; allowed: finite numbers above 0"
+            ):
+                gradient_norms(head, *samples(head), [1.0, alpha])
 
 
-@pytest.mark.parametrize(
-    ("shape", "labels"),
-    [
+def test_samples_that_are_not_the_classifiers_are_refused(subtests):
+    cases = [
         ((2, D + 1), [0, 1]),
         ((3, D), [0, 1]),
         ((D,), [0, 1]),
         ((2, D), [0, C]),
         ((2, D), [-1, 0]),
         ((2, D), [[0], [1]]),
-    ],
-)
-def test_samples_that_are_not_the_classifiers_are_refused(shape, labels):
-    for function in (lambda *of: gradient_norms(*of, ALPHAS), final_slopes, margins):
-        with pytest.raises(InputError, match=r"allowed: \(N, 5\) and \(N,\) in \[0, 4\)"):
-            function(built(), torch.zeros(shape), torch.tensor(labels))
+    ]
+    for shape, labels in cases:
+        with subtests.test(shape=shape, labels=labels):
+            for function in (lambda *of: gradient_norms(*of, ALPHAS), final_slopes, margins):
+                with pytest.raises(InputError, match=r"allowed: \(N, 5\) and \(N,\) in \[0, 4\)"):
+                    function(built(), torch.zeros(shape), torch.tensor(labels))

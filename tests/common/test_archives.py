@@ -2,6 +2,7 @@ import io
 import stat
 import tarfile
 import zipfile
+from itertools import product
 
 import pytest
 
@@ -31,39 +32,49 @@ def write(path, files, kind):
     return path
 
 
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return request.param
+def test_files_are_listed_in_the_order_they_are_stored(new_folder, subtests):
+    for kind in KINDS:
+        with subtests.test(kind=kind):
+            folder = new_folder()
+            assert archives.names(write(folder / "a", FILES, kind)) == list(FILES)
 
 
-def test_files_are_listed_in_the_order_they_are_stored(tmp_path, kind):
-    assert archives.names(write(tmp_path / "a", FILES, kind)) == list(FILES)
+def test_wanted_files_are_read_in_the_order_they_are_stored(new_folder, subtests):
+    for kind in KINDS:
+        with subtests.test(kind=kind):
+            folder = new_folder()
+            place = write(folder / "a", FILES, kind)
+            wanted = ["set/a/1.bin", "set/b/2.bin"]
+            assert list(archives.read(place, wanted)) == [(n, FILES[n]) for n in reversed(wanted)]
+            assert archives.read_one(place, "set/a/1.bin") == b"one"
 
 
-def test_wanted_files_are_read_in_the_order_they_are_stored(tmp_path, kind):
-    place = write(tmp_path / "a", FILES, kind)
-    wanted = ["set/a/1.bin", "set/b/2.bin"]
-    assert list(archives.read(place, wanted)) == [(n, FILES[n]) for n in reversed(wanted)]
-    assert archives.read_one(place, "set/a/1.bin") == b"one"
+def test_the_first_wanted_files_can_be_skipped(new_folder, subtests):
+    for skip, kind in product(range(5), KINDS):
+        with subtests.test(skip=skip, kind=kind):
+            folder = new_folder()
+            place = write(folder / "a", FILES, kind)
+            assert [name for name, _ in archives.read(place, list(FILES), skip=skip)] == list(
+                FILES
+            )[skip:]
 
 
-@pytest.mark.parametrize("skip", range(5))
-def test_the_first_wanted_files_can_be_skipped(tmp_path, kind, skip):
-    place = write(tmp_path / "a", FILES, kind)
-    assert [name for name, _ in archives.read(place, list(FILES), skip=skip)] == list(FILES)[skip:]
+def test_a_file_that_is_not_there_is_named(new_folder, subtests):
+    for kind in KINDS:
+        with subtests.test(kind=kind):
+            folder = new_folder()
+            place = write(folder / "a", FILES, kind)
+            with pytest.raises(InputError, match=r"lacks set/c\.bin and 1 more"):
+                list(archives.read(place, ["set/a/1.bin", "set/c.bin", "set/d.bin"]))
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path, kind):
-    place = write(tmp_path / "a", FILES, kind)
-    with pytest.raises(InputError, match=r"lacks set/c\.bin and 1 more"):
-        list(archives.read(place, ["set/a/1.bin", "set/c.bin", "set/d.bin"]))
-
-
-@pytest.mark.parametrize("name", ["/etc/passwd", "../up.txt", "set/../../up.txt", "C:/up.txt"])
-def test_a_member_that_reaches_outside_is_refused(tmp_path, kind, name):
-    place = write(tmp_path / "a", {**FILES, name: b"x"}, kind)
-    with pytest.raises(InputError, match="reaches outside the archive"):
-        archives.names(place)
+def test_a_member_that_reaches_outside_is_refused(new_folder, subtests):
+    for name, kind in product(["/etc/passwd", "../up.txt", "set/../../up.txt", "C:/up.txt"], KINDS):
+        with subtests.test(name=name, kind=kind):
+            folder = new_folder()
+            place = write(folder / "a", {**FILES, name: b"x"}, kind)
+            with pytest.raises(InputError, match="reaches outside the archive"):
+                archives.names(place)
 
 
 def test_a_backslash_does_not_hide_the_way_out(tmp_path):
@@ -71,14 +82,16 @@ def test_a_backslash_does_not_hide_the_way_out(tmp_path):
         archives.names(write(tmp_path / "a", {"..\\up.txt": b"x"}, "tar"))
 
 
-@pytest.mark.parametrize("type_", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
-def test_a_link_in_a_tar_is_refused(tmp_path, type_):
-    with tarfile.open(tmp_path / "a", "w") as archive:
-        entry = tarfile.TarInfo("set/link")
-        entry.type, entry.linkname = type_, "/etc/passwd"
-        archive.addfile(entry)
-    with pytest.raises(InputError, match="link or device"):
-        archives.names(tmp_path / "a")
+def test_a_link_in_a_tar_is_refused(new_folder, subtests):
+    for type_ in [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE]:
+        with subtests.test(type_=type_):
+            folder = new_folder()
+            with tarfile.open(folder / "a", "w") as archive:
+                entry = tarfile.TarInfo("set/link")
+                entry.type, entry.linkname = type_, "/etc/passwd"
+                archive.addfile(entry)
+            with pytest.raises(InputError, match="link or device"):
+                archives.names(folder / "a")
 
 
 def test_a_link_in_a_zip_is_refused(tmp_path):
@@ -99,20 +112,25 @@ def test_an_archive_that_explodes_is_refused_before_anything_is_read(tmp_path, m
         archives.names(place)
 
 
-def test_a_member_beyond_all_reason_is_refused(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(archives, "LARGEST_MEMBER", 2000)
-    with pytest.raises(InputError, match="allowed: 2000 a member"):
-        archives.names(write(tmp_path / "a", FILES, kind))
+def test_a_member_beyond_all_reason_is_refused(new_folder, monkeypatch, subtests):
+    for kind in KINDS:
+        with subtests.test(kind=kind), monkeypatch.context() as patch:
+            folder = new_folder()
+            patch.setattr(archives, "LARGEST_MEMBER", 2000)
+            with pytest.raises(InputError, match="allowed: 2000 a member"):
+                archives.names(write(folder / "a", FILES, kind))
 
 
-@pytest.mark.parametrize("share", [0.3, 0.9])
-def test_a_truncated_archive_is_told(tmp_path, kind, share):
-    files = {f"{n}.bin": bytes((n * i) % 251 for i in range(5000)) for n in range(20)}
-    place = write(tmp_path / "a", files, kind)
-    content = place.read_bytes()
-    place.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(InputError, match="is damaged or no archive"):
-        list(archives.read(place, archives.names(place)))
+def test_a_truncated_archive_is_told(new_folder, subtests):
+    for share, kind in product([0.3, 0.9], KINDS):
+        with subtests.test(share=share, kind=kind):
+            folder = new_folder()
+            files = {f"{n}.bin": bytes((n * i) % 251 for i in range(5000)) for n in range(20)}
+            place = write(folder / "a", files, kind)
+            content = place.read_bytes()
+            place.write_bytes(content[: int(len(content) * share)])
+            with pytest.raises(InputError, match="is damaged or no archive"):
+                list(archives.read(place, archives.names(place)))
 
 
 def test_a_tampered_zip_is_told(tmp_path):

@@ -15,17 +15,18 @@ def packed(count=20):
 PIECES = [torch.tensor(piece) for piece in ([6, 0], [1], [], [2, 3, 4], [5, 5])]
 
 
-@pytest.mark.parametrize("count", range(len(PIECES) + 1))
-def test_held_and_mapped_images_give_the_same_batches_in_order(count):
-    images, numbers = packed()
-    pieces = [piece.long() for piece in PIECES[:count]]
-    held = list(Held(torch.from_numpy(images[numbers])).batches(pieces))
-    mapped = list(Mapped(images, numbers, CPU).batches(pieces))
-    assert len(held) == len(mapped) == count
-    for piece, one, other in zip(pieces, held, mapped, strict=True):
-        expected = torch.from_numpy(images[numbers[piece.numpy()]])
-        assert torch.equal(one, expected)
-        assert torch.equal(other, expected)
+def test_held_and_mapped_images_give_the_same_batches_in_order(subtests):
+    for count in range(len(PIECES) + 1):
+        with subtests.test(count=count):
+            images, numbers = packed()
+            pieces = [piece.long() for piece in PIECES[:count]]
+            held = list(Held(torch.from_numpy(images[numbers])).batches(pieces))
+            mapped = list(Mapped(images, numbers, CPU).batches(pieces))
+            assert len(held) == len(mapped) == count
+            for piece, one, other in zip(pieces, held, mapped, strict=True):
+                expected = torch.from_numpy(images[numbers[piece.numpy()]])
+                assert torch.equal(one, expected)
+                assert torch.equal(other, expected)
 
 
 def test_a_memory_map_is_read_and_not_loaded(tmp_path):
@@ -46,6 +47,7 @@ def test_a_reader_that_fails_says_so():
         list(Mapped(images, numbers, CPU).batches([torch.tensor([0]), torch.tensor([99])]))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_holds_what_fits_and_reads_the_same_from_a_map():
     images, numbers = packed()

@@ -1,4 +1,5 @@
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -83,35 +84,41 @@ def test_every_augmentation_is_tested_here():
     assert set(OPTIONS) == set(AUGMENTATIONS)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_the_same_generator_state_gives_the_same_images(name):
-    first, again, other = (
-        AUGMENTATIONS[name](images(), seeded(seed), **OPTIONS[name]) for seed in (1, 1, 2)
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+def test_the_same_generator_state_gives_the_same_images(subtests):
+    for name in AUGMENTATIONS:
+        with subtests.test(name=name):
+            first, again, other = (
+                AUGMENTATIONS[name](images(), seeded(seed), **OPTIONS[name]) for seed in (1, 1, 2)
+            )
+            assert torch.equal(first, again)
+            assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_the_generator_moves_on(name):
-    generator = seeded()
-    first, second = (AUGMENTATIONS[name](images(), generator, **OPTIONS[name]) for _ in range(2))
-    assert not torch.equal(first, second)
+def test_the_generator_moves_on(subtests):
+    for name in AUGMENTATIONS:
+        with subtests.test(name=name):
+            generator = seeded()
+            first, second = (
+                AUGMENTATIONS[name](images(), generator, **OPTIONS[name]) for _ in range(2)
+            )
+            assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_the_global_generator_is_left_alone(name):
-    before = torch.get_rng_state()
-    AUGMENTATIONS[name](images(), seeded(), **OPTIONS[name])
-    AUGMENTATIONS[name](images(), None, **OPTIONS[name])
-    assert torch.equal(torch.get_rng_state(), before)
+def test_the_global_generator_is_left_alone(subtests):
+    for name in AUGMENTATIONS:
+        with subtests.test(name=name):
+            before = torch.get_rng_state()
+            AUGMENTATIONS[name](images(), seeded(), **OPTIONS[name])
+            AUGMENTATIONS[name](images(), None, **OPTIONS[name])
+            assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_the_images_given_are_not_changed(name):
-    given = images()
-    AUGMENTATIONS[name](given, seeded(), **OPTIONS[name])
-    assert torch.equal(given, images())
+def test_the_images_given_are_not_changed(subtests):
+    for name in AUGMENTATIONS:
+        with subtests.test(name=name):
+            given = images()
+            AUGMENTATIONS[name](given, seeded(), **OPTIONS[name])
+            assert torch.equal(given, images())
 
 
 @pytest.mark.parametrize("name", ["affine", "flip"])
@@ -119,15 +126,15 @@ def test_without_a_generator_nothing_changes(name):
     assert torch.equal(AUGMENTATIONS[name](images(), None, **OPTIONS[name]), images())
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-@pytest.mark.parametrize("part", [slice(0, 2), slice(2, 5), slice(1, 1)])
-def test_a_part_of_a_batch_is_augmented_as_in_the_whole(name, part):
-    generator, other = seeded(), seeded()
-    whole = AUGMENTATIONS[name](images(), generator, **OPTIONS[name])
-    draws = Draws(other, 5, part)
-    piece = transforms.AUGMENTATIONS[name](images()[part], draws, **OPTIONS[name])
-    assert torch.equal(piece, whole[part])
-    assert torch.equal(generator.get_state(), other.get_state())
+def test_a_part_of_a_batch_is_augmented_as_in_the_whole(subtests):
+    for name, part in product(AUGMENTATIONS, [slice(0, 2), slice(2, 5), slice(1, 1)]):
+        with subtests.test(name=name, part=part):
+            generator, other = seeded(), seeded()
+            whole = AUGMENTATIONS[name](images(), generator, **OPTIONS[name])
+            draws = Draws(other, 5, part)
+            piece = transforms.AUGMENTATIONS[name](images()[part], draws, **OPTIONS[name])
+            assert torch.equal(piece, whole[part])
+            assert torch.equal(generator.get_state(), other.get_state())
 
 
 # --- crop ------------------------------------------------------------------------------------

@@ -3,10 +3,11 @@
 import hashlib
 import threading
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
-from server import Answer
+from server import Answer, served
 from test_layouts import SETS
 
 from heated.data import packed_dataset
@@ -24,7 +25,7 @@ FAULTS = {
 }
 
 
-def served(site, folder, source, fault):
+def addressed(source, folder, site, fault):
     """The source with the files of a folder, each behind an address that fails at first."""
     files = []
     for file in source.files:
@@ -37,24 +38,27 @@ def served(site, folder, source, fault):
 
 
 @pytest.mark.usefixtures("waits")
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("name", [name for name in SETS if name in SOURCES])
-def test_a_data_set_comes_whole_from_a_faulty_server(site, tmp_path, monkeypatch, name, fault):
+def test_a_data_set_comes_whole_from_a_faulty_server(new_folder, monkeypatch, subtests):
     monkeypatch.setattr(http, "TIMEOUT", 0.2)
-    build, read, counts = SETS[name]
-    (tmp_path / "made").mkdir()
-    classes = build(tmp_path / "made")
-    source = served(site, tmp_path / "made", replace(SOURCES[name](), read=read), fault)
-    raw = gather(source.files, tmp_path / "raw", mirror=None, subfolder=name)
-    assert all(site.asked.count(f"/{file.name}") >= 2 for file in source.files)
-    samples = source.read(raw)
-    parted = split(samples, "source")
-    packing.pack(samples, parted, tmp_path / "packed", **SHOWN, workers=2, source=raw)
-    data = packed_dataset.unpack(tmp_path / "packed")
-    assert data.images.shape == (len(classes), 16, 16, 3)
-    assert [data.class_names[label] for label in data.labels] == list(classes.values())
-    assert tuple(mask.sum() for mask in data.split.masks().values()) == counts
-    assert len(np.unique(data.images.reshape(len(classes), -1), axis=0)) == len(classes)
+    monkeypatch.setenv("no_proxy", "*")
+    for name, fault in product([name for name in SETS if name in SOURCES], FAULTS):
+        with subtests.test(name=name, fault=fault), served() as site:
+            folder = new_folder()
+            build, read, counts = SETS[name]
+            (folder / "made").mkdir()
+            classes = build(folder / "made")
+            given = replace(SOURCES[name](), read=read)
+            source = addressed(given, folder / "made", site, fault)
+            raw = gather(source.files, folder / "raw", mirror=None, subfolder=name)
+            assert all(site.asked.count(f"/{file.name}") >= 2 for file in source.files)
+            samples = source.read(raw)
+            parted = split(samples, "source")
+            packing.pack(samples, parted, folder / "packed", **SHOWN, workers=2, source=raw)
+            data = packed_dataset.unpack(folder / "packed")
+            assert data.images.shape == (len(classes), 16, 16, 3)
+            assert [data.class_names[label] for label in data.labels] == list(classes.values())
+            assert tuple(mask.sum() for mask in data.split.masks().values()) == counts
+            assert len(np.unique(data.images.reshape(len(classes), -1), axis=0)) == len(classes)
 
 
 # --- real ones, where this machine has them --------------------------------------------------
@@ -89,6 +93,7 @@ REAL = {  # source, its options, rule, its options, images and classes of traini
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_set_has_its_counts_once_packed(mirror, tmp_path, name):
     kind, options, rule, rule_options, train, test = REAL[name]

@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path, PurePosixPath
 
 import layouts
@@ -43,60 +44,73 @@ SETS = {
 }
 
 
-@pytest.fixture(params=SETS)
-def name(request):
-    return request.param
-
-
 def ends(names, endings):
     return [next((end for end in endings if name.endswith(end)), name) for name in names]
 
 
-def test_every_image_stands_under_its_class_in_the_order_of_the_classes(tmp_path, name):
-    build, read, _ = SETS[name]
-    expected = build(tmp_path)
-    samples = read(tmp_path)
-    told = [samples.class_names[label] for label in samples.labels]
-    assert list(zip(ends(samples.names, expected), told, strict=True)) == list(expected.items())
+def test_every_image_stands_under_its_class_in_the_order_of_the_classes(new_folder, subtests):
+    for name in SETS:
+        with subtests.test(name=name):
+            folder = new_folder()
+            build, read, _ = SETS[name]
+            expected = build(folder)
+            samples = read(folder)
+            told = [samples.class_names[label] for label in samples.labels]
+            assert list(zip(ends(samples.names, expected), told, strict=True)) == list(
+                expected.items()
+            )
 
 
-def test_the_set_brings_its_split(tmp_path, name):
-    build, read, counts = SETS[name]
-    build(tmp_path)
-    parted = split(read(tmp_path), "source")
-    assert tuple(mask.sum() for mask in parted.masks().values()) == counts
-    assert not (parted.train & (parted.query | parted.gallery)).any()
+def test_the_set_brings_its_split(new_folder, subtests):
+    for name in SETS:
+        with subtests.test(name=name):
+            folder = new_folder()
+            build, read, counts = SETS[name]
+            build(folder)
+            parted = split(read(folder), "source")
+            assert tuple(mask.sum() for mask in parted.masks().values()) == counts
+            assert not (parted.train & (parted.query | parted.gallery)).any()
 
 
-def test_every_image_is_read_once_whatever_was_skipped(tmp_path, name):
-    build, read, _ = SETS[name]
-    build(tmp_path)
-    samples = read(tmp_path)
-    numbers = [number for number, _ in samples.contents(0)]
-    assert sorted(numbers) == list(range(len(samples.labels)))
-    for skip in (1, len(numbers) // 2 + 1, len(numbers)):
-        assert [number for number, _ in samples.contents(skip)] == numbers[skip:]
+def test_every_image_is_read_once_whatever_was_skipped(new_folder, subtests):
+    for name in SETS:
+        with subtests.test(name=name):
+            folder = new_folder()
+            build, read, _ = SETS[name]
+            build(folder)
+            samples = read(folder)
+            numbers = [number for number, _ in samples.contents(0)]
+            assert sorted(numbers) == list(range(len(samples.labels)))
+            for skip in (1, len(numbers) // 2 + 1, len(numbers)):
+                assert [number for number, _ in samples.contents(skip)] == numbers[skip:]
 
 
-def test_the_contents_are_the_images_that_the_names_say(tmp_path, name):
-    build, read, _ = SETS[name]
-    build(tmp_path)
-    samples = read(tmp_path)
-    options = {"size": 20, "fit": "squash", "colour": "rgb", "filter": "bilinear"}
-    seen = [decode(content, **options) for _, content in samples.contents(0)]
-    assert all(image.shape == (20, 20, 3) for image in seen)
-    assert len({image.tobytes() for image in seen}) == len(samples.labels)
+def test_the_contents_are_the_images_that_the_names_say(new_folder, subtests):
+    for name in SETS:
+        with subtests.test(name=name):
+            folder = new_folder()
+            build, read, _ = SETS[name]
+            build(folder)
+            samples = read(folder)
+            options = {"size": 20, "fit": "squash", "colour": "rgb", "filter": "bilinear"}
+            seen = [decode(content, **options) for _, content in samples.contents(0)]
+            assert all(image.shape == (20, 20, 3) for image in seen)
+            assert len({image.tobytes() for image in seen}) == len(samples.labels)
 
 
-def test_another_count_than_the_sets_is_refused_with_both(tmp_path, name):
-    build, _, (train, *_) = SETS[name]
-    build(tmp_path)
-    with pytest.raises(InputError, match=r"train: came \d+ images of \d+ classes; .* has \d+ of"):
-        SOURCES[name.partition(",")[0]]().read(tmp_path)
+def test_another_count_than_the_sets_is_refused_with_both(new_folder, subtests):
+    for name in SETS:
+        with subtests.test(name=name):
+            folder = new_folder()
+            build, _, (train, *_) = SETS[name]
+            build(folder)
+            with pytest.raises(
+                InputError, match=r"train: came \d+ images of \d+ classes; .* has \d+ of"
+            ):
+                SOURCES[name.partition(",")[0]]().read(folder)
 
 
-@pytest.mark.parametrize("given", [n for n in SOURCES if n not in ("digits", "folder")])
-def test_the_counts_of_the_data_sets_are_the_papers(given):
+def test_the_counts_of_the_data_sets_are_the_papers(subtests):
     counts = {
         "omniglot-small": {"train": (2720, 136), "query": (2120, 106)},
         "omniglot": {"train": (19280, 964), "query": (13180, 659)},
@@ -106,9 +120,12 @@ def test_the_counts_of_the_data_sets_are_the_papers(given):
         "sop": {"train": (59551, 11318), "query": (60502, 11316)},
         "in-shop": {"train": (25882, 3997), "query": (14218, 3985), "gallery": (12612, 3985)},
     }
-    read = SOURCES[given]().read
-    held = dict(zip(read.__code__.co_freevars, read.__closure__, strict=True))
-    assert held["counts"].cell_contents == counts[given]
+    assert counts.keys() == SOURCES.keys() - {"digits", "folder"}
+    for name, expected in counts.items():
+        with subtests.test(name=name):
+            read = SOURCES[name]().read
+            held = dict(zip(read.__code__.co_freevars, read.__closure__, strict=True))
+            assert held["counts"].cell_contents == expected
 
 
 # --- single sets -----------------------------------------------------------------------------
@@ -210,18 +227,23 @@ def unpacked(name, folder):
     return classes
 
 
-@pytest.mark.parametrize("damage", DAMAGED)
-def test_a_damaged_table_is_told_with_its_name(tmp_path, damage):
-    name, table, content, told = DAMAGED[damage]
-    unpacked(name, tmp_path / "set")
-    (place,) = (tmp_path / "set").rglob(table)
-    place.write_bytes(content)
-    (tmp_path / "raw").mkdir()
-    local_copy.zip_folder(
-        place.parent if name in ("cub200", "sop") else tmp_path / "set", tmp_path / "raw/set.zip"
-    )
-    with pytest.raises(InputError, match=rf"{table}.* is damaged \({told}: .*fetch it again"):
-        SETS[name][1](tmp_path / "raw")
+def test_a_damaged_table_is_told_with_its_name(new_folder, subtests):
+    for damage in DAMAGED:
+        with subtests.test(damage=damage):
+            folder = new_folder()
+            name, table, content, told = DAMAGED[damage]
+            unpacked(name, folder / "set")
+            (place,) = (folder / "set").rglob(table)
+            place.write_bytes(content)
+            (folder / "raw").mkdir()
+            local_copy.zip_folder(
+                place.parent if name in ("cub200", "sop") else folder / "set",
+                folder / "raw/set.zip",
+            )
+            with pytest.raises(
+                InputError, match=rf"{table}.* is damaged \({told}: .*fetch it again"
+            ):
+                SETS[name][1](folder / "raw")
 
 
 def test_an_image_that_is_listed_and_not_there_is_told(tmp_path):
@@ -263,27 +285,32 @@ def test_an_unpacked_copy_in_the_mirror_gives_the_same_samples(tmp_path, subfold
     assert all(stored[i] == files[name] for i, name in enumerate(samples.names))
 
 
-@pytest.mark.parametrize("name", ["cars196", "in-shop"])
-@pytest.mark.parametrize("subfolder", ["", "copy"])
-def test_an_unpacked_copy_with_one_of_the_sets_files_is_a_copy(tmp_path, name, subfolder):
-    folder, raw = tmp_path / "mirror" / subfolder / name, tmp_path / "raw"
-    classes = unpacked(name, folder)
-    place = local_copy.found(SOURCES[name](), str(tmp_path / "mirror"), subfolder or name)
-    assert place == folder
-    raw.mkdir()
-    local_copy.collect(place, raw)
-    samples = SETS[name][1](raw)
-    assert [samples.class_names[label] for label in samples.labels] == list(classes.values())
+def test_an_unpacked_copy_with_one_of_the_sets_files_is_a_copy(new_folder, subtests):
+    for name, subfolder in product(["cars196", "in-shop"], ["", "copy"]):
+        with subtests.test(name=name, subfolder=subfolder):
+            root = new_folder()
+            folder, raw = root / "mirror" / subfolder / name, root / "raw"
+            classes = unpacked(name, folder)
+            place = local_copy.found(SOURCES[name](), str(root / "mirror"), subfolder or name)
+            assert place == folder
+            raw.mkdir()
+            local_copy.collect(place, raw)
+            samples = SETS[name][1](raw)
+            assert [samples.class_names[label] for label in samples.labels] == list(
+                classes.values()
+            )
 
 
-@pytest.mark.parametrize("name", ["cars196", "omniglot", "in-shop"])
-def test_a_folder_with_some_of_the_sets_archives_is_no_copy(tmp_path, name):
+def test_a_folder_with_some_of_the_sets_archives_is_no_copy(new_folder, subtests):
     """What is missing is fetched, or told."""
-    (tmp_path / name).mkdir()
-    SETS[name][0](tmp_path / name)
-    source = SOURCES[name]()
-    (tmp_path / name / source.files[1].name).unlink()
-    assert local_copy.found(source, str(tmp_path), name) is None
+    for name in ["cars196", "omniglot", "in-shop"]:
+        with subtests.test(name=name):
+            folder = new_folder()
+            (folder / name).mkdir()
+            SETS[name][0](folder / name)
+            source = SOURCES[name]()
+            (folder / name / source.files[1].name).unlink()
+            assert local_copy.found(source, str(folder), name) is None
 
 
 def test_the_same_folder_gives_the_same_bytes(tmp_path):
@@ -389,13 +416,19 @@ def given(tmp_path: Path, files, layout="classes", kind="folder"):
     return source.read(raw)
 
 
-@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
-def test_a_class_is_a_directory_wherever_the_images_are_kept(tmp_path, kind):
-    extra = {"zoo/read me.txt": b"", "__MACOSX/zoo/ape/._0.png": b"x", "zoo/ape/._1.png": b"x"}
-    samples = given(tmp_path, pictures(ZOO) | extra, kind=kind)
-    assert samples.class_names == ("ape", "bee", "cat")
-    assert np.bincount(samples.labels).tolist() == [4, 4, 2]
-    assert samples.split is None
+def test_a_class_is_a_directory_wherever_the_images_are_kept(new_folder, subtests):
+    for kind in ["folder", "zip", "tar"]:
+        with subtests.test(kind=kind):
+            folder = new_folder()
+            extra = {
+                "zoo/read me.txt": b"",
+                "__MACOSX/zoo/ape/._0.png": b"x",
+                "zoo/ape/._1.png": b"x",
+            }
+            samples = given(folder, pictures(ZOO) | extra, kind=kind)
+            assert samples.class_names == ("ape", "bee", "cat")
+            assert np.bincount(samples.labels).tolist() == [4, 4, 2]
+            assert samples.split is None
 
 
 def test_classes_lie_at_any_depth(tmp_path):
@@ -432,23 +465,25 @@ def names_of(parts):
     return {name: seed for seed, name in enumerate(named)}
 
 
-@pytest.mark.parametrize("parts", PARTLY)
-def test_parts_whose_tested_classes_all_train_test_other_images_of_them(tmp_path, parts):
-    samples = given(tmp_path, pictures(names_of(PARTLY[parts])), "parts")
-    assert split(samples, "source").tested == SEEN
+def test_parts_whose_tested_classes_all_train_test_other_images_of_them(new_folder, subtests):
+    for parts in PARTLY:
+        with subtests.test(parts=parts):
+            folder = new_folder()
+            samples = given(folder, pictures(names_of(PARTLY[parts])), "parts")
+            assert split(samples, "source").tested == SEEN
 
 
-@pytest.mark.parametrize(
-    ("parts", "told"),
-    [
+def test_parts_of_which_some_tested_classes_train_are_refused(new_folder, subtests):
+    cases = [
         ({"train": "abx", "test": "abcy"}, "2 of 4 tested classes also train, such as a, b;"),
         ({"train": "abcdef", "test": "abcdg"}, "4 of 5 tested classes also train, such as a, b, c"),
         ({"train": "ab", "query": "bc", "gallery": "bc"}, "1 of 2 tested classes also train"),
-    ],
-)
-def test_parts_of_which_some_tested_classes_train_are_refused(tmp_path, parts, told):
-    with pytest.raises(InputError, match=f"layout parts: {told}"):
-        given(tmp_path, pictures(names_of(parts)), "parts")
+    ]
+    for parts, told in cases:
+        with subtests.test(parts=parts, told=told):
+            folder = new_folder()
+            with pytest.raises(InputError, match=f"layout parts: {told}"):
+                given(folder, pictures(names_of(parts)), "parts")
 
 
 def test_images_right_in_a_part_are_refused(tmp_path):
@@ -488,17 +523,20 @@ def test_a_path_where_nothing_lies_is_told(tmp_path):
         local_copy.found(folder(tmp_path / "no"), None, "folder")
 
 
-@pytest.mark.parametrize("path", ["../zoo", "../zoo.zip", "zoo", "./more/../zoo.zip"])
-@pytest.mark.parametrize("subfolder", ["", "folder"])
 def test_what_is_not_at_a_relative_path_is_looked_for_in_the_mirror(
-    tmp_path, monkeypatch, path, subfolder
+    new_folder, monkeypatch, subtests
 ):
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
-    mirror = tmp_path / "mirror"
-    (mirror / subfolder).mkdir(parents=True)
-    layouts.zipped(mirror / subfolder / "zoo.zip", pictures(ZOO))
-    source = SOURCES["folder"](path=path, layout="classes")
-    assert local_copy.found(source, str(mirror), "folder") == mirror / subfolder / "zoo.zip"
+    for path, subfolder in product(
+        ["../zoo", "../zoo.zip", "zoo", "./more/../zoo.zip"], ["", "folder"]
+    ):
+        with subtests.test(path=path, subfolder=subfolder), monkeypatch.context() as patch:
+            place = new_folder()
+            patch.setenv("DVC_ROOT", str(place / "project"))
+            mirror = place / "mirror"
+            (mirror / subfolder).mkdir(parents=True)
+            layouts.zipped(mirror / subfolder / "zoo.zip", pictures(ZOO))
+            source = SOURCES["folder"](path=path, layout="classes")
+            assert local_copy.found(source, str(mirror), "folder") == mirror / subfolder / "zoo.zip"
 
 
 def test_the_projects_own_path_goes_before_the_mirror(tmp_path, monkeypatch):

@@ -31,20 +31,23 @@ def image(samples, number):
     return next(content for i, content in samples.contents(0) if i == number)
 
 
-@pytest.mark.parametrize("name", [name for name in SOURCES if name != "folder"])
-def test_every_file_has_addresses_or_is_told_where_to_fetch_and_a_whole_checksum(name):
-    files = SOURCES[name](**OPTIONS.get(name, {})).files
-    assert files
-    for file in files:
-        assert bool(file.addresses) != bool(file.by_hand)
-        if file.checksum is None:
-            assert file.name in UNCHECKED
-        else:
-            assert len(bytes.fromhex(file.checksum.digest)) == BYTES[file.checksum.algorithm]
-    by_hand = {file.name for file in files if file.by_hand}
-    assert by_hand >= BY_HAND.get(name, set())
-    assert bool(by_hand) == (name in BY_HAND)
-    assert len({file.name for file in files}) == len(files)
+def test_every_file_has_addresses_or_is_told_where_to_fetch_and_a_whole_checksum(subtests):
+    for name in [name for name in SOURCES if name != "folder"]:
+        with subtests.test(name=name):
+            files = SOURCES[name](**OPTIONS.get(name, {})).files
+            assert files
+            for file in files:
+                assert bool(file.addresses) != bool(file.by_hand)
+                if file.checksum is None:
+                    assert file.name in UNCHECKED
+                else:
+                    assert (
+                        len(bytes.fromhex(file.checksum.digest)) == BYTES[file.checksum.algorithm]
+                    )
+            by_hand = {file.name for file in files if file.by_hand}
+            assert by_hand >= BY_HAND.get(name, set())
+            assert bool(by_hand) == (name in BY_HAND)
+            assert len({file.name for file in files}) == len(files)
 
 
 # --- digits ----------------------------------------------------------------------------------

@@ -41,13 +41,13 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("rule", OPTIONS)
 @given(labelled())
-def test_no_class_is_on_both_sides_and_every_image_on_one(rule, given_samples):
-    masks = split(given_samples, rule, **OPTIONS[rule])
-    labels = given_samples.labels
-    assert not set(labels[masks.train]) & set(labels[masks.query])
-    np.testing.assert_array_equal(masks.train, ~masks.query)
+def test_no_class_is_on_both_sides_and_every_image_on_one(given_samples):
+    for rule, options in OPTIONS.items():
+        masks = split(given_samples, rule, **options)
+        labels = given_samples.labels
+        assert not set(labels[masks.train]) & set(labels[masks.query]), rule
+        np.testing.assert_array_equal(masks.train, ~masks.query, err_msg=rule)
     np.testing.assert_array_equal(masks.query, masks.gallery)
     assert all(mask.dtype == bool for mask in masks.masks().values())
 
@@ -126,11 +126,12 @@ def test_the_masks_bear_the_names_of_the_file():
 # --- by share, by name -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("share", "trained"), [(0.3, 3), (0.29, 2), (0.7, 7), (0.99, 9)])
-def test_the_share_of_the_first_classes_trains_rounded_down(share, trained):
-    given_samples = samples(range(10))
-    masks = SPLITS["fraction"](given_samples, train=share)
-    assert given_samples.labels[masks.train].tolist() == list(range(trained))
+def test_the_share_of_the_first_classes_trains_rounded_down(subtests):
+    for share, trained in [(0.3, 3), (0.29, 2), (0.7, 7), (0.99, 9)]:
+        with subtests.test(share=share, trained=trained):
+            given_samples = samples(range(10))
+            masks = SPLITS["fraction"](given_samples, train=share)
+            assert given_samples.labels[masks.train].tolist() == list(range(trained))
 
 
 def test_the_named_classes_train():

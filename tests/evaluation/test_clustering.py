@@ -1,4 +1,4 @@
-from itertools import combinations
+from itertools import combinations, product
 from math import comb, log
 
 import numpy as np
@@ -66,16 +66,18 @@ def f1_pair_by_pair(classes, clusters):
     return 2 * precision * recall / (precision + recall)
 
 
-@pytest.mark.parametrize("restarts", [1, 3])
-@pytest.mark.parametrize("seed", [0, 7])
-def test_k_means_equals_scikit_learns_with_these_restarts_and_this_seed(restarts, seed):
-    points = np.random.default_rng(5).normal(size=(80, 3)).astype(np.float32)
-    expected = KMeans(n_clusters=6, n_init=restarts, random_state=seed).fit(points)
-    found = KMEANS["scikit-learn"](torch.from_numpy(points), 6, restarts=restarts, seed=seed)
-    assert found.labels.dtype == torch.int64
-    np.testing.assert_array_equal(found.labels, expected.labels_)
-    assert found.objective * 80 == expected.inertia_
-    assert (found.iterations, found.converged) == (expected.n_iter_, True)
+def test_k_means_equals_scikit_learns_with_these_restarts_and_this_seed(subtests):
+    for restarts, seed in product([1, 3], [0, 7]):
+        with subtests.test(restarts=restarts, seed=seed):
+            points = np.random.default_rng(5).normal(size=(80, 3)).astype(np.float32)
+            expected = KMeans(n_clusters=6, n_init=restarts, random_state=seed).fit(points)
+            found = KMEANS["scikit-learn"](
+                torch.from_numpy(points), 6, restarts=restarts, seed=seed
+            )
+            assert found.labels.dtype == torch.int64
+            np.testing.assert_array_equal(found.labels, expected.labels_)
+            assert found.objective * 80 == expected.inertia_
+            assert (found.iterations, found.converged) == (expected.n_iter_, True)
 
 
 @pytest.mark.parametrize("name", KMEANS)
@@ -108,16 +110,22 @@ def test_more_restarts_find_clusters_at_least_as_tight():
     assert five < one
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_nmi_equals_its_formula_and_scikit_learn(seed):
-    classes, clusters = partitions(seed)
-    shared = information(classes, clusters)
-    product, total = entropy(classes) * entropy(clusters), entropy(classes) + entropy(clusters)
-    assert nmi_geometric(classes, clusters) == pytest.approx(shared / product**0.5, abs=1e-12)
-    assert nmi_arithmetic(classes, clusters) == pytest.approx(2 * shared / total, abs=1e-12)
-    for mean, metric in (("geometric", nmi_geometric), ("arithmetic", nmi_arithmetic)):
-        theirs = normalized_mutual_info_score(classes, clusters, average_method=mean)
-        assert metric(classes, clusters) == theirs
+def test_nmi_equals_its_formula_and_scikit_learn(subtests):
+    for seed in range(8):
+        with subtests.test(seed=seed):
+            classes, clusters = partitions(seed)
+            shared = information(classes, clusters)
+            product, total = (
+                entropy(classes) * entropy(clusters),
+                entropy(classes) + entropy(clusters),
+            )
+            assert nmi_geometric(classes, clusters) == pytest.approx(
+                shared / product**0.5, abs=1e-12
+            )
+            assert nmi_arithmetic(classes, clusters) == pytest.approx(2 * shared / total, abs=1e-12)
+            for mean, metric in (("geometric", nmi_geometric), ("arithmetic", nmi_arithmetic)):
+                theirs = normalized_mutual_info_score(classes, clusters, average_method=mean)
+                assert metric(classes, clusters) == theirs
 
 
 def test_the_two_means_of_nmi_differ():
@@ -126,15 +134,16 @@ def test_the_two_means_of_nmi_differ():
     assert nmi_arithmetic(classes, clusters) == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_ami_equals_its_formula_and_scikit_learn(seed):
-    classes, clusters = partitions(seed)
-    chance = information_by_chance(classes, clusters)
-    mean = (entropy(classes) + entropy(clusters)) / 2
-    expected = (information(classes, clusters) - chance) / (mean - chance)
-    assert ami(classes, clusters) == pytest.approx(expected, abs=1e-9)
-    theirs = adjusted_mutual_info_score(classes, clusters)
-    assert ami(classes, clusters) == pytest.approx(theirs, abs=1e-12)
+def test_ami_equals_its_formula_and_scikit_learn(subtests):
+    for seed in range(8):
+        with subtests.test(seed=seed):
+            classes, clusters = partitions(seed)
+            chance = information_by_chance(classes, clusters)
+            mean = (entropy(classes) + entropy(clusters)) / 2
+            expected = (information(classes, clusters) - chance) / (mean - chance)
+            assert ami(classes, clusters) == pytest.approx(expected, abs=1e-9)
+            theirs = adjusted_mutual_info_score(classes, clusters)
+            assert ami(classes, clusters) == pytest.approx(theirs, abs=1e-12)
 
 
 @given(PARTITIONS)
@@ -155,10 +164,13 @@ def test_ami_is_0_where_it_is_less_than_chance():
     assert ami(classes, clusters) == 0
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_f1_equals_counting_all_pairs_one_by_one(seed):
-    classes, clusters = partitions(seed, size=40)
-    assert f1(classes, clusters) == pytest.approx(f1_pair_by_pair(classes, clusters), abs=1e-12)
+def test_f1_equals_counting_all_pairs_one_by_one(subtests):
+    for seed in range(8):
+        with subtests.test(seed=seed):
+            classes, clusters = partitions(seed, size=40)
+            assert f1(classes, clusters) == pytest.approx(
+                f1_pair_by_pair(classes, clusters), abs=1e-12
+            )
 
 
 def test_f1_by_hand():
@@ -166,40 +178,44 @@ def test_f1_by_hand():
     assert f1(np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 1])) == 0.5
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_clusters_that_are_the_classes_score_1(name):
-    classes = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 2])
-    assert CLUSTERING[name](classes, classes) == pytest.approx(1, abs=1e-12)
+def test_clusters_that_are_the_classes_score_1(subtests):
+    for name in NAMES:
+        with subtests.test(name=name):
+            classes = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 2])
+            assert CLUSTERING[name](classes, classes) == pytest.approx(1, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_clusters_that_cut_across_the_classes_score_0(name):
-    classes, clusters = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
-    assert CLUSTERING[name](classes, clusters) == pytest.approx(0, abs=1e-12)
+def test_clusters_that_cut_across_the_classes_score_0(subtests):
+    for name in NAMES:
+        with subtests.test(name=name):
+            classes, clusters = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
+            assert CLUSTERING[name](classes, clusters) == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("seed", range(4))
-def test_every_metric_is_between_0_and_1_and_a_float(name, seed):
-    value = CLUSTERING[name](*partitions(seed))
-    assert isinstance(value, float)
-    assert 0 <= value <= 1
+def test_every_metric_is_between_0_and_1_and_a_float(subtests):
+    for name, seed in product(NAMES, range(4)):
+        with subtests.test(name=name, seed=seed):
+            value = CLUSTERING[name](*partitions(seed))
+            assert isinstance(value, float)
+            assert 0 <= value <= 1
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_renaming_clusters_and_classes_changes_nothing(name):
-    classes, clusters = partitions(0)
-    renamed = np.array([3, 0, 4, 1, 2])
-    value = CLUSTERING[name](renamed[classes], renamed[clusters])
-    assert value == pytest.approx(CLUSTERING[name](classes, clusters), abs=1e-12)
+def test_renaming_clusters_and_classes_changes_nothing(subtests):
+    for name in NAMES:
+        with subtests.test(name=name):
+            classes, clusters = partitions(0)
+            renamed = np.array([3, 0, 4, 1, 2])
+            value = CLUSTERING[name](renamed[classes], renamed[clusters])
+            assert value == pytest.approx(CLUSTERING[name](classes, clusters), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_order_of_samples_does_not_matter(name):
-    classes, clusters = partitions(0)
-    order = np.random.default_rng(1).permutation(len(classes))
-    value = CLUSTERING[name](classes[order], clusters[order])
-    assert value == pytest.approx(CLUSTERING[name](classes, clusters), abs=1e-12)
+def test_the_order_of_samples_does_not_matter(subtests):
+    for name in NAMES:
+        with subtests.test(name=name):
+            classes, clusters = partitions(0)
+            order = np.random.default_rng(1).permutation(len(classes))
+            value = CLUSTERING[name](classes[order], clusters[order])
+            assert value == pytest.approx(CLUSTERING[name](classes, clusters), abs=1e-12)
 
 
 def test_large_partitions_are_scored_without_a_table_of_all_pairs():

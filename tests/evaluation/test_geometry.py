@@ -1,4 +1,4 @@
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -37,18 +37,20 @@ def spread_pair_by_pair(unit, labels):
     return np.mean([(1 - cosine(a, b)) / 2 for a, b in combinations(means.values(), 2)])
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_compactness_equals_the_mean_distance_sample_by_sample(seed):
-    unit, labels = points(seed)
-    expected = compactness_sample_by_sample(unit.numpy(), labels.numpy())
-    assert compactness(unit, labels) == pytest.approx(expected, abs=1e-12)
+def test_compactness_equals_the_mean_distance_sample_by_sample(subtests):
+    for seed in range(5):
+        with subtests.test(seed=seed):
+            unit, labels = points(seed)
+            expected = compactness_sample_by_sample(unit.numpy(), labels.numpy())
+            assert compactness(unit, labels) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_spread_equals_the_mean_over_all_pairs_of_classes(seed):
-    unit, labels = points(seed)
-    expected = spread_pair_by_pair(unit.numpy(), labels.numpy())
-    assert spread(unit, labels) == pytest.approx(expected, abs=1e-12)
+def test_spread_equals_the_mean_over_all_pairs_of_classes(subtests):
+    for seed in range(5):
+        with subtests.test(seed=seed):
+            unit, labels = points(seed)
+            expected = spread_pair_by_pair(unit.numpy(), labels.numpy())
+            assert spread(unit, labels) == pytest.approx(expected, abs=1e-12)
 
 
 def test_by_hand():
@@ -86,10 +88,10 @@ def test_spread_of_a_single_class_is_0():
     assert spread(torch.eye(3), torch.zeros(3, dtype=torch.int64)) == 0
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("seed", range(5))
-def test_every_value_is_between_0_and_1(name, seed):
-    assert 0 <= GEOMETRY[name](*points(seed)) <= 1
+def test_every_value_is_between_0_and_1(subtests):
+    for name, seed in product(NAMES, range(5)):
+        with subtests.test(name=name, seed=seed):
+            assert 0 <= GEOMETRY[name](*points(seed)) <= 1
 
 
 @pytest.mark.parametrize("name", NAMES)

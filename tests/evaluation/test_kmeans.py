@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -37,16 +39,21 @@ def lloyd_written_out(unit, clusters, iterations, seed):
     return nearest.indices, nearest.values.mean().item()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("size", "clusters", "dim"), [(300, 20, 16), (500, 90, 64), (200, 6, 2)])
-@pytest.mark.parametrize("iterations", [1, 3])
-def test_clusters_equal_lloyds_algorithm_written_out(size, clusters, dim, iterations, dtype):
-    unit = drawn(size, dim, classes=clusters)
-    labels, objective = lloyd_written_out(unit, clusters, iterations, seed=3)
-    found = lloyd(unit, clusters, iterations=iterations, generator=generator(3), dtype=dtype)
-    assert torch.equal(found.labels, labels)
-    assert found.objective == pytest.approx(objective, rel=1e-12)
-    assert found.iterations == iterations
+def test_clusters_equal_lloyds_algorithm_written_out(subtests):
+    for dtype, (size, clusters, dim), iterations in product(
+        DTYPES, [(300, 20, 16), (500, 90, 64), (200, 6, 2)], [1, 3]
+    ):
+        with subtests.test(
+            dtype=dtype, size=size, clusters=clusters, dim=dim, iterations=iterations
+        ):
+            unit = drawn(size, dim, classes=clusters)
+            labels, objective = lloyd_written_out(unit, clusters, iterations, seed=3)
+            found = lloyd(
+                unit, clusters, iterations=iterations, generator=generator(3), dtype=dtype
+            )
+            assert torch.equal(found.labels, labels)
+            assert found.objective == pytest.approx(objective, rel=1e-12)
+            assert found.iterations == iterations
 
 
 @given(st.integers(0, 2**32), st.sampled_from(DTYPES), st.integers(1, 9))
@@ -132,6 +139,7 @@ def test_more_clusters_than_samples_are_refused():
         lloyd(drawn(40, 8), 41, iterations=3, generator=generator())
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_clusters_as_the_cpu_does():
     unit = drawn(2000, 64, classes=300)

@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -36,9 +38,11 @@ def brute_force(embeddings, labels, query, gallery):
     cosines apart, and hold what is equal together."""
     vectors = embeddings.double().numpy()
     unit = vectors / np.sqrt((vectors**2).sum(axis=1, keepdims=True))
+    labels, others = labels.tolist(), np.flatnonzero(gallery)
     found = {}
     for q in np.flatnonzero(query):
-        near = {g: round(float(unit[q] @ unit[g]), 9) for g in np.flatnonzero(gallery) if g != q}
+        cosines = (unit[others] @ unit[q]).round(9).tolist()
+        near = {g: c for g, c in zip(others.tolist(), cosines, strict=True) if g != q}
         right = sorted((near[g] for g in near if labels[g] == labels[q]), reverse=True)
         wrong = [near[g] for g in near if labels[g] != labels[q]]
         found[int(q)] = [i + 1 + sum(w >= r for w in wrong) for i, r in enumerate(right)]
@@ -88,17 +92,16 @@ def test_ranks_equal_counting_sample_by_sample(case, deepest, dtype):
     assert ranks(embeddings, labels, **masks, deepest=deepest, dtype=dtype) == expected
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize(
-    ("size", "classes", "dim"),
-    [(400, 80, 64), (300, 3, 16), (400, 200, 2), (200, 1, 8), (300, 40, 1), (500, 60, 3)],
-)
-def test_ranks_equal_counting_among_hundreds(size, classes, dim, dtype):
-    embeddings, labels = clustered(size, classes, dim)
-    everything = torch.ones(size, dtype=torch.bool)
-    every = brute_force(embeddings, labels, everything, everything)
-    for deepest in (1, 10, size - 1):
-        assert ranks(embeddings, labels, deepest=deepest, dtype=dtype) == limited(every, deepest)
+def test_ranks_equal_counting_among_hundreds(subtests):
+    sizes = [(400, 80, 64), (300, 3, 16), (400, 200, 2), (200, 1, 8), (300, 40, 1), (500, 60, 3)]
+    for size, classes, dim in sizes:
+        embeddings, labels = clustered(size, classes, dim)
+        everything = torch.ones(size, dtype=torch.bool)
+        every = brute_force(embeddings, labels, everything, everything)
+        for dtype, deepest in product([torch.bfloat16, torch.float32], (1, 10, size - 1)):
+            with subtests.test(dtype=dtype, size=size, classes=classes, dim=dim, deepest=deepest):
+                found_ranks = ranks(embeddings, labels, deepest=deepest, dtype=dtype)
+                assert found_ranks == limited(every, deepest)
 
 
 def test_what_is_too_near_for_the_screen_is_decided():
@@ -241,6 +244,7 @@ def test_a_query_whose_class_the_gallery_lacks_has_no_ranks():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_ranks_as_the_cpu_does(dtype):
     for size, classes, dim in ((2000, 400, 64), (1000, 5, 2)):

@@ -12,6 +12,8 @@ from heated.data.packed_dataset import unpack
 from heated.inference import embedder
 from heated.models import embedding_model
 
+pytestmark = pytest.mark.xdist_group("embedder")  # one process makes what they share
+
 
 def png(pixels):
     file = BytesIO()
@@ -90,9 +92,8 @@ def test_no_images_have_no_embeddings(served):
     assert served.predict([]).shape == (0, 16)
 
 
-@pytest.mark.parametrize(
-    ("image", "told"),
-    [
+def test_what_is_no_image_is_named_by_its_number(served, subtests):
+    cases = [
         (b"no image", "image 1: no image, or of an unknown format"),
         ("/etc/passwd!", "image 1: came text that is not base64"),
         (np.zeros((5, 5, 4), np.uint8), r"image 1: came uint8 of shape \(5, 5, 4\); allowed"),
@@ -101,17 +102,17 @@ def test_no_images_have_no_embeddings(served):
         (np.zeros((0, 5), np.uint8), "image 1: came uint8 of shape"),
         ([[1, 2], [3]], "image 1: came lists of different lengths"),
         (None, "image 1: came object of shape"),
-    ],
-)
-def test_what_is_no_image_is_named_by_its_number(served, image, told):
-    with pytest.raises(InputError, match=told):
-        served.predict([np.zeros((5, 5), np.uint8), image])
+    ]
+    for image, told in cases:
+        with subtests.test(image=image, told=told), pytest.raises(InputError, match=told):
+            served.predict([np.zeros((5, 5), np.uint8), image])
 
 
-@pytest.mark.parametrize("shape", [(9, 11, 3), (9, 11)])
-def test_one_image_in_place_of_a_batch_is_refused(served, shape):
-    with pytest.raises(InputError, match=r"came \(9, 11.*a single one is image\[None\]"):
-        served.predict(np.zeros(shape, np.uint8))
+def test_one_image_in_place_of_a_batch_is_refused(served, subtests):
+    for shape in [(9, 11, 3), (9, 11)]:
+        told = r"came \(9, 11.*a single one is image\[None\]"
+        with subtests.test(shape=shape), pytest.raises(InputError, match=told):
+            served.predict(np.zeros(shape, np.uint8))
 
 
 def test_a_packing_that_the_model_was_not_trained_on_is_refused(given, tmp_path):

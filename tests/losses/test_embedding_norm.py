@@ -32,10 +32,11 @@ def test_every_normalisation_is_tested_here():
     assert set(OPTIONS) == set(NORMALISATIONS)
 
 
-@pytest.mark.parametrize("name", NORMALISATIONS)
-def test_a_normalisation_keeps_the_shape(name):
-    assert built(name)(torch.from_numpy(ROWS)).shape == (N, D)
-    assert built(name).eval().embedding(torch.from_numpy(ROWS)).shape == (N, D)
+def test_a_normalisation_keeps_the_shape(subtests):
+    for name in NORMALISATIONS:
+        with subtests.test(name=name):
+            assert built(name)(torch.from_numpy(ROWS)).shape == (N, D)
+            assert built(name).eval().embedding(torch.from_numpy(ROWS)).shape == (N, D)
 
 
 def test_none_changes_nothing_and_leaves_the_class_weights_alone():

@@ -77,13 +77,14 @@ def trained(said, model=None):
     return made, progress.history
 
 
-@pytest.mark.parametrize("method", RIVALS)
-def test_every_competitor_trains_on_digits_and_its_loss_falls(method):
-    calm = {"lr": 0.01, "lr_factor": {"name": "constant", "value": 1.0}}
-    _, (first, last) = trained(settings(method, **calm))
-    assert last["loss"] < first["loss"]
-    heated = isinstance(PARAMS.methods[method], config.method.HeatedSoftmax)
-    assert ("accuracy" in last) == ("alpha" in last) == ("temperature" in last) == heated
+def test_every_competitor_trains_on_digits_and_its_loss_falls(subtests):
+    for name in RIVALS:
+        with subtests.test(method=name):
+            calm = {"lr": 0.01, "lr_factor": {"name": "constant", "value": 1.0}}
+            _, (first, last) = trained(settings(name, **calm))
+            assert last["loss"] < first["loss"]
+            heated = isinstance(PARAMS.methods[name], config.method.HeatedSoftmax)
+            assert ("accuracy" in last) == ("alpha" in last) == ("temperature" in last) == heated
 
 
 def test_the_listed_losses_are_all_used():
@@ -101,9 +102,14 @@ def constructed(module, names, choice, **sizes):
     return getattr(module, names[choice["name"]])(**options, **sizes)
 
 
-@pytest.mark.parametrize("method", OURS)
-def test_an_epoch_equals_the_librarys_own_example_loop(method):
-    """Its README's: embed, mine, loss, backward, step; with our batches and learning rates."""
+def test_an_epoch_equals_the_librarys_own_example_loop(subtests):
+    for name in OURS:
+        with subtests.test(method=name):
+            check_epoch_equals_example_loop(name)
+
+
+def check_epoch_equals_example_loop(method):
+    """The library's README: embed, mine, loss, backward, step; our batches and learning rates."""
     said = settings(method, epochs=1, lr=0.01, augment=[])
     model = built(recipe(said))
     network, proxies = deepcopy(model.network), deepcopy(model.head.criterion.state_dict())
@@ -207,9 +213,8 @@ def test_the_histogram_loss_is_the_chance_that_a_negative_is_nearer():
 # --- what a user may get wrong ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("loss", "miner", "told"),
-    [
+def test_what_the_library_does_not_take_is_told_with_what_it_does(subtests):
+    cases = [
         ({"name": "triplett"}, None, "losses name: came 'triplett'; allowed: arcface, "),
         ({"name": "triplet", "margn": 1}, None, "did you mean 'margin'?"),
         ({"name": "arcface", "num_classes": 9}, None, "arcface.num_classes: came 'num_classes'; "),
@@ -221,12 +226,12 @@ def test_the_histogram_loss_is_the_chance_that_a_negative_is_nearer():
         ),
         ({"name": "triplet"}, {"name": "semihard"}, "miners name: came 'semihard'; allowed: "),
         ({"name": "triplet"}, {"name": "triplet", "kind": "hard"}, "triplet.kind: came 'kind'; "),
-    ],
-)
-def test_what_the_library_does_not_take_is_told_with_what_it_does(loss, miner, told):
-    with pytest.raises(InputError, match="^methods.mine: ") as error:
-        check("methods.mine", loss=loss, miner=miner)
-    assert told in str(error.value)
+    ]
+    for loss, miner, told in cases:
+        with subtests.test(loss=loss, miner=miner, told=told):
+            with pytest.raises(InputError, match="^methods.mine: ") as error:
+                check("methods.mine", loss=loss, miner=miner)
+            assert told in str(error.value)
 
 
 def test_an_option_may_be_an_object_of_the_librarys():

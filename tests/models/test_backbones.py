@@ -1,4 +1,5 @@
 from copy import deepcopy
+from itertools import product
 
 import numpy as np
 import pytest
@@ -33,12 +34,13 @@ def test_every_backbone_is_tested_here():
     assert set(OPTIONS) == set(BACKBONES)
 
 
-@pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 28, 28), (1, 9, 13)])
-@pytest.mark.parametrize("embedding_dim", [2, 64])
-def test_images_become_embeddings(name, shape, embedding_dim):
-    network = built(name, shape, embedding_dim)
-    assert network(torch.randn(3, *shape)).shape == (3, embedding_dim)
+def test_images_become_embeddings(subtests):
+    for name, shape, embedding_dim in product(
+        SMALL, [(1, 8, 8), (1, 28, 28), (3, 28, 28), (1, 9, 13)], [2, 64]
+    ):
+        with subtests.test(name=name, shape=shape, embedding_dim=embedding_dim):
+            network = built(name, shape, embedding_dim)
+            assert network(torch.randn(3, *shape)).shape == (3, embedding_dim)
 
 
 @pytest.mark.parametrize("name", LARGE)
@@ -90,16 +92,15 @@ def test_lenet_pools_an_odd_side_with_its_last_row_as_tensorflows_same_does():
     assert sides == [9, 9, 5, 5, 5, 3]
 
 
-@pytest.mark.parametrize(
-    ("side", "inputs", "pools"), [(8, 32, 3), (28, 32, 4), (84, 32 * 25, 4), (2, 32, 1)]
-)
-def test_conv4_has_four_blocks_and_a_bottleneck(side, inputs, pools):
-    network = built("conv4", (3, side, side), 64)
-    shapes = [tuple(layer.weight.shape) for layer in weighted(network)]
-    assert shapes == [(32, 3, 3, 3), *[(32, 32, 3, 3)] * 3, (64, inputs)]
-    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in network) == 4
-    assert sum(isinstance(layer, nn.ReLU) for layer in network) == 4
-    assert sum(isinstance(layer, nn.MaxPool2d) for layer in network) == pools
+def test_conv4_has_four_blocks_and_a_bottleneck(subtests):
+    for side, inputs, pools in [(8, 32, 3), (28, 32, 4), (84, 32 * 25, 4), (2, 32, 1)]:
+        with subtests.test(side=side, inputs=inputs, pools=pools):
+            network = built("conv4", (3, side, side), 64)
+            shapes = [tuple(layer.weight.shape) for layer in weighted(network)]
+            assert shapes == [(32, 3, 3, 3), *[(32, 32, 3, 3)] * 3, (64, inputs)]
+            assert sum(isinstance(layer, nn.BatchNorm2d) for layer in network) == 4
+            assert sum(isinstance(layer, nn.ReLU) for layer in network) == 4
+            assert sum(isinstance(layer, nn.MaxPool2d) for layer in network) == pools
 
 
 # --- torchvision's -----------------------------------------------------------------------------
@@ -195,27 +196,29 @@ def test_there_are_only_so_many_blocks_to_freeze():
         built("mobilenet_v2", (3, 64, 64), **BATCH_NORM | {"frozen_blocks": 20})
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_the_bottleneck_is_the_last_layer(name):
-    network = built(name, (3, 64, 64), 48)
-    layer = network.get_submodule(bottleneck(network))
-    assert (type(layer), layer.out_features) == (nn.Linear, 48)
+def test_the_bottleneck_is_the_last_layer(subtests):
+    for name in BACKBONES:
+        with subtests.test(name=name):
+            network = built(name, (3, 64, 64), 48)
+            layer = network.get_submodule(bottleneck(network))
+            assert (type(layer), layer.out_features) == (nn.Linear, 48)
 
 
 # --- the starting weights --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_weights_start_with_variance_2_over_fan_in_cut_off_and_biases_at_0(name):
-    for layer in weighted(built(name, (3, 28, 28), 64)):
-        weight = layer.weight.detach()
-        expected = (2 / weight[0].numel()) ** 0.5
-        rough = 4 / weight.numel() ** 0.5  # of few weights the deviation is known roughly
-        assert weight.std().item() == pytest.approx(expected, rel=rough)
-        assert abs(weight.mean().item()) < rough * expected
-        assert weight.abs().max() < 2.3 * expected
-        if layer.bias is not None:
-            assert not layer.bias.any()
+def test_weights_start_with_variance_2_over_fan_in_cut_off_and_biases_at_0(subtests):
+    for name in BACKBONES:
+        with subtests.test(name=name):
+            for layer in weighted(built(name, (3, 28, 28), 64)):
+                weight = layer.weight.detach()
+                expected = (2 / weight[0].numel()) ** 0.5
+                rough = 4 / weight.numel() ** 0.5  # of few weights the deviation is known roughly
+                assert weight.std().item() == pytest.approx(expected, rel=rough)
+                assert abs(weight.mean().item()) < rough * expected
+                assert weight.abs().max() < 2.3 * expected
+                if layer.bias is not None:
+                    assert not layer.bias.any()
 
 
 @pytest.mark.parametrize("scale", [1, 2])
@@ -228,12 +231,13 @@ def test_variance_scaling_has_its_variance_after_the_cut(scale):
     assert weight.mean() == pytest.approx(0, abs=0.001)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_the_seed_decides_the_weights(name):
-    first, again = built(name, (3, 8, 8)), built(name, (3, 8, 8))
-    torch.manual_seed(1)
-    other = BACKBONES[name]((3, 8, 8), 64, **OPTIONS[name])
-    triples = zip(weighted(first), weighted(again), weighted(other), strict=True)
-    for a, b, c in triples:
-        assert torch.equal(a.weight, b.weight)
-        assert not torch.equal(a.weight, c.weight)
+def test_the_seed_decides_the_weights(subtests):
+    for name in BACKBONES:
+        with subtests.test(name=name):
+            first, again = built(name, (3, 8, 8)), built(name, (3, 8, 8))
+            torch.manual_seed(1)
+            other = BACKBONES[name]((3, 8, 8), 64, **OPTIONS[name])
+            triples = zip(weighted(first), weighted(again), weighted(other), strict=True)
+            for a, b, c in triples:
+                assert torch.equal(a.weight, b.weight)
+                assert not torch.equal(a.weight, c.weight)

@@ -38,12 +38,13 @@ def held(size=23):
     return Held(torch.from_numpy(images(size)))
 
 
-@pytest.mark.parametrize("batch", [1, 4, 22, 23])
-def test_the_batch_size_changes_nothing(monkeypatch, batch):
-    whole = embedding.embed(built(), held())
-    monkeypatch.setattr(embedding, "IMAGES", batch)
-    parts = embedding.embed(built(), held())
-    torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
+def test_the_batch_size_changes_nothing(monkeypatch, subtests):
+    for batch in [1, 4, 22, 23]:
+        with subtests.test(batch=batch), monkeypatch.context() as patch:
+            whole = embedding.embed(built(), held())
+            patch.setattr(embedding, "IMAGES", batch)
+            parts = embedding.embed(built(), held())
+            torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
 
 
 def test_each_image_gets_the_models_embedding_in_order():

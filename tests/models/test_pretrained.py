@@ -1,4 +1,5 @@
 import os
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -62,18 +63,21 @@ def left(name, state):
     return {key: value for key, value in state.items() if key.startswith(BOTTLENECKS[name])}
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-@pytest.mark.parametrize("name", LARGE)
-def test_torchvisions_state_dict_loads_by_path(tmp_path, name, suffix):
-    path, ours = written(tmp_path, name, suffix), network(name)
-    bottleneck = {key: value.clone() for key, value in left(name, ours.state_dict()).items()}
-    begin_with(ours, tensors(str(path), name))
-    theirs = torchvisions(name).state_dict()
-    for key, value in ours.state_dict().items():
-        if key in bottleneck:
-            assert torch.equal(value, bottleneck[key]), key
-        elif not key.endswith("num_batches_tracked"):
-            assert torch.equal(value, theirs[key]), key
+def test_torchvisions_state_dict_loads_by_path(new_folder, subtests):
+    for suffix, name in product([".safetensors", ".pth"], LARGE):
+        with subtests.test(suffix=suffix, name=name):
+            folder = new_folder()
+            path, ours = written(folder, name, suffix), network(name)
+            bottleneck = {
+                key: value.clone() for key, value in left(name, ours.state_dict()).items()
+            }
+            begin_with(ours, tensors(str(path), name))
+            theirs = torchvisions(name).state_dict()
+            for key, value in ours.state_dict().items():
+                if key in bottleneck:
+                    assert torch.equal(value, bottleneck[key]), key
+                elif not key.endswith("num_batches_tracked"):
+                    assert torch.equal(value, theirs[key]), key
 
 
 @pytest.mark.parametrize("name", LARGE)
@@ -180,13 +184,16 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"junk that is no archive", b"\x80\x04\x95"])
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_a_damaged_file_is_refused(tmp_path, suffix, content):
-    path = tmp_path / f"w{suffix}"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="cannot be read as weights"):
-        tensors(str(path), "conv4")
+def test_a_damaged_file_is_refused(new_folder, subtests):
+    for content, suffix in product(
+        [b"", b"junk that is no archive", b"\x80\x04\x95"], [".safetensors", ".pth"]
+    ):
+        with subtests.test(content=content, suffix=suffix):
+            folder = new_folder()
+            path = folder / f"w{suffix}"
+            path.write_bytes(content)
+            with pytest.raises(InputError, match="cannot be read as weights"):
+                tensors(str(path), "conv4")
 
 
 @pytest.mark.parametrize("held", [[torch.zeros(2)], {"state_dict": {"a": torch.zeros(2)}}])
@@ -228,11 +235,13 @@ def test_imagenets_weights_are_told_apart_by_their_files_name():
     }
 
 
-@pytest.mark.parametrize("ask", [identity, tensors])
-@pytest.mark.parametrize("name", ["conv4", "lenet"])
-def test_the_small_networks_have_no_imagenet_weights(name, ask):
-    with pytest.raises(InputError, match=f"came 'imagenet' for the backbone '{name}'; allowed"):
-        ask("imagenet", name)
+def test_the_small_networks_have_no_imagenet_weights(subtests):
+    for ask, name in product([identity, tensors], ["conv4", "lenet"]):
+        with (
+            subtests.test(ask=ask, name=name),
+            pytest.raises(InputError, match=f"came 'imagenet' for the backbone '{name}'; allowed"),
+        ):
+            ask("imagenet", name)
 
 
 def test_a_failed_download_says_where_to_put_the_file(tmp_path, monkeypatch, capsys):

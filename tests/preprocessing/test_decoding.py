@@ -1,6 +1,8 @@
 import io
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import numpy as np
 import pytest
@@ -45,23 +47,28 @@ def one_colour(content):
     return colour
 
 
-@pytest.mark.parametrize("colour", ["rgb", "grey", "inverted"])
-@pytest.mark.parametrize("fit", ["squash", "crop"])
-@pytest.mark.parametrize("filter", ["bilinear", "lanczos"])
-@pytest.mark.parametrize("given", [COLOUR, GREY, file(COLOUR, "PNG"), file(GREY, "JPEG")])
-def test_every_choice_gives_a_square_of_its_channels(given, filter, fit, colour):
-    image = square(given, 11, fit=fit, colour=colour, filter=filter)
-    assert image.shape == (11, 11, 3 if colour == "rgb" else 1)
-    assert image.dtype == np.uint8
+def test_every_choice_gives_a_square_of_its_channels(subtests):
+    for colour, fit, filter, given in product(
+        ["rgb", "grey", "inverted"],
+        ["squash", "crop"],
+        ["bilinear", "lanczos"],
+        [COLOUR, GREY, file(COLOUR, "PNG"), file(GREY, "JPEG")],
+    ):
+        with subtests.test(colour=colour, fit=fit, filter=filter, given=given):
+            image = square(given, 11, fit=fit, colour=colour, filter=filter)
+            assert image.shape == (11, 11, 3 if colour == "rgb" else 1)
+            assert image.dtype == np.uint8
 
 
-@pytest.mark.parametrize("size", [7, 64, 256, 600])
-@pytest.mark.parametrize("filter", ["bilinear", "lanczos"])
-def test_squashing_is_pillows_within_one_level(filter, size):
-    for pixels in (SMOOTH, COLOUR):
-        image = square(pixels, size, filter=filter).astype(int)
-        pillows = Image.fromarray(pixels).resize((size, size), decoding.FILTERS[filter])
-        assert np.abs(image - np.asarray(pillows)).max() <= (1 if filter == "bilinear" else 0)
+def test_squashing_is_pillows_within_one_level(subtests):
+    for size, filter in product([7, 64, 256, 600], ["bilinear", "lanczos"]):
+        with subtests.test(size=size, filter=filter):
+            for pixels in (SMOOTH, COLOUR):
+                image = square(pixels, size, filter=filter).astype(int)
+                pillows = Image.fromarray(pixels).resize((size, size), decoding.FILTERS[filter])
+                assert np.abs(image - np.asarray(pillows)).max() <= (
+                    1 if filter == "bilinear" else 0
+                )
 
 
 def test_the_filters_differ():
@@ -165,17 +172,17 @@ def test_ycck_jpegs_become_rgb():
     assert np.abs(np.add(one_colour(bytes(content)), inks) - 255).max() <= 3
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_are_turned_upright(orientation, kind):
-    from PIL import ImageOps
+def test_images_are_turned_upright(subtests):
+    for kind, orientation in product(["JPEG", "PNG", "TIFF"], range(1, 9)):
+        with subtests.test(kind=kind, orientation=orientation):
+            from PIL import ImageOps
 
-    exif = Image.Exif()
-    exif[decoding.ORIENTATION] = orientation
-    content = file(COLOUR, kind, exif=exif)
-    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-    np.testing.assert_array_equal(opened(content), upright)
-    assert (orientation in UPRIGHT) == (orientation > 1)
+            exif = Image.Exif()
+            exif[decoding.ORIENTATION] = orientation
+            content = file(COLOUR, kind, exif=exif)
+            upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+            np.testing.assert_array_equal(opened(content), upright)
+            assert (orientation in UPRIGHT) == (orientation > 1)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
@@ -186,29 +193,34 @@ def test_an_orientation_that_cannot_be_read_is_upright(exif):
     )
 
 
-@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_of_several_frames_the_first_is_taken(kind):
-    options = {"lossless": True} if kind == "WEBP" else {}
-    frames = [flat("RGB", (10, 200, 30)), flat("RGB", (1, 2, 3)), flat("RGB", (7, 7, 7))]
-    content = file(frames[0], kind, save_all=True, append_images=frames[1:], **options)
-    assert Image.open(io.BytesIO(content)).n_frames == 3
-    assert one_colour(content) == (10, 200, 30)
+def test_of_several_frames_the_first_is_taken(subtests):
+    for kind in ["GIF", "PNG", "WEBP", "TIFF"]:
+        with subtests.test(kind=kind):
+            options = {"lossless": True} if kind == "WEBP" else {}
+            frames = [flat("RGB", (10, 200, 30)), flat("RGB", (1, 2, 3)), flat("RGB", (7, 7, 7))]
+            content = file(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+            assert Image.open(io.BytesIO(content)).n_frames == 3
+            assert one_colour(content) == (10, 200, 30)
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
-@pytest.mark.parametrize("pixels", [SMOOTH, SMOOTH[..., 0]])
-def test_jpegs_have_the_pixels_that_pillow_gives_them(pixels, options):
-    content = file(pixels, "JPEG", quality=90, **options)
-    np.testing.assert_array_equal(opened(content), Image.open(io.BytesIO(content)))
+def test_jpegs_have_the_pixels_that_pillow_gives_them(subtests):
+    for options, pixels in product(
+        [{}, {"progressive": True}, {"subsampling": 0}], [SMOOTH, SMOOTH[..., 0]]
+    ):
+        with subtests.test(options=options, pixels=pixels):
+            content = file(pixels, "JPEG", quality=90, **options)
+            np.testing.assert_array_equal(opened(content), Image.open(io.BytesIO(content)))
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"by hand"}])
-@pytest.mark.parametrize("pixels", [SMOOTH, SMOOTH[..., 0]])
-def test_a_plain_jpeg_does_not_come_to_pillow(monkeypatch, pixels, options):
-    content = file(pixels, "JPEG", **options)
-    expected = judged(content)
-    monkeypatch.delattr(decoding.Image, "open")
-    np.testing.assert_array_equal(opened(content), expected)
+def test_a_plain_jpeg_does_not_come_to_pillow(monkeypatch, subtests):
+    for options, pixels in product(
+        [{}, {"progressive": True}, {"comment": b"by hand"}], [SMOOTH, SMOOTH[..., 0]]
+    ):
+        with subtests.test(options=options, pixels=pixels), monkeypatch.context() as patch:
+            content = file(pixels, "JPEG", **options)
+            expected = judged(content)
+            patch.delattr(decoding.Image, "open")
+            np.testing.assert_array_equal(opened(content), expected)
 
 
 def test_a_jpeg_that_is_not_plain_comes_to_pillow():
@@ -255,18 +267,21 @@ def test_jpegs_are_decoded_without_torchvisions_decoder_too(monkeypatch):
     np.testing.assert_array_equal(opened(content), expected)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"])
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_a_truncated_file_is_damaged(kind, share):
-    content = file(SMOOTH, kind)
-    with pytest.raises(DamagedImage):
-        square(content[: int(len(content) * share)])
+def test_a_truncated_file_is_damaged(subtests):
+    for kind, share in product(
+        ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"], [0.0, 0.1, 0.5, 0.9, 0.999]
+    ):
+        with subtests.test(kind=kind, share=share):
+            content = file(SMOOTH, kind)
+            with pytest.raises(DamagedImage):
+                square(content[: int(len(content) * share)])
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff", b"GIF89a", b"\x89PNG"])
-def test_what_is_no_image_is_damaged(content):
-    with pytest.raises(DamagedImage, match="no image, or of an unknown format"):
-        square(content)
+def test_what_is_no_image_is_damaged(subtests):
+    for content in [b"", b"no image", b"\xff\xd8\xff", b"GIF89a", b"\x89PNG"]:
+        told = "no image, or of an unknown format"
+        with subtests.test(content=content), pytest.raises(DamagedImage, match=told):
+            square(content)
 
 
 def test_an_image_too_large_is_refused_before_it_is_decoded():
@@ -294,15 +309,18 @@ def test_small_grey_images_load_neither_torch_nor_torchvision():
 
 
 def test_torch_takes_one_thread_for_each_that_is_started_and_then_as_many_as_before():
-    code = (
-        "import torch; from concurrent.futures import ThreadPoolExecutor as Pool\n"
-        "from heated.preprocessing.decoding import one_thread\n"
-        "torch.set_num_threads(3)\n"
-        "with one_thread(), Pool(1) as pool: print(pool.submit(torch.get_num_threads).result())\n"
-        "print(torch.get_num_threads())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.split() == ["1", "3"]
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with one_thread(), ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 1
+        assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as pool:  # so it is the block that makes it one
+            assert pool.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_one_thread_ends_with_its_block_even_if_that_fails():

@@ -6,7 +6,7 @@ import sys
 import time
 import zipfile
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, product
 
 import numpy as np
 import pytest
@@ -209,7 +209,7 @@ import sys, time
 from dataclasses import replace
 from pathlib import Path
 
-from heated import packing
+from heated.preprocessing import packing
 from heated.datasets.image_folder import in_directories
 from heated.datasets.splits import split
 
@@ -340,24 +340,27 @@ def test_few_contents_are_in_memory_at_a_time(monkeypatch, limit, value, content
     assert decoded == read == 100
 
 
-@pytest.mark.parametrize(
-    ("sizes", "expected"),
-    [
+def test_a_piece_ends_by_its_count_or_its_bytes(monkeypatch, subtests):
+    sizess = [
         ([1] * 7, [3, 3, 1]),
         ([10, 1, 1, 1], [1, 3]),
         ([4, 6, 1, 12, 5, 4, 3], [2, 2, 3]),
         ([30] * 3, [1, 1, 1]),
         ([], []),
-    ],
-)
-@pytest.mark.parametrize("kind", [bytes, lambda size: np.zeros((size, 1, 3), np.uint8)])
-def test_a_piece_ends_by_its_count_or_its_bytes(monkeypatch, sizes, expected, kind):
-    monkeypatch.setattr(packing, "PIECE", 3)
-    monkeypatch.setattr(packing, "FULL", 10 if kind is bytes else 30)
-    contents = [(number, kind(size)) for number, size in enumerate(sizes)]
-    made = list(packing.pieces(contents))
-    assert [len(piece) for piece in made] == expected
-    assert [number for piece in made for number, _ in piece] == list(range(len(sizes)))
+    ]
+    for (sizes, expected), kind in product(
+        sizess, [bytes, lambda size: np.zeros((size, 1, 3), np.uint8)]
+    ):
+        with (
+            subtests.test(sizes=sizes, expected=expected, kind=kind),
+            monkeypatch.context() as patch,
+        ):
+            patch.setattr(packing, "PIECE", 3)
+            patch.setattr(packing, "FULL", 10 if kind is bytes else 30)
+            contents = [(number, kind(size)) for number, size in enumerate(sizes)]
+            made = list(packing.pieces(contents))
+            assert [len(piece) for piece in made] == expected
+            assert [number for piece in made for number, _ in piece] == list(range(len(sizes)))
 
 
 def test_what_was_not_packed_is_told_with_the_stage_to_run(tmp_path):

@@ -38,6 +38,7 @@ from heated.reporting.figures.selecting import constant_alpha, heating
 from heated.reporting.results import read_results
 from heated.training.recipe import recipe
 
+pytestmark = pytest.mark.xdist_group("figures")  # one process makes what they share
 PARAMS = config.load(ROOT / "params.yaml")
 ZERO_SHOT = {name: grid.methods for name, grid in PARAMS.grids().items() if name != "planes"}
 UPRIGHT = {"planes": PARAMS.studies.planes.methods}
@@ -172,28 +173,31 @@ def test_every_figure_is_drawn_under_its_own_name(drawn):
     assert drawn.keys() == FIGURES.keys()
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_the_same_numbers_give_the_same_bytes(drawn, results, upright, name):
-    own, studies = (upright, UPRIGHT) if name == "planes" else (results, ZERO_SHOT)
-    with mpl.rc_context(STYLE):
-        assert FIGURES[name](own, studies) == drawn[name]
+def test_the_same_numbers_give_the_same_bytes(drawn, results, upright, subtests):
+    for name in FIGURES:
+        with subtests.test(name=name):
+            own, studies = (upright, UPRIGHT) if name == "planes" else (results, ZERO_SHOT)
+            with mpl.rc_context(STYLE):
+                assert FIGURES[name](own, studies) == drawn[name]
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_an_svg_with_its_title_and_less_than_a_mebibyte(drawn, name):
-    figure = drawn[name]
-    assert figure.svg.startswith("<?xml")
-    assert f"<title>{figure.title}</title>" in figure.svg
-    assert len(figure.svg) < 2**20
+def test_a_figure_is_an_svg_with_its_title_and_less_than_a_mebibyte(drawn, subtests):
+    for name in FIGURES:
+        with subtests.test(name=name):
+            figure = drawn[name]
+            assert figure.svg.startswith("<?xml")
+            assert f"<title>{figure.title}</title>" in figure.svg
+            assert len(figure.svg) < 2**20
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_description_is_of_a_few_sentences_with_numbers(drawn, name):
-    text = drawn[name].description
-    assert re.search(r"\d\.\d", text)
-    assert text.endswith(".")
-    assert "None" not in text
-    assert "nan" not in text
+def test_a_description_is_of_a_few_sentences_with_numbers(drawn, subtests):
+    for name in FIGURES:
+        with subtests.test(name=name):
+            text = drawn[name].description
+            assert re.search(r"\d\.\d", text)
+            assert text.endswith(".")
+            assert "None" not in text
+            assert "nan" not in text
 
 
 @pytest.mark.parametrize("studies", [{}, {"run": [], "alphas": []}])

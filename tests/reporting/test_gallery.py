@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -39,17 +41,17 @@ def by_hand(arrays):
     return found
 
 
-@pytest.mark.parametrize("apart", [False, True])
-@pytest.mark.parametrize("seed", range(3))
-def test_scores_and_neighbours_are_those_of_a_full_sort(seed, apart):
-    arrays = drawn(seed, apart=apart)
-    expected = by_hand(arrays)
-    for shown in gallery(arrays, count=3, memory=16):
-        score, _, others = expected[shown.query]
-        assert shown.score == pytest.approx(score)
-        assert shown.nearest == others[:NEAREST]
-        same = arrays["labels"][shown.nearest] == arrays["labels"][shown.query]
-        assert shown.right == same.tolist()
+def test_scores_and_neighbours_are_those_of_a_full_sort(subtests):
+    for apart, seed in product([False, True], range(3)):
+        with subtests.test(apart=apart, seed=seed):
+            arrays = drawn(seed, apart=apart)
+            expected = by_hand(arrays)
+            for shown in gallery(arrays, count=3, memory=16):
+                score, _, others = expected[shown.query]
+                assert shown.score == pytest.approx(score)
+                assert shown.nearest == others[:NEAREST]
+                same = arrays["labels"][shown.nearest] == arrays["labels"][shown.query]
+                assert shown.right == same.tolist()
 
 
 @pytest.mark.parametrize("seed", range(3))

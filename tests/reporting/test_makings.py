@@ -33,9 +33,8 @@ def test_a_parameter_that_only_some_have_is_empty_for_the_others(results):
     assert found.own["bn"] == {"alpha": "", "momentum": "0.9"}
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
+def test_a_choice_is_its_name_with_its_options(subtests):
+    cases = [
         ({"name": "none"}, "none"),
         (
             {"name": "g", "batch_norm": {"eps": 0.001, "frozen": False}},
@@ -44,10 +43,10 @@ def test_a_parameter_that_only_some_have_is_empty_for_the_others(results):
         ([{"name": "crop", "size": 224}, {"name": "flip"}], "crop (size 224), flip"),
         (None, "None"),
         (32, "32"),
-    ],
-)
-def test_a_choice_is_its_name_with_its_options(value, expected):
-    assert text(value) == expected
+    ]
+    for value, expected in cases:
+        with subtests.test(value=value, expected=expected):
+            assert text(value) == expected
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from heated.common.io import write_text
 from heated.evaluation.summary import summaries
 from heated.reporting.page import page as written_page
 
-pytestmark = pytest.mark.xdist_group("built")
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("built")]
 ARTEFACTS = ROOT / "tests" / "artefacts"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

@@ -24,9 +24,8 @@ def made(dataset: str, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"params": params, "split": {"tested": tested, **split}}, section
 
 
-@pytest.mark.parametrize(
-    ("dataset", "method", "metric", "percent"),
-    [
+def test_a_run_by_the_papers_protocol_has_its_number(subtests):
+    cases = [
         ("cars196", "hbn", "recall_at_1", 74.70),
         ("cars196", "hbn", "nmi_geometric", 68.10),
         ("cars196", "sm", "recall_at_4", 82.50),
@@ -41,15 +40,14 @@ def made(dataset: str, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
         ("cars196", "bn-d256", "recall_at_1", 78.0),
         ("cars196", "bn-64-d128", "recall_at_1", 66.6),
         ("cars196", "hbn-d256", "recall_at_1", 80.1),
-    ],
-)
-def test_a_run_by_the_papers_protocol_has_its_number(dataset, method, metric, percent):
-    assert published(*made(dataset, method), metric) == pytest.approx(percent / 100)
+    ]
+    for dataset, method, metric, percent in cases:
+        with subtests.test(dataset=dataset, method=method, metric=metric, percent=percent):
+            assert published(*made(dataset, method), metric) == pytest.approx(percent / 100)
 
 
-@pytest.mark.parametrize(
-    ("dataset", "method", "metric"),
-    [
+def test_where_the_paper_has_no_number_there_is_none(subtests):
+    cases = [
         ("cars196", "ls", "recall_at_1"),
         ("cars196", "hbn-linear", "recall_at_1"),
         ("cars196", "bn-drop", "recall_at_1"),
@@ -61,10 +59,10 @@ def test_a_run_by_the_papers_protocol_has_its_number(dataset, method, metric, pe
         ("cub200", "bn-d128", "recall_at_1"),
         ("in-shop", "hbn", "nmi_geometric"),
         ("sop", "hbn", "recall_at_1000"),
-    ],
-)
-def test_where_the_paper_has_no_number_there_is_none(dataset, method, metric):
-    assert published(*made(dataset, method), metric) is None
+    ]
+    for dataset, method, metric in cases:
+        with subtests.test(dataset=dataset, method=method, metric=metric):
+            assert published(*made(dataset, method), metric) is None
 
 
 def test_other_data_sets_and_recipes_have_none():
@@ -135,16 +133,17 @@ def changed(told: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
     return copy
 
 
-@pytest.mark.parametrize("departure", DEPARTURES)
-def test_a_run_that_departs_from_the_protocol_has_none(departure):
-    path, value = DEPARTURES[departure]
-    record, section = made("cub200", "hbn")
-    assert published(record, section, "recall_at_1") is not None
-    if path.startswith(("split", "params")):
-        record = changed(record, path, value)
-    else:
-        section = changed(section, path, value)
-    assert published(record, section, "recall_at_1") is None
+def test_a_run_that_departs_from_the_protocol_has_none(subtests):
+    for departure in DEPARTURES:
+        with subtests.test(departure=departure):
+            path, value = DEPARTURES[departure]
+            record, section = made("cub200", "hbn")
+            assert published(record, section, "recall_at_1") is not None
+            if path.startswith(("split", "params")):
+                record = changed(record, path, value)
+            else:
+                section = changed(section, path, value)
+            assert published(record, section, "recall_at_1") is None
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import io
 from base64 import b64decode
+from itertools import product
 
 import numpy as np
 import pytest
@@ -16,13 +17,13 @@ def opened(uri):
     return head, Image.open(io.BytesIO(b64decode(body)))
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("side", [8, 28, SMALL])
-def test_a_small_image_keeps_every_pixel(side, channels):
-    image = RANDOM.integers(0, 256, (side, side, channels), dtype=np.uint8)
-    head, read = opened(data_uri(image))
-    assert head == "data:image/png;base64"
-    assert np.array_equal(np.asarray(read).reshape(image.shape), image)
+def test_a_small_image_keeps_every_pixel(subtests):
+    for channels, side in product([1, 3], [8, 28, SMALL]):
+        with subtests.test(channels=channels, side=side):
+            image = RANDOM.integers(0, 256, (side, side, channels), dtype=np.uint8)
+            head, read = opened(data_uri(image))
+            assert head == "data:image/png;base64"
+            assert np.array_equal(np.asarray(read).reshape(image.shape), image)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -13,17 +13,18 @@ from heated.training.recipe import recipe
 PARAMS = config.load(ROOT / "params.yaml")
 
 
-@pytest.mark.parametrize("dataset", PARAMS.datasets)
-def test_what_is_shown_is_what_would_be_trained(dataset):
-    for method in PARAMS.methods:
-        settings = PARAMS.settings(dataset, method)
-        expected, found = recipe(settings), scheduled(settings)
-        assert found["lr"] == expected["lrs"]
-        if None in expected["alphas"]:  # no schedule sets it
-            assert set(found) == {"lr"}
-            continue
-        assert found["alpha"] == expected["alphas"]
-        assert [1 / t for t in found["temperature"]] == pytest.approx(expected["alphas"])
+def test_what_is_shown_is_what_would_be_trained(subtests):
+    for dataset in PARAMS.datasets:
+        with subtests.test(dataset=dataset):
+            for method in PARAMS.methods:
+                settings = PARAMS.settings(dataset, method)
+                expected, found = recipe(settings), scheduled(settings)
+                assert found["lr"] == expected["lrs"]
+                if None in expected["alphas"]:  # no schedule sets it
+                    assert set(found) == {"lr"}
+                    continue
+                assert found["alpha"] == expected["alphas"]
+                assert [1 / t for t in found["temperature"]] == pytest.approx(expected["alphas"])
 
 
 def test_every_method_of_every_grid_is_planned_once():

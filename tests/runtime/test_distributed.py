@@ -18,11 +18,11 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import json, sys
 import torch
-from heated.clustering import KMEANS
+from heated.evaluation.clustering import KMEANS
+from heated.evaluation.geometry import directions
+from heated.evaluation.retrieval import retrieval
 from heated.runtime.device import prepared
 from heated.runtime.distributed import first
-from heated.geometry import directions
-from heated.retrieval import retrieval
 
 device = prepared(1)
 generator = torch.Generator().manual_seed(0)
@@ -56,11 +56,11 @@ WARM_UP = """
 import sys
 from pathlib import Path
 import torch
-from heated import models
+from heated.models import embedding_model as models
 from heated.runtime.device import prepared
 from heated.runtime.distributed import first, share_batch_norm
 from heated.data.batches import Held
-from heated.warm_up import WARM_UPS
+from heated.training.init_stages import WARM_UPS
 
 device = prepared(1)
 torch.manual_seed(0)
@@ -86,6 +86,7 @@ if first():
 """
 
 
+@pytest.mark.slow
 def test_several_processes_warm_up_as_one_does(tmp_path):
     script, warmed = tmp_path / "script.py", {}
     script.write_text(WARM_UP, encoding="utf-8")
@@ -97,6 +98,7 @@ def test_several_processes_warm_up_as_one_does(tmp_path):
             np.testing.assert_allclose(many, values, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT, encoding="utf-8")
@@ -104,6 +106,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
     assert two == one
 
 
+@pytest.mark.slow
 def test_the_stage_writes_the_very_same_metrics_from_two_processes(tmp_path):
     generator = np.random.default_rng(0)
     (tmp_path / "embeddings").mkdir()

@@ -22,6 +22,7 @@ def test_the_environment_names_hardware_and_versions_as_json():
         assert found[package] == version(package)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_on_a_gpu_the_device_is_the_cards_name():
     found = environment(torch.device("cuda", 0))

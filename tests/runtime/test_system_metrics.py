@@ -58,6 +58,7 @@ def test_a_history_is_joined_with_what_was_measured():
     }
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpus_memory_is_measured_where_there_is_one():
     logged, usage = {}, Usage(torch.device("cuda"))

@@ -24,9 +24,12 @@ from heated.search import index as indexing
 from heated.search.images import contents, listed
 from heated.search.index import build, exact, matching, nearest, opened
 
-pytestmark = pytest.mark.filterwarnings(  # faiss's own, when it is imported
-    "ignore:builtin type .* has no __module__ attribute:DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.xdist_group("search"),  # one process builds the index
+    pytest.mark.filterwarnings(  # faiss's own, when it is imported
+        "ignore:builtin type .* has no __module__ attribute:DeprecationWarning"
+    ),
+]
 KS = [1, 2, 4, 8]
 DATASETS = {"digits": "digits", "drawings": "omniglot-small"}
 
@@ -113,6 +116,7 @@ def test_the_querys_class_is_among_the_first_as_often_as_recall_says(given, buil
     assert 0.3 < found["recall_at_1"] < found["recall_at_8"]
 
 
+@pytest.mark.slow
 def test_on_omniglot_small_too(mirror, tmp_path):
     samples = SOURCES["omniglot-small"]().read(mirror / "omniglot-small")
     given = project("drawings", tmp_path, samples)

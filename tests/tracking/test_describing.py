@@ -1,4 +1,3 @@
-import pytest
 from tracked import METRICS, record
 
 from heated.evaluation.summary import summaries
@@ -35,6 +34,7 @@ def test_an_experiment_tells_its_parts_and_every_methods_result():
     assert lines[1].endswith("| 2 | 74.70 % |")
 
 
-@pytest.mark.parametrize("group", ["final", "interval", "kmeans", "schedule", "train", "unseen"])
-def test_every_group_of_metrics_is_explained(group):
-    assert f"`{group}/`" in experiment_note([(record("a"), METRICS)], {"hbn": {}})
+def test_every_group_of_metrics_is_explained(subtests):
+    for group in ["final", "interval", "kmeans", "schedule", "train", "unseen"]:
+        with subtests.test(group=group):
+            assert f"`{group}/`" in experiment_note([(record("a"), METRICS)], {"hbn": {}})

@@ -17,6 +17,7 @@ from heated.tracking.registry import Trained, keep
 from heated.tracking.store import opened
 
 pytestmark = [
+    pytest.mark.mlflow,
     pytest.mark.filterwarnings(
         MLFLOWS, "ignore:.*Any type hint is inferred as AnyType:UserWarning"
     ),
@@ -26,13 +27,15 @@ FILES = {None: {"report/page.html": "<p>one</p>"}, 7: {"embeddings.svg": "<svg/>
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(tmp_path, monkeypatch, mlflow_template):
     """A function that makes a folder the project's, and returns MLflow's client for it."""
 
     def at(name):
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which MLflow sets, too
         monkeypatch.setenv("DVC_ROOT", str(tmp_path / name))
-        (tmp_path / name).mkdir(exist_ok=True)
+        if not (tmp_path / name).exists():
+            (tmp_path / name).mkdir()
+            shutil.copy(mlflow_template, tmp_path / name / "mlflow.db")
         where = opened()
         from mlflow.tracking import MlflowClient
 

@@ -16,6 +16,7 @@ from heated.tracking.publishing import publish
 from heated.tracking.registry import Trained, keep
 
 pytestmark = [
+    pytest.mark.mlflow,
     pytest.mark.filterwarnings(  # MLflow's own, when it is imported and sets up its tables
         "ignore:.*Any type hint is inferred as AnyType:UserWarning",
         "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning",
@@ -28,9 +29,10 @@ NAMES = {"sm": "sm-seed-0", "hbn": "hbn-seed-0"}
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
+def client(tmp_path_factory, mlflow_template):
     """MLflow's, of an empty store in a project of its own."""
     folder = tmp_path_factory.mktemp("project")
+    shutil.copy(mlflow_template, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(folder))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -9,6 +9,7 @@ import tracked
 from conftest import Project
 
 pytestmark = [
+    pytest.mark.mlflow,
     pytest.mark.filterwarnings(tracked.MLFLOWS),
     pytest.mark.xdist_group("built"),
 ]

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from datetime import datetime
@@ -22,13 +23,18 @@ from heated.tracking import address, wanted
 from heated.tracking.live import Live, live
 from heated.tracking.publishing import publish
 
-pytestmark = pytest.mark.filterwarnings(MLFLOWS)
+pytestmark = [
+    pytest.mark.xdist_group("mlflow-tracking"),
+    pytest.mark.mlflow,
+    pytest.mark.filterwarnings(MLFLOWS),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def root(tmp_path_factory):
-    """A project's folder with a MLflow database, which takes seconds to create."""
+def root(tmp_path_factory, mlflow_template):
+    """A project's folder with an empty MLflow database."""
     folder = tmp_path_factory.mktemp("project")
+    shutil.copy(mlflow_template, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(folder))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -359,41 +365,42 @@ def test_training_goes_on_when_tracking_fails(monkeypatch, capsys):
 
 
 ROWS = """
-import sys
+import json, os, sys
 from heated.tracking.live import live
-try:
-    with live({record}, enabled={enabled}, every={every}) as log:
-        log(0)({{"epoch": 0, "alpha": 16.0}})
-        if {fails}:
-            raise ZeroDivisionError
-except ZeroDivisionError:
-    pass
-print("mlflow" in sys.modules)
+record, cases = json.loads(sys.argv[1])
+for name, (enabled, every, fails, variable) in cases.items():
+    os.environ["HEATED_TRACKING"] = variable
+    try:
+        with live(record, enabled=enabled, every=every) as log:
+            log(0)({"epoch": 0, "alpha": 16.0})
+            if fails:
+                raise ZeroDivisionError
+    except ZeroDivisionError:
+        pass
+    assert "mlflow" not in sys.modules, name
+    assert os.listdir(os.environ["DVC_ROOT"]) == [], name
+print("done")
 """
 
 
-@pytest.mark.parametrize(
-    ("enabled", "every", "fails", "variable"),
-    [
-        (False, 1e-9, True, "on"),
-        (True, 1e-9, True, "off"),
-        (True, 3600, False, "on"),
-    ],
-    ids=["switched off in params.yaml", "switched off in the environment", "a short training"],
-)
-def test_mlflow_is_not_imported_for(tmp_path, enabled, every, fails, variable):
-    code = ROWS.format(record=record("never"), enabled=enabled, every=every, fails=fails)
-    environment = {**os.environ, "DVC_ROOT": str(tmp_path), "HEATED_TRACKING": variable}
+def test_mlflow_is_not_imported_where_nothing_is_tracked(tmp_path):
+    cases = {
+        "switched off in params.yaml": (False, 1e-9, True, "on"),
+        "switched off in the environment": (True, 1e-9, True, "off"),
+        "a short training": (True, 3600, False, "on"),
+    }
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", ROWS, json.dumps([record("never"), cases])],
+        env={**os.environ, "DVC_ROOT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert done.stdout.split() == ["False"]
-    assert list(tmp_path.iterdir()) == []
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
-@pytest.mark.parametrize(
-    ("enabled", "variable", "expected"),
-    [
+def test_tracking_is_wanted_when_neither_side_switches_it_off(monkeypatch, subtests):
+    cases = [
         (True, None, True),
         (True, "on", True),
         (True, "off", False),
@@ -401,14 +408,15 @@ def test_mlflow_is_not_imported_for(tmp_path, enabled, every, fails, variable):
         (True, "0", False),
         (False, "on", False),
         (False, None, False),
-    ],
-)
-def test_tracking_is_wanted_when_neither_side_switches_it_off(
-    monkeypatch, enabled, variable, expected
-):
-    if variable is not None:
-        monkeypatch.setenv("HEATED_TRACKING", variable)
-    assert wanted(enabled) is expected
+    ]
+    for enabled, variable, expected in cases:
+        with (
+            subtests.test(enabled=enabled, variable=variable, expected=expected),
+            monkeypatch.context() as patch,
+        ):
+            if variable is not None:
+                patch.setenv("HEATED_TRACKING", variable)
+            assert wanted(enabled) is expected
 
 
 def test_mlflows_own_variable_names_the_store(monkeypatch, root):

@@ -21,6 +21,8 @@ from heated.tracking.describing import experiment_note, run_note
 from heated.tracking.publishing import publish, publish_report
 
 pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.mlflow,
     pytest.mark.filterwarnings(tracked.MLFLOWS),
     pytest.mark.xdist_group("mlflow-pages"),
 ]
@@ -36,9 +38,10 @@ PLOTTED = """Object.fromEntries([...document.querySelectorAll('.js-plotly-plot')
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Path:
     """A project's folder whose store has two methods, with paper's numbers, and a report."""
     folder = tmp_path_factory.mktemp("project")
+    shutil.copy(mlflow_template, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(folder))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -1,6 +1,7 @@
 import ast
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from heated.inference import embedder
 from heated.tracking import address, models
 
 pytestmark = [
+    pytest.mark.mlflow,
     pytest.mark.filterwarnings(  # MLflow's own, when it is imported and sets up its tables
         "ignore:.*Any type hint is inferred as AnyType:UserWarning",
         "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning",
@@ -34,8 +36,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def root(tmp_path_factory):
+def root(tmp_path_factory, mlflow_template):
     folder = tmp_path_factory.mktemp("project")
+    shutil.copy(mlflow_template, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(folder))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -124,7 +127,9 @@ def test_nothing_in_it_is_a_pickle(saved):
 @pytest.mark.parametrize("given", ["photographs"], indirect=True)
 def test_requirements_are_what_the_code_imports_in_the_installed_versions(saved):
     required = dict(line.split("==") for line in (saved / "requirements.txt").read_text().split())
-    files = imported(ROOT / "src/heated/serving.py") | {ROOT / "src/heated/serving.py"}
+    files = imported(ROOT / "src/heated/inference/embedder.py") | {
+        ROOT / "src/heated/inference/embedder.py"
+    }
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     names = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
@@ -135,6 +140,7 @@ def test_requirements_are_what_the_code_imports_in_the_installed_versions(saved)
     assert all(version(name).startswith(number) for name, number in required.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["photographs"], indirect=True)
 def test_another_process_elsewhere_loads_it_without_this_project(given, saved, tmp_path):
     code = (
@@ -160,6 +166,7 @@ def as_file(image):
     return file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["photographs"], indirect=True)
 def test_served_over_http_it_answers_the_same(given, saved, tmp_path):
     with socket.socket() as free:

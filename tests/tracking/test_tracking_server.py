@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +23,8 @@ from heated.tracking.publishing import patiently, publish
 from heated.tracking.store import told
 
 pytestmark = [
+    pytest.mark.mlflow,
+    pytest.mark.slow,
     pytest.mark.filterwarnings(tracked.MLFLOWS),
     pytest.mark.xdist_group("mlflow-server"),
 ]
@@ -81,8 +84,9 @@ train.run(train.main)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("server"))
+    shutil.copy(mlflow_template, server.folder / "server.db")
     try:
         server.start()
         yield server
