@@ -361,7 +361,7 @@ def test_the_history_watches_the_classes_that_are_not_trained(tmp_path):
     finish(run, tmp_path, 3)
     progress, _ = run.progress(3)
     model, history = progress.model, progress.history
-    assert run.watcher(progress)() == {
+    assert run.monitor(progress)() == {
         key: history[-1][key] for key in ("recall_at_1", "compactness", "spread")
     }
     held_out = torch.from_numpy(run.data.images[run.data.split.query])

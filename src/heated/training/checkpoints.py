@@ -36,21 +36,18 @@ CODE = (
     "runtime.distributed",
     "models.embedding",
     "data.batches",
-    "evaluation.geometry",
     "common.initializers",
     "losses.pml",
     "models.embedding_model",
-    "evaluation.ranking",
     "losses.embedding_norm",
     "training.optimizers",
     "models.pretrained",
     "training.recipe",
-    "evaluation.retrieval",
     "training.training_run",
     "data.samplers",
-    "evaluation.low_precision_screen",
     "training.loop",
     "training.init_stages",
+    "training.monitor",
 )
 MIB = 2**20
 

@@ -21,17 +21,15 @@ from heated.common.history import Row
 from heated.common.io import write_arrays
 from heated.data import packed_dataset
 from heated.data.batches import Mapped, feed
-from heated.evaluation.geometry import compactness, directions, spread
-from heated.evaluation.retrieval import retrieval
 from heated.losses.pml import LIBRARY
 from heated.models import embedding_model, pretrained
-from heated.models.embedding import embed
 from heated.models.embedding_model import Architecture, Model
 from heated.runtime.device import keep_memory, peak_memory
 from heated.runtime.distributed import agreed, first, place
 from heated.training.checkpoints import Checkpoints, Lock, code_digest, fingerprint, partings
 from heated.training.init_stages import WARM_UPS
 from heated.training.loop import Progress, train
+from heated.training.monitor import make_monitor
 from heated.training.recipe import BY_EPOCH, Recipe, by_epoch, throughout
 
 
@@ -241,7 +239,7 @@ class Run:
             labels,
             **{key: self.recipe[key] for key in ("batch_size", "sampler", "precision", *BY_EPOCH)},
             seed=seed,
-            watch=self.watcher(progress),
+            watch=self.monitor(progress),
             log=log,
             keep=keep,
         )
@@ -257,23 +255,12 @@ class Run:
                 labels=self.data.labels[self.data.split.query],
             )
 
-    def watcher(self, progress: Progress) -> Callable[[], dict[str, float]]:
-        """A function that says how the model does on the unseen classes' queries, and keeps their
-        angles where embeddings have two dimensions."""
+    def monitor(self, progress: Progress) -> Callable[[], dict[str, float]]:
+        """A function that says how the model does on the unseen classes' queries."""
         numbers = np.flatnonzero(self.data.split.query)
-        images = Mapped(self.data.images, numbers, self.device)
-        labels = torch.from_numpy(self.data.labels[numbers]).to(self.device)
-
-        def watch() -> dict[str, float]:
-            embeddings = embed(progress.model, images, quiet=True)
-            unit = directions(embeddings)
-            if unit.shape[1] == 2:
-                angles = torch.atan2(unit[:, 1], unit[:, 0])
-                progress.pictures[len(progress.history)] = angles.float().cpu()
-            return {
-                **retrieval(embeddings, labels, recall_at_k=[1], others=False).values,
-                "compactness": compactness(unit, labels),
-                "spread": spread(unit, labels),
-            }
-
-        return watch
+        classes = np.unique(self.data.labels[numbers], return_inverse=True)[1]
+        return make_monitor(
+            progress,
+            Mapped(self.data.images, numbers, self.device),
+            torch.from_numpy(classes).to(self.device),
+        )

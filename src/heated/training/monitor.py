@@ -1,0 +1,133 @@
+"""Measure a model on the unseen classes between epochs.
+
+Recall@1 follows the rules of the final evaluation. Similarities are cosines in float64, rounded to
+multiples of 2^-32. A sample is not compared with itself. Ties count against the query, and a query
+without another sample of its class is a miss. An embedding of length 0 has cosine 0 with all.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from heated.data.batches import Held, Mapped
+from heated.models.embedding import embed
+from heated.runtime.distributed import mine, summed
+from heated.training.init_stages import class_means
+from heated.training.loop import Progress
+
+GRID = 2.0**32  # cosines are compared as whole multiples of 1 / GRID
+ENTRIES = 2**23  # cosines per block, 64 MiB of float64; the result does not depend on it
+
+
+def make_monitor(
+    progress: Progress, images: Held | Mapped, labels: Tensor
+) -> Callable[[], dict[str, float]]:
+    """Return a function that measures the model of a training on images of unseen classes.
+
+    It stores the angles of two-dimensional embeddings in `progress.pictures`.
+
+    Args:
+        progress: The training.
+        images: N images, each of which is a query and part of the gallery.
+        labels: (N,) int64 in [0, C), on the model's device.
+    """
+
+    def monitor() -> dict[str, float]:
+        unit = l2_normalize(embed(progress.model, images, quiet=True))
+        if unit.shape[1] == 2:
+            angles = torch.atan2(unit[:, 1], unit[:, 0])
+            progress.pictures[len(progress.history)] = angles.float().cpu()
+        return measure(unit, labels)
+
+    return monitor
+
+
+def measure(unit: Tensor, labels: Tensor) -> dict[str, float]:
+    """Compute Recall@1 and the geometry of the classes.
+
+    Args:
+        unit: (N, D) float64 of length 1 or 0.
+        labels: (N,) int64 in [0, C), every class present.
+
+    Raises:
+        FloatingPointError: If an embedding is not finite.
+    """
+    if not unit.isfinite().all():
+        raise FloatingPointError(
+            "monitor: got embeddings that hold NaN or infinity, expected finite numbers. Try a "
+            "smaller lr, or a smaller alpha at the start."
+        )
+    means = class_means(unit, labels, int(labels.max()) + 1)
+    return {
+        "recall_at_1": recall_at_1(unit, labels),
+        "compactness": compactness(means),
+        "spread": spread(means),
+    }
+
+
+def l2_normalize(embeddings: Tensor) -> Tensor:
+    """Return (N, D) float64 of length 1; rows of length 0 stay 0."""
+    lengths = embeddings.double().norm(dim=1, keepdim=True)
+    return embeddings.double() / lengths.masked_fill_(lengths == 0, 1)
+
+
+def compactness(means: Tensor) -> float:
+    """Compute the mean over classes of 1 - |mean|, the circular variance; lower is more compact.
+
+    Args:
+        means: (C, D) the mean of each class's unit embeddings.
+    """
+    return (1 - means.norm(dim=1)).mean().clamp(0, 1).item()
+
+
+def spread(means: Tensor) -> float:
+    """Compute the mean over pairs of classes of (1 - cos) / 2; 0 for a single class.
+
+    Args:
+        means: (C, D) the mean of each class's unit embeddings.
+    """
+    directions, count = F.normalize(means, dim=1), len(means)
+    if count == 1:
+        return 0.0
+    off_diagonal = directions.sum(dim=0).square().sum() - directions.square().sum()
+    return ((1 - off_diagonal / (count * (count - 1))) / 2).clamp(0, 1).item()
+
+
+def recall_at_1(unit: Tensor, labels: Tensor) -> float:
+    """Compute the share of samples whose nearest other sample is of their class.
+
+    Other classes are compared in float32 first, and in float64 where the result is in doubt.
+    Processes share the work.
+
+    Args:
+        unit: (N, D) float64 of length 1 or 0.
+        labels: (N,) int64 in [0, C).
+    """
+    order = labels.argsort(stable=True)  # so that the samples of a class are neighbors
+    unit, classes, counts = unit[order], labels[order], labels.bincount()
+    starts, stops = (counts.cumsum(0) - counts)[classes], counts.cumsum(0)[classes]
+    low, numbers = unit.float(), torch.arange(len(unit), device=unit.device)
+    bound = GRID * (unit.shape[1] + 8) * 2.0**-24  # of the error of a float32 product
+    hits = torch.zeros_like(unit[:, 0])
+    for rows in mine(numbers.split(max(1, ENTRIES // len(unit)))):
+        first, last = int(starts[rows[0]]), int(stops[rows[-1]])
+        strip, columns = cosines(unit[rows], unit[first:last]), numbers[first:last]
+        same = (columns >= starts[rows, None]) & (columns < stops[rows, None])
+        positive = strip.masked_fill(~same | (columns == rows[:, None]), -torch.inf).amax(dim=1)
+        negative = strip.masked_fill(same, -torch.inf).amax(dim=1)
+        rest = low[rows] @ low.T
+        rest[:, first:last] = -torch.inf
+        nearest = rest.amax(dim=1).double() * GRID
+        doubt = (positive > negative) & ((positive - nearest).abs() <= bound)
+        exact = cosines(unit[rows[doubt]], unit)
+        exact[:, first:last] = -torch.inf
+        nearest[doubt] = exact.amax(dim=1)
+        hits[rows] = (positive > torch.maximum(negative, nearest)).double()
+    return summed(hits).mean().item()
+
+
+def cosines(one: Tensor, other: Tensor) -> Tensor:
+    """Return the products (A, B) of unit vectors, as multiples of 1 / GRID."""
+    return (one @ other.T).mul_(GRID).round_()
