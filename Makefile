@@ -21,6 +21,7 @@ experiments: $(VENV)/.ready ## DVC's experiments beside each other: what differs
 	@dvc exp show --md --only-changed --drop '^(State|Executor|data|report|runs|src|stages)'
 
 track: $(VENV)/.ready      ## write what MLflow shows again, from the files that DVC tracks
+	dvc repro --quiet --single-item resolve
 	dvc repro --single-item --force track
 
 test: $(VENV)/.ready-dev   ## the fast tests: at most 5 minutes on 2 cores

@@ -12,16 +12,19 @@ import sqlite3
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from filelock import FileLock
 from hypothesis import settings
 from reported import METHODS, write_runs
 from server import Site, served
 
+from heated.config import FILES
 from heated.datasets.download import partial
 from heated.reporting.results import Result, read_results
 
@@ -76,13 +79,13 @@ class Project:
         own = {"PATH": path, "PYTHONPATH": str(self.folder / "src")}
         return {**clean, **own, "GIT_CONFIG_GLOBAL": os.devnull, **more}
 
-    def start(self, *command: str) -> subprocess.Popen[bytes]:
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[bytes]:
         """A server in a process group of its own."""
         quiet = subprocess.DEVNULL
         return subprocess.Popen(
             command,
             cwd=self.folder,
-            env=self.environment(),
+            env=self.environment(**environment),
             stdout=quiet,
             stderr=quiet,
             start_new_session=True,
@@ -100,37 +103,49 @@ class Project:
             sys.executable, "-m", f"stages.{name}", *arguments, status=status, **environment
         )
 
-    def edit(self, *replacements: tuple[str, str]) -> None:
-        """Replace text in params.yaml, once each; each must be there."""
-        text = self.params()
-        for old, new in replacements:
-            assert old in text, old
-            text = text.replace(old, new, 1)
-        (self.folder / "params.yaml").write_text(text, encoding="utf-8")
+    def edit(self, changes: Mapping[str, Any]) -> None:
+        """Put values at the paths of keys, such as `run.seeds`, in the file that has them."""
+        for path, value in changes.items():
+            file = self.folder / file_of(path)
+            raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+            *outer, last = path.split(".")
+            section = raw
+            for key in outer:
+                section = section.setdefault(key, {})
+            section[last] = value
+            file.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
 
     @contextmanager
-    def edited(self, *replacements: tuple[str, str]) -> Iterator[None]:
+    def edited(self, changes: Mapping[str, Any]) -> Iterator[None]:
         """`edit`, taken back in the end."""
-        text = self.params()
+        kept = {name: (self.folder / name).read_bytes() for name in FILES}
         try:
-            yield self.edit(*replacements)
+            yield self.edit(changes)
         finally:
-            (self.folder / "params.yaml").write_text(text, encoding="utf-8")
-
-    def params(self) -> str:
-        """The text of params.yaml."""
-        return (self.folder / "params.yaml").read_text(encoding="utf-8")
+            for name, text in kept.items():
+                (self.folder / name).write_bytes(text)
 
 
-SHORT = (  # a recipe of digits that is built in a minute
-    ("methods: [sm, ls, ln, ln-drop, ln-heat, hln, bn, bn-drop, bn-heat, hbn]", "methods: [hbn]"),
-    ("seeds: [0, 1, 2]", "seeds: [0]"),
-    ("methods: [ln-quarter, ln-4, ln-64, ln, hln]", "methods: [ln]"),
-    ("epochs: 8", "epochs: 2"),
-    ("epochs: 40", "epochs: 2"),
-    ("width: 32", "width: 8"),
-    ("restarts: 10", "restarts: 1"),
-)
+def file_of(path: str) -> str:
+    """The YAML file of a key: of a method, the one that has the method."""
+    section, _, rest = path.partition(".")
+    files = [name for name, sections in FILES.items() if section in sections]
+    if section == "methods":
+        method = rest.partition(".")[0]
+        texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in files}
+        files = [name for name in files if f"\n  {method}:" in texts[name]] or ["studies.yaml"]
+    return files[0]
+
+
+SHORT = {  # a recipe of digits that is built in a minute
+    "run.methods": ["hbn"],
+    "run.seeds": [0],
+    "studies.planes.methods": ["ln"],
+    "datasets.digits.training.epochs": 2,
+    "datasets.digits.training.backbone.width": 8,
+    "datasets.digits.evaluation.kmeans.restarts": 1,
+    "datasets.digits-upright.training.epochs": 2,
+}
 
 
 @pytest.fixture(scope="session")
@@ -144,7 +159,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
         pytest.skip("needs the .venv that make sets up, up to date: run the tests by `make test`")
     project = Project(tmp_path_factory.mktemp("project"))
     (project.folder / ".venv").symlink_to(venv)
-    project.edit(*SHORT)
+    project.edit(SHORT)
     project.run("make", "repro")
     return project
 

@@ -1,6 +1,5 @@
 """Small models with packed data sets and embeddings, as the stages write them."""
 
-import os
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -9,17 +8,17 @@ from typing import Any
 import layouts
 import numpy as np
 import torch
-from conftest import ROOT
 from sklearn.datasets import load_digits
 
-from heated.common.io import read_arrays
 from heated.common.samples import Content, Samples
+from heated.data.batches import Mapped
+from heated.data.packed_dataset import unpack
 from heated.datasets.splits import split
 from heated.evaluation.geometry import directions
 from heated.models import embedding_model
+from heated.models.embedding import embed
 from heated.models.embedding_model import Architecture, Model
 from heated.preprocessing.packing import pack
-from stages import embed
 
 KINDS: dict[str, dict[str, Any]] = {
     "digits": {
@@ -122,13 +121,11 @@ def case(kind: str, folder: Path, given: Samples | None = None) -> Case:
     )
     settle(model, torch.from_numpy(np.load(packed / "images.npy")[:: len(given.labels) // 500 + 1]))
     embedding_model.save(weights, model)
-    here = Path.cwd()
-    try:
-        os.chdir(ROOT)  # the stage reads params.yaml
-        embed.main(packed, weights.parent, folder / "embeddings")
-    finally:
-        os.chdir(here)
-    found = read_arrays(folder / "embeddings" / "seed-0.npz")
+    device, data = torch.device("cpu"), unpack(packed)
+    tested = np.flatnonzero(data.split.query | data.split.gallery)
+    loaded = embedding_model.load(weights, device)
+    values = embed(loaded, Mapped(data.images, tested, device)).numpy()
+    found = {"embeddings": values, "labels": data.labels[tested]}
     numbers, contents = np.flatnonzero(parted.query | parted.gallery), dict(given.contents(0))
     return Case(
         weights,

@@ -89,9 +89,9 @@ def test_jobs_that_are_no_number_stop_with_what_is_expected(arguments):
 
 @pytest.mark.slow
 def test_a_failing_stage_fails_the_whole_and_names_itself(project: Project):
-    project.edit(("methods: [sm, ls,", "methods: [sm, lsx,"))
+    project.edit({"run.methods": ["sm", "lsx"]})
     told = project.run("python", "-m", "stages", "2", status=255)
-    assert "run.methods.1: came 'lsx'" in told
+    assert "run.methods.1: got 'lsx'" in told
 
 
 @pytest.fixture(scope="module")

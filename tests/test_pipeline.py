@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from conftest import Project
 
-from heated import config
 from heated.common.history import read_history
 from heated.training.recipe import recipe
 
@@ -35,8 +34,8 @@ def test_outputs_are_linked_to_the_cache(built: Project) -> None:
 
 
 def test_history_follows_the_schedules(built: Project) -> None:
-    params = config.load(built.folder / "params.yaml")
-    expected = recipe(params.settings("digits", "hbn"))
+    resolved = built.folder / "data/resolved/runs/digits/hbn.json"
+    expected = recipe(json.loads(resolved.read_text(encoding="utf-8"))["settings"])
     rows = read_history(built.folder / RUN / "history.csv")[0]
     assert [row["alpha"] for row in rows] == expected["alphas"]
     assert [row["lr"] for row in rows] == expected["lrs"]
@@ -76,68 +75,116 @@ def test_dvc_draws_the_curves(built: Project) -> None:
     assert '"method": "hbn"' in told
 
 
-@pytest.mark.parametrize(
-    ("method", "outdated"), [("bn-heat", ["check"]), ("hbn", ["check", "train@digits-hbn"])]
-)
-def test_a_changed_method_puts_only_its_own_training_out_of_date(
-    built: Project, method: str, outdated: list[str]
-) -> None:
-    section = built.params().partition(f"\n  {method}:")[2]
-    changed = section.replace("start: 16, end: 4", "start: 16, end: 8", 1)
-    with built.edited((section, changed)):
-        assert list(json.loads(built.run("dvc", "status", "--json"))) == outdated
+def outdated(built: Project) -> list[str]:
+    """The stages that are out of date, once the settings are resolved."""
+    built.run("dvc", "repro", "--quiet", "resolve")
+    return list(json.loads(built.run("dvc", "status", "--json")))
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("path", "value", "stages"),
     [
-        ("says: Batch norm beats plain softmax", "says: Batch norm wins"),
-        ("more: [bn], less: [sm], margin: 0", "more: [hbn], less: [sm], margin: 0.01"),
-        ("gallery: 3 ", "gallery: 0 "),
+        ("methods.bn-heat.alpha.end", 8, []),  # which this project does not train
+        ("methods.hbn.alpha.end", 8, ["train@digits-hbn"]),
+        ("run.seeds", [0, 1], ["train@digits-hbn", "report"]),
+        ("claims.bn-over-sm.says", "Batch norm wins", ["report"]),
+        ("report.gallery", 0, ["report"]),
+        ("tracking.every", 5, []),
+        ("tracking.models", "logged", ["track"]),
+        ("checkpoints.budget", 1, []),
+        ("download.mirror", "../mirror", []),
+        ("datasets.digits.training.lr", 0.1, ["train@digits-hbn", "report", "track"]),
+        ("datasets.digits.packing.size", 16, ["split@digits", "report", "track"]),
+        ("datasets.digits.evaluation.recall_at", [1], ["evaluate@digits-hbn", "report", "track"]),
+        ("studies.gradients.samples", 50, ["gradients@digits-hbn"]),
     ],
 )
-def test_a_changed_claim_or_gallery_puts_the_report_out_of_date_alone(
-    built: Project, old: str, new: str
+def test_an_edit_re_runs_what_reads_it_alone(
+    built: Project, path: str, value: object, stages: list[str]
 ) -> None:
-    with built.edited((old, new)):
-        assert list(json.loads(built.run("dvc", "status", "--json"))) == ["check", "report"]
+    with built.edited({path: value}):
+        found = outdated(built)
+    assert outdated(built) == []
+    assert sorted(found) == sorted(stages)
 
 
-def test_a_changed_claim_is_judged_anew_without_training(built: Project) -> None:
+def test_a_changed_claim_is_judged_again_without_training(built: Project) -> None:
     def told() -> dict[str, str]:
         claims = json.loads((built.folder / "report/claims.json").read_text(encoding="utf-8"))
         return {one["claim"]: one["says"] for one in claims if one["dataset"] == "digits"}
 
-    with built.edited(("says: Batch norm beats plain softmax", "says: Batch norm wins")):
+    with built.edited({"claims.bn-over-sm.says": "Batch norm wins"}):
         ran = re.findall(r"Running stage '([^']*)'", built.run("dvc", "repro"))
-        assert ran == ["check", "report", "track"]
+        assert ran == ["resolve", "report", "track"]
         assert told()["bn-over-sm"] == "Batch norm wins"
     built.run("dvc", "repro")  # as other tests expect it
     assert told()["bn-over-sm"] == "Batch norm beats plain softmax"
 
 
 def test_every_claim_is_judged_on_every_data_set(built: Project) -> None:
-    params = config.load(built.folder / "params.yaml")
+    resolved = built.folder / "data/resolved/report.json"
+    names = json.loads(resolved.read_text(encoding="utf-8"))["claims"]
     claims = json.loads((built.folder / "report/claims.json").read_text(encoding="utf-8"))
     assert [(one["dataset"], one["claim"]) for one in claims] == [
-        (dataset, claim) for dataset in ("digits", "digits-upright") for claim in params.claims
+        (dataset, claim) for dataset in ("digits", "digits-upright") for claim in names
     ]
 
 
 def test_a_seed_more_leaves_the_finished_seed_alone(built: Project) -> None:
     before = (built.folder / RUN / "models/seed-0.safetensors").read_bytes()
-    with built.edited(("seeds: [0]", "seeds: [0, 1]")):
+    with built.edited({"run.seeds": [0, 1]}):
+        built.run("dvc", "repro", "--quiet", "resolve")
         built.run("dvc", "repro", "--single-item", "train@digits-hbn")
         record = json.loads((built.folder / RUN / "provenance.json").read_text(encoding="utf-8"))
     trained = {seed: told["epochs_trained"] for seed, told in record["seeds"].items()}
     assert trained == {"0": 0, "1": 2}
     assert (built.folder / RUN / "models/seed-0.safetensors").read_bytes() == before
-    built.run("dvc", "repro", "--single-item", "train@digits-hbn")  # as other tests expect it
+    built.run("dvc", "repro", "--quiet", "train@digits-hbn")  # as other tests expect it
 
 
 def test_an_unknown_name_stops_the_pipeline_before_anything_runs(built: Project) -> None:
-    with built.edited(("methods: [", "methods: [hbm, ")):
+    with built.edited({"run.methods": ["hbm"]}):
         told = built.run("dvc", "repro", status=255)
-    assert "run.methods.0: came 'hbm'" in told
-    assert "did you mean 'hbn'?" in told
+    assert "params.yaml: run.methods.0: got 'hbm'" in told
+    assert "Did you mean 'hbn'?" in told
     assert "Running stage 'train" not in told
+
+
+# What an edit in a folder of the package re-runs, besides what depends on a changed output.
+TRAINED = {"train", "train-planes", "embed", "embed-planes", "gradients", "track"}
+RERUN = {
+    "tracking": {"track"},
+    "search": set(),
+    "inference": {"track"},
+    "reporting": {"report", "track"},
+    "analysis": {"gradients", "report"},
+    "evaluation": {"evaluate", "evaluate-planes", "gradients", "report"},
+    "config": {"resolve"},
+    "losses": {"resolve", *TRAINED},
+    "models": TRAINED,
+    "data": {*TRAINED, "report"},
+    "runtime": {*TRAINED, "evaluate", "evaluate-planes", "report"},
+    "training": {"train", "train-planes"},
+    "datasets": {"download", "download-planes", "split", "split-planes"},
+    "preprocessing": {"split", "split-planes", "track"},
+}
+
+
+def test_an_edit_of_code_re_runs_the_stages_whose_folders_it_is_in(built: Project) -> None:
+    package = built.folder / "src/heated"
+    folders = {path.name for path in package.iterdir() if path.is_dir()} - {"__pycache__"}
+    assert folders == {*RERUN, "common"}
+    for folder, stages in RERUN.items():
+        added = package / folder / "added.py"
+        added.write_text("ADDED = True\n", encoding="utf-8")
+        status = json.loads(built.run("dvc", "status", "--json"))
+        added.unlink()
+        assert {name.partition("@")[0] for name in status} == stages, folder
+    assert json.loads(built.run("dvc", "status", "--json")) == {}
+
+
+def test_compiled_code_re_runs_nothing(built: Project) -> None:
+    compiled = built.folder / "src/heated/losses/__pycache__/added.pyc"
+    compiled.parent.mkdir(exist_ok=True)
+    compiled.write_bytes(b"x")
+    assert json.loads(built.run("dvc", "status", "--json")) == {}

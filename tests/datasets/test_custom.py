@@ -5,6 +5,7 @@ import re
 
 import layouts
 import torch
+import yaml
 from conftest import ROOT, Project
 from safetensors.torch import save_file
 
@@ -34,18 +35,19 @@ def test_a_folder_goes_from_params_yaml_to_the_report(project: Project) -> None:
     (folder / "cat" / "notes.txt").write_text("no image")
     torch.manual_seed(0)
     save_file(resnet50().state_dict(), project.folder / "weights.safetensors")
+    entry = yaml.safe_load(f"datasets:\n{shown()}")["datasets"]["my-images"]
     project.edit(
-        ("\n# alpha = 1 / temperature.", shown() + "\n# alpha = 1 / temperature."),
-        ("datasets: [digits]", "datasets: [my-images]"),
-        ("datasets: [digits-upright]", "datasets: []"),
-        (
-            "methods: [sm, ls, ln, ln-drop, ln-heat, hln, bn, bn-drop, bn-heat, hbn]",
-            "methods: [hbn]",
-        ),
-        ("seeds: [0, 1, 2]", "seeds: [3]"),
-        ("epochs: 10}", "epochs: 2, weights: weights.safetensors}"),
+        {
+            "datasets.my-images": entry,
+            "datasets.my-images.training.epochs": 2,
+            "datasets.my-images.training.weights": "weights.safetensors",
+            "run.datasets": ["my-images"],
+            "run.methods": ["hbn"],
+            "run.seeds": [3],
+            "studies.planes.datasets": [],
+        }
     )
-    project.run("git", "add", "params.yaml")
+    project.run("git", "add", "--all")
     project.run("dvc", "repro", HEATED_TRACKING="off")
     metrics = json.loads((project.folder / "runs/my-images/hbn/metrics.json").read_text())
     assert set(metrics["recall_at_1"]["seeds"]) == {"3"}

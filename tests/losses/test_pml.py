@@ -25,7 +25,7 @@ from heated.models.embedding_model import Architecture, Model
 from heated.training.loop import Progress, epoch_seed, raw_embeddings, train
 from heated.training.recipe import recipe
 
-PARAMS = config.load(ROOT / "params.yaml")
+PARAMS = config.load(ROOT)
 OURS = {name: m for name, m in PARAMS.methods.items() if hasattr(m, "loss")}
 RIVALS = PARAMS.studies.competitors.methods
 # The library indexes by a list of lists, and gives tensors to scipy: both still do what is meant.

@@ -39,7 +39,7 @@ from heated.reporting.results import read_results
 from heated.training.recipe import recipe
 
 pytestmark = pytest.mark.xdist_group("figures")  # one process makes what they share
-PARAMS = config.load(ROOT / "params.yaml")
+PARAMS = config.load(ROOT)
 ZERO_SHOT = {name: grid.methods for name, grid in PARAMS.grids().items() if name != "planes"}
 UPRIGHT = {"planes": PARAMS.studies.planes.methods}
 LABELS = np.arange(10).repeat(20)

@@ -11,7 +11,7 @@ from heated import config
 from heated.common.samples import SEEN, UNSEEN
 from heated.reporting.paper import PARTS, departures, published
 
-PARAMS = config.load(ROOT / "params.yaml")
+PARAMS = config.load(ROOT)
 
 
 def made(dataset: str, method: str) -> tuple[dict[str, Any], dict[str, Any]]:

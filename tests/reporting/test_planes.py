@@ -20,7 +20,7 @@ from heated.preprocessing import packing
 from heated.training.recipe import recipe
 from heated.training.training_run import Run
 
-PARAMS = config.load(ROOT / "params.yaml")
+PARAMS = config.load(ROOT)
 CPU = torch.device("cpu")
 
 

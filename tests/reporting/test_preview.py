@@ -6,11 +6,22 @@ from conftest import ROOT, Project
 from matplotlib.text import Text
 
 from heated import config
+from heated.common.io import write_json
+from heated.config.resolved import resolved_files
 from heated.reporting.figures.figure import STYLE
-from heated.reporting.preview import described, drawn, planned, preview, scheduled, shared
+from heated.reporting.preview import described, drawn, main, planned, preview, scheduled, shared
 from heated.training.recipe import recipe
 
-PARAMS = config.load(ROOT / "params.yaml")
+PARAMS = config.load(ROOT)
+GRIDS = {name: grid.model_dump() for name, grid in PARAMS.grids().items()}
+
+
+@pytest.fixture(autouse=True)
+def settings(tmp_path, monkeypatch):
+    """The resolved settings, in the current folder."""
+    for name, value in resolved_files(PARAMS).items():
+        write_json(tmp_path / "data/resolved" / name, value)
+    monkeypatch.chdir(tmp_path)
 
 
 def test_what_is_shown_is_what_would_be_trained(subtests):
@@ -28,7 +39,7 @@ def test_what_is_shown_is_what_would_be_trained(subtests):
 
 
 def test_every_method_of_every_grid_is_planned_once():
-    found = planned(PARAMS)
+    found = planned(GRIDS)
     for name, grid in PARAMS.grids().items():
         for dataset in grid.datasets:
             rows = found[dataset][name]
@@ -59,34 +70,31 @@ def test_a_method_without_a_schedule_of_alpha_is_drawn_with_its_learning_rate():
 
 
 def test_the_page_is_the_same_when_made_twice_and_loads_nothing():
-    html = preview(PARAMS)
-    assert preview(PARAMS) == html
+    html = preview(GRIDS)
+    assert preview(GRIDS) == html
     assert not re.search(r'(src|href)="(?!#|data:)', html.replace("xlink:href", "href"))
 
 
 def test_the_page_has_a_section_a_data_set_and_study_with_its_values_in_words():
-    html = preview(PARAMS)
-    for dataset, studies in planned(PARAMS).items():
+    html = preview(GRIDS)
+    for dataset, studies in planned(GRIDS).items():
         for study, rows in studies.items():
             assert f"<h2>{dataset}: {study}</h2>" in html
             assert described(rows) in html
 
 
-def test_make_preview_needs_no_training_and_tells_where_the_page_is(project: Project):
-    told = project.run("python", "-m", "heated.reporting.preview")
-    path = project.folder / "preview.html"
-    assert told.strip() == path.resolve().as_uri()
-    assert path.read_text(encoding="utf-8") == preview(PARAMS)
-    assert "report/" not in project.run("git", "status", "--porcelain")
-
-
-def test_a_mistake_in_params_is_told_without_a_traceback(project: Project):
-    project.edit(("normalise: {name: none}", "normalise: {name: nine}"))
-    told = project.run("python", "-m", "heated.reporting.preview", status=1)
-    assert "came 'nine'" in told
-    assert "Traceback" not in told
-
-
-def test_the_preview_does_not_wait_for_torch(project: Project):
+def test_make_preview_needs_no_training_and_prints_where_the_page_is(project: Project):
+    project.stage("resolve")
     told = project.run("python", "-X", "importtime", "-m", "heated.reporting.preview")
+    path = project.folder / "preview.html"
+    assert path.resolve().as_uri() in told.splitlines()
+    assert path.read_text(encoding="utf-8") == preview(GRIDS)
+    assert "report/" not in project.run("git", "status", "--porcelain")
     assert not re.search(r"\| +torch$", told, re.MULTILINE)
+
+
+def test_without_the_settings_the_stage_that_writes_them_is_named(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match="the stage 'resolve' makes it"):
+        main()

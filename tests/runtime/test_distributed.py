@@ -11,7 +11,10 @@ import torch
 from conftest import SHORT
 from safetensors.numpy import load_file
 
+from heated import config
 from heated.common.history import read_history
+from heated.common.io import write_arrays, write_json
+from heated.config.resolved import resolved_files
 from heated.runtime import distributed
 
 ROOT = Path(__file__).parents[2]
@@ -107,76 +110,80 @@ def test_two_processes_find_what_one_finds(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_stage_writes_the_very_same_metrics_from_two_processes(tmp_path):
-    generator = np.random.default_rng(0)
-    (tmp_path / "embeddings").mkdir()
-    labels = np.arange(200) % 20
+def test_the_stage_writes_the_very_same_metrics_from_two_processes(tmp_path, monkeypatch):
+    run = tmp_path / "runs/digits/hbn"
+    generator, labels = np.random.default_rng(0), np.arange(200) % 20
     for seed in (0, 1):
         noise = generator.normal(size=(200, 16)).astype(np.float32)
-        np.savez(
-            tmp_path / "embeddings" / f"seed-{seed}.npz",
-            embeddings=np.eye(20, 16, dtype=np.float32)[labels] * 2 + noise,
-            labels=labels,
-            query=np.ones(200, dtype=bool),
-            gallery=np.ones(200, dtype=bool),
-        )
+        arrays = {"embeddings": np.eye(20, 16, dtype=np.float32)[labels] * 2 + noise}
+        masks = dict.fromkeys(("query", "gallery"), np.ones(200, dtype=bool))
+        write_arrays(run / "embeddings" / f"seed-{seed}.npz", **arrays, labels=labels, **masks)
+    for name, value in resolved_files(config.load(ROOT)).items():
+        write_json(tmp_path / "data/resolved" / name, value)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "src")]))
     written = []
     for processes in (1, 2):
-        path = tmp_path / f"metrics-{processes}.json"
-        launched(processes, "-m", "stages.evaluate", "digits", tmp_path / "embeddings", path)
-        written.append(path.read_text(encoding="utf-8"))
+        launched(processes, "-m", "stages.evaluate", "digits", "hbn")
+        written.append((run / "metrics.json").read_text(encoding="utf-8"))
     assert written[0] == written[1]
     assert json.loads(written[0])["recall_at_1"]["n"] == 2
 
 
-PARAMS = (
-    *SHORT,
-    ("epochs: 2", "epochs: 3"),
-    ("batch_size: 128", "batch_size: 97"),  # parts of different sizes, also of the last batch
-)
-OUTPUTS = ("models", "history.csv", "provenance.json")
+PARAMS = {
+    **SHORT,
+    "datasets.digits.training.epochs": 3,
+    "datasets.digits.training.batch_size": 97,  # parts of different sizes, also of the last batch
+}
+RUN = "runs/digits/hbn"
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+TRAIN = ("-m", "stages.train", "digits", "hbn")
 
 
+def split_project(project):
+    """A project with packed digits and resolved settings."""
+    project.edit(PARAMS)
+    for stage in (("resolve",), ("download", "digits"), ("split", "digits")):
+        project.stage(*stage)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_train_what_one_trains(project, processes):
-    project.edit(*PARAMS)
-    project.stage("download", "digits", "raw")
-    project.stage("split", "digits", "raw", "packed")
-    trained = {}
+    split_project(project)
+    trained, histories = {}, []
     for count in (1, processes):
-        shutil.rmtree(project.folder / "checkpoints", ignore_errors=True)
-        outputs = [f"{count}/{name}" for name in OUTPUTS]
-        start = ["-m", "torch.distributed.run", f"--nproc-per-node={count}"]
-        command = ["-m", "stages.train", "digits", "hbn", "packed", *outputs]
-        project.run(sys.executable, *(start if count > 1 else []), *command, HEATED_TRACKING="off")
-        trained[count] = load_file(project.folder / str(count) / "models" / "seed-0.safetensors")
+        for left in ("checkpoints", RUN):
+            shutil.rmtree(project.folder / left, ignore_errors=True)
+        start = (*TORCHRUN, f"--nproc-per-node={count}") if count > 1 else (sys.executable,)
+        project.run(*start, *TRAIN, HEATED_TRACKING="off")
+        trained[count] = load_file(project.folder / RUN / "models" / "seed-0.safetensors")
+        histories.append(read_history(project.folder / RUN / "history.csv")[0])
     one, many = trained.values()
     for name, values in one.items():
         np.testing.assert_allclose(many[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
-    histories = [read_history(project.folder / str(count) / "history.csv")[0] for count in trained]
     for row, other in zip(*histories, strict=True):
         assert row == pytest.approx(other, abs=1e-4)
-    left = sorted(path.name for path in (project.folder / str(processes)).iterdir())
-    assert left == sorted(OUTPUTS)
+    assert sorted(path.name for path in (project.folder / RUN).iterdir()) == sorted(
+        ["models", "history.csv", "provenance.json"]
+    )
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_with_another_number_of_processes(project):
-    project.edit(*PARAMS)
-    project.stage("download", "digits", "raw")
-    project.stage("split", "digits", "raw", "packed")
-    project.stage("train", "digits", "hbn", "packed", *OUTPUTS, HEATED_TRACKING="off")
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2")
+    split_project(project)
+    project.stage("train", "digits", "hbn", HEATED_TRACKING="off")
     for path in (project.folder / "checkpoints").glob("*/after-[23]-*"):
         path.unlink()
-    command = ("-m", "stages.train", "digits", "hbn", "packed", *OUTPUTS)
-    project.run(*torchrun, *command, HEATED_TRACKING="off")
-    record = json.loads((project.folder / OUTPUTS[2]).read_text(encoding="utf-8"))
+    project.run(*TORCHRUN, "--nproc-per-node=2", *TRAIN, HEATED_TRACKING="off")
+    record = json.loads((project.folder / RUN / "provenance.json").read_text(encoding="utf-8"))
     assert record["seeds"]["0"]["epochs_trained"] == 2
 
 
+@pytest.mark.slow
 def test_dvc_shares_a_training_that_params_yaml_says_to_share(project):
-    launch = "launch: torchrun --nproc-per-node=2 -m #"
-    project.edit(*SHORT, ("launch: python -m ", launch), ("enabled: true", "enabled: false"))
+    launch = "torchrun --nproc-per-node=2 -m"
+    project.edit({**SHORT, "run.launch": launch, "tracking.enabled": False})
     told = project.run("dvc", "repro", "train@digits-hbn")
     assert "> torchrun --nproc-per-node=2 -m stages.train digits hbn" in told
     assert (project.folder / "runs/digits/hbn/models/seed-0.safetensors").exists()

@@ -9,12 +9,12 @@ import layouts
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from embedders import case
 from PIL import Image
 from reported import Page
 
 from heated.common.errors import InputError
+from heated.common.io import write_json
 from heated.datasets import SOURCES
 from heated.evaluation.retrieval import retrieval
 from heated.models import embedding_model
@@ -47,8 +47,9 @@ def as_file(image):
 
 def project(kind, root, given=None):
     """A run of the pipeline, and the images that it tests as files."""
-    shutil.copy(ROOT / "params.yaml", root)
     found = case(kind, root / "runs" / DATASETS[kind] / "hbn", given)
+    settings = root / "data/resolved/packing" / f"{DATASETS[kind]}.json"
+    write_json(settings, {"packing": found.packing})
     pairs = zip(found.contents, found.labels, strict=True)
     files = {f"{label}/{i:04}.png": as_file(image) for i, (image, label) in enumerate(pairs)}
     layouts.spread(root / "images", files)
@@ -309,7 +310,7 @@ def test_an_index_of_another_model_is_refused(given, root, built, tmp_path, monk
     with torch.no_grad():
         next(model.parameters()).add_(1e-3)
     embedding_model.save(changed, model)
-    shutil.copy(root / "params.yaml", tmp_path)
+    shutil.copytree(root / "data", tmp_path / "data")
     asked = listed([root / "images"])[0].path
     told = run(monkeypatch, "query", asked, "--index", root / "index", "--model", changed)
     assert "is another model than the one that" in told
@@ -355,7 +356,7 @@ def test_a_damaged_index_is_told(root, built, tmp_path, name):
     [
         ("absent", "absent is no model; allowed: an address of MLflow's"),
         ("loose/models/seed-0.safetensors", "does not lie in runs/<dataset>/<method>/models"),
-        ("runs/other/hbn/models/s.safetensors", "is of the data set other, which params.yaml"),
+        ("runs/other/hbn/models/s.safetensors", "got the data set 'other', which"),
     ],
 )
 def test_what_is_no_model_is_told(given, root, name, told):

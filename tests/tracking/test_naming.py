@@ -6,7 +6,7 @@ from heated.evaluation.summary import summaries
 from heated.tracking import shown
 from heated.tracking.naming import flat, mean_points, row_names, summary_names, tags
 
-PARAMS = config.load(ROOT / "params.yaml")
+PARAMS = config.load(ROOT)
 
 
 def test_nested_parameters_get_dotted_names():

@@ -138,9 +138,10 @@ def test_the_champion_is_loaded_by_its_name_and_embeds(client, given, trained):
     ("validation", "metric"), [("null", None), ("{folds: 5, fold: 0}", "recall_at_1")]
 )
 def test_params_choose_by_validation_classes_alone(tmp_path, validation, metric):
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    changed = text.replace("validation: null", f"validation: {validation}", 1)
-    (tmp_path / "params.yaml").write_text(changed, encoding="utf-8")
-    chosen = config.load(tmp_path / "params.yaml").chosen_by("digits")
+    for name in config.FILES:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        changed = text.replace("validation: null", f"validation: {validation}", 1)
+        (tmp_path / name).write_text(changed, encoding="utf-8")
+    chosen = config.load(tmp_path).chosen_by("digits")
     assert chosen["metric"] == metric
     assert chosen["packing"]["size"] == 8

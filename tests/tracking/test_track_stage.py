@@ -37,7 +37,7 @@ def followed(built: Project) -> Project:
     """The project with a store that followed the training, epoch by epoch."""
     forget(built)
     shutil.rmtree(built.folder / "checkpoints")
-    with built.edited(("every: 30 ", "every: 0.001 ")):
+    with built.edited({"tracking.every": 0.001}):
         built.run("dvc", "repro", "--force", "--single-item", "train@digits-hbn")
     built.run("dvc", "repro")
     return built

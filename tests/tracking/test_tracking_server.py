@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 import tracked
-from conftest import Project
+from conftest import SHORT, Project
 from mlflow_server import Server
 
 from heated.common.errors import InputError
@@ -32,14 +32,13 @@ T = TypeVar("T")
 OUTAGE = 20  # seconds
 EPOCHS = 60
 FAILED = "tracking failed, the stage track will make up for it"
-TRAINING = (
-    ("epochs: 8", f"epochs: {EPOCHS}"),
-    ("width: 32", "width: 4"),
-    ("watch_every: 2", "watch_every: 50"),
-    ("every: 30 ", "every: 1 "),
-    ("seeds: [0, 1, 2]", "seeds: [0]"),
-    ("methods: [sm, ls, ln, ln-drop, ln-heat, hln, bn, bn-drop, bn-heat, hbn]", "methods: [hbn]"),
-)
+TRAINING = {
+    **SHORT,
+    "datasets.digits.training.epochs": EPOCHS,
+    "datasets.digits.training.backbone.width": 4,
+    "datasets.digits.training.watch_every": 50,
+    "tracking.every": 1,
+}
 
 PUBLISHES = """
 import json, sys
@@ -161,9 +160,9 @@ def named(client: Any, experiment: str) -> str:
 def test_a_server_that_is_away_for_20_s_of_a_training_costs_no_point(
     client: Any, server: Server, project: Project
 ) -> None:
-    project.edit(*TRAINING)
-    project.stage("download", "digits", "data/raw/digits")
-    project.stage("split", "digits", "data/raw/digits", "data/packed/digits")
+    project.edit(TRAINING)
+    for stage in (("resolve",), ("download", "digits"), ("split", "digits")):
+        project.stage(*stage)
     with slowly_trained(project, server) as process:
         before = awaited(process, lambda: points(client, project, "schedule/alpha"))
         server.kill()

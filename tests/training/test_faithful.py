@@ -15,7 +15,7 @@ from heated.models.embedding_model import Architecture, Model
 from heated.training.loop import Progress
 from heated.training.recipe import recipe
 
-PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
+PARAMS = config.load(Path(__file__).parents[2])
 PHOTOGRAPHS = ("cub200", "cars196", "sop", "in-shop")
 CLASSES = {"cub200": 100, "cars196": 98, "sop": 11318, "in-shop": 3997, "mnist": 10}
 LR = {"cub200": 0.004, "cars196": 0.004, "sop": 0.01, "in-shop": 0.01, "mnist": 0.001}

@@ -3,14 +3,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import Project
+from conftest import SHORT, Project
 from test_training_run import CPU, SETTINGS
 
 from heated.common.errors import InputError
 from heated.common.samples import Split
 from heated.data.packed_dataset import Packed
 from heated.training import grid_search
-from heated.training.recipe import recipe
+from heated.training.recipe import recipe, tuned_settings
 from heated.training.training_run import Run
 
 POINTS = [{"lr": 0.01}, {"lr": 0.05}]
@@ -89,43 +89,34 @@ def test_a_loss_that_is_not_finite_is_told_and_not_chosen(tmp_path):
         tried(tmp_path, packed(), [{"lr": 1e30}])
 
 
-def test_what_was_chosen_is_read_where_something_was_tuned(tmp_path):
-    assert grid_search.chosen() == {}
-    (tmp_path / "tuned.json").write_text('{"chosen": {"lr": 0.05}}', encoding="utf-8")
-    assert grid_search.chosen(tmp_path / "tuned.json") == {"lr": 0.05}
+def test_the_settings_that_were_chosen_are_read(tmp_path):
+    (tmp_path / "tuned.json").write_text('{"settings": {"lr": 0.05}}', encoding="utf-8")
+    assert tuned_settings(tmp_path) == {"lr": 0.05}
     with pytest.raises(FileNotFoundError, match="the stage 'tune' makes it"):
-        grid_search.chosen(tmp_path / "none.json")
+        tuned_settings(tmp_path / "none")
 
 
-GRID = "    seeds: [0, 1, 2, 3, 4]\n    validation: {folds: 5"
-STUDY = (  # two competitors on digits, each tried twice for an epoch
-    ("methods: [sm, ls, ln, ln-drop, ln-heat, hln, bn, bn-drop, bn-heat, hbn]", "methods: [hbn]"),
-    ("seeds: [0, 1, 2]", "seeds: [0]"),
-    ("datasets: [digits-upright]", "datasets: []"),
-    ("epochs: 8", "epochs: 2"),
-    ("width: 32", "width: 8"),
-    ("restarts: 10", "restarts: 1"),
-    (GRID, GRID.replace("[0, 1, 2, 3, 4]", "[0, 1]")),
-)
+STUDY = {  # two competitors on digits, each tried twice for two epochs
+    **SHORT,
+    "studies.planes.datasets": [],
+    "studies.competitors.datasets": ["digits"],
+    "studies.competitors.methods": ["tuned-sm", "triplet"],
+    "studies.competitors.seeds": [0, 1],
+    "grids": {
+        "tuned-sm": [
+            {"vary": "lr", "over": [0.05]},
+            {"vary": "label_smoothing", "over": [0.0, 0.1]},
+        ],
+        "triplet": [{"vary": "lr", "over": [0.05]}, {"vary": "loss.margin", "over": [0.1, 0.2]}],
+    },
+}
 
 
 @pytest.fixture(scope="module")
 def competed(tmp_path_factory):
     """A project whose study of competitors was built by DVC."""
     project = Project(tmp_path_factory.mktemp("competitors"))
-    project.edit(*STUDY)
-    text = project.params()
-    head, rest = text.split("  competitors:", 1)
-    study, rest = rest.split("  gradients:", 1)
-    listed, grid = study.split("    grid:", 1)
-    names = ("tuned-sm", "triplet")
-    lines = [line for line in grid.splitlines() if line.strip().startswith(names)]
-    lines = [line.replace("over: [0.01, 0.05, 0.25]", "over: [0.05]") for line in lines]
-    start, end = listed.index("    methods: ["), listed.index("    seeds:")
-    listed = f"{listed[:start]}    methods: [{', '.join(names)}]\n{listed[end:]}"
-    listed = listed.replace("datasets: []", "datasets: [digits]")
-    made = "\n".join([f"{head}  competitors:{listed}    grid:", *lines, f"  gradients:{rest}"])
-    (project.folder / "params.yaml").write_text(made, encoding="utf-8")
+    project.edit(STUDY)
     project.run("dvc", "repro", "--quiet", HEATED_TRACKING="off")
     return project
 
@@ -164,18 +155,17 @@ def test_the_report_tells_what_was_tried_where_and_what_it_cost(competed):
 
 @pytest.mark.xdist_group("competed")
 def test_a_changed_grid_puts_its_own_method_out_of_date_alone(competed):
-    with competed.edited(
-        ("{vary: loss.margin, over: [0.1, 0.2]}", "{vary: loss.margin, over: [0.1, 0.3]}")
-    ):
+    grid = [{"vary": "lr", "over": [0.05]}, {"vary": "loss.margin", "over": [0.1, 0.3]}]
+    with competed.edited({"grids.triplet": grid}):
+        competed.run("dvc", "repro", "--quiet", "resolve")
         outdated = json.loads(competed.run("dvc", "status", "--json"))
-    assert sorted(outdated) == ["check", "report", "track", "tune@digits-triplet"]
+    competed.run("dvc", "repro", "--quiet", "resolve")
+    assert sorted(outdated) == ["report", "tune@digits-triplet"]
 
 
 @pytest.mark.xdist_group("competed")
 def test_a_misspelt_option_stops_the_check_by_its_methods_name(competed):
-    with competed.edited(
-        ("loss: {name: triplet, margin: 0.2}", "loss: {name: triplet, marign: 0.2}")
-    ):
-        told = competed.stage("check", "params.yaml", "data/ok", status=1)
+    with competed.edited({"methods.triplet.loss": {"name": "triplet", "marign": 0.2}}):
+        told = competed.stage("resolve", "--check", status=1)
     assert told.startswith("methods.triplet: triplet.marign: came 'marign'; allowed: ")
     assert "did you mean 'margin'?" in told

@@ -15,16 +15,15 @@ import pytest
 from conftest import SHORT, Project
 
 RUN = Path("runs/digits/hbn")
-OUTPUTS = [RUN / "models", RUN / "history.csv", RUN / "provenance.json"]
 EPOCHS = 20  # enough for a poller that gets little of the processor
-SGD = "{name: sgd, momentum: 0.9, weight_decay: 0.0}"
-LONGER = (
-    ("epochs: 2", f"epochs: {EPOCHS}"),
-    ("every: 30 ", "every: 0.001 "),
-    ("warm_up: none ", "warm_up: class_means "),
-    ("head_lr_factor: 1 ", "head_lr_factor: 3 "),
-    (SGD, "{name: adam_tf, eps: 0.01}"),
-)
+LONGER = {
+    **SHORT,
+    "datasets.digits.training.epochs": EPOCHS,
+    "datasets.digits.training.warm_up": "class_means",
+    "datasets.digits.training.head_lr_factor": 3,
+    "datasets.digits.training.optimiser": {"name": "adam_tf", "eps": 0.01},
+    "tracking.every": 0.001,
+}
 
 
 def prepared(folder: Path, data: Project | None = None) -> Project:
@@ -32,7 +31,7 @@ def prepared(folder: Path, data: Project | None = None) -> Project:
     EPOCHS epochs, each published at once."""
     folder.mkdir()
     project = Project(folder)
-    project.edit(*SHORT, *LONGER)
+    project.edit(LONGER)
     if data is None:
         project.run("dvc", "repro", "split")
     else:
@@ -40,10 +39,10 @@ def prepared(folder: Path, data: Project | None = None) -> Project:
     return project
 
 
-def train(project: Project, outputs: list[Path] = OUTPUTS) -> tuple[str, ...]:
+def train(project: Project) -> tuple[str, ...]:
     """The command of the stage."""
     python = project.environment()["PATH"].partition(":")[0] + "/python"
-    return (python, "-m", "stages.train", "digits", "hbn", "data/packed/digits", *map(str, outputs))
+    return (python, "-m", "stages.train", "digits", "hbn")
 
 
 def checkpoints(project: Project) -> set[str]:
@@ -51,9 +50,11 @@ def checkpoints(project: Project) -> set[str]:
 
 
 @contextmanager
-def started(project: Project, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+def started(
+    project: Project, *command: str, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process that ends with the block, and so does all it started."""
-    process = project.start(*command)
+    process = project.start(*command, **environment)
     try:
         yield process
     finally:
@@ -107,7 +108,7 @@ def test_a_trainer_killed_again_and_again_ends_where_one_does_that_was_left_alon
     assert kills >= 2
     project.run(*train(project))
     assert results(project) == results(uninterrupted)
-    record = json.loads((project.folder / OUTPUTS[2]).read_text(encoding="utf-8"))
+    record = json.loads((project.folder / RUN / "provenance.json").read_text(encoding="utf-8"))
     assert record["seeds"]["0"]["epochs_trained"] < EPOCHS
     states, points = tracked(project)
     assert set(states) == {"FINISHED"}
@@ -138,10 +139,12 @@ def test_of_two_trainers_on_one_run_exactly_one_trains(
     uninterrupted: Project, tmp_path: Path
 ) -> None:
     project = prepared(tmp_path / "project", uninterrupted)
-    folders = [tmp_path / name for name in ("one", "two")]
-    commands = [train(project, [folder / path.name for path in OUTPUTS]) for folder in folders]
-    with started(project, *commands[0]) as one, started(project, *commands[1]) as other:
+    copy = prepared(tmp_path / "copy", uninterrupted)  # as an experiment's, with one root
+    python = train(project)
+    root = {"DVC_ROOT": str(project.folder)}
+    with started(project, *python) as one, started(copy, *python, **root) as other:
         assert [one.wait(), other.wait()] == [0, 0]
+    folders = [each.folder / RUN for each in (project, copy)]
     records = [json.loads((folder / "provenance.json").read_text()) for folder in folders]
     trained = sorted(record["seeds"]["0"]["epochs_trained"] for record in records)
     assert trained == [0, EPOCHS]
