@@ -27,7 +27,7 @@ def main(packed: Path, trained: Path, gradients: Path) -> None:
     seeds = {}
     for path in sorted(required(trained, "train").glob("seed-*.safetensors")):
         seeds[path.stem.removeprefix("seed-")] = gradients_by_kind(
-            embedding_model.load(path, device),
+            embedding_model.load_with_head(path, device),
             images,
             labels,
             alphas=study.alphas,

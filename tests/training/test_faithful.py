@@ -204,7 +204,7 @@ def test_digits_go_through_lenet_to_2_dimensions_without_batch_norm_or_dropout()
 @pytest.mark.parametrize("method", ["bn", "hbn"])
 @pytest.mark.parametrize("dataset", PHOTOGRAPHS)
 def test_the_bottlenecks_batch_norm_has_a_shift_and_no_scale(dataset, method):
-    normalise = begun(dataset, method).model.head.normalise
+    normalise = begun(dataset, method).model.normalization
     assert not normalise.standardise.affine
     assert (normalise.standardise.momentum, normalise.standardise.eps) == (0.05, 1e-3)
     assert normalise.shift.requires_grad

@@ -7,7 +7,7 @@ from heated.common.io import read_arrays
 from heated.common.samples import Split
 from heated.data.packed_dataset import Packed
 from heated.models.backbones import BACKBONES
-from heated.models.embedding_model import load
+from heated.models.embedding_model import load, load_with_head
 from heated.training.checkpoints import Lock
 from heated.training.recipe import recipe
 from heated.training.training_run import Run
@@ -314,7 +314,7 @@ def test_weights_and_warm_up_come_before_the_first_epoch_only(tmp_path):
     begun = run_in(tmp_path / "cache", **changes)
     finish(begun, tmp_path / "a", 0)
     again, seconds = run_in(tmp_path / "cache", **changes).progress(0)
-    expected = load(tmp_path / "a" / "seed-0.safetensors", CPU).state_dict()
+    expected = load_with_head(tmp_path / "a" / "seed-0.safetensors", CPU).state_dict()
     assert seconds > 0
     for name, value in again.model.state_dict().items():
         assert torch.equal(value, expected[name]), name
@@ -327,7 +327,7 @@ def test_a_warm_up_makes_another_training_from_the_same_start(tmp_path, warm_up)
     for name, value in models[0].named_parameters():
         same = torch.equal(value, models[1].get_parameter(name))
         assert same == (warm_up == "batch_norm" or name != "head.weight"), name
-    statistics = [model.head.normalise.standardise.running_mean for model in models]
+    statistics = [model.normalization.standardise.running_mean for model in models]
     assert not torch.equal(*statistics)
     assert cold.key(0) != warm.key(0)
 
