@@ -22,7 +22,7 @@ def main(
     device = prepared(params.run.threads)
     here = machine(params.datasets[dataset].training.precision, device, params.run.threads)
     settings = params.all_settings(dataset, {method: grid_search.chosen(*tuned)})
-    every = {name: recipe.recipe(each | here) for name, each in settings.items()}
+    every = {name: recipe.Recipe.from_settings(each | here) for name, each in settings.items()}
     trained = training_run.Run(
         every[method],
         *(packed_dataset.unpack(packed), packed_dataset.digest(packed), device),

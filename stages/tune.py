@@ -20,14 +20,16 @@ def main(dataset: str, method: str, packed: Path, tuned: Path) -> None:
     points = study.points(method)
     settings = [params.settings(dataset, method, point) | here for point in points]
     trained = training_run.Run(
-        recipe.recipe(settings[0]),
+        recipe.Recipe.from_settings(settings[0]),
         data,
         f"{packed_dataset.digest(packed)} {data.split.tested}",
         device,
         project_root() / "checkpoints",
         **params.checkpoints.model_dump(),
     )
-    tried = [recipe.recipe(each | {"watch_every": each["epochs"]}) for each in settings]
+    tried = [
+        recipe.Recipe.from_settings(each | {"watch_every": each["epochs"]}) for each in settings
+    ]
     found = grid_search.tuned(trained, points, tried, seed=study.tuning_seed)
     if first():
         write_json(tuned, found)

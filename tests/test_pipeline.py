@@ -11,7 +11,7 @@ from conftest import Project
 
 from heated import config
 from heated.common.history import read_history
-from heated.training.recipe import recipe
+from heated.training.recipe import Recipe
 
 RUN = Path("runs/digits/hbn")
 
@@ -36,10 +36,10 @@ def test_outputs_are_linked_to_the_cache(built: Project) -> None:
 
 def test_history_follows_the_schedules(built: Project) -> None:
     params = config.load(built.folder / "params.yaml")
-    expected = recipe(params.settings("digits", "hbn"))
+    expected = Recipe.from_settings(params.settings("digits", "hbn"))
     rows = read_history(built.folder / RUN / "history.csv")[0]
-    assert [row["alpha"] for row in rows] == expected["alphas"]
-    assert [row["lr"] for row in rows] == expected["lrs"]
+    assert [row["alpha"] for row in rows] == expected.alphas
+    assert [row["lr"] for row in rows] == expected.lrs
     assert all(row["temperature"] == 1 / row["alpha"] for row in rows)
 
 

@@ -8,7 +8,7 @@ from matplotlib.text import Text
 from heated import config
 from heated.reporting.figures.figure import STYLE
 from heated.reporting.preview import described, drawn, planned, preview, scheduled, shared
-from heated.training.recipe import recipe
+from heated.training.recipe import Recipe
 
 PARAMS = config.load(ROOT / "params.yaml")
 
@@ -17,13 +17,13 @@ PARAMS = config.load(ROOT / "params.yaml")
 def test_what_is_shown_is_what_would_be_trained(dataset):
     for method in PARAMS.methods:
         settings = PARAMS.settings(dataset, method)
-        expected, found = recipe(settings), scheduled(settings)
-        assert found["lr"] == expected["lrs"]
-        if None in expected["alphas"]:  # no schedule sets it
+        expected, found = Recipe.from_settings(settings), scheduled(settings)
+        assert found["lr"] == expected.lrs
+        if None in expected.alphas:  # no schedule sets it
             assert set(found) == {"lr"}
             continue
-        assert found["alpha"] == expected["alphas"]
-        assert [1 / t for t in found["temperature"]] == pytest.approx(expected["alphas"])
+        assert found["alpha"] == expected.alphas
+        assert [1 / t for t in found["temperature"]] == pytest.approx(expected.alphas)
 
 
 def test_every_method_of_every_grid_is_planned_once():

@@ -13,7 +13,7 @@ from heated import config
 from heated.data.samplers import batches
 from heated.models.embedding_model import Architecture, Model
 from heated.training.loop import Progress
-from heated.training.recipe import recipe
+from heated.training.recipe import Recipe
 
 PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
 PHOTOGRAPHS = ("cub200", "cars196", "sop", "in-shop")
@@ -24,7 +24,7 @@ HEATED = 19  # epochs, the last ones
 
 
 def settings(dataset, method):
-    return recipe(PARAMS.settings(dataset, method))
+    return vars(Recipe.from_settings(PARAMS.settings(dataset, method)))
 
 
 @cache

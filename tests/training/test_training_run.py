@@ -1,3 +1,6 @@
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from heated.data.packed_dataset import Packed
 from heated.models.backbones import BACKBONES
 from heated.models.embedding_model import load, load_with_head
 from heated.training.checkpoints import Lock
-from heated.training.recipe import recipe
+from heated.training.recipe import Recipe, by_epoch, throughout
 from heated.training.training_run import Run
 
 CPU = torch.device("cpu")
@@ -49,7 +52,7 @@ def packed():
 
 
 def run_in(cache, digest="data", **changes):
-    return Run(recipe(SETTINGS | changes), packed(), digest, CPU, cache)
+    return Run(Recipe.from_settings(SETTINGS | changes), packed(), digest, CPU, cache)
 
 
 def finish(run, tmp_path, *seeds):
@@ -60,12 +63,24 @@ def finish(run, tmp_path, *seeds):
 
 
 def test_a_recipe_writes_alpha_and_lr_out_for_every_epoch():
-    found = recipe(SETTINGS | {"epochs": 3})
-    assert found["alphas"] == [16, 4, 4]
-    assert found["lrs"] == pytest.approx([0.05, 0.05 * 0.55, 0.05 * 0.1])
-    assert not {"alpha", "lr", "lr_factor", "epochs"} & set(found)
-    kept = set(SETTINGS) - {"alpha", "lr", "lr_factor", "epochs"}
-    assert {key: found[key] for key in kept} == {key: SETTINGS[key] for key in kept}
+    found = Recipe.from_settings(SETTINGS | {"epochs": 3})
+    assert found.epochs == 3
+    assert found.alphas == [16, 4, 4]
+    assert found.lrs == pytest.approx([0.05, 0.05 * 0.55, 0.05 * 0.1])
+    for key in set(SETTINGS) - {"alpha", "lr", "lr_factor", "epochs"}:
+        assert getattr(found, key) == SETTINGS[key]
+
+
+def test_a_recipe_is_json_and_what_it_sets_by_epoch_is_apart():
+    found = Recipe.from_settings(SETTINGS)
+    assert json.loads(json.dumps(asdict(found))) == asdict(found)
+    assert set(asdict(found)) - set(throughout(found)) == {"alphas", "lrs", "watch_every"}
+    assert by_epoch(found) == [[16, found.lrs[0], True], [4, found.lrs[1], True]]
+
+
+def test_a_setting_that_no_recipe_has_is_refused():
+    with pytest.raises(TypeError, match="widht"):
+        Recipe.from_settings(SETTINGS | {"widht": 3})
 
 
 def test_a_seed_is_trained_with_the_recipes_alpha_and_lr(tmp_path):
@@ -177,7 +192,7 @@ def heated_family(**changes):
     }
     small = {"epochs": 80, "watch_every": 40}
     return {
-        name: recipe(SETTINGS | small | {"alpha": alpha, "lr_factor": factor})
+        name: Recipe.from_settings(SETTINGS | small | {"alpha": alpha, "lr_factor": factor})
         for name, (alpha, factor) in pairs.items()
     }
 
