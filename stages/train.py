@@ -31,12 +31,13 @@ def main(
         **params.checkpoints.model_dump(),
     )
     record = provenance.of(trained, params.tags(dataset, method), settings[method] | here)
-    spent, tracked = system_metrics.Usage(device), params.tracking.enabled and first()
-    with output(models) as folder, live(record, tracked, params.tracking.every) as log:
-        done = trained.finish(params.seeds(dataset, method), folder, spent.beside(log))
+    tracked = params.tracking.enabled and first()
+    with output(models) as folder, live(record, tracked, params.tracking.every) as logger:
+        usage = system_metrics.Usage(device, logger)
+        done = trained.finish(params.seeds(dataset, method), folder, usage)
     if first():
         write_history(history, {seed: result["history"] for seed, result in done.items()})
-        write_json(made, provenance.finished(record, done, spent.rows))
+        write_json(made, provenance.finished(record, done, usage.rows))
 
 
 if __name__ == "__main__":

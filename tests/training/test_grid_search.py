@@ -7,6 +7,7 @@ from conftest import Project
 from test_training_run import CPU, SETTINGS
 
 from heated.common.errors import InputError
+from heated.common.history import NullLogger
 from heated.common.samples import Split
 from heated.data.packed_dataset import Packed
 from heated.training import grid_search
@@ -79,7 +80,7 @@ def test_a_points_score_is_the_last_epochs_of_its_own_training(tmp_path):
         run = Run(
             Recipe.from_settings(SETTINGS | each["point"]), held, "data", CPU, tmp_path / "other"
         )
-        done = run.finish([0], tmp_path / "models", lambda seed: lambda row: None)[0]
+        done = run.finish([0], tmp_path / "models", NullLogger())[0]
         assert each["recall_at_1"] == done["history"][-1]["recall_at_1"]
 
 

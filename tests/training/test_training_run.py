@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from heated.common.history import NullLogger
 from heated.common.io import read_arrays
 from heated.common.samples import Split
 from heated.data.packed_dataset import Packed
@@ -239,12 +240,13 @@ def test_a_seed_that_another_process_has_in_hand_comes_later(tmp_path):
     assert lock.held(wait=False)
     taken = []
 
-    def log(seed):
-        taken.append(seed)
-        lock.release()
-        return lambda row: None
+    class Taken:
+        def log(self, seed, row):
+            if row["epoch"] == 0:
+                taken.append(seed)
+            lock.release()
 
-    done = run.finish([0, 1], tmp_path / "models", log)
+    done = run.finish([0, 1], tmp_path / "models", Taken())
     assert taken == [1, 0]
     assert list(done) == [0, 1]
 
@@ -252,7 +254,7 @@ def test_a_seed_that_another_process_has_in_hand_comes_later(tmp_path):
 def test_a_seed_that_fails_lets_the_others_finish_and_is_told_at_the_end(tmp_path):
     run = run_in(tmp_path / "cache", lr=1e30, normalise={"name": "none"})
     with pytest.raises(FloatingPointError, match=r"(?s)seed 0: .*epoch 0.*\nseed 1: .*epoch 0"):
-        run.finish([0, 1], tmp_path / "models", lambda seed: lambda row: None)
+        run.finish([0, 1], tmp_path / "models", NullLogger())
     assert list((tmp_path / "models").iterdir()) == []
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from heated.common.errors import InputError
-from heated.common.history import Row
+from heated.common.history import Logger, Row
 from heated.common.io import write_arrays
 from heated.data import packed_dataset
 from heated.data.batches import Mapped, feed
@@ -94,7 +94,7 @@ class Run:
         )
 
     def finish(
-        self, seeds: Sequence[int], folder: Path, log: Callable[[int], Callable[[Row], None]]
+        self, seeds: Sequence[int], folder: Path, logger: Logger
     ) -> dict[int, dict[str, Any]]:
         """What became of each seed, whose model is then `folder / seed-<s>.safetensors`. A seed
         that another process has in hand comes later; if all are, the first is waited for.
@@ -108,7 +108,7 @@ class Run:
             with self.free(waiting) as (seed, beginning):
                 path = folder / f"seed-{seed}.safetensors"
                 try:
-                    done[seed] = self.finished(seed, path, log(seed), beginning)
+                    done[seed] = self.finished(seed, path, partial(logger.log, seed), beginning)
                 except FloatingPointError as error:
                     failed[seed] = str(error)
         if failed:
