@@ -123,7 +123,7 @@ def limit(model: Model, images: Tensor, labels: Tensor, *, batch: int, dtype: st
         for _ in range(steps):
             with torch.autocast(fixed.device.type, PRECISIONS[dtype], dtype != "float32"):
                 raw = model.network(fixed)
-            loss = model.head(raw.float(), target)
+            loss = model.head(model.normalization(raw.float()), target)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -24,7 +24,7 @@ def main(dataset: str, method: str) -> None:
     labels = torch.from_numpy(classes).to(device)
     seeds = {}
     for path in sorted(required(folder / "models", "train").glob("seed-*.safetensors")):
-        model = embedding_model.load(path, device)
+        model = embedding_model.load_with_head(path, device)
         seeds[path.stem.removeprefix("seed-")] = gradients_by_kind(model, images, labels, **study)
     write_json(folder / "gradients.json", {"seeds": seeds})
 

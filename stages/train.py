@@ -9,34 +9,33 @@ from heated.runtime.device import machine, prepared
 from heated.runtime.distributed import first, output
 from heated.runtime.system_metrics import Usage
 from heated.tracking.live import live
-from heated.training import provenance, recipe, training_run
+from heated.training import provenance, training_run
+from heated.training.recipe import Recipe, tuned_settings
 
 
 def main(dataset: str, method: str) -> None:
     """Write a run's models, history and provenance."""
     given, side = resolved(f"runs/{dataset}/{method}.json"), resolved(SIDE_SETTINGS)
     folder, packed = run_folder(dataset, method), packed_folder(dataset)
-    settings = recipe.tuned_settings(folder) if given["tuned"] else given["settings"]
+    settings = tuned_settings(folder) if given["tuned"] else given["settings"]
     device = prepared(given["threads"])
     here = machine(settings["precision"], device, given["threads"])
-    alike = [recipe.recipe(each["settings"] | here) for each in resolved_runs(dataset)]
+    siblings = [Recipe.from_settings(each["settings"] | here) for each in resolved_runs(dataset)]
     trained = training_run.Run(
-        recipe.recipe(settings | here),
+        Recipe.from_settings(settings | here),
         *(packed_dataset.unpack(packed), packed_dataset.digest(packed), device),
         project_root() / "checkpoints",
-        others=alike,
+        others=siblings,
         **side["checkpoints"],
     )
     record = provenance.of(trained, given["tags"], settings | here)
-    spent, tracked = Usage(device), side["tracking"]["enabled"] and first()
-    with (
-        output(folder / "models") as models,
-        live(record, tracked, side["tracking"]["every"]) as log,
-    ):
-        done = trained.finish(given["seeds"], models, spent.beside(log))
+    tracked, every = side["tracking"]["enabled"] and first(), side["tracking"]["every"]
+    with output(folder / "models") as models, live(record, tracked, every) as logger:
+        usage = Usage(device, logger)
+        done = trained.finish(given["seeds"], models, usage)
     if first():
         write_history(folder / "history.csv", {s: result["history"] for s, result in done.items()})
-        write_json(folder / "provenance.json", provenance.finished(record, done, spent.rows))
+        write_json(folder / "provenance.json", provenance.finished(record, done, usage.rows))
 
 
 if __name__ == "__main__":

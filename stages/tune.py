@@ -6,7 +6,8 @@ from heated.common.paths import SIDE_SETTINGS, packed_folder, resolved, run_fold
 from heated.data import packed_dataset
 from heated.runtime.device import machine, prepared
 from heated.runtime.distributed import first
-from heated.training import grid_search, recipe, training_run
+from heated.training import grid_search, training_run
+from heated.training.recipe import Recipe
 
 
 def main(dataset: str, method: str) -> None:
@@ -17,16 +18,16 @@ def main(dataset: str, method: str) -> None:
     points = [each["point"] for each in study["points"]]
     settings = [each["settings"] for each in study["points"]]
     here = machine(settings[0]["precision"], device, study["threads"])
-    looked_at = [each | here | {"watch_every": each["epochs"]} for each in settings]
     trained = training_run.Run(
-        recipe.recipe(settings[0] | here),
+        Recipe.from_settings(settings[0] | here),
         data,
         f"{packed_dataset.digest(packed)} {data.split.tested}",
         device,
         project_root() / "checkpoints",
         **resolved(SIDE_SETTINGS)["checkpoints"],
     )
-    tried = [recipe.recipe(each) for each in looked_at]
+    last = [each | here | {"watch_every": each["epochs"]} for each in settings]
+    tried = [Recipe.from_settings(each) for each in last]
     found = grid_search.tuned(trained, points, tried, seed=study["seed"])
     if first():
         found["settings"] = settings[points.index(found["chosen"])]

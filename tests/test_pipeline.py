@@ -10,7 +10,7 @@ import pytest
 from conftest import Project
 
 from heated.common.history import read_history
-from heated.training.recipe import recipe
+from heated.training.recipe import Recipe
 
 RUN = Path("runs/digits/hbn")
 
@@ -35,10 +35,10 @@ def test_outputs_are_linked_to_the_cache(built: Project) -> None:
 
 def test_history_follows_the_schedules(built: Project) -> None:
     resolved = built.folder / "data/resolved/runs/digits/hbn.json"
-    expected = recipe(json.loads(resolved.read_text(encoding="utf-8"))["settings"])
+    expected = Recipe.from_settings(json.loads(resolved.read_text(encoding="utf-8"))["settings"])
     rows = read_history(built.folder / RUN / "history.csv")[0]
-    assert [row["alpha"] for row in rows] == expected["alphas"]
-    assert [row["lr"] for row in rows] == expected["lrs"]
+    assert [row["alpha"] for row in rows] == expected.alphas
+    assert [row["lr"] for row in rows] == expected.lrs
     assert all(row["temperature"] == 1 / row["alpha"] for row in rows)
 
 

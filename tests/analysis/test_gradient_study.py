@@ -21,7 +21,7 @@ from heated.analysis.gradient_study import (
 from heated.analysis.gradients import gradient_norms, margins
 from heated.common.errors import InputError
 from heated.data.batches import Held
-from heated.models.embedding_model import Architecture, Model, load, save
+from heated.models.embedding_model import Architecture, Model, load_with_head, save
 from heated.training.loop import Progress, train
 
 pytestmark = pytest.mark.xdist_group("gradient-study")  # one process makes what they share
@@ -187,7 +187,7 @@ def test_a_summary_is_of_each_samples_own_peak(model):
 
 def test_a_saved_model_gives_the_same_study(tmp_path, model):
     save(tmp_path / "model.safetensors", model)
-    assert studied(load(tmp_path / "model.safetensors", CPU)) == studied(model)
+    assert studied(load_with_head(tmp_path / "model.safetensors", CPU)) == studied(model)
 
 
 def test_alphas_in_any_order_give_the_same_study(model):
@@ -200,7 +200,7 @@ def test_the_normalised_embeddings_are_those_that_the_classifier_sees(normalise)
     raw = model.eval().network(model.prepare(images)).detach()
     found = normalised(model.train(), Held(images))
     assert not model.training
-    torch.testing.assert_close(found, model.head.normalise(raw))
+    torch.testing.assert_close(found, model.normalization(raw))
 
 
 # --- kinds -----------------------------------------------------------------------------------

@@ -287,3 +287,13 @@ def test_a_loop_of_ones_own_learns_and_is_heated(normalise):
 
     assert losses[14] < 0.7 * losses[0]
     assert losses[19] < losses[15]
+
+
+@pytest.mark.parametrize("normalise", NORMALISATIONS)
+def test_embeddings_that_come_normalized_give_the_same_logits(normalise):
+    torch.manual_seed(0)
+    head = HeatedSoftmax(3, 4, normalise=normalise)
+    torch.manual_seed(0)
+    other = HeatedSoftmax(3, 4, normalise="none", unit_weights=head.unit_weights)
+    raw = torch.randn(8, 4)
+    assert torch.equal(other.logits(head.normalise(raw)), head.logits(raw))

@@ -23,7 +23,7 @@ from heated.losses.pml import LOSSES, MINERS, LibraryLoss, check, drawing
 from heated.models import embedding_model
 from heated.models.embedding_model import Architecture, Model
 from heated.training.loop import Progress, epoch_seed, raw_embeddings, train
-from heated.training.recipe import recipe
+from heated.training.recipe import Recipe
 
 PARAMS = config.load(ROOT)
 OURS = {name: m for name, m in PARAMS.methods.items() if hasattr(m, "loss")}
@@ -53,15 +53,15 @@ def settings(method, **changes):
 def built(said):
     torch.manual_seed(0)
     given = {"image_shape": (8, 8, 1), "num_classes": 10}
-    return Model(Architecture.of(said, **given))
+    return Model(Architecture.of(vars(Recipe.from_settings(said)), **given))
 
 
 def trained(said, model=None):
     """A model after the epochs, and the rows of its history."""
-    made = built(recipe(said)) if model is None else model
+    made = built(said) if model is None else model
     progress = Progress.begin(made, said["optimiser"], head_lr_factor=said["head_lr_factor"])
     images, labels = digits()
-    known = recipe(said)
+    known = vars(Recipe.from_settings(said))
     train(
         progress,
         Held(images),
@@ -111,7 +111,7 @@ def test_an_epoch_equals_the_librarys_own_example_loop(subtests):
 def check_epoch_equals_example_loop(method):
     """The library's README: embed, mine, loss, backward, step; our batches and learning rates."""
     said = settings(method, epochs=1, lr=0.01, augment=[])
-    model = built(recipe(said))
+    model = built(said)
     network, proxies = deepcopy(model.network), deepcopy(model.head.criterion.state_dict())
     trained(said, model)
 
@@ -125,7 +125,7 @@ def check_epoch_equals_example_loop(method):
         rates += [{"params": loss_func.parameters(), "lr": 0.01 * said["head_lr_factor"]}]
     optimiser = torch.optim.SGD(rates, lr=0.01, momentum=0.9)
     images, labels = digits()
-    name, options = embedding_model.split_choice(recipe(said)["sampler"])
+    name, options = embedding_model.split_choice(Recipe.from_settings(said).sampler)
     draw = torch.Generator().manual_seed(epoch_seed(0, 0))
     network.train()
     for step, batch in enumerate(SAMPLERS[name](labels, SIZE, draw, **options)):

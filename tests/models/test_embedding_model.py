@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from heated.common.errors import InputError
 from heated.data.batches import Held
 from heated.data.transforms import Draws
-from heated.models.embedding_model import Architecture, Model, load, save
+from heated.models import embedding_model
+from heated.models.embedding_model import Architecture, Model, load, load_with_head, save
 from heated.training.loop import Progress, train
 
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}
@@ -98,12 +99,39 @@ def test_another_number_of_means_than_channels_is_refused(numbers):
 def test_a_loaded_model_embeds_exactly_as_the_saved_one(tmp_path, normalise, backbone):
     model = trained(built(normalise, backbone))
     save(tmp_path / "model.safetensors", model)
-    loaded = load(tmp_path / "model.safetensors", CPU)
+    loaded = load_with_head(tmp_path / "model.safetensors", CPU)
     with torch.inference_mode():
         assert torch.equal(loaded(images()), model(images()))
+        assert torch.equal(load(tmp_path / "model.safetensors", CPU)(images()), model(images()))
     assert loaded.state_dict().keys() == model.state_dict().keys()
     for key, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value), key
+
+
+def test_a_model_is_loaded_to_embed_without_loss_and_class_weights(tmp_path, monkeypatch):
+    model = trained(built())
+    save(tmp_path / "model.safetensors", model)
+    monkeypatch.setattr(embedding_model, "head", lambda *_: pytest.fail("the loss was built"))
+    loaded = load(tmp_path / "model.safetensors", CPU)
+    expected = {key for key in model.state_dict() if not key.startswith("head.")}
+    assert set(loaded.state_dict()) == expected
+    assert "normalization.shift" in expected
+
+
+@pytest.mark.parametrize("normalise", NORMALISATIONS)
+def test_a_file_whose_normalization_is_part_of_the_head_still_loads(tmp_path, normalise):
+    model = trained(built(normalise))
+    metadata = {"architecture": json.dumps(asdict(model.architecture))}
+    weights = {
+        key.replace("normalization.", "head.normalise."): value.contiguous()
+        for key, value in model.state_dict().items()
+    }
+    save_file(weights, tmp_path / "old.safetensors", metadata)
+    loaded, whole = (each(tmp_path / "old.safetensors", CPU) for each in (load, load_with_head))
+    with torch.inference_mode():
+        assert torch.equal(loaded(images()), model(images()))
+    for key, value in model.state_dict().items():
+        assert torch.equal(whole.state_dict()[key], value), key
 
 
 def test_a_loaded_model_is_ready_to_embed(tmp_path):
@@ -116,18 +144,18 @@ def test_a_loaded_model_is_ready_to_embed(tmp_path):
 def test_the_architecture_comes_back_whole(tmp_path):
     model = built()
     save(tmp_path / "model.safetensors", model)
-    loaded = load(tmp_path / "model.safetensors", CPU)
+    loaded = load_with_head(tmp_path / "model.safetensors", CPU)
     assert loaded.architecture == model.architecture
     assert loaded.head.bias_inside
     assert loaded.head.label_smoothing == 0.25
-    assert loaded.head.normalise.standardise.eps == 0.01
+    assert loaded.normalization.standardise.eps == 0.01
 
 
 @pytest.mark.parametrize("bias", ["outside", "inside", "none"])
 def test_the_place_of_the_bias_comes_back(tmp_path, bias):
     model = trained(built(bias=bias))
     save(tmp_path / "model.safetensors", model)
-    loaded = load(tmp_path / "model.safetensors", CPU)
+    loaded = load_with_head(tmp_path / "model.safetensors", CPU)
     raw = torch.ones(2, 4)
     assert torch.equal(loaded.head.logits(raw), model.head.logits(raw))
 
@@ -136,7 +164,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path):
     model = trained(built())
     for name in ("first", "second"):
         save(tmp_path / name, model)
-    save(tmp_path / "third", load(tmp_path / "first", CPU))
+    save(tmp_path / "third", load_with_head(tmp_path / "first", CPU))
     first = (tmp_path / "first").read_bytes()
     assert (tmp_path / "second").read_bytes() == first
     assert (tmp_path / "third").read_bytes() == first
@@ -192,7 +220,7 @@ def test_the_embedding_is_what_the_head_compares():
     model = trained(built("batch"))
     with torch.inference_mode():
         raw = model.network(model.prepare(images()))
-        norm = model.head.normalise
+        norm = model.normalization
         standard = (raw - norm.standardise.running_mean) / (
             norm.standardise.running_var + 0.01
         ).sqrt()

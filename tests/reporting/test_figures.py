@@ -36,7 +36,7 @@ from heated.reporting.figures.looks import COLOURS, look, looks
 from heated.reporting.figures.recall import half, mean, numbers
 from heated.reporting.figures.selecting import constant_alpha, heating
 from heated.reporting.results import read_results
-from heated.training.recipe import recipe
+from heated.training.recipe import Recipe
 
 pytestmark = pytest.mark.xdist_group("figures")  # one process makes what they share
 PARAMS = config.load(ROOT)
@@ -51,11 +51,11 @@ def recall_at_1(method: str, seed: int) -> float:
 
 
 def history(settings: dict, method: str, seed: int) -> list[dict[str, float]]:
-    planned = recipe(settings)
+    planned = Recipe.from_settings(settings)
     last = {"recall_at_1": recall_at_1(method, seed), "compactness": 0.125, "spread": 0.375}
     rows = [
         {"epoch": epoch, "alpha": alpha, "lr": lr, "loss": 1 / (1 + epoch), "accuracy": 0.9}
-        for epoch, (alpha, lr) in enumerate(zip(planned["alphas"], planned["lrs"], strict=True))
+        for epoch, (alpha, lr) in enumerate(zip(planned.alphas, planned.lrs, strict=True))
     ]
     return [*rows[:-1], rows[-1] | last]
 

@@ -17,7 +17,7 @@ from heated.datasets.splits import split
 from heated.models.embedding import embed
 from heated.models.embedding_model import load
 from heated.preprocessing import packing
-from heated.training.recipe import recipe
+from heated.training.recipe import Recipe
 from heated.training.training_run import Run
 
 PARAMS = config.load(ROOT)
@@ -39,7 +39,7 @@ def packed(name, folder, mirror):
 def trained(name, method, data, folder, **changes):
     """The model of seed 0, as params.yaml trains it but for the changes."""
     settings = PARAMS.settings(name, method) | {"precision": "float32"} | changes
-    run = Run(recipe(settings), data, name, CPU, folder / "checkpoints")
+    run = Run(Recipe.from_settings(settings), data, name, CPU, folder / "checkpoints")
     path = folder / f"{method}.safetensors"
     (*_, last) = run.finished(0, path, lambda row: None)["history"]
     assert last["accuracy"] > 0.5

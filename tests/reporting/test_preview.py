@@ -10,7 +10,7 @@ from heated.common.io import write_json
 from heated.config.resolved import resolved_files
 from heated.reporting.figures.figure import STYLE
 from heated.reporting.preview import described, drawn, main, planned, preview, scheduled, shared
-from heated.training.recipe import recipe
+from heated.training.recipe import Recipe
 
 PARAMS = config.load(ROOT)
 GRIDS = {name: grid.model_dump() for name, grid in PARAMS.grids().items()}
@@ -29,13 +29,13 @@ def test_what_is_shown_is_what_would_be_trained(subtests):
         with subtests.test(dataset=dataset):
             for method in PARAMS.methods:
                 settings = PARAMS.settings(dataset, method)
-                expected, found = recipe(settings), scheduled(settings)
-                assert found["lr"] == expected["lrs"]
-                if None in expected["alphas"]:  # no schedule sets it
+                expected, found = Recipe.from_settings(settings), scheduled(settings)
+                assert found["lr"] == expected.lrs
+                if None in expected.alphas:  # no schedule sets it
                     assert set(found) == {"lr"}
                     continue
-                assert found["alpha"] == expected["alphas"]
-                assert [1 / t for t in found["temperature"]] == pytest.approx(expected["alphas"])
+                assert found["alpha"] == expected.alphas
+                assert [1 / t for t in found["temperature"]] == pytest.approx(expected.alphas)
 
 
 def test_every_method_of_every_grid_is_planned_once():

@@ -14,9 +14,11 @@ CPU = {
 }
 
 
-def logger(logged):
-    """A log that keeps the rows of each seed."""
-    return lambda seed: logged.setdefault(seed, []).append
+class Rows(dict):
+    """A logger that keeps the rows of each seed."""
+
+    def log(self, seed, row):
+        self.setdefault(seed, []).append(row)
 
 
 def work():
@@ -27,11 +29,11 @@ def work():
 
 
 def test_a_row_has_beside_it_what_the_machine_did_since_the_row_before():
-    logged, usage = {}, Usage(torch.device("cpu"))
-    log = usage.beside(logger(logged))(7)
+    logged = Rows()
+    usage = Usage(torch.device("cpu"), logged)
     for epoch in range(2):
         work()
-        log({"epoch": epoch, "loss": 1.0})
+        usage.log(7, {"epoch": epoch, "loss": 1.0})
     assert [row.keys() for row in logged[7]] == [{"epoch", "loss"} | CPU] * 2
     assert all(row["system/process_cpu_percentage"] > 0 for row in logged[7])
     assert all(row["system/process_memory_megabytes"] > 50 for row in logged[7])
@@ -40,11 +42,11 @@ def test_a_row_has_beside_it_what_the_machine_did_since_the_row_before():
 
 def test_rows_that_come_at_once_were_trained_before_and_measure_nothing(monkeypatch):
     monkeypatch.setattr(measuring, "SHORTEST", float("inf"))  # at once, on any machine
-    logged, usage = {}, Usage(torch.device("cpu"))
-    log = usage.beside(logger(logged))(0)
+    logged = Rows()
+    usage = Usage(torch.device("cpu"), logged)
     rows = [{"epoch": epoch, "loss": 1.0} for epoch in range(3)]
     for row in rows:
-        log(row)
+        usage.log(0, row)
     assert logged == {0: rows}
     assert usage.rows == {0: []}
 
@@ -61,10 +63,11 @@ def test_a_history_is_joined_with_what_was_measured():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpus_memory_is_measured_where_there_is_one():
-    logged, usage = {}, Usage(torch.device("cuda"))
+    logged = Rows()
+    usage = Usage(torch.device("cuda"), logged)
     held = torch.zeros(10**7, device="cuda")
     work()
-    usage.beside(logger(logged))(0)({"epoch": 0})
+    usage.log(0, {"epoch": 0})
     assert logged[0][0]["system/gpu_memory_megabytes"] >= held.nbytes / 1e6
 
 

@@ -314,7 +314,7 @@ def test_a_training_is_seen_while_it_goes_on(client):
 def test_a_training_that_ends_is_finished_with_all_its_rows(client):
     with live(record("ended"), enabled=True, every=0) as log:
         for row in history(0):  # some come while others are on their way
-            log(0)(row)
+            log.log(0, row)
     assert {r.info.status for r in runs(client, "ended", "run")} == {"FINISHED"}
     assert {r.info.status for r in runs(client, "ended", "seed")} == {"FINISHED"}
     assert seen(client, "ended") == list(enumerate(ALPHAS))
@@ -323,7 +323,7 @@ def test_a_training_that_ends_is_finished_with_all_its_rows(client):
 def test_a_training_that_raises_is_published_as_failed(client):
     def training():
         with live(record("failed"), enabled=True, every=3600) as log:
-            log(0)(history(0)[0])
+            log.log(0, history(0)[0])
             raise FloatingPointError("loss")
 
     with pytest.raises(FloatingPointError, match="loss"):
@@ -337,7 +337,7 @@ def test_of_a_failed_training_the_seeds_that_were_done_are_finished(client):
         with live(record("partly"), enabled=True, every=3600) as log:
             for seed, rows in {0: HISTORIES[0], 7: HISTORIES[7][:2]}.items():
                 for row in rows:
-                    log(seed)(row)
+                    log.log(seed, row)
             raise FloatingPointError("loss of seed 7")
 
     with pytest.raises(FloatingPointError, match="seed 7"):
@@ -358,7 +358,7 @@ def test_training_goes_on_when_tracking_fails(monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://nowhere")
     done = []
     with live(record("lost"), enabled=True, every=1e-9) as log:
-        log(0)(history(0)[0])
+        log.log(0, history(0)[0])
         done.append("trained on")
     assert done == ["trained on"]
     assert "tracking failed, the stage track will make up for it" in capsys.readouterr().err
@@ -371,8 +371,8 @@ record, cases = json.loads(sys.argv[1])
 for name, (enabled, every, fails, variable) in cases.items():
     os.environ["HEATED_TRACKING"] = variable
     try:
-        with live(record, enabled=enabled, every=every) as log:
-            log(0)({"epoch": 0, "alpha": 16.0})
+        with live(record, enabled=enabled, every=every) as logger:
+            logger.log(0, {"epoch": 0, "alpha": 16.0})
             if fails:
                 raise ZeroDivisionError
     except ZeroDivisionError:

@@ -52,10 +52,9 @@ import json, sys, time
 from heated.tracking.live import live
 record, rows, pause = json.loads(sys.stdin.read())
 with live(record, enabled=True, every=0.5) as log:
-    add = log(0)
     for row in rows:
         time.sleep(pause)
-        add(row)
+        log.log(0, row)
 """
 # The stage as it is, but that each epoch waits longer than the one before, until there is a file
 # `hurry`: on any machine it is still training when the server comes back.
@@ -69,14 +68,15 @@ live = train.live
 def slow(record, *options):
     Path("key").write_text(record["key"])
     with live(record, *options) as log:
-        yield lambda seed: paced(log(seed))
-def paced(log):
-    def add(row):
-        log(row)
+        yield Paced(log)
+class Paced:
+    def __init__(self, logger):
+        self.logger = logger
+    def log(self, seed, row):
+        self.logger.log(seed, row)
         end = time.monotonic() + row["epoch"] / 2
         while time.monotonic() < end and not Path("hurry").exists():
             time.sleep(0.1)
-    return add
 train.live = slow
 train.run(train.main)
 """

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -11,14 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import heated
-from heated.training.checkpoints import CODE, Checkpoints, Lock, code_digest, fingerprint
+from heated.training.checkpoints import (
+    WITHOUT_EFFECT,
+    Checkpoints,
+    Lock,
+    code_digest,
+    code_modules,
+    fingerprint,
+)
 
 # Imported by the training, but without a say in which weights come out.
 NO_WEIGHTS = {
-    "devices": "chooses; what it chose is part of what a training is named by",
-    "errors": "words only",
-    "files": "reads and writes bytes as they are",
-    "history": "writes down what the training gave",
+    "common.errors": "words only",
+    "common.io": "reads and writes bytes as they are",
+    "common.history": "writes down what the training gave",
+    "common.samples": "says which data there are, and their digest is part of the name",
 }
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(-9, 9) | st.text(max_size=3)
@@ -62,7 +70,7 @@ def code(tmp_path, monkeypatch):
 
     def digest(source):
         (tmp_path / "made_up.py").write_text(source, encoding="utf-8")
-        return code_digest(["initialisation", "made_up"])
+        return code_digest(["common.initializers", "made_up"])
 
     return digest
 
@@ -79,37 +87,41 @@ def test_a_change_of_the_code_changes_its_digest(code, changed):
 
 def test_the_codes_digest_is_of_every_module_named():
     every = code_digest()
-    for module in CODE:
-        assert code_digest(name for name in CODE if name != module) != every
+    for module in code_modules():
+        assert code_digest(name for name in code_modules() if name != module) != every
 
 
 def imported(module):
-    """The modules of the package that a module imports, in either of the two forms in use."""
-    tree = ast.parse(inspect.getsource(import_module(f"heated.{module}")))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "heated":
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("heated."):
-            yield node.module.split(".")[1]
+    """The modules of the package that a module imports."""
+    for node in ast.walk(ast.parse(inspect.getsource(import_module(f"heated.{module}")))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("heated"):
+            names = [f"{node.module}.{name.name}" for name in node.names]
+            for name in names:
+                found = name if is_module(name) else node.module
+                if not hasattr(import_module(found), "__path__"):
+                    yield found.removeprefix("heated.")
 
 
-def closure(*modules):
-    found, waiting = set(), list(modules)
-    while waiting:
-        module = waiting.pop()
-        if module not in found:
-            found.add(module)
-            waiting += imported(module)
-    return found
+def is_module(name):
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
 
 
-def test_every_module_that_decides_on_weights_is_part_of_the_codes_digest():
-    assert closure("training", "models") - set(NO_WEIGHTS) <= set(CODE)
+def test_every_module_that_training_imports_is_part_of_the_codes_digest():
+    covered = set(code_modules())
+    needed = {each for module in covered for each in imported(module)}
+    assert "losses.embedding_norm" in needed
+    assert needed - covered - WITHOUT_EFFECT <= set(NO_WEIGHTS)
+    assert set(NO_WEIGHTS) <= needed
 
 
-def test_no_module_is_part_of_the_codes_digest_without_being_used():
-    assert set(CODE) <= closure("runs")
-    assert not set(CODE) & set(NO_WEIGHTS)
+def test_the_codes_digest_is_of_whole_folders():
+    assert {"training.loop", "training.monitor", "models.backbones"} <= set(code_modules())
+    assert not set(code_modules()) & WITHOUT_EFFECT
+    for module in WITHOUT_EFFECT:
+        assert is_module(f"heated.{module}")
 
 
 # --- putting away ----------------------------------------------------------------------------
@@ -198,7 +210,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path, monkeyp
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(heated.checkpoints, "save_file", full)
+    monkeypatch.setattr(heated.training.checkpoints, "save_file", full)
     checkpoints.keep(tensors(2), {}, 2)
     assert "No space left on device; training goes on" in capsys.readouterr().err
     assert checkpoints.latest().tensors["step"] == 1

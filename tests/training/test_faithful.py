@@ -13,7 +13,7 @@ from heated import config
 from heated.data.samplers import batches
 from heated.models.embedding_model import Architecture, Model
 from heated.training.loop import Progress
-from heated.training.recipe import recipe
+from heated.training.recipe import Recipe
 
 PARAMS = config.load(Path(__file__).parents[2])
 PHOTOGRAPHS = ("cub200", "cars196", "sop", "in-shop")
@@ -24,7 +24,7 @@ HEATED = 19  # epochs, the last ones
 
 
 def settings(dataset, method):
-    return recipe(PARAMS.settings(dataset, method))
+    return vars(Recipe.from_settings(PARAMS.settings(dataset, method)))
 
 
 @cache
@@ -204,7 +204,7 @@ def test_digits_go_through_lenet_to_2_dimensions_without_batch_norm_or_dropout()
 @pytest.mark.parametrize("method", ["bn", "hbn"])
 @pytest.mark.parametrize("dataset", PHOTOGRAPHS)
 def test_the_bottlenecks_batch_norm_has_a_shift_and_no_scale(dataset, method):
-    normalise = begun(dataset, method).model.head.normalise
+    normalise = begun(dataset, method).model.normalization
     assert not normalise.standardise.affine
     assert (normalise.standardise.momentum, normalise.standardise.eps) == (0.05, 1e-3)
     assert normalise.shift.requires_grad

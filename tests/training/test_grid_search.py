@@ -7,10 +7,11 @@ from conftest import SHORT, Project
 from test_training_run import CPU, SETTINGS
 
 from heated.common.errors import InputError
+from heated.common.history import NullLogger
 from heated.common.samples import Split
 from heated.data.packed_dataset import Packed
 from heated.training import grid_search
-from heated.training.recipe import recipe, tuned_settings
+from heated.training.recipe import Recipe, tuned_settings
 from heated.training.training_run import Run
 
 POINTS = [{"lr": 0.01}, {"lr": 0.05}]
@@ -27,7 +28,7 @@ def packed():
 
 def tried(folder, data, points=POINTS):
     held = grid_search.validation(data, folds=3, fold=0)
-    recipes = [recipe(SETTINGS | point) for point in points]
+    recipes = [Recipe.from_settings(SETTINGS | point) for point in points]
     run = Run(recipes[0], held, "data", CPU, folder)
     return grid_search.tuned(run, points, recipes, seed=0)
 
@@ -76,8 +77,10 @@ def test_a_points_score_is_the_last_epochs_of_its_own_training(tmp_path):
     found = tried(tmp_path, packed())
     held = grid_search.validation(packed(), folds=3, fold=0)
     for each in found["tried"]:
-        run = Run(recipe(SETTINGS | each["point"]), held, "data", CPU, tmp_path / "other")
-        done = run.finish([0], tmp_path / "models", lambda seed: lambda row: None)[0]
+        run = Run(
+            Recipe.from_settings(SETTINGS | each["point"]), held, "data", CPU, tmp_path / "other"
+        )
+        done = run.finish([0], tmp_path / "models", NullLogger())[0]
         assert each["recall_at_1"] == done["history"][-1]["recall_at_1"]
 
 

@@ -106,7 +106,7 @@ def running(layer):
     return {f"{layer}.{key}" for key in ("running_mean", "running_var", "num_batches_tracked")}
 
 
-INNER, OUTER = running("network.0"), running("head.normalise.standardise")
+INNER, OUTER = running("network.0"), running("normalization.standardise")
 
 
 @pytest.mark.parametrize("normalise", NORMALISATIONS)
@@ -123,7 +123,7 @@ def test_a_warm_up_changes_statistics_and_classifier_only(name, normalise):
 @pytest.mark.parametrize("name", ["batch_norm", "class_means"])
 def test_statistics_are_those_of_one_pass_in_order_over_centre_crops(name):
     model = warmed(name, built())
-    layers = (model.network[0], model.head.normalise.standardise)
+    layers = (model.network[0], model.normalization.standardise)
     for layer, (mean, variance) in zip(layers, settled(built()), strict=True):
         close(layer.running_mean, mean)
         close(layer.running_var, variance)
@@ -141,7 +141,8 @@ def test_every_image_is_then_nearer_to_its_class_than_by_chance():
     patterns = torch.randint(256, (3, 8, 8, 2))
     noisy = patterns[LABELS] * 0.8 + torch.randint(50, (13, 8, 8, 2))
     model = warmed("class_means", built(), Held(noisy.to(torch.uint8)))
-    found = model.head.logits(model.eval().network(model.prepare(noisy.to(torch.uint8))))
+    raw = model.eval().network(model.prepare(noisy.to(torch.uint8)))
+    found = model.head.logits(model.normalization(raw))
     assert torch.equal(found.argmax(dim=1), torch.from_numpy(LABELS))
 
 

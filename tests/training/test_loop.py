@@ -77,7 +77,7 @@ def logits_by_hand(name, head, raw, alpha):
     if name == "bn":
         centred = raw - raw.mean(dim=0)
         standard = centred / (centred.square().mean(dim=0) + 1e-3).sqrt()
-        raw = (standard + head["normalise.shift"]) / raw.shape[1] ** 0.5
+        raw = (standard + head["shift"]) / raw.shape[1] ** 0.5
     if name != "sm":
         weight = weight / weight.square().sum(dim=1, keepdim=True).sqrt()
     return alpha * raw @ weight.T + head["bias"]
@@ -87,7 +87,8 @@ def reference(name, model, *, alphas, lrs, batch_size, weight_decay=0.0):
     """Weights and losses of training with momentum 0.9, the update written out."""
     images, labels = samples()
     parameters = dict(model.named_parameters())
-    head = {k.removeprefix("head."): v for k, v in parameters.items() if k.startswith("head.")}
+    prefixes = ("head.", "normalization.")
+    head = {k.partition(".")[2]: v for k, v in parameters.items() if k.startswith(prefixes)}
     speeds = {key: torch.zeros_like(value) for key, value in parameters.items()}
     model.train()
     losses = []
@@ -143,7 +144,10 @@ def test_steps_with_momentum_and_changing_alpha_and_lr_equal_those_written_out(n
 @pytest.mark.parametrize("part", ["bottleneck", "head"])
 def test_a_parts_step_is_the_networks_times_its_factor(name, factor, part):
     start = built(METHODS[name])
-    prefix = {"bottleneck": f"network.{bottleneck(start.network)}.", "head": "head."}[part]
+    prefix = {
+        "bottleneck": f"network.{bottleneck(start.network)}.",
+        "head": ("head.", "normalization."),
+    }[part]
     plain, other = deepcopy(start), deepcopy(start)
     trained(plain, lrs=[0.01], batch_size=12)
     (row,) = trained(other, lrs=[0.01], batch_size=12, **{f"{part}_lr_factor": factor})
@@ -178,7 +182,7 @@ def test_accuracy_is_the_share_of_images_right_while_training():
     model = built(LN)
     images, labels = samples()
     logits = deepcopy(model).train()
-    logits = logits.head.logits(logits.network(logits.prepare(images)))
+    logits = logits.head.logits(logits.normalization(logits.network(logits.prepare(images))))
     expected = (logits.argmax(dim=1) == labels).double().mean().item()
     assert trained(model, batch_size=12)[0]["accuracy"] == pytest.approx(expected, abs=1e-12)
 

@@ -1,15 +1,19 @@
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from heated.common.history import NullLogger
 from heated.common.io import read_arrays
 from heated.common.samples import Split
 from heated.data.packed_dataset import Packed
 from heated.models.backbones import BACKBONES
-from heated.models.embedding_model import load
+from heated.models.embedding_model import load, load_with_head
 from heated.training.checkpoints import Lock
-from heated.training.recipe import recipe
+from heated.training.recipe import Recipe, by_epoch, throughout
 from heated.training.training_run import Run
 
 CPU = torch.device("cpu")
@@ -49,7 +53,7 @@ def packed():
 
 
 def run_in(cache, digest="data", **changes):
-    return Run(recipe(SETTINGS | changes), packed(), digest, CPU, cache)
+    return Run(Recipe.from_settings(SETTINGS | changes), packed(), digest, CPU, cache)
 
 
 def finish(run, tmp_path, *seeds):
@@ -60,12 +64,24 @@ def finish(run, tmp_path, *seeds):
 
 
 def test_a_recipe_writes_alpha_and_lr_out_for_every_epoch():
-    found = recipe(SETTINGS | {"epochs": 3})
-    assert found["alphas"] == [16, 4, 4]
-    assert found["lrs"] == pytest.approx([0.05, 0.05 * 0.55, 0.05 * 0.1])
-    assert not {"alpha", "lr", "lr_factor", "epochs"} & set(found)
-    kept = set(SETTINGS) - {"alpha", "lr", "lr_factor", "epochs"}
-    assert {key: found[key] for key in kept} == {key: SETTINGS[key] for key in kept}
+    found = Recipe.from_settings(SETTINGS | {"epochs": 3})
+    assert found.epochs == 3
+    assert found.alphas == [16, 4, 4]
+    assert found.lrs == pytest.approx([0.05, 0.05 * 0.55, 0.05 * 0.1])
+    for key in set(SETTINGS) - {"alpha", "lr", "lr_factor", "epochs"}:
+        assert getattr(found, key) == SETTINGS[key]
+
+
+def test_a_recipe_is_json_and_what_it_sets_by_epoch_is_apart():
+    found = Recipe.from_settings(SETTINGS)
+    assert json.loads(json.dumps(asdict(found))) == asdict(found)
+    assert set(asdict(found)) - set(throughout(found)) == {"alphas", "lrs", "watch_every"}
+    assert by_epoch(found) == [[16, found.lrs[0], True], [4, found.lrs[1], True]]
+
+
+def test_a_setting_that_no_recipe_has_is_refused():
+    with pytest.raises(TypeError, match="widht"):
+        Recipe.from_settings(SETTINGS | {"widht": 3})
 
 
 def test_a_seed_is_trained_with_the_recipes_alpha_and_lr(tmp_path):
@@ -177,7 +193,7 @@ def heated_family(**changes):
     }
     small = {"epochs": 80, "watch_every": 40}
     return {
-        name: recipe(SETTINGS | small | {"alpha": alpha, "lr_factor": factor})
+        name: Recipe.from_settings(SETTINGS | small | {"alpha": alpha, "lr_factor": factor})
         for name, (alpha, factor) in pairs.items()
     }
 
@@ -224,12 +240,13 @@ def test_a_seed_that_another_process_has_in_hand_comes_later(tmp_path):
     assert lock.held(wait=False)
     taken = []
 
-    def log(seed):
-        taken.append(seed)
-        lock.release()
-        return lambda row: None
+    class Taken:
+        def log(self, seed, row):
+            if row["epoch"] == 0:
+                taken.append(seed)
+            lock.release()
 
-    done = run.finish([0, 1], tmp_path / "models", log)
+    done = run.finish([0, 1], tmp_path / "models", Taken())
     assert taken == [1, 0]
     assert list(done) == [0, 1]
 
@@ -237,7 +254,7 @@ def test_a_seed_that_another_process_has_in_hand_comes_later(tmp_path):
 def test_a_seed_that_fails_lets_the_others_finish_and_is_told_at_the_end(tmp_path):
     run = run_in(tmp_path / "cache", lr=1e30, normalise={"name": "none"})
     with pytest.raises(FloatingPointError, match=r"(?s)seed 0: .*epoch 0.*\nseed 1: .*epoch 0"):
-        run.finish([0, 1], tmp_path / "models", lambda seed: lambda row: None)
+        run.finish([0, 1], tmp_path / "models", NullLogger())
     assert list((tmp_path / "models").iterdir()) == []
 
 
@@ -314,7 +331,7 @@ def test_weights_and_warm_up_come_before_the_first_epoch_only(tmp_path):
     begun = run_in(tmp_path / "cache", **changes)
     finish(begun, tmp_path / "a", 0)
     again, seconds = run_in(tmp_path / "cache", **changes).progress(0)
-    expected = load(tmp_path / "a" / "seed-0.safetensors", CPU).state_dict()
+    expected = load_with_head(tmp_path / "a" / "seed-0.safetensors", CPU).state_dict()
     assert seconds > 0
     for name, value in again.model.state_dict().items():
         assert torch.equal(value, expected[name]), name
@@ -327,7 +344,7 @@ def test_a_warm_up_makes_another_training_from_the_same_start(tmp_path, warm_up)
     for name, value in models[0].named_parameters():
         same = torch.equal(value, models[1].get_parameter(name))
         assert same == (warm_up == "batch_norm" or name != "head.weight"), name
-    statistics = [model.head.normalise.standardise.running_mean for model in models]
+    statistics = [model.normalization.standardise.running_mean for model in models]
     assert not torch.equal(*statistics)
     assert cold.key(0) != warm.key(0)
 

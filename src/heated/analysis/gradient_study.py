@@ -75,7 +75,7 @@ def normalised(model: Model, images: Held | Mapped) -> Tensor:
     pieces = torch.arange(len(images)).split(at_a_time(model))
     with torch.inference_mode():
         parts = [
-            model.head.normalise(model.network(model.prepare(pixels)))
+            model.normalization(model.network(model.prepare(pixels)))
             for pixels in images.batches(pieces)
         ]
     return torch.cat(parts)

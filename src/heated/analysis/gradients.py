@@ -60,7 +60,7 @@ def pulls(head: HeatedSoftmax, probabilities: Tensor, labels: Tensor) -> Tensor:
 def weights(head: HeatedSoftmax) -> Tensor:
     """(C, D) float64: class weights as they meet the normalised embedding."""
     raw = head.weight.detach().double()
-    return F.normalize(raw, dim=1) if head.normalise.unit_weights else raw
+    return F.normalize(raw, dim=1) if head.unit_weights else raw
 
 
 def margins(head: HeatedSoftmax, normalised: Tensor, labels: Tensor) -> Tensor:

@@ -1,12 +1,27 @@
-"""Training histories as CSV: a row for each seed and epoch."""
+"""Training histories: a row for each seed and epoch, logged while training and stored as CSV."""
 
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from heated.common.io import required, write_csv
 
 Row = dict[str, float]
+
+
+class Logger(Protocol):
+    """Receives the rows of a run while it is trained."""
+
+    def log(self, seed: int, row: Row) -> None:
+        """Receive a seed's row after its epoch; rows trained before come again at the start."""
+
+
+class NullLogger:
+    """A logger that drops every row."""
+
+    def log(self, seed: int, row: Row) -> None:
+        """Drop the row."""
 
 
 def write_history(path: Path, histories: Mapping[int, Sequence[Row]]) -> None:

@@ -24,7 +24,7 @@ from heated.common.io import read_json, sha256, whole, write_json
 from heated.common.samples import Content
 from heated.data.batches import Mapped
 from heated.models import embedding, embedding_model
-from heated.models.embedding_model import Model
+from heated.models.embedding_model import EmbeddingModel
 from heated.preprocessing.decoding import decode
 
 WEIGHTS, PACKING = "model.safetensors", "packing.json"
@@ -37,7 +37,7 @@ class Embedder:
     """A model and its packing: OPTIONS, as keyword arguments of `decode`. digest: 64 hexadecimal
     digits of both."""
 
-    model: Model
+    model: EmbeddingModel
     packing: Mapping[str, Any]
     digest: str
 

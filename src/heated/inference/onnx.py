@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from heated.common.errors import InputError
 from heated.common.io import whole
 from heated.models import embedding_model
-from heated.models.embedding_model import Model
+from heated.models.embedding_model import EmbeddingModel
 
 
 class Directions(nn.Module):
     """A model whose embeddings have length 1."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: EmbeddingModel) -> None:
         super().__init__()
         self.model = model
 

@@ -7,7 +7,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Unnormalised(nn.Module):
+class Normalization(nn.Module):
+    """Base class of what is done to embeddings (N, D).
+
+    `forward` returns what the classifier sees. `unit_weights` says whether the class weights then
+    have unit length.
+    """
+
+    unit_weights: bool
+
+    def embedding(self, embeddings: Tensor) -> Tensor:
+        """Return (N, D) to compare after training, whose directions count."""
+        normalized: Tensor = self(embeddings)
+        return normalized
+
+
+class Unnormalised(Normalization):
     """(N, D) as they came; class weights too. SM and LS (paper section 3.1)."""
 
     unit_weights = False
@@ -16,10 +31,8 @@ class Unnormalised(nn.Module):
         """(N, D)."""
         return embeddings
 
-    embedding = forward
 
-
-class L2(nn.Module):
+class L2(Normalization):
     """(N, D) of unit length; class weights too. LN and HLN (paper section 3.3)."""
 
     unit_weights = True
@@ -40,7 +53,7 @@ class L2Embeddings(L2):
     unit_weights = False
 
 
-class Batch(nn.Module):
+class Batch(Normalization):
     """Batch norm with learned shift and no learned scale, divided by sqrt(D), so that a row's
     length is about 1; class weights of unit length. BN and HBN (paper section 3.3).
 
@@ -59,10 +72,8 @@ class Batch(nn.Module):
         standard: Tensor = self.standardise(embeddings)
         return (standard + self.shift) / embeddings.shape[1] ** 0.5
 
-    embedding = forward
 
-
-NORMALISATIONS: dict[str, Callable[..., nn.Module]] = {
+NORMALISATIONS: dict[str, Callable[..., Normalization]] = {
     "none": lambda embedding_dim: Unnormalised(),
     "l2": lambda embedding_dim: L2(),
     "l2_embeddings": lambda embedding_dim: L2Embeddings(),

@@ -24,7 +24,9 @@ class HeatedSoftmax(nn.Module):
     """Cross entropy of softmax(alpha z), z = w^T f, over C classes and embeddings of D dimensions.
 
     normalise: "none" (alpha 1 is plain softmax), "l2" (LN), "l2_embeddings" or "batch" (BN), or a
-    module of `heated.normalise`, which says whether class weights have unit length.
+    module of `heated.losses.embedding_norm`, which says whether class weights have unit length.
+    unit_weights: whether class weights have unit length, where this differs from what `normalise`
+    says: "none" with True is for embeddings that come normalized.
     bias: "outside" adds it after alpha, as the authors' code does; "inside" is eq. 1 of the paper,
     alpha (z + b); "none" has no bias.
     alpha: set it at any time (`head.alpha = 4.0`); it is a tensor, so nothing is built anew.
@@ -45,6 +47,7 @@ class HeatedSoftmax(nn.Module):
         embedding_dim: int,
         *,
         normalise: str | nn.Module = "batch",
+        unit_weights: bool | None = None,
         alpha: float = 16.0,
         bias: str = "outside",
         label_smoothing: float = 0.0,
@@ -63,6 +66,7 @@ class HeatedSoftmax(nn.Module):
             one_of("normalise", normalise, NORMALISATIONS)
             normalise = NORMALISATIONS[normalise](embedding_dim)
         self.normalise = normalise
+        self.unit_weights = bool(normalise.unit_weights) if unit_weights is None else unit_weights
         self.weight = nn.Parameter(
             variance_scaling_(torch.empty(num_classes, embedding_dim), scale=1)
         )
@@ -113,7 +117,7 @@ class HeatedSoftmax(nn.Module):
 
     def similarities(self, embeddings: Tensor) -> Tensor:
         """z (N, C): the products of normalised embeddings with the classes' weights."""
-        weight = F.normalize(self.weight, dim=1) if self.normalise.unit_weights else self.weight
+        weight = F.normalize(self.weight, dim=1) if self.unit_weights else self.weight
         z: Tensor = self.normalise(embeddings) @ weight.T
         return z
 

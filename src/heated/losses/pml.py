@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from heated.common.errors import InputError
-from heated.losses.embedding_norm import Unnormalised
 
 LIBRARY = "pytorch_metric_learning"
 PARTS = {  # options that are objects of the library's
@@ -42,7 +41,6 @@ class LibraryLoss(nn.Module):
     ) -> None:
         super().__init__()
         sizes = {"num_classes": num_classes, "embedding_size": embedding_dim}
-        self.normalise = Unnormalised()
         self.criterion = built("losses", loss, LOSSES, sizes)
         self.miner = None if miner is None else built("miners", miner, MINERS, {})
 
@@ -51,10 +49,6 @@ class LibraryLoss(nn.Module):
         how many are right: the library's losses need not say which class is likeliest."""
         chosen = None if self.miner is None else self.miner(embeddings, labels)
         return self.criterion(embeddings, labels, chosen), embeddings.new_tensor(torch.nan)
-
-    def embedding(self, embeddings: Tensor) -> Tensor:
-        """(N, D) to compare after training, whose directions count: as they came."""
-        return embeddings
 
 
 @contextmanager

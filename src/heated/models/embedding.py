@@ -7,14 +7,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from heated.data.batches import Held, Mapped
-from heated.models.embedding_model import Model
+from heated.models.embedding_model import EmbeddingModel
 from heated.runtime.distributed import first, mine, summed
 
 IMAGES = 512  # at a time, at most; the result does not depend on it, nor on the pixels
 PIXELS = 2**24  # prepared, at a time: 64 MiB of float32
 
 
-def embed(model: Model, images: Held | Mapped, *, quiet: bool = False) -> Tensor:
+def embed(model: EmbeddingModel, images: Held | Mapped, *, quiet: bool = False) -> Tensor:
     """(N, D) float32 on the model's device; leaves it in eval mode. Processes share the work, and
     each has the whole."""
     model.eval()
@@ -28,6 +28,6 @@ def embed(model: Model, images: Held | Mapped, *, quiet: bool = False) -> Tensor
     return summed(embeddings)
 
 
-def at_a_time(model: Model) -> int:
+def at_a_time(model: EmbeddingModel) -> int:
     """How many images go through the model at once: fewer where they are large."""
     return max(1, min(IMAGES, PIXELS // math.prod(model.input_shape)))

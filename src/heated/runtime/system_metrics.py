@@ -2,36 +2,35 @@
 expects: `system/...`. Measured since the row before, as `psutil` does it."""
 
 import time
-from collections.abc import Callable
 from importlib.util import find_spec
 
 import psutil
 import torch
 
-from heated.common.history import Row
+from heated.common.history import Logger, Row
 
 SHORTEST = 0.1  # seconds; in less, the share of a processor's time cannot be told
 MB = 1e6
-Log = Callable[[int], Callable[[Row], None]]
 
 
 class Usage:
-    """`rows`: of each seed, those of the epochs that were trained now, and took long enough."""
+    """A logger that adds what the machine did to each row before it passes the row on.
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.process = device, psutil.Process()
+    Attributes:
+        rows: What was measured, by seed: rows of the epochs that were trained now, and took long
+            enough.
+    """
+
+    def __init__(self, device: torch.device, logger: Logger) -> None:
+        self.device, self.logger, self.process = device, logger, psutil.Process()
         self.rows: dict[int, list[Row]] = {}
         self.since = time.monotonic()
         self.measured()  # from here on
 
-    def beside(self, log: Log) -> Log:
-        """`log`, given what the machine did beside each row."""
-
-        def seed(number: int) -> Callable[[Row], None]:
-            rows, logged = self.rows.setdefault(number, []), log(number)
-            return lambda row: logged({**row, **self.sample(row, rows)})
-
-        return seed
+    def log(self, seed: int, row: Row) -> None:
+        """Pass a row on, with what the machine did since the row before."""
+        rows = self.rows.setdefault(seed, [])
+        self.logger.log(seed, {**row, **self.sample(row, rows)})
 
     def sample(self, row: Row, rows: list[Row]) -> Row:
         """What is measured at a row, which `rows` then has too; nothing where it came at once, as

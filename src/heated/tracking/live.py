@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -10,8 +10,6 @@ from heated.common.history import Row
 from heated.tracking import Record, wanted
 from heated.tracking.publishing import publish
 from heated.tracking.store import reason
-
-Log = Callable[[int], Callable[[Row], None]]
 
 
 class Live:
@@ -29,17 +27,12 @@ class Live:
         self.sending: Future[None] | None = None
         self.failed = False
 
-    def seed(self, seed: int) -> Callable[[Row], None]:
-        """A logger for the rows of one seed."""
-        rows = self.histories.setdefault(seed, [])
-
-        def add(row: Row) -> None:
-            rows.append(row)
-            if self.due():
-                self.published = time.monotonic()
-                self.sending = self.sender.submit(self.send, "RUNNING")
-
-        return add
+    def log(self, seed: int, row: Row) -> None:
+        """Add a seed's row, and publish if it is time."""
+        self.histories.setdefault(seed, []).append(row)
+        if self.due():
+            self.published = time.monotonic()
+            self.sending = self.sender.submit(self.send, "RUNNING")
 
     def due(self) -> bool:
         """Whether it is time to publish, and nothing is on its way."""
@@ -65,11 +58,11 @@ class Live:
 
 
 @contextmanager
-def live(record: Record, enabled: bool, every: float) -> Iterator[Log]:
-    """`log(seed)(row)` for a run being trained; one that fails is published as FAILED."""
+def live(record: Record, enabled: bool, every: float) -> Iterator[Live]:
+    """A logger for a run being trained; one that fails is published as FAILED."""
     run = Live(record, every=every if wanted(enabled) else float("inf"))
     try:
-        yield run.seed
+        yield run
     except BaseException:
         if wanted(enabled):
             run.end("FAILED")

@@ -26,28 +26,15 @@ from torch import Tensor
 
 from heated.common.io import whole
 
-# The modules that decide which weights and which history come out.
-CODE = (
-    "losses.adaptive_scale",
-    "data.transforms",
-    "models.backbones",
-    "training.checkpoints",
-    "losses.heated_softmax",
-    "runtime.distributed",
-    "models.embedding",
-    "data.batches",
-    "common.initializers",
-    "losses.pml",
-    "models.embedding_model",
-    "losses.embedding_norm",
-    "training.optimizers",
-    "models.pretrained",
-    "training.recipe",
-    "training.training_run",
-    "data.samplers",
-    "training.loop",
-    "training.init_stages",
-    "training.monitor",
+# What decides which weights and which history come out: every module of FOLDERS, and MODULES.
+FOLDERS = ("data", "losses", "models", "training")
+MODULES = ("common.initializers", "runtime.device", "runtime.distributed")
+WITHOUT_EFFECT = frozenset(
+    {
+        "training.grid_search",  # chooses recipes, and a recipe is part of the name
+        "training.provenance",  # writes down what was trained
+        "training.schedules",  # its values are part of the name
+    }
 )
 MIB = 2**20
 
@@ -58,10 +45,25 @@ def fingerprint(made_by: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def code_digest(modules: Iterable[str] = CODE) -> str:
-    """A hash of modules of this package as they are parsed, so that a comment changes nothing."""
+def code_modules() -> list[str]:
+    """Return the modules of this package that decide on weights and history."""
+    package = Path(__file__).parents[1]
+    found = [
+        ".".join(path.relative_to(package).with_suffix("").parts)
+        for folder in FOLDERS
+        for path in sorted((package / folder).rglob("*.py"))
+        if path.stem != "__init__"
+    ]
+    return [*MODULES, *(module for module in found if module not in WITHOUT_EFFECT)]
+
+
+def code_digest(modules: Iterable[str] | None = None) -> str:
+    """Hash modules of this package, by default `code_modules`.
+
+    They are hashed as they are parsed, so that a comment changes nothing.
+    """
     sources = []
-    for module in modules:
+    for module in code_modules() if modules is None else modules:
         spec = find_spec(f"heated.{module}")
         assert spec is not None, module
         assert spec.origin is not None, module

@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from heated.common.history import NullLogger
 from heated.common.samples import Samples
 from heated.data.packed_dataset import Packed
 from heated.datasets.splits import held_out
@@ -49,7 +50,7 @@ def outcome(run: Run, seed: int) -> dict[str, Any]:
     """How a seed of the run did in its last epoch, and how long its training took."""
     with TemporaryDirectory() as folder:
         try:
-            done = run.finish([seed], Path(folder), lambda seed: lambda row: None)[seed]
+            done = run.finish([seed], Path(folder), NullLogger())[seed]
         except FloatingPointError:
             return {METRIC: None, "seconds": None}
     return {METRIC: done["history"][-1][METRIC], "seconds": done["seconds"]}

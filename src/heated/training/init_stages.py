@@ -31,7 +31,7 @@ def settle_batch_norm(
     feed = tqdm(images.batches(own), "warm-up", len(own), disable=None if first() else True)
     with torch.no_grad():
         for pixels in feed:
-            model.head.normalise(raw_embeddings(model, model.prepare(pixels), precision))
+            model.normalization(raw_embeddings(model, model.prepare(pixels), precision))
 
 
 def begin_at_class_means(

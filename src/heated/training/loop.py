@@ -56,7 +56,8 @@ class Progress:
         head_lr_factor: float = 1,
     ) -> "Progress":
         """Before the first step. Bottleneck and classifier learn at the learning rate of the
-        network below them, times their factors; what is frozen does not."""
+        network below them, times their factors; the normalization's shift learns at the
+        classifier's. What is frozen does not learn."""
         name, options = split_choice(optimiser)
         last = [*model.network.get_submodule(bottleneck(model.network)).parameters()]
         below = [each for each in model.network.parameters() if all(each is not p for p in last)]
@@ -65,7 +66,7 @@ class Progress:
             for part, factor in (
                 (below, 1.0),
                 (last, bottleneck_lr_factor),
-                (model.head.parameters(), head_lr_factor),
+                ([*model.normalization.parameters(), *model.head.parameters()], head_lr_factor),
             )
         ]
         stepper = OPTIMISERS[name](groups, lr=0.0, **options)
@@ -204,7 +205,7 @@ def train_epoch(
         draws = Draws(generator, len(batch), part(len(batch)))
         raw = raw_embeddings(model, model.prepare(pixels, draws), precision)
         with drawing(epoch_seed + 2 + progress.step):
-            loss, right = model.head.outcome(raw, target)
+            loss, right = model.head.outcome(model.normalization(raw), target)
         loss = loss * (len(target) / len(batch))  # whose sum over processes is the batch's mean
         progress.optimiser.zero_grad()
         loss.backward()

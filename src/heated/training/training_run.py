@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from heated.common.errors import InputError
-from heated.common.history import Row
+from heated.common.history import Logger, Row
 from heated.common.io import write_arrays
 from heated.data import packed_dataset
 from heated.data.batches import Mapped, feed
@@ -30,7 +30,7 @@ from heated.training.checkpoints import Checkpoints, Lock, code_digest, fingerpr
 from heated.training.init_stages import WARM_UPS
 from heated.training.loop import Progress, train
 from heated.training.monitor import make_monitor
-from heated.training.recipe import BY_EPOCH, Recipe, by_epoch, throughout
+from heated.training.recipe import Recipe, by_epoch, throughout
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Run:
             "data": self.digest,
             "code": code_digest(),
             "torch": torch.__version__,
-            **({"library": version(LIBRARY)} if self.recipe.get("loss") else {}),
+            **({"library": version(LIBRARY)} if self.recipe.loss else {}),
             "device": self.device.type,
             "seed": seed,
         }
@@ -63,12 +63,12 @@ class Run:
     @cached_property
     def weights_identity(self) -> str:
         """What tells the weights that training begins with from others, wherever they lie."""
-        return pretrained.identity(self.recipe["weights"], self.recipe["backbone"]["name"])
+        return pretrained.identity(self.recipe.weights, self.recipe.backbone["name"])
 
     @cached_property
     def weights(self) -> dict[str, Tensor] | None:
         """The weights that every seed begins with, if any."""
-        return pretrained.tensors(self.recipe["weights"], self.recipe["backbone"]["name"])
+        return pretrained.tensors(self.recipe.weights, self.recipe.backbone["name"])
 
     def key(self, seed: int | None = None) -> str:
         """What identifies the training of a seed, or without one the run: equal keys, equal
@@ -82,7 +82,7 @@ class Run:
 
     def checkpoints(self, seed: int) -> Checkpoints:
         """A seed's; those where others part stay, and one in every tenth of the training."""
-        epochs = len(self.recipe["alphas"])
+        epochs = self.recipe.epochs
         tenths = range(0, epochs + 1, max(1, epochs // 10))
         return Checkpoints(
             self.folder,
@@ -94,7 +94,7 @@ class Run:
         )
 
     def finish(
-        self, seeds: Sequence[int], folder: Path, log: Callable[[int], Callable[[Row], None]]
+        self, seeds: Sequence[int], folder: Path, logger: Logger
     ) -> dict[int, dict[str, Any]]:
         """What became of each seed, whose model is then `folder / seed-<s>.safetensors`. A seed
         that another process has in hand comes later; if all are, the first is waited for.
@@ -108,7 +108,7 @@ class Run:
             with self.free(waiting) as (seed, beginning):
                 path = folder / f"seed-{seed}.safetensors"
                 try:
-                    done[seed] = self.finished(seed, path, log(seed), beginning)
+                    done[seed] = self.finished(seed, path, partial(logger.log, seed), beginning)
                 except FloatingPointError as error:
                     failed[seed] = str(error)
         if failed:
@@ -117,7 +117,7 @@ class Run:
 
     def check_processes(self) -> None:
         """InputError where several processes share a batch whose loss needs the whole of it."""
-        loss = self.recipe.get("loss") or {"name": self.recipe.get("adaptation", "none")}
+        loss = self.recipe.loss or {"name": self.recipe.adaptation}
         if place()[1] > 1 and loss["name"] not in ("none", "learned"):
             raise InputError(
                 f"{loss['name']}: came {place()[1]} processes, which share every batch; allowed: "
@@ -154,9 +154,9 @@ class Run:
         `log` is called with every row. `beginning` is released once no other recipe shares what is
         trained."""
         progress, seconds = self.progress(seed)
-        trained = len(self.recipe["alphas"]) - len(progress.history)
+        trained = self.recipe.epochs - len(progress.history)
         started, kept = time.monotonic() - seconds, self.checkpoints(seed)
-        seen = len(self.recipe["alphas"]) * int(self.data.split.train.sum())
+        seen = self.recipe.epochs * int(self.data.split.train.sum())
         done = {"seconds": seconds, "epochs_trained": trained, "images_seen": seen}
         last_parting = max(self.partings(), default=0)
 
@@ -185,9 +185,9 @@ class Run:
         started = time.monotonic()
         progress = Progress.begin(
             self.model(seed).to(self.device),
-            self.recipe["optimiser"],
-            bottleneck_lr_factor=self.recipe["bottleneck_lr_factor"],
-            head_lr_factor=self.recipe["head_lr_factor"],
+            self.recipe.optimiser,
+            bottleneck_lr_factor=self.recipe.bottleneck_lr_factor,
+            head_lr_factor=self.recipe.head_lr_factor,
         )
         saved = self.checkpoints(seed).latest()
         if saved is None:
@@ -202,7 +202,9 @@ class Run:
         classes = len(np.unique(self.data.labels[self.data.split.train]))
         torch.manual_seed(seed)
         return Model(
-            Architecture.of(self.recipe, image_shape=(height, width, channels), num_classes=classes)
+            Architecture.of(
+                vars(self.recipe), image_shape=(height, width, channels), num_classes=classes
+            )
         )
 
     def warm_up(self, model: Model) -> None:
@@ -210,11 +212,12 @@ class Run:
         if self.weights is not None:
             pretrained.begin_with(model.network, self.weights)
         numbers, labels = self.training_samples()
-        WARM_UPS[self.recipe["warm_up"]](
+        WARM_UPS[self.recipe.warm_up](
             model,
             Mapped(self.data.images, numbers, self.device),
             labels,
-            **{key: self.recipe[key] for key in ("batch_size", "precision")},
+            batch_size=self.recipe.batch_size,
+            precision=self.recipe.precision,
         )
 
     def training_samples(self) -> tuple[NDArray[np.int64], Tensor]:
@@ -237,7 +240,12 @@ class Run:
             progress,
             feed(self.data.images, numbers, self.device),
             labels,
-            **{key: self.recipe[key] for key in ("batch_size", "sampler", "precision", *BY_EPOCH)},
+            alphas=self.recipe.alphas,
+            lrs=self.recipe.lrs,
+            batch_size=self.recipe.batch_size,
+            sampler=self.recipe.sampler,
+            precision=self.recipe.precision,
+            watch_every=self.recipe.watch_every,
             seed=seed,
             watch=self.monitor(progress),
             log=log,
