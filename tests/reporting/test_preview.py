@@ -10,6 +10,7 @@ from heated.reporting.figures.figure import STYLE
 from heated.reporting.preview import described, drawn, planned, preview, scheduled, shared
 from heated.training.recipe import recipe
 
+pytestmark = pytest.mark.xdist_group("preview")  # one process draws the page
 PARAMS = config.load(ROOT / "params.yaml")
 
 
@@ -58,25 +59,29 @@ def test_a_method_without_a_schedule_of_alpha_is_drawn_with_its_learning_rate():
     assert "normface, triplet: lr 0.05 → 0.005." in described(rows)
 
 
-def test_the_page_is_the_same_when_made_twice_and_loads_nothing():
-    html = preview(PARAMS)
+@pytest.fixture(scope="module")
+def html():
+    """The page, which takes seconds to draw."""
+    return preview(PARAMS)
+
+
+def test_the_page_is_the_same_when_made_twice_and_loads_nothing(html):
     assert preview(PARAMS) == html
     assert not re.search(r'(src|href)="(?!#|data:)', html.replace("xlink:href", "href"))
 
 
-def test_the_page_has_a_section_a_data_set_and_study_with_its_values_in_words():
-    html = preview(PARAMS)
+def test_the_page_has_a_section_a_data_set_and_study_with_its_values_in_words(html):
     for dataset, studies in planned(PARAMS).items():
         for study, rows in studies.items():
             assert f"<h2>{dataset}: {study}</h2>" in html
             assert described(rows) in html
 
 
-def test_make_preview_needs_no_training_and_tells_where_the_page_is(project: Project):
+def test_make_preview_needs_no_training_and_tells_where_the_page_is(project: Project, html):
     told = project.run("python", "-m", "heated.reporting.preview")
     path = project.folder / "preview.html"
     assert told.strip() == path.resolve().as_uri()
-    assert path.read_text(encoding="utf-8") == preview(PARAMS)
+    assert path.read_text(encoding="utf-8") == html
     assert "report/" not in project.run("git", "status", "--porcelain")
 
 
