@@ -7,7 +7,6 @@ from reported import METHODS, chapter
 
 from heated.reporting.folder import write
 
-
 pytestmark = pytest.mark.xdist_group("folder")  # one process writes the folder
 
 
