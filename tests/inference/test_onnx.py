@@ -25,10 +25,7 @@ def run(path, images):
     return session.run(None, {"images": np.ascontiguousarray(images)})[0]
 
 
-SLOW_KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "digits"]
-
-
-@pytest.mark.parametrize("kind", ["digits", *SLOW_KINDS])
+@pytest.mark.parametrize("kind", KINDS)
 def test_onnx_runtime_gives_the_embed_stages_embeddings(tmp_path, kind):
     given = case(kind, tmp_path)
     export(given.weights, tmp_path / "model.onnx")
@@ -44,8 +41,10 @@ NORM = {"batch_norm": {"momentum": 0.1, "eps": 1e-5, "frozen": True}, "frozen_bl
 OPTIONS = {"lenet": {}, "conv4": {"width": 4}}  # of the others: NORM
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", BACKBONES)
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES if name not in OPTIONS]
+
+
+@pytest.mark.parametrize("name", [*OPTIONS, *LARGE])
 def test_every_backbone_is_exported(tmp_path, name):
     shape = (32, 32, 1 if name in OPTIONS else 3)
     torch.manual_seed(0)
