@@ -215,9 +215,12 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waits
 
 
+PROJECTS = {"project", "built", "baseline", "competed", "uninterrupted"}  # fixtures
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark each test that runs stages in a copy of the project."""
-    if {"built", "project"} & set(getattr(item, "fixturenames", ())):
+    if PROJECTS & set(getattr(item, "fixturenames", ())):
         item.add_marker("pipeline")
 
 

@@ -41,7 +41,10 @@ NORM = {"batch_norm": {"momentum": 0.1, "eps": 1e-5, "frozen": True}, "frozen_bl
 OPTIONS = {"lenet": {}, "conv4": {"width": 4}}  # of the others: NORM
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES if name not in OPTIONS]
+
+
+@pytest.mark.parametrize("name", [*OPTIONS, *LARGE])
 def test_every_backbone_is_exported(tmp_path, name):
     shape = (32, 32, 1 if name in OPTIONS else 3)
     torch.manual_seed(0)

@@ -7,12 +7,15 @@ from reported import METHODS, chapter
 
 from heated.reporting.folder import write
 
+pytestmark = pytest.mark.xdist_group("folder")  # one process writes the folder
 
-@pytest.fixture
-def folder(results, tmp_path):
+
+@pytest.fixture(scope="module")
+def folder(results, tmp_path_factory):
+    path = tmp_path_factory.mktemp("folder") / "report"
     more = [replace(result, dataset="more") for result in results]
-    write(tmp_path / "report", [chapter(results), chapter(more, dataset="more")])
-    return tmp_path / "report"
+    write(path, [chapter(results), chapter(more, dataset="more")])
+    return path
 
 
 def names(folder):

@@ -64,6 +64,7 @@ def first(count, mask):
     return mask & (np.cumsum(mask) <= count)
 
 
+@pytest.mark.slow
 def test_classes_of_digits_spread_as_alpha_grows(tmp_path):
     data = packed("digits-upright", tmp_path, None)
     hot, cold = (trained("digits-upright", m, data, tmp_path) for m in ("ln-4", "ln-64"))
@@ -71,6 +72,7 @@ def test_classes_of_digits_spread_as_alpha_grows(tmp_path):
         assert angular_spread(cold, data, mask) > angular_spread(hot, data, mask)
 
 
+@pytest.mark.slow
 def test_classes_of_mnist_spread_as_alpha_grows(tmp_path, mirror):
     data = packed("mnist", tmp_path, str(mirror))
     few = {"train": first(5000, data.split.train), "query": first(2000, data.split.query)}

@@ -1,4 +1,5 @@
 import re
+from contextlib import chdir
 
 import matplotlib as mpl
 import pytest
@@ -12,16 +13,25 @@ from heated.reporting.figures.figure import STYLE
 from heated.reporting.preview import described, drawn, main, planned, preview, scheduled, shared
 from heated.training.recipe import Recipe
 
+pytestmark = pytest.mark.xdist_group("preview")  # one process draws the page
 PARAMS = config.load(ROOT)
 GRIDS = {name: grid.model_dump() for name, grid in PARAMS.grids().items()}
 
 
-@pytest.fixture(autouse=True)
-def settings(tmp_path, monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def settings(tmp_path_factory):
     """The resolved settings, in the current folder."""
+    folder = tmp_path_factory.mktemp("settings")
     for name, value in resolved_files(PARAMS).items():
-        write_json(tmp_path / "data/resolved" / name, value)
-    monkeypatch.chdir(tmp_path)
+        write_json(folder / "data/resolved" / name, value)
+    with chdir(folder):
+        yield
+
+
+@pytest.fixture(scope="module")
+def html(settings):
+    """The page, which takes seconds to draw."""
+    return preview(GRIDS)
 
 
 def test_what_is_shown_is_what_would_be_trained(subtests):
@@ -69,26 +79,24 @@ def test_a_method_without_a_schedule_of_alpha_is_drawn_with_its_learning_rate():
     assert "normface, triplet: lr 0.05 → 0.005." in described(rows)
 
 
-def test_the_page_is_the_same_when_made_twice_and_loads_nothing():
-    html = preview(GRIDS)
+def test_the_page_is_the_same_when_made_twice_and_loads_nothing(html):
     assert preview(GRIDS) == html
     assert not re.search(r'(src|href)="(?!#|data:)', html.replace("xlink:href", "href"))
 
 
-def test_the_page_has_a_section_a_data_set_and_study_with_its_values_in_words():
-    html = preview(GRIDS)
+def test_the_page_has_a_section_a_data_set_and_study_with_its_values_in_words(html):
     for dataset, studies in planned(GRIDS).items():
         for study, rows in studies.items():
             assert f"<h2>{dataset}: {study}</h2>" in html
             assert described(rows) in html
 
 
-def test_make_preview_needs_no_training_and_prints_where_the_page_is(project: Project):
+def test_make_preview_needs_no_training_and_prints_where_the_page_is(project: Project, html):
     project.stage("resolve")
     told = project.run("python", "-X", "importtime", "-m", "heated.reporting.preview")
     path = project.folder / "preview.html"
     assert path.resolve().as_uri() in told.splitlines()
-    assert path.read_text(encoding="utf-8") == preview(GRIDS)
+    assert path.read_text(encoding="utf-8") == html
     assert "report/" not in project.run("git", "status", "--porcelain")
     assert not re.search(r"\| +torch$", told, re.MULTILINE)
 

@@ -67,7 +67,7 @@ def root(given):
 
 
 @pytest.fixture(scope="module")
-def built(given, root):
+def image_index(given, root):
     """The index of those files."""
     build([root / "images"], str(given.weights), root / "index")
     return opened(root / "index")
@@ -83,23 +83,23 @@ def run(monkeypatch, *arguments):
     return ""
 
 
-def order(given, built):
+def order(given, image_index):
     """Numbers of the case's images in the order of the index."""
-    return [int(re.search(r"(\d+).png", str(image)).group(1)) for image in built.images]
+    return [int(re.search(r"(\d+).png", str(image)).group(1)) for image in image_index.images]
 
 
-def test_an_index_holds_the_embed_stages_embeddings(given, built):
-    assert len(built.images) == len(given.contents)
-    expected = given.embeddings[order(given, built)]
-    np.testing.assert_allclose(built.embeddings, expected, atol=1e-5, rtol=0)
-    assert isinstance(built.embeddings, np.memmap)
-    assert not built.embeddings.flags.writeable
+def test_an_index_holds_the_embed_stages_embeddings(given, image_index):
+    assert len(image_index.images) == len(given.contents)
+    expected = given.embeddings[order(given, image_index)]
+    np.testing.assert_allclose(image_index.embeddings, expected, atol=1e-5, rtol=0)
+    assert isinstance(image_index.embeddings, np.memmap)
+    assert not image_index.embeddings.flags.writeable
 
 
-def hits(given, built):
+def hits(given, image_index):
     """How often the query's class is among the first k, the query itself left out."""
-    labels = given.labels[order(given, built)]
-    _, numbers = nearest(built, built.embeddings, top=max(KS) + 1)
+    labels = given.labels[order(given, image_index)]
+    _, numbers = nearest(image_index, image_index.embeddings, top=max(KS) + 1)
     others = np.array([[n for n in row if n != i][: max(KS)] for i, row in enumerate(numbers)])
     right = labels[others] == labels[:, None]
     return {f"recall_at_{k}": right[:, :k].any(axis=1).mean() for k in KS}
@@ -111,8 +111,8 @@ def recalls(given):
     return retrieval(embeddings, labels, recall_at_k=KS).values
 
 
-def test_the_querys_class_is_among_the_first_as_often_as_recall_says(given, built):
-    found, expected = hits(given, built), recalls(given)
+def test_the_querys_class_is_among_the_first_as_often_as_recall_says(given, image_index):
+    found, expected = hits(given, image_index), recalls(given)
     assert found == {name: pytest.approx(expected[name], abs=1e-12) for name in found}
     assert 0.3 < found["recall_at_1"] < found["recall_at_8"]
 
@@ -141,22 +141,22 @@ def test_blocks_find_what_sorting_everything_finds(monkeypatch, rows):
     np.testing.assert_allclose(cosines, np.take_along_axis(everything, expected, axis=1), atol=1e-6)
 
 
-def test_more_than_there_are_is_all_there_are(built):
-    distances, numbers = nearest(built, built.embeddings[:1], top=10_000)
-    assert sorted(numbers[0]) == list(range(len(built.images)))
+def test_more_than_there_are_is_all_there_are(image_index):
+    distances, numbers = nearest(image_index, image_index.embeddings[:1], top=10_000)
+    assert sorted(numbers[0]) == list(range(len(image_index.images)))
     assert distances[0, 0] == pytest.approx(0, abs=1e-6)
     assert (np.diff(distances[0]) >= 0).all()
     assert distances.min() >= 0
 
 
-def test_very_many_images_are_searched_by_faiss(given, root, built, monkeypatch):
+def test_very_many_images_are_searched_by_faiss(given, root, image_index, monkeypatch):
     monkeypatch.setattr(indexing, "MANY", 100)
     monkeypatch.setattr(approximate, "SHARE", 2)
     build([root / "images"], str(given.weights), root / "large")
     large = opened(root / "large")
     assert (root / "large" / "index.faiss").is_file()
     distances, numbers = nearest(large, large.embeddings, top=5)
-    exactly, expected = nearest(built, built.embeddings, top=5)
+    exactly, expected = nearest(image_index, image_index.embeddings, top=5)
     assert np.array_equal(numbers[:, 0], expected[:, 0])
     shared = [len(set(a) & set(b)) for a, b in zip(numbers, expected, strict=True)]
     assert np.mean(shared) > 4
@@ -195,7 +195,7 @@ def test_without_faiss_very_many_images_are_refused_before_anything_is_embedded(
     assert not any(tmp_path.iterdir())
 
 
-def test_files_folders_and_archives_are_read_alike(given, root, built, tmp_path):
+def test_files_folders_and_archives_are_read_alike(given, root, image_index, tmp_path):
     files = {path.name: path.read_bytes() for path in (root / "images" / "7").iterdir()}
     layouts.spread(tmp_path / "folder" / "deep", {**files, "notes.txt": b"no image"})
     layouts.zipped(tmp_path / "images.zip", {**dict(reversed(files.items())), "a.txt": b""})
@@ -210,11 +210,11 @@ def test_files_folders_and_archives_are_read_alike(given, root, built, tmp_path)
     build([tmp_path / "images.zip", single[0]], str(given.weights), tmp_path / "index")
     zipped = opened(tmp_path / "index")
     for image, embedding in zip(zipped.images, zipped.embeddings, strict=True):
-        ((same,),) = nearest(built, embedding[None], top=1)[1]
-        assert str(built.images[same]).endswith(str(image).rsplit("/", 1)[1])
+        ((same,),) = nearest(image_index, embedding[None], top=1)[1]
+        assert str(image_index.images[same]).endswith(str(image).rsplit("/", 1)[1])
 
 
-def test_the_command_prints_and_draws_what_is_nearest(root, built, tmp_path):
+def test_the_command_prints_and_draws_what_is_nearest(root, image_index, tmp_path):
     asked = next((root / "images" / "7").iterdir())
     told = subprocess.run(
         [sys.executable, "-m", "heated.search", "query", str(asked), "--index", str(root / "index")]
@@ -304,7 +304,7 @@ def test_a_place_without_images_is_told(given, tmp_path, monkeypatch, place, tol
     assert not (tmp_path / "index").exists()
 
 
-def test_an_index_of_another_model_is_refused(given, root, built, tmp_path, monkeypatch):
+def test_an_index_of_another_model_is_refused(given, root, image_index, tmp_path, monkeypatch):
     changed = tmp_path / "runs" / "digits" / "hbn" / "models" / "seed-0.safetensors"
     model = embedding_model.load(given.weights, torch.device("cpu"))
     with torch.no_grad():
@@ -316,7 +316,7 @@ def test_an_index_of_another_model_is_refused(given, root, built, tmp_path, monk
     assert "is another model than the one that" in told
     same = tmp_path / "runs" / "digits" / "hbn" / "models" / "seed-9.safetensors"
     shutil.copy(given.weights, same)
-    assert matching(built, str(same)).digest == built.digest
+    assert matching(image_index, str(same)).digest == image_index.digest
 
 
 def test_a_folder_of_something_else_is_not_replaced(given, root, tmp_path):
@@ -334,7 +334,7 @@ def test_an_index_is_replaced_by_a_new_one_whole(given, root, tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["embeddings.npy", "index.json", None])
-def test_a_missing_index_names_the_command_that_makes_one(root, built, tmp_path, missing):
+def test_a_missing_index_names_the_command_that_makes_one(root, image_index, tmp_path, missing):
     folder = tmp_path / "index"
     if missing:
         shutil.copytree(root / "index", folder)
@@ -344,7 +344,7 @@ def test_a_missing_index_names_the_command_that_makes_one(root, built, tmp_path,
 
 
 @pytest.mark.parametrize("name", ["embeddings.npy", "index.json"])
-def test_a_damaged_index_is_told(root, built, tmp_path, name):
+def test_a_damaged_index_is_told(root, image_index, tmp_path, name):
     shutil.copytree(root / "index", tmp_path / "index")
     (tmp_path / "index" / name).write_bytes(b"{}")
     with pytest.raises(InputError, match="is damaged"):
