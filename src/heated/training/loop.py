@@ -7,6 +7,7 @@ and gone on with as if nothing had been.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -198,13 +199,14 @@ def train_epoch(
     if progress.step == 0:
         generator.manual_seed(epoch_seed + 1)
         progress.sums.zero_()
+    draws_itself = isinstance(model.head, LibraryLoss)  # a miner may; our own loss never does
     pieces = SAMPLERS[name](labels, batch_size, draw, **options)[progress.step :]
     own = [batch[part(len(batch))] for batch in pieces]
     for batch, numbers, pixels in zip(pieces, own, images.batches(own), strict=True):
         target = labels[numbers.to(device)]
         draws = Draws(generator, len(batch), part(len(batch)))
         raw = raw_embeddings(model, model.prepare(pixels, draws), precision)
-        with drawing(epoch_seed + 2 + progress.step):
+        with drawing(epoch_seed + 2 + progress.step) if draws_itself else nullcontext():
             loss, right = model.head.outcome(model.normalization(raw), target)
         loss = loss * (len(target) / len(batch))  # whose sum over processes is the batch's mean
         progress.optimiser.zero_grad()

@@ -53,12 +53,17 @@ class Run:
         return {
             "recipe": throughout(self.recipe) | {"weights": self.weights_identity},
             "data": self.digest,
-            "code": code_digest(),
+            "code": self.code,
             "torch": torch.__version__,
             **({"library": version(LIBRARY)} if self.recipe.loss else {}),
             "device": self.device.type,
             "seed": seed,
         }
+
+    @cached_property
+    def code(self) -> str:
+        """Return the digest of the code that decides on weights and history."""
+        return code_digest()
 
     @cached_property
     def weights_identity(self) -> str:
@@ -258,8 +263,8 @@ class Run:
         if pictures:
             write_arrays(
                 path,
-                epochs=np.array([*pictures]),
-                angles=torch.stack([*pictures.values()]).numpy(),
+                epochs=np.array(sorted(pictures)),  # restored ones come in another order
+                angles=torch.stack([pictures[epoch] for epoch in sorted(pictures)]).numpy(),
                 labels=self.data.labels[self.data.split.query],
             )
 
