@@ -51,6 +51,7 @@ def judge(given_claim, given_values):
 # --- the interval and the test ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_effect_in_95_of_100(subtests):
     for n, effect in product([2, 3, 8, 20], [0.0, 0.7]):
         with subtests.test(n=n, effect=effect):

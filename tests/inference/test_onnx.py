@@ -78,6 +78,7 @@ def test_without_what_torch_needs_it_says_what_to_install(tmp_path, monkeypatch)
     assert not list(tmp_path.glob("*.onnx*"))
 
 
+@pytest.mark.slow
 def test_the_command_says_how_it_is_used_and_what_is_missing(tmp_path):
     def told(*arguments):
         command = [sys.executable, "-m", "heated.inference.onnx", *arguments]

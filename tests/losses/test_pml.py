@@ -77,6 +77,7 @@ def trained(said, model=None):
     return made, progress.history
 
 
+@pytest.mark.slow
 def test_every_competitor_trains_on_digits_and_its_loss_falls(subtests):
     for name in RIVALS:
         with subtests.test(method=name):

@@ -63,6 +63,7 @@ def left(name, state):
     return {key: value for key, value in state.items() if key.startswith(BOTTLENECKS[name])}
 
 
+@pytest.mark.slow
 def test_torchvisions_state_dict_loads_by_path(new_folder, subtests):
     for suffix, name in product([".safetensors", ".pth"], LARGE):
         with subtests.test(suffix=suffix, name=name):

@@ -246,6 +246,7 @@ def test_a_jpeg_that_is_not_plain_comes_to_pillow():
         assert plain(other) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0x00, 0xE1, 0xFF])
 def test_a_jpeg_with_a_wrong_byte_before_its_pixels_is_what_pillow_makes_of_it(value):
     def made(open_it, content):

@@ -239,6 +239,7 @@ def child(folder, *arguments):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_taken_up_by_the_next_to_the_same_bytes(tmp_path):
     (tmp_path / "raw").mkdir()
     with zipfile.ZipFile(tmp_path / "raw" / "images.zip", "w") as archive:

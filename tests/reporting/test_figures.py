@@ -173,6 +173,7 @@ def test_every_figure_is_drawn_under_its_own_name(drawn):
     assert drawn.keys() == FIGURES.keys()
 
 
+@pytest.mark.slow
 def test_the_same_numbers_give_the_same_bytes(drawn, results, upright, subtests):
     for name in FIGURES:
         with subtests.test(name=name):
