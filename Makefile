@@ -34,6 +34,7 @@ lint: $(VENV)/.ready-dev   ## what a contributor's change must pass: format, lin
 	ruff format --check
 	ruff check
 	mypy
+	lint-imports
 
 format: $(VENV)/.ready-dev
 	ruff format
