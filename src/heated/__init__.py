@@ -1,14 +1,35 @@
-"""Heated-Up Softmax Embedding (arXiv 1809.04157): `heated.HeatedSoftmax` is the loss for a loop of
-one's own; everything else is reached by its module."""
+"""Heated-Up Softmax Embedding (arXiv 1809.04157).
+
+The public interface is what `__all__` names; each name is imported on first use.
+
+- `HeatedSoftmax`: the loss, for any training loop
+- `SCHEDULES`, `schedule_values`: alpha as a function of progress, and its value in every epoch
+- `retrieval_metrics`, `clustering_metrics`: Recall@K, MAP@R, R-precision; NMI, AMI, F1
+- `load_model`, `embed`: a trained model, and the embeddings of many images
+"""
 
 from importlib import import_module
 from typing import Any
 
-PUBLIC = {"HeatedSoftmax": "heated.losses.heated_softmax"}
+# Imported on first use, so that a stage which needs no network does not wait for torch.
+PUBLIC = {
+    "HeatedSoftmax": ("heated.losses.heated_softmax", "HeatedSoftmax"),
+    "SCHEDULES": ("heated.training.schedules", "SCHEDULES"),
+    "clustering_metrics": ("heated.evaluation.metrics", "clustered"),
+    "embed": ("heated.models.embedding", "embed"),
+    "load_model": ("heated.models.embedding_model", "load"),
+    "retrieval_metrics": ("heated.evaluation.retrieval", "retrieval"),
+    "schedule_values": ("heated.training.schedules", "values"),
+}
+__all__ = [*PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on first use, so that a stage which needs no network does not wait for torch.
     if name not in PUBLIC:
         raise AttributeError(f"module 'heated' has no attribute {name!r}")
-    return getattr(import_module(PUBLIC[name]), name)
+    module, attribute = PUBLIC[name]
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *PUBLIC])

@@ -1,0 +1,134 @@
+"""The resolved settings: their values, who reads them, and that DVC sees every change."""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from heated import config
+from heated.common.io import write_json
+from heated.common.paths import SIDE_SETTINGS
+from heated.config.entries import expand
+from heated.config.resolved import resolved_files
+
+PARAMS = config.load(ROOT)
+FILES = resolved_files(PARAMS)
+
+
+def test_settings_are_those_that_released_results_were_made_with(subtests):
+    """`settings.json` has every entry written out, as params.yaml did before it had `base`."""
+    kept = json.loads(Path(__file__).with_name("settings.json").read_text(encoding="utf-8"))
+    found = json.loads(PARAMS.model_dump_json())
+    for section, expected in kept.items():
+        for name, value in expected.items():
+            with subtests.test(section=section, name=name):
+                assert found[section][name] == value
+        assert found[section].keys() == expected.keys()
+
+
+def test_files_are_json_and_hold_no_more_than_their_stage_needs():
+    assert json.loads(json.dumps(FILES)) is not None
+    assert FILES["sources/digits.json"] == {"source": {"name": "digits", "turns": 4}}
+    assert FILES["packing/digits.json"].keys() == {"source", "packing"}
+    assert FILES["evaluation/digits.json"].keys() == {"evaluation", "threads"}
+    assert FILES["threads.json"] == {"threads": 1}
+    run = FILES["runs/digits/hbn.json"]
+    assert run.keys() == {"settings", "seeds", "threads", "tags", "tuned"}
+    assert not run["tuned"]
+
+
+def test_a_method_changes_the_files_of_its_own_runs_alone():
+    changed = PARAMS.model_dump()
+    changed["methods"]["hbn"]["alpha"]["end"] = 2.0
+    files = resolved_files(type(PARAMS).model_validate(changed, strict=False))
+    assert [name for name in FILES if files[name] != FILES[name]] == ["runs/digits/hbn.json"]
+
+
+def test_entries_are_merged_and_a_mapping_with_a_name_replaces():
+    entries = {
+        "a": {"x": {"name": "one", "k": 1, "l": 2}, "y": {"z": 1}, "n": None},
+        "b": {"base": "a", "x": {"k": 3}, "y": {"w": 2}},
+        "c": {"base": "b", "x": {"name": "two"}, "n": {"m": 1}, "y": None},
+    }
+    before = deepcopy(entries)
+    found, problems = expand(entries)
+    assert problems == {}
+    assert entries == before
+    assert found["b"].value == {
+        "x": {"name": "one", "k": 3, "l": 2},
+        "y": {"z": 1, "w": 2},
+        "n": None,
+    }
+    assert found["c"].value == {"x": {"name": "two"}, "y": None, "n": {"m": 1}}
+    origins = {
+        path: found["c"].origin(path) for path in [("x", "name"), ("x",), ("n", "m"), ("y",)]
+    }
+    assert origins == {("x", "name"): "c", ("x",): "c", ("n", "m"): "c", ("y",): "c"}
+    assert found["b"].origin(("x", "k")) == "b"
+    assert found["b"].origin(("x", "l")) == "a"
+
+
+def test_the_order_of_entries_does_not_matter():
+    entries = {"c": {"base": "b", "k": 3}, "b": {"base": "a", "l": 2}, "a": {"k": 1}}
+    one, _ = expand(entries)
+    other, _ = expand(dict(reversed(entries.items())))
+    assert one == other
+    assert one["c"].value == {"k": 3, "l": 2}
+
+
+def changed_leaves(value, path=()):
+    """Each path of a leaf, with a copy of the value in which that leaf is another one."""
+
+    def walk(inner, path):
+        pairs = inner.items() if isinstance(inner, dict) else enumerate(inner)
+        for key, each in pairs:
+            if isinstance(each, dict | list) and each:
+                yield from walk(each, (*path, key))
+            else:
+                yield (*path, key), each
+
+    for leaf, old in walk(value, path):
+        copy = deepcopy(value)
+        section = copy
+        for key in leaf[:-1]:
+            section = section[key]
+        section[leaf[-1]] = old + 1 if type(old) in (int, float) else f"{old}x"
+        yield ".".join(map(str, leaf)), copy
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in what DVC prints with
+def test_a_change_of_any_leaf_runs_the_stage_without_a_lock_file_and_against_the_run_cache(
+    tmp_path, monkeypatch, subtests
+):
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(tmp_path)
+    Repo.init(no_scm=True).close()
+    Path("stub.py").write_text("open('runs', 'a').write('x'); open('out', 'w').write('x')")
+    stage = {"cmd": "python stub.py", "deps": ["settings.json"], "outs": ["out"]}
+    write_json(Path("dvc.yaml"), {"stages": {"stub": stage}})
+
+    def runs(value):
+        """How often the stage runs with the settings, when nothing but the run cache is kept."""
+        write_json(Path("settings.json"), value)
+        for name in ("runs", "dvc.lock"):
+            Path(name).unlink(missing_ok=True)
+        with Repo() as repo:
+            repo.reproduce()
+        return len(Path("runs").read_text()) if Path("runs").exists() else 0
+
+    for name in FILES.keys() - {SIDE_SETTINGS}:
+        kind, _, rest = name.partition("/")
+        if rest not in ("", "digits.json", "digits/hbn.json"):
+            continue
+        with subtests.test(name=name):
+            assert runs(FILES[name]) == 1
+            assert runs(FILES[name]) == 0  # restored from the run cache
+    chosen = ("packing/digits.json", "runs/digits/hbn.json", "evaluation/digits.json")
+    for name in (*chosen, "threads.json", "gradients.json"):
+        for leaf, value in changed_leaves(FILES[name]):
+            with subtests.test(name=name, leaf=leaf):
+                assert runs(value) == 1
