@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from heated import config
 from heated.common.errors import InputError
 from heated.config import method
+from heated.config.entries import expand
 from heated.data.batches import Held
 from heated.data.samplers import SAMPLERS
 from heated.losses.heated_softmax import HeatedSoftmax
@@ -266,7 +267,9 @@ def test_a_trained_model_embeds_without_the_library(tmp_path, monkeypatch):
 def test_a_further_loss_is_a_key_and_the_method_of_the_readme(monkeypatch):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n(methods:\n  circle:.*?)```", readme, re.DOTALL)
-    said = yaml.safe_load(block)["methods"]["circle"]
+    known = {name: entry.value for name, entry in config.read(ROOT).entries["methods"].items()}
+    expanded, _ = expand(known | yaml.safe_load(block)["methods"])
+    said = expanded["circle"].value
     said = TypeAdapter(method.Method).validate_python(said).model_dump()
     with pytest.raises(InputError, match="losses name: came 'circle'; allowed: "):
         check("methods.circle", loss=said["loss"], miner=None)
