@@ -182,7 +182,7 @@ def test_a_server_that_is_away_for_20_s_of_a_training_costs_no_point(
 @contextmanager
 def slowly_trained(project: Project, server: Server) -> Iterator[subprocess.Popen[bytes]]:
     """The stage `train`, published to the server; what it prints is in a file."""
-    arguments = ("digits", "hbn", "data/packed/digits", "models", "history.csv", "made.json")
+    arguments = ("digits", "hbn")
     with (project.folder / "told").open("wb") as told:
         process = subprocess.Popen(
             [sys.executable, "-c", SLOWLY, *arguments],
