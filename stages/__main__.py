@@ -15,10 +15,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
+
+from stages.fork_server import ADDRESS
 
 KINDS = ("tune", "train", "embed", "evaluate", "gradients")  # of a run, in their order
 DVC = (sys.executable, "-m", "dvc")
@@ -88,6 +92,12 @@ def repro(jobs: int) -> int:
     if not outdated:
         print("Data and pipelines are up to date.")
         return 0
+    with fork_server():
+        return build_outdated(outdated, jobs)
+
+
+def build_outdated(outdated: set[str], jobs: int) -> int:
+    """Build what runs depend on, the runs, and what depends on them; return the exit status."""
     names = dvc_output("stage", "list", "--name-only").split()  # in the order of dvc.yaml
     shared = shared_stages(names)
     if outdated & set(shared):
@@ -103,6 +113,24 @@ def repro(jobs: int) -> int:
         advice = f"Run `dvc repro {run[-1]}` to repeat it alone"
         print(f"{item(run[0])}: got exit status {status}, expected 0. {advice}.", file=sys.stderr)
     return 1 if failed else dvc("repro").returncode
+
+
+@contextmanager
+def fork_server() -> Iterator[None]:
+    """Let stages be forks of a process that has done their imports, on Linux."""
+    if sys.platform != "linux":
+        yield
+        return
+    with TemporaryDirectory() as folder:
+        address = str(Path(folder) / "socket")
+        command = [sys.executable, "-m", "stages.fork_server", address]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL) as server:
+            os.environ[ADDRESS] = address
+            try:
+                yield
+            finally:
+                del os.environ[ADDRESS]
+                server.terminate()
 
 
 def dvc(*arguments: str, stdout: int | None = None) -> subprocess.CompletedProcess[str]:

@@ -12,9 +12,8 @@ from heated import config
 from heated.common import paths
 from heated.config.resolved import resolved_files
 
-STAGES = sorted(
-    path.stem for path in (ROOT / "stages").glob("*.py") if not path.stem.startswith("__")
-)
+SCRIPTS = ("__init__", "__main__", "fork_server")  # of the folder, and no stages
+STAGES = sorted(p.stem for p in (ROOT / "stages").glob("*.py") if p.stem not in SCRIPTS)
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 

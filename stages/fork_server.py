@@ -1,0 +1,121 @@
+"""Start stages as forks of a process that has imported torch, scikit-learn and scipy already.
+
+These imports take seconds, and a build starts dozens of stages. `python -m stages JOBS` runs one
+server. A stage that finds its address in the environment hands command line, environment and
+streams to it, waits for the fork to end, and exits with its status. Without a server, a stage runs
+by itself. Nothing of this package is imported before the fork, so that each stage runs the code as
+it is.
+"""
+
+import json
+import os
+import runpy
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+
+ADDRESS = "HEATED_FORK_SERVER"
+PRELOADED = ("torch", "torch._dynamo", "sklearn.cluster", "sklearn.metrics", "scipy.special")
+LIMIT = 1 << 20  # bytes of a request
+REFUSED = b"refused"
+
+
+def delegate() -> None:
+    """Let the server run this stage, and exit with its status; return if it cannot.
+
+    `torchrun` starts several processes of a stage, which run by themselves.
+    """
+    address, module = os.environ.get(ADDRESS), stage_module(sys.orig_argv)
+    if address is None or module is None or "TORCHELASTIC_RUN_ID" in os.environ:
+        return
+    arguments = sys.orig_argv[sys.orig_argv.index("-m") + 2 :]
+    request = {"module": module, "arguments": arguments, "environment": dict(os.environ)}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
+        try:
+            server.connect(address)
+            message = json.dumps(request | {"folder": str(Path.cwd())}).encode()
+            socket.send_fds(server, [message], [0, 1, 2])
+        except OSError:
+            return  # still importing, or gone
+        answer = server.recv(64)
+        if answer == REFUSED:
+            return
+        server.recv(1)  # nothing, once the fork has ended
+    sys.exit(int(answer) if answer else "the stage was killed")
+
+
+def stage_module(command: Sequence[str]) -> str | None:
+    """Return the stage that a command line of Python runs, None if it runs something else.
+
+    >>> stage_module(["python", "-m", "stages.train", "digits", "bn"])
+    'stages.train'
+    >>> stage_module(["python", "-m", "stages", "2"])
+    """
+    if command[1:2] != ["-m"] or not command[2].startswith("stages."):
+        return None
+    return None if command[2] in ("stages.fork_server", "stages.__main__") else command[2]
+
+
+def serve(address: str, modules: Sequence[str] = PRELOADED) -> None:
+    """Import the modules, then fork a process for each stage that connects to the address."""
+    for name in modules:
+        import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks leave no zombies
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(address)
+        listener.listen()
+        while True:
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                sys.exit(run_stage(connection))
+            connection.close()
+
+
+def run_stage(connection: socket.socket) -> int:
+    """Run the stage that the other side asks for, and send its exit status."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    message, streams, _, _ = socket.recv_fds(connection, LIMIT, 3)
+    request = json.loads(message)
+    if request["folder"] != str(Path.cwd()):  # another copy of the project, with code of its own
+        connection.send(REFUSED)
+        return 0
+    for number, descriptor in enumerate(streams):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.argv = [request["module"], *request["arguments"]]
+    status = exit_status(request["module"])
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    with suppress(OSError):
+        connection.send(str(status).encode())
+    return status
+
+
+def exit_status(module: str) -> int:
+    """Run a module as a program and return its exit status; print what ends it."""
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        print(end.code, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], sys.argv[2:] or PRELOADED)
