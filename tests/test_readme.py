@@ -180,6 +180,7 @@ HOW: dict[str, Callable[[Project, str], None]] = {
     "dvc plots show": as_it_stands,
     "make repro JOBS=1": as_it_stands,
     "make preview": as_it_stands,
+    "python -m stages.resolve --show methods.hbn": as_it_stands,
     "make track": adds_no_run,
     "make test": runs_tests,
     "make bench": would_measure,

@@ -300,9 +300,8 @@ def seen(client, key):
 
 def test_a_training_is_seen_while_it_goes_on(client):
     run = Live(record("live"), every=0)
-    add = run.seed(0)
     for row in history(0):
-        add(row)
+        run.log(0, row)
         assert run.sending is not None
         run.sending.result()
         assert seen(client, "live") == list(enumerate(ALPHAS[: row["epoch"] + 1]))
