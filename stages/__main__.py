@@ -123,7 +123,7 @@ def fork_server() -> Iterator[None]:
         return
     with TemporaryDirectory() as folder:
         address = str(Path(folder) / "socket")
-        command = [sys.executable, "-m", "stages.fork_server", address]
+        command = [sys.executable, "-c", f"import stages.fork_server as f; f.serve({address!r})"]
         with subprocess.Popen(command, stdin=subprocess.DEVNULL) as server:
             os.environ[ADDRESS] = address
             try:

@@ -58,7 +58,7 @@ def stage_module(command: Sequence[str]) -> str | None:
     """
     if command[1:2] != ["-m"] or not command[2].startswith("stages."):
         return None
-    return None if command[2] in ("stages.fork_server", "stages.__main__") else command[2]
+    return command[2]
 
 
 def serve(address: str, modules: Sequence[str] = PRELOADED) -> None:
@@ -115,7 +115,3 @@ def exit_status(module: str) -> int:
         traceback.print_exc()
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2:] or PRELOADED)

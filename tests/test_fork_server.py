@@ -37,7 +37,8 @@ def server(tmp_path: Path) -> Iterator[dict[str, str]]:
     address = str(tmp_path / "s")
     if len(address) > 100:
         pytest.skip("the path of the temporary folder is too long for a socket")
-    command = [sys.executable, "-m", "stages.fork_server", address, "this"]
+    code = f"import stages.fork_server as f; f.serve({address!r}, ['this'])"
+    command = [sys.executable, "-c", code]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=quiet) as process:
@@ -101,7 +102,6 @@ def test_only_stages_are_handed_over():
     assert stage_module(["python", "-m", "stages.train", "digits"]) == "stages.train"
     for command in (
         ["python", "-m", "stages", "2"],
-        ["python", "-m", "stages.fork_server", "s"],
         ["python", "-c", "import stages"],
         ["python", "-m", "heated.tracking"],
         ["python"],
