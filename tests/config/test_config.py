@@ -224,6 +224,16 @@ BAD: dict[str, Case] = {
         5,
         "studies.yaml: grids.tuned-bn: got 5, expected a valid list.",
     ),
+    "a grid in its former place": (
+        "studies.yaml: studies.competitors.grid",
+        {},
+        "studies.yaml: studies.competitors.grid: unknown key. Move it to the section grids",
+    ),
+    "a list of methods beside another file's": (
+        "studies.yaml: methods",
+        ["bn-4"],
+        "studies.yaml: methods: got ['bn-4'], expected a mapping of entries by name.",
+    ),
     "unknown sampler": (
         "studies.yaml: methods.proxy-anchor.sampler.name",
         "per_klass",

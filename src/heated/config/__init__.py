@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from heated.config.cross_checks import grid_problems, name_problems
 from heated.config.entries import Entry, expand
-from heated.config.error_messages import Location, suggestion, type_problems
+from heated.config.error_messages import Location, shortened, suggestion, type_problems
 from heated.config.reading import ParamsError, parse
 from heated.config.schema import Params
 
@@ -33,12 +33,14 @@ class Sources:
         entries: The expanded entries of methods and data sets, with the origin of each value.
         files: For methods and data sets, the file of each entry.
         problems: What is wrong so far.
+        incomplete: Sections of entries that a file has no mapping for.
     """
 
     raw: dict[str, Any] = field(default_factory=dict)
     entries: dict[str, dict[str, Entry]] = field(default_factory=dict)
     files: dict[tuple[str, str], str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    incomplete: set[str] = field(default_factory=set)
 
     def where(self, location: Location) -> str:
         """Return file and path of a value, in the entry that wrote it."""
@@ -60,8 +62,9 @@ def load(folder: Path = Path()) -> Params:
     """
     sources = read(folder)
     problems = sources.problems
-    names = {kind: [name for of, name in sources.files if of == kind] for kind in ENTRIES}
-    found = [*name_problems(sources.raw, {kind: known for kind, known in names.items() if known})]
+    known = {kind: [name for of, name in sources.files if of == kind] for kind in ENTRIES}
+    complete = {kind: names for kind, names in known.items() if kind not in sources.incomplete}
+    found = [*name_problems(sources.raw, {kind: each for kind, each in complete.items() if each})]
     try:
         params = Params.model_validate(sources.raw)
         if not problems + found:
@@ -84,16 +87,14 @@ def read(folder: Path) -> Sources:
         ParamsError: If a file cannot be read.
     """
     sources, named = Sources(), dict[str, dict[str, Any]]()
-    for file, known in FILES.items():
+    for file in FILES:
         for section, value in parse(folder / file).items():
-            if section not in known:
-                sources.problems.append(f"{file}: {section}: {misplaced(str(section), known)}")
-            elif section in ENTRIES and isinstance(value, dict):
-                sources.problems += add_entries(sources.files, named, section, value, file)
-            else:
-                sources.raw[section] = value
+            add_section(sources, named, file, str(section), value)
     grids = sources.raw.pop("grids", None)
     if isinstance(competitors := dict_at(sources.raw, "studies", "competitors"), dict):
+        if "grid" in competitors:
+            told = "unknown key. Move it to the section grids of the same file."
+            sources.problems.append(f"studies.yaml: studies.competitors.grid: {told}")
         competitors["grid"] = {} if grids is None else grids
     for section, entries in named.items():
         expanded, wrong = expand(entries)
@@ -105,6 +106,22 @@ def read(folder: Path) -> Sources:
             for name, what in wrong.items()
         ]
     return sources
+
+
+def add_section(
+    sources: Sources, named: dict[str, dict[str, Any]], file: str, section: str, value: Any
+) -> None:
+    """Add a file's section to the sources, or to the named entries, or what is wrong with it."""
+    if section not in FILES[file]:
+        sources.problems.append(f"{file}: {section}: {misplaced(section, FILES[file])}")
+    elif section not in ENTRIES:
+        sources.raw[section] = value
+    elif isinstance(value, dict):
+        sources.problems += add_entries(sources.files, named, section, value, file)
+    else:
+        told = f"got {shortened(value)}, expected a mapping of entries by name."
+        sources.problems.append(f"{file}: {section}: {told}")
+        sources.incomplete.add(section)
 
 
 def add_entries(
