@@ -77,8 +77,12 @@ def test_dvc_draws_the_curves(built: Project) -> None:
 
 def outdated(built: Project) -> list[str]:
     """The stages that are out of date, once the settings are resolved."""
-    built.run("dvc", "repro", "--quiet", "resolve")
-    return list(json.loads(built.run("dvc", "status", "--json")))
+    built.stage("resolve")
+    return [name for name in json.loads(built.run("dvc", "status", "--json")) if name != "resolve"]
+
+
+SPLIT, AFTER = ["split@digits", "split-planes@digits-upright"], ["report", "track"]
+EVALUATED = ["evaluate@digits-hbn", "evaluate-planes@digits-upright-ln"]
 
 
 @pytest.mark.parametrize(
@@ -94,8 +98,10 @@ def outdated(built: Project) -> list[str]:
         ("checkpoints.budget", 1, []),
         ("download.mirror", "../mirror", []),
         ("datasets.digits.training.lr", 0.1, ["train@digits-hbn", "report", "track"]),
-        ("datasets.digits.packing.size", 16, ["split@digits", "report", "track"]),
-        ("datasets.digits.evaluation.recall_at", [1], ["evaluate@digits-hbn", "report", "track"]),
+        # digits-upright inherits from digits
+        ("datasets.digits.packing.size", 16, [*SPLIT, *AFTER]),
+        ("datasets.digits-upright.packing.size", 16, ["split-planes@digits-upright", *AFTER]),
+        ("datasets.digits.evaluation.recall_at", [1], [*EVALUATED, *AFTER]),
         ("studies.gradients.samples", 50, ["gradients@digits-hbn"]),
     ],
 )
@@ -104,7 +110,7 @@ def test_an_edit_re_runs_what_reads_it_alone(
 ) -> None:
     with built.edited({path: value}):
         found = outdated(built)
-    assert outdated(built) == []
+    built.stage("resolve")  # as other tests expect it
     assert sorted(found) == sorted(stages)
 
 
@@ -115,7 +121,7 @@ def test_a_changed_claim_is_judged_again_without_training(built: Project) -> Non
 
     with built.edited({"claims.bn-over-sm.says": "Batch norm wins"}):
         ran = re.findall(r"Running stage '([^']*)'", built.run("dvc", "repro"))
-        assert ran == ["resolve", "report", "track"]
+        assert [name for name in ran if name != "resolve"] == ["report", "track"]
         assert told()["bn-over-sm"] == "Batch norm wins"
     built.run("dvc", "repro")  # as other tests expect it
     assert told()["bn-over-sm"] == "Batch norm beats plain softmax"
@@ -145,6 +151,7 @@ def test_a_seed_more_leaves_the_finished_seed_alone(built: Project) -> None:
 def test_an_unknown_name_stops_the_pipeline_before_anything_runs(built: Project) -> None:
     with built.edited({"run.methods": ["hbm"]}):
         told = built.run("dvc", "repro", status=255)
+    built.run("dvc", "repro", "--quiet", "resolve")  # DVC deletes what a failed stage had made
     assert "params.yaml: run.methods.0: got 'hbm'" in told
     assert "Did you mean 'hbn'?" in told
     assert "Running stage 'train" not in told
