@@ -39,13 +39,13 @@ if first():
 """
 
 
-def launched(processes, *command):
+def launched(processes, *command, folder=ROOT):
     """What a program printed that `torchrun` started so many times, or python once."""
     torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
     start = [sys.executable, *(torchrun if processes > 1 else [])]
     done = subprocess.run(
         [*start, *map(str, command)],
-        cwd=ROOT,
+        cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
@@ -120,11 +120,10 @@ def test_the_stage_writes_the_very_same_metrics_from_two_processes(tmp_path, mon
         write_arrays(run / "embeddings" / f"seed-{seed}.npz", **arrays, labels=labels, **masks)
     for name, value in resolved_files(config.load(ROOT)).items():
         write_json(tmp_path / "data/resolved" / name, value)
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "src")]))
     written = []
     for processes in (1, 2):
-        launched(processes, "-m", "stages.evaluate", "digits", "hbn")
+        launched(processes, "-m", "stages.evaluate", "digits", "hbn", folder=tmp_path)
         written.append((run / "metrics.json").read_text(encoding="utf-8"))
     assert written[0] == written[1]
     assert json.loads(written[0])["recall_at_1"]["n"] == 2
