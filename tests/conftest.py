@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from filelock import FileLock
 from hypothesis import settings
 from reported import METHODS, write_runs
@@ -105,15 +104,14 @@ class Project:
 
     def edit(self, changes: Mapping[str, Any]) -> None:
         """Put values at the paths of keys, such as `run.seeds`, in the file that has them."""
+        from dvc.utils.serialize import modify_yaml  # as `dvc exp run --set-param` does it
+
         for path, value in changes.items():
-            file = self.folder / file_of(path)
-            raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-            *outer, last = path.split(".")
-            section = raw
-            for key in outer:
-                section = section.setdefault(key, {})
-            section[last] = value
-            file.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
+            with modify_yaml(str(self.folder / file_of(path))) as section:
+                *outer, last = path.split(".")
+                for key in outer:
+                    section = section.setdefault(key, {})
+                section[last] = value
 
     @contextmanager
     def edited(self, changes: Mapping[str, Any]) -> Iterator[None]:

@@ -258,7 +258,8 @@ def test_a_second_interrupt_kills_what_ignores_the_first(repository):
 
 def interrupted(jobs: int, names: list[str], numbers: list[int], status: int) -> int:
     """Signal the runner once stages run; return their session."""
-    process = subprocess.Popen([sys.executable, "-m", "stages", str(jobs)])
+    command = [sys.executable, "-m", "stages", str(jobs)]
+    process = subprocess.Popen(command, preexec_fn=default_signals)
     try:
         files = [Path("started", name) for name in names]
         wait_until(lambda: all(file.exists() and file.read_text() for file in files))
@@ -272,6 +273,12 @@ def interrupted(jobs: int, names: list[str], numbers: list[int], status: int) ->
         process.kill()
         process.wait()
     return session
+
+
+def default_signals() -> None:
+    """Undo what a background job of a shell, or nohup, ignores and its children inherit."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def wait_until(condition) -> None:
