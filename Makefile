@@ -18,7 +18,7 @@ preview: $(VENV)/.ready    ## alpha, temperature and lr of every method, drawn b
 	python -m heated.reporting.preview
 
 experiments: $(VENV)/.ready ## DVC's experiments beside each other: what differs, without hashes of files
-	@dvc exp show --md --only-changed --drop '^(State|Executor|data|report|runs|src|stages)'
+	@dvc exp show --md --only-changed --drop '^(State|Executor|data|report|runs|src|stages|.*\.yaml$$)'
 
 track: $(VENV)/.ready      ## write what MLflow shows again, from the files that DVC tracks
 	dvc repro --quiet --single-item resolve
