@@ -173,7 +173,7 @@ def test_a_server_that_is_away_for_20_s_of_a_training_costs_no_point(
         (project.folder / "hurry").touch()
         assert process.wait() == 0, told_by(project)
     assert told_by(project).count(FAILED) == 1
-    rows = read_history(project.folder / "history.csv")[0]
+    rows = read_history(project.folder / "runs/digits/hbn/history.csv")[0]
     assert len(before) < len(rows) == EPOCHS
     for name, column in (("schedule/alpha", "alpha"), ("train/loss", "loss")):
         assert points(client, project, name) == [(row["epoch"], row[column]) for row in rows]
