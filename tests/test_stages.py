@@ -10,6 +10,8 @@ from conftest import ROOT, Project
 
 from heated import config
 from heated.common import paths
+from heated.common.errors import InputError
+from heated.common.io import write_json
 from heated.config.resolved import resolved_files
 
 SCRIPTS = ("__init__", "__main__", "fork_server")  # of the folder, and no stages
@@ -178,6 +180,20 @@ def test_a_stage_without_its_input_names_the_file_and_the_stage_that_makes_it(
     assert missing in told
     assert f"the stage '{maker}' makes it" in told
     assert "Traceback" not in told
+
+
+def test_a_run_that_nothing_trains_is_named_with_where_to_add_it(tmp_path, monkeypatch) -> None:
+    for name, value in resolved_files(config.load(ROOT)).items():
+        write_json(tmp_path / "data/resolved" / name, value)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"runs/digits: got 'bn-4', expected one of bn, bn-drop, "):
+        paths.resolved("runs/digits/bn-4.json")
+    with pytest.raises(
+        InputError, match="evaluation: got 'sop', expected one of digits, digits-up"
+    ):
+        paths.resolved("evaluation/sop.json")
+    with pytest.raises(InputError, match="tuning/digits: got 'triplet', expected one of nothing"):
+        paths.resolved("tuning/digits/triplet.json")
 
 
 def test_a_wrong_number_of_arguments_prints_the_usage(project: Project) -> None:

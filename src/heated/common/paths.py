@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from heated.common.errors import InputError
 from heated.common.io import read_json, required
 
 RESOLVED = Path("data/resolved")
@@ -31,9 +32,17 @@ def resolved(name: str) -> Any:
     """Return the resolved settings in a file below data/resolved.
 
     Raises:
-        FileNotFoundError: If the stage `resolve` has not written it.
+        FileNotFoundError: If the stage `resolve` has not run.
+        InputError: If nothing in the YAML files asks for this data set, or for this run.
     """
-    return read_json(required(RESOLVED / name, "resolve"))
+    path = required(RESOLVED, "resolve") / name
+    if not path.exists():
+        known = ", ".join(sorted(each.stem for each in path.parent.glob("*.json"))) or "nothing"
+        raise InputError(
+            f"{Path(name).parent}: got {path.stem!r}, expected one of {known}. Name it in "
+            "params.yaml or studies.yaml, and run `python -m stages.resolve`."
+        )
+    return read_json(path)
 
 
 def resolved_runs(dataset: str) -> list[Any]:
