@@ -203,9 +203,9 @@ def test_a_wrong_number_of_arguments_prints_the_usage(project: Project) -> None:
 
 def test_bad_params_stop_before_torch_is_loaded(project: Project) -> None:
     name = "datasets.digits.training.backbone.name"
-    project.edit({"run.seeds": [], name: "conv5"})
+    project.edit({"run.seeds": [-1], name: "conv5"})
     told = project.run("python", "-X", "importtime", "-m", "stages.resolve", status=1)
-    assert "run.seeds: got []" in told
+    assert "run.seeds.0: got -1" in told
     assert "Did you mean 'conv4'" in told
     assert " torch\n" not in told
     assert not (project.folder / "data").exists()
