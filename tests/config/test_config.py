@@ -176,12 +176,13 @@ BAD: dict[str, Case] = {
         "claims.yaml: claims.ln-interaction-recall.all.0.more",
         ["hln"],
         "claims.yaml: claims.ln-interaction-recall.all.0: got {'metric': 'recall_at_1', "
-        "'more': ['hln'], 'less': ['ln-heat', 'ln-drop'], 'margin': 0}, expected as many methods in `more` as in",
+        "'more': ['hln'], 'less': ['ln-heat', 'ln-drop'], 'margin': 0}, expected as many methods in "
+        "`more` as in",
     ),
     "unknown origin of a claim": (
         "claims.yaml: claims.ln-heat-recall.origin",
         "opinion",
-        "claims.yaml: claims.ln-heat-recall.origin: got 'opinion', expected one of paper, authors, ",
+        "claims.yaml: claims.ln-heat-recall.origin: got 'opinion', expected one of paper, ",
     ),
     "a study of a data set that is not downloaded": (
         "studies.yaml: studies.alphas.datasets",
