@@ -176,8 +176,8 @@ BAD: dict[str, Case] = {
         "claims.yaml: claims.ln-interaction-recall.all.0.more",
         ["hln"],
         "claims.yaml: claims.ln-interaction-recall.all.0: got {'metric': 'recall_at_1', "
-        "'more': ['hln'], 'less': ['ln-heat', 'ln-drop'], 'margin': 0}, expected as many methods in "
-        "`more` as in",
+        "'more': ['hln'], 'less': ['ln-heat', 'ln-drop'], 'margin': 0}, expected as many "
+        "methods in `more` as in",
     ),
     "unknown origin of a claim": (
         "claims.yaml: claims.ln-heat-recall.origin",
