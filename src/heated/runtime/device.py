@@ -25,6 +25,8 @@ def prepared(threads: int) -> torch.device:
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
+        # Convolutions are in TF32 by default, with 10 bits of mantissa; float32 means float32 here.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     join(device)
     return device
 
