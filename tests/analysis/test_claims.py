@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from heated.analysis.claims import (
+    EQUIVALENCE_LEVEL,
     LEVEL,
     POWER,
-    chance,
     differences,
     holm,
     judged,
@@ -20,7 +20,9 @@ from heated.analysis.claims import (
     verdict,
 )
 
-RUNS = 4000  # of a simulation: its share of 0.95 has a standard error of 0.0034
+RUNS = 2000  # of a simulation: its share of 0.95 has a standard error of 0.005
+FIVE = [0.70, 0.71, 0.70, 0.72, 0.71]
+SPREAD = [0.000, 0.001, -0.001, 0.002, -0.002]
 
 
 def simulated(effect, n, *, seed=0, runs=RUNS):
@@ -35,8 +37,19 @@ def comparison(more, less, *, metric="recall_at_1", margin=0.0):
     return {"metric": metric, "more": more, "less": less, "margin": margin}
 
 
-def claim(*comparisons):
-    return {"says": "It is so", "origin": "paper", "all": list(comparisons)}
+def claim(*comparisons, status="exploratory", smallest=0.005):
+    return {
+        "says": "It is so",
+        "origin": "paper",
+        "status": status,
+        "stated": None,
+        "smallest_effect": smallest,
+        "all": list(comparisons),
+    }
+
+
+A_OVER_B = claim(comparison(["a"], ["b"]))
+ALIKE = claim(comparison(["a"], ["b"], margin=0.01), comparison(["b"], ["a"], margin=0.01))
 
 
 def values(metric="recall_at_1", **columns):
@@ -48,7 +61,22 @@ def judge(given_claim, given_values):
     return one
 
 
-# --- the interval and the test ---------------------------------------------------------------
+def shifted(effect, spread=SPREAD):
+    """Five seeds whose mean difference from `FIVE` is the effect."""
+    return [value + effect + noise for value, noise in zip(FIVE, spread, strict=True)]
+
+
+def at_most(share, level):
+    return share <= level + 3 * sqrt(level * (1 - level) / RUNS)
+
+
+def alone(pairs, smallest=0.005):
+    """The verdict on one comparison."""
+    found = paired(pairs, smallest=smallest)
+    return verdict(found["p"], 1 - found["p"], found["p_equivalent"])
+
+
+# --- the interval and the tests --------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -60,11 +88,18 @@ def test_the_interval_covers_the_effect_in_95_of_100(subtests):
             assert 0.93 <= covered <= 0.97
 
 
-@pytest.mark.parametrize("n", [2, 3, 8])
-def test_without_an_effect_neither_verdict_comes_more_often_than_allowed(n):
-    verdicts = [verdict([paired(pairs)["p"]]) for pairs in simulated(0.0, n)]
-    for kind in ("holds", "fails"):
-        assert verdicts.count(kind) / RUNS <= LEVEL + 3 * sqrt(LEVEL * (1 - LEVEL) / RUNS)
+def test_error_rates_are_at_most_their_level(subtests):
+    """Of the difference without an effect, of equivalence at the edge of what is of interest."""
+    for n in (5, 8, 12):
+        with subtests.test(n=n):
+            without = [alone(pairs) for pairs in simulated(0.0, n)]
+            for kind in ("supported", "contradicted"):
+                assert at_most(without.count(kind) / RUNS, LEVEL)
+            for edge in (-3.0, 3.0):
+                found = [alone(pairs, smallest=3.0) for pairs in simulated(edge, n)]
+                share = found.count("no relevant difference") / RUNS
+                assert at_most(share, EQUIVALENCE_LEVEL)
+                assert share > EQUIVALENCE_LEVEL / 2  # the test is not void
 
 
 @pytest.mark.parametrize("parts", [2, 4])
@@ -72,59 +107,108 @@ def test_a_claim_of_several_parts_without_an_effect_has_no_more_false_verdicts(p
     chances = [
         [paired(pairs)["p"] for pairs in simulated(0.0, 5, seed=part)] for part in range(parts)
     ]
-    verdicts = [verdict(each) for each in zip(*chances, strict=True)]
-    for kind in ("holds", "fails"):
-        assert verdicts.count(kind) / RUNS <= LEVEL + 3 * sqrt(LEVEL * (1 - LEVEL) / RUNS)
+    verdicts = [
+        verdict(max(each), min(1.0, parts * (1 - max(each))), None)
+        for each in zip(*chances, strict=True)
+    ]
+    for kind in ("supported", "contradicted"):
+        assert at_most(verdicts.count(kind) / RUNS, LEVEL)
 
 
 def test_sign_and_size_of_an_effect_are_recovered(subtests):
-    for effect in [-2.0, -0.5, 0.5, 2.0]:
+    for effect in (-2.0, -0.5, 0.5, 2.0):
         with subtests.test(effect=effect):
-            found = [paired(pairs) for pairs in simulated(effect, 8, runs=2000)]
-            assert np.mean([one["effect"] for one in found]) == pytest.approx(effect, abs=0.05)
-            wrong = "fails" if effect > 0 else "holds"
-            assert sum(verdict([one["p"]]) == wrong for one in found) <= 0.005 * len(found)
+            pairs = simulated(effect, 8, runs=2000)
+            effects = [paired(each)["effect"] for each in pairs]
+            assert np.mean(effects) == pytest.approx(effect, abs=0.05)
+            wrong = "contradicted" if effect > 0 else "supported"
+            assert [alone(each) for each in pairs].count(wrong) <= 0.005 * len(pairs)
 
 
 def test_a_large_effect_is_found_and_pairing_is_what_finds_it():
     random = np.random.default_rng(0)
     shared = random.normal(scale=3.0, size=8)
     a, b = shared + 0.5 + random.normal(scale=0.1, size=8), shared
-    assert judge(claim(comparison(["a"], ["b"])), values(a=a, b=b))["verdict"] == "holds"
+    assert judge(A_OVER_B, values(a=a, b=b))["verdict"] == "supported"
     assert stats.ttest_ind(a, b).pvalue > 0.05
 
 
-@given(st.lists(st.floats(-1, 1), min_size=2, max_size=12), st.floats(0, 0.5))
-def test_interval_and_p_are_those_of_scipys_paired_test(sample, margin):
+@given(
+    st.lists(st.floats(-1, 1), min_size=5, max_size=12), st.floats(0, 0.5), st.floats(0.001, 0.5)
+)
+def test_interval_and_p_are_those_of_scipys_paired_tests(sample, margin, smallest):
     a = np.array(sample)
     if a.std() < 1e-6:
         return
-    found = paired(a, margin)
-    other = stats.ttest_1samp(a, -margin, alternative="greater")
+    found = paired(a, margin, smallest)
     interval = stats.ttest_1samp(a, 0).confidence_interval(0.95)
-    assert found["p"] == pytest.approx(other.pvalue, abs=1e-9)
     assert found["interval"] == pytest.approx([interval.low, interval.high], abs=1e-9)
-    assert (verdict([found["p"]]) == "holds") == (found["interval"][0] > -margin)
-    assert (verdict([found["p"]]) == "fails") == (found["interval"][1] < -margin)
+    expected = stats.ttest_1samp(a, -margin, alternative="greater").pvalue
+    assert found["p"] == pytest.approx(expected, abs=1e-9)
+    if margin:
+        assert found["p_equivalent"] is None
+        return
+    above = stats.ttest_1samp(a, -smallest, alternative="greater").pvalue
+    below = stats.ttest_1samp(a, smallest, alternative="less").pvalue
+    assert found["p_equivalent"] == pytest.approx(max(above, below), abs=1e-9)
+    low, high = stats.ttest_1samp(a, 0).confidence_interval(1 - 2 * EQUIVALENCE_LEVEL)
+    within = -smallest < low and high < smallest
+    assert (found["p_equivalent"] < EQUIVALENCE_LEVEL) == within
 
 
-def test_equal_differences_are_decided_by_their_sign_and_none_is_not():
-    assert [chance(effect, 0.0, 3) for effect in (0.1, -0.1, 0.0)] == [0.0, 1.0, 0.5]
-    assert paired(np.zeros(3))["interval"] == [0.0, 0.0]
-    assert verdict([0.5]) == "undecided"
+def test_fewer_than_five_seeds_or_no_spread_give_an_estimate_and_no_verdict():
+    for column in ([0.8], [0.8, 0.9], [0.8, 0.9, 0.85, 0.9], [0.8] * 8):
+        one = judge(A_OVER_B, values(a=column, b=[0.5] * len(column)))
+        assert one["verdict"] == one["verdict_adjusted"] == "no verdict"
+        assert one["effect"] == pytest.approx(np.mean(column) - 0.5)
+        assert (one["interval"] is None) == (len(column) < 2)
+        assert one["p"] is one["p_adjusted"] is one["seeds_needed"] is None
 
 
-@pytest.mark.parametrize("n", [0, 1])
-def test_fewer_than_two_seeds_decide_nothing(n):
-    found = paired(np.ones(n))
-    assert found == {
-        "effect": 1.0 if n else None,
-        "interval": None,
-        "n": n,
-        "p": None,
-        "seeds_needed": None,
+# --- verdicts --------------------------------------------------------------------------------
+
+
+def test_each_verdict_is_given_where_it_belongs():
+    wide = [0.02, -0.02, 0.01, -0.01, 0.0]
+    cases = {
+        "supported": shifted(0.02),
+        "contradicted": shifted(-0.02),
+        "no relevant difference": shifted(0.001),
+        "undecided": shifted(0.002, wide),
     }
-    assert verdict([None]) == verdict([0.001, None]) == "undecided"
+    for expected, column in cases.items():
+        assert judge(A_OVER_B, values(a=column, b=FIVE))["verdict"] == expected
+
+
+def test_an_effect_that_is_significant_and_too_small_is_no_relevant_difference():
+    column = shifted(0.002, [each / 10 for each in SPREAD])
+    one = judge(A_OVER_B, values(a=column, b=FIVE))
+    assert one["interval"][0] > 0
+    assert one["verdict"] == "no relevant difference"
+    large = claim(comparison(["a"], ["b"]), smallest=0.001)
+    assert judge(large, values(a=column, b=FIVE))["verdict"] == "supported"
+
+
+def test_likeness_within_a_margin_is_supported_contradicted_beyond_it_and_else_undecided():
+    unsure = shifted(0.0, [0.0, 0.03, -0.03, 0.02, -0.02])
+    cases = {"supported": shifted(0.001), "contradicted": shifted(0.05), "undecided": unsure}
+    for expected, column in cases.items():
+        one = judge(ALIKE, values(a=column, b=FIVE))
+        assert (one["verdict"], one["p_equivalent"]) == (expected, None)
+
+
+def test_of_several_comparisons_the_one_farthest_from_support_is_shown():
+    both = claim(comparison(["a"], ["b"]), comparison(["a"], ["c"]))
+    one = judge(both, values(a=FIVE, b=[0.1, 0.1, 0.1, 0.1, 0.11], c=[0.69, 0.72, 0.7, 0.7, 0.7]))
+    assert (one["b"], one["verdict"]) == ("c", "undecided")
+    assert [part["b"] for part in one["parts"]] == ["b", "c"]
+
+
+def test_several_comparisons_are_equivalent_when_each_is():
+    both = claim(comparison(["a"], ["b"]), comparison(["a"], ["c"]))
+    near, far = shifted(0.001), shifted(-0.03)
+    assert judge(both, values(a=FIVE, b=near, c=near))["verdict"] == "no relevant difference"
+    assert judge(both, values(a=FIVE, b=near, c=far))["verdict"] != "no relevant difference"
 
 
 # --- how many seeds would decide -------------------------------------------------------------
@@ -133,16 +217,15 @@ def test_fewer_than_two_seeds_decide_nothing(n):
 @pytest.mark.parametrize("effect", [0.4, 1.0, -1.0])
 def test_the_number_of_seeds_decides_as_often_as_it_says(effect):
     needed = seeds_to_decide(effect, sqrt(2))
-    side = "holds" if effect > 0 else "fails"
+    side = "supported" if effect > 0 else "contradicted"
     for n, reaches in ((needed, True), (needed - 1, False)):
-        verdicts = [verdict([paired(pairs)["p"]]) for pairs in simulated(effect, n)]
+        share = [alone(pairs) for pairs in simulated(effect, n)].count(side) / RUNS
         error = 3 * sqrt(POWER * (1 - POWER) / RUNS)
-        share = verdicts.count(side) / RUNS
         assert share >= POWER - error if reaches else share <= POWER + error
 
 
 def missed(size, n, level):
-    """How often n differences leave the interval over nothing: averaged over their deviation."""
+    """The type II error of n differences: averaged over their standard deviation."""
     quantiles = (np.arange(4000) + 0.5) / 4000
     deviation = np.sqrt(stats.chi2.ppf(quantiles, n - 1) / (n - 1))
     bound = stats.t.ppf(1 - level, n - 1)
@@ -154,21 +237,20 @@ def test_the_number_of_seeds_is_the_fewest_at_every_size_of_effect(level):
     for size in np.geomspace(0.05, 60, 200):
         n = seeds_to_decide(size, 1.0, level)
         assert 1 - missed(size, n, level) >= POWER - 0.002
-        assert n == 2 or 1 - missed(size, n - 1, level) < POWER + 0.002
+        assert n == 5 or 1 - missed(size, n - 1, level) < POWER + 0.002
 
 
-def test_a_claim_of_several_that_looks_to_fail_is_decided_by_their_shared_level():
-    alone, of_five = (paired(np.array([0.3, -0.6, -0.8]), parts=parts) for parts in (1, 5))
-    assert alone["seeds_needed"] < of_five["seeds_needed"]
-    above = [paired(np.array([-0.3, 0.6, 0.8]), parts=parts) for parts in (1, 5)]
-    assert above[0] == above[1]
-
-
-def test_no_number_of_seeds_is_told_where_none_would_do():
+def test_no_number_of_seeds_is_given_where_none_would_do():
     assert seeds_to_decide(0.0, 1.0) is None
     assert seeds_to_decide(1e-6, 1.0) is None
-    assert seeds_to_decide(0.5, 0.0) == 2
+    assert seeds_to_decide(0.5, 0.0) == 5
     assert power(0.0, 0.0, 5) == 0
+
+
+def test_the_number_of_seeds_is_for_the_smallest_effect_of_interest_whatever_was_seen():
+    noise = np.array([0.01, -0.01, 0.02, -0.02, 0.0])
+    needed = {paired(noise + effect)["seeds_needed"] for effect in (-0.3, 0.0, 0.001, 0.4)}
+    assert needed == {seeds_to_decide(0.005, float(noise.std(ddof=1)))}
 
 
 # --- what is compared ------------------------------------------------------------------------
@@ -182,54 +264,30 @@ def test_only_the_seeds_that_all_methods_share_are_compared():
     assert found.tolist() == [0.25, 0.25]
 
 
-def test_an_interaction_is_a_sum_less_a_sum():
-    one = judge(
-        claim(comparison(["both", "neither"], ["heat", "drop"])),
-        values(both=[4, 5, 7], neither=[1, 1, 1], heat=[2, 2, 2], drop=[1, 2, 2]),
-    )
-    assert one["effect"] == pytest.approx((2 + 2 + 4) / 3)
-    assert (one["a"], one["b"]) == ("both + neither", "heat + drop")
+def test_main_effects_and_interaction_are_those_of_a_two_by_two_design():
+    """With y = 2 heat + 3 drop + 4 heat drop, levels 0 and 1: effects are differences of means."""
+    cells = {"neither": 0, "heat": 2, "drop": 3, "both": 9}
+    columns = values(**{name: [each + seed for seed in range(5)] for name, each in cells.items()})
+    expected = {("heat", "drop"): 4.0, ("drop", "heat"): 5.0, ("neither",): 2.0}
+    for (first, *_), effect in expected.items():
+        more = ["both", first]
+        less = [name for name in cells if name not in more]
+        found = differences(comparison(more, less), columns)
+        assert found == pytest.approx([effect] * 5)
 
 
-def test_what_is_less_where_it_was_claimed_to_be_more_fails():
-    better, worse = [0.8, 0.82, 0.81], [0.7, 0.71, 0.72]
-    assert judge(claim(comparison(["a"], ["b"])), values(a=better, b=worse))["verdict"] == "holds"
-    assert judge(claim(comparison(["a"], ["b"])), values(a=worse, b=better))["verdict"] == "fails"
-
-
-def test_likeness_holds_within_the_margin_fails_beyond_it_and_is_else_undecided():
-    alike = claim(comparison(["a"], ["b"], margin=0.01), comparison(["b"], ["a"], margin=0.01))
-    near, far, unsure = [0.001, -0.001, 0.0], [0.05, 0.051, 0.052], [0.0, 0.03, -0.03]
-    for column, expected in ((near, "holds"), (far, "fails"), (unsure, "undecided")):
-        assert judge(alike, values(a=column, b=[0.0] * 3))["verdict"] == expected
-
-
-def test_of_several_comparisons_the_one_farthest_from_holding_is_shown():
-    one = judge(
-        claim(comparison(["a"], ["b"]), comparison(["a"], ["c"])),
-        values(a=[0.5, 0.51, 0.52], b=[0.1, 0.1, 0.1], c=[0.49, 0.52, 0.5]),
-    )
-    assert (one["b"], one["verdict"]) == ("c", "undecided")
-    assert [part["b"] for part in one["parts"]] == ["b", "c"]
-
-
-def test_a_claim_without_its_runs_is_not_run_and_names_what_lacks():
+def test_a_claim_without_its_runs_is_not_run_and_names_what_is_missing():
     one = judge(claim(comparison(["a"], ["b"]), comparison(["c"], ["b"])), values(b=[1, 2, 3]))
     assert (one["verdict"], one["missing"]) == ("not run", ["a", "c"])
     assert one["effect"] is one["interval"] is one["p"] is one["p_adjusted"] is None
     assert one["n"] == 0
+    other = judge(claim(comparison(["a"], ["b"], metric="f1")), values(a=[1, 2], b=[1, 2]))
+    assert (other["verdict"], other["missing"]) == ("not run", ["a", "b"])
 
 
-def test_a_claim_of_a_metric_that_was_not_computed_is_not_run():
-    one = judge(claim(comparison(["a"], ["b"], metric="f1")), values(a=[1, 2], b=[1, 2]))
-    assert (one["verdict"], one["missing"]) == ("not run", ["a", "b"])
-
-
-def test_a_judgement_has_what_others_rely_on():
-    one = judge(claim(comparison(["a"], ["b"])), values(a=[1, 2, 4], b=[0, 0, 0]))
-    assert {"claim", "dataset", "metric", "a", "b", "effect", "interval", "n", "p_adjusted"} < set(
-        one
-    )
+def test_a_judgement_has_what_readers_rely_on():
+    one = judge(A_OVER_B, values(a=shifted(0.1), b=FIVE))
+    assert {"status", "stated", "smallest_effect", "says", "a", "b", "p_adjusted"} < set(one)
     assert (one["claim"], one["dataset"], one["metric"]) == ("it-is-so", "digits", "recall_at_1")
 
 
@@ -245,24 +303,25 @@ def test_holms_correction_is_by_the_book(chances):
     assert holm(chances) == pytest.approx([expected[i] for i in range(len(chances))])
 
 
-def test_the_correction_counts_the_claims_that_were_tested():
+def test_the_correction_counts_the_claims_of_one_status_that_were_tested():
     claims = {
-        "one": claim(comparison(["a"], ["b"])),
+        "one": A_OVER_B,
         "two": claim(comparison(["b"], ["a"])),
         "none": claim(comparison(["a"], ["z"])),
+        "confirmatory": A_OVER_B | {"status": "confirmatory"},
     }
-    one, two, none = judged(claims, values(a=[1, 2, 4], b=[0, 0, 0]), "digits")
-    assert one["p_adjusted"] == pytest.approx(2 * one["p"])
-    assert two["p_adjusted"] == pytest.approx(two["p"])
-    assert none["p_adjusted"] is None
+    one, two, none, confirmatory = judged(claims, values(a=shifted(0.003), b=FIVE), "digits")
+    for p in ("p", "p_against"):
+        first, second = sorted((one, two), key=lambda each: each[p])
+        assert first[f"{p}_adjusted"] == pytest.approx(2 * first[p])
+        assert second[f"{p}_adjusted"] == pytest.approx(max(second[p], 2 * first[p]))
+        assert none[f"{p}_adjusted"] is None
+        assert confirmatory[f"{p}_adjusted"] == confirmatory[p] == one[p]
 
 
-def test_a_claim_that_fails_is_corrected_by_the_p_of_its_opposite():
-    claims = {
-        "one": claim(comparison(["a"], ["b"])),
-        "two": claim(comparison(["b"], ["a"]), comparison(["b"], ["b"])),
-    }
-    one, two = judged(claims, values(a=[1, 2, 4], b=[0, 0, 0]), "digits")
-    assert two["p_against"] == pytest.approx(2 * one["p"])
-    assert two["p_against_adjusted"] == pytest.approx(2 * two["p_against"])
-    assert one["p_against_adjusted"] == pytest.approx(one["p_against"])
+def test_a_verdict_that_does_not_survive_the_correction_is_undecided_after_it():
+    column = shifted(0.013, [0.01, -0.01, 0.005, -0.005, 0.0])
+    several = {str(index): A_OVER_B for index in range(12)}
+    first = judged(several, values(a=column, b=FIVE), "digits")[0]
+    assert (first["verdict"], first["verdict_adjusted"]) == ("supported", "undecided")
+    assert judge(A_OVER_B, values(a=column, b=FIVE))["verdict_adjusted"] == "supported"

@@ -11,7 +11,8 @@ from heated.reporting.verdicts import SYMBOLS, counts, in_paper, remedy, verdict
 
 
 def claim(*comparisons, says="It is so", origin="paper"):
-    return {"it": {"says": says, "origin": origin, "all": list(comparisons)}}
+    stated = {"status": "exploratory", "stated": None, "smallest_effect": 0.005}
+    return {"it": {"says": says, "origin": origin, **stated, "all": list(comparisons)}}
 
 
 def told(claims, values):
@@ -25,42 +26,50 @@ def by_seed(**columns):
 
 
 ONE = claim(comparison(["hbn"], ["bn"]))
+LOW, HIGH = [0.70, 0.72, 0.73, 0.73, 0.74], [0.72, 0.73, 0.74, 0.76, 0.75]
 
 
 def test_each_verdict_has_a_symbol_of_its_own():
-    assert len(set(SYMBOLS.values())) == len(SYMBOLS) == 4
+    assert len(set(SYMBOLS.values())) == len(SYMBOLS) == 6
 
 
-def test_a_claim_that_holds_tells_effect_interval_n_and_both_p():
-    found = told(ONE, by_seed(hbn=[0.72, 0.73, 0.74, 0.75], bn=[0.70, 0.70, 0.73, 0.73]))
-    assert (found.verdict, found.symbol, found.notes) == ("holds", "✓", [])
+def test_a_supported_claim_gives_effect_interval_n_and_both_p():
+    found = told(ONE, by_seed(hbn=HIGH, bn=LOW))
+    assert (found.verdict, found.symbol, found.notes) == ("supported", "✓", [])
     assert found.evidence == (
-        "Recall@1 of hbn less that of bn: +2.00 points, 95 % interval +0.70 to +3.30; n = 4; "
+        "Recall@1, hbn − bn: +1.60 points, 95 % interval +0.49 to +2.71; n = 5; "
         "p = 0.008, after Holm 0.008."
     )
 
 
-def test_a_claim_that_fails_is_told_with_its_negative_effect():
-    found = told(ONE, by_seed(hbn=[0.70, 0.70, 0.73, 0.73], bn=[0.72, 0.73, 0.74, 0.75]))
-    assert (found.verdict, found.symbol) == ("fails", "✗")
-    assert "−2.00 points, 95 % interval −3.30 to −0.70" in found.evidence
+def test_a_contradicted_claim_gives_the_p_of_its_opposite():
+    found = told(ONE, by_seed(hbn=LOW, bn=HIGH))
+    assert (found.verdict, found.symbol, found.notes) == ("contradicted", "✗", [])
+    assert "−1.60 points, 95 % interval −2.71 to −0.49" in found.evidence
     assert found.evidence.endswith("p of the opposite = 0.008, after Holm 0.008.")
-    assert found.notes == []
 
 
-def test_an_undecided_claim_tells_how_many_seeds_would_decide():
-    found = told(ONE, by_seed(hbn=[0.71, 0.70, 0.75], bn=[0.70, 0.72, 0.70]))
+def test_no_relevant_difference_gives_the_p_of_a_relevant_one():
+    near = [value + each for value, each in zip(LOW, (0.001, -0.001, 0, 0, 0.001), strict=True)]
+    found = told(ONE, by_seed(hbn=near, bn=LOW))
+    assert (found.verdict, found.symbol) == ("no relevant difference", "≈")
+    assert "; p of a relevant difference < 0.001, after Holm" in found.evidence
+
+
+def test_an_undecided_claim_says_how_many_seeds_detect_the_smallest_effect():
+    found = told(ONE, by_seed(hbn=[0.71, 0.70, 0.75, 0.70, 0.73], bn=LOW))
     assert (found.verdict, found.symbol) == ("undecided", "?")
     (note,) = found.notes
-    assert note.startswith("About ")
-    assert note.endswith(" seeds would decide, if effect and deviation are as seen (80 % power).")
+    assert note.startswith("To detect an effect of 0.50 points takes ")
+    assert note.endswith(" seeds (80 % power, with the spread seen).")
 
 
-def test_one_seed_is_too_few():
-    found = told(ONE, by_seed(hbn=[0.71], bn=[0.70]))
-    assert found.verdict == "undecided"
-    assert found.notes == ["At least two seeds are needed."]
-    assert "+1.00 points; n = 1." in found.evidence
+def test_too_few_seeds_or_no_spread_give_an_estimate_and_no_verdict():
+    for values in (by_seed(hbn=[0.71], bn=[0.70]), by_seed(hbn=[0.71] * 6, bn=[0.70] * 6)):
+        found = told(ONE, values)
+        assert (found.verdict, found.symbol) == ("no verdict", "·")
+        assert found.notes == ["A verdict needs at least 5 seeds whose differences vary."]
+        assert "+1.00 points" in found.evidence
 
 
 def test_seeds_that_no_two_methods_share_are_told():
@@ -68,27 +77,15 @@ def test_seeds_that_no_two_methods_share_are_told():
     assert "no seed in common; n = 0." in told(ONE, values).evidence
 
 
-def test_no_effect_at_all_would_not_be_decided():
-    found = told(ONE, by_seed(hbn=[0.7, 0.7], bn=[0.7, 0.7]))
-    assert "not even 10,000 seeds" in found.notes[0]
-
-
-LOW, HIGH = [0.70, 0.72, 0.73, 0.73], [0.72, 0.73, 0.74, 0.76]
-
-
-@pytest.mark.parametrize(
-    ("kind", "values"),
-    [("holds", by_seed(hbn=HIGH, bn=LOW)), ("fails", by_seed(hbn=LOW, bn=HIGH))],
-)
-def test_a_verdict_that_stands_only_without_the_correction_says_so(kind, values):
-    others = {
-        str(index): {"says": "", "origin": "open", "all": [comparison(["bn"], ["bn"])]}
-        for index in range(5)
-    }
-    first = told(ONE | others, values)
-    assert first.verdict == kind
-    assert first.notes == ["Does not survive the correction for the number of claims (Holm)."]
-    assert told(ONE, values).notes == []
+def test_a_verdict_that_does_not_survive_the_correction_says_what_it_is_after_it():
+    others = {str(index): ONE["it"] | {"all": [comparison(["bn"], ["hbn"])]} for index in range(8)}
+    for kind, values in (
+        ("supported", by_seed(hbn=HIGH, bn=LOW)),
+        ("contradicted", by_seed(hbn=LOW, bn=HIGH)),
+    ):
+        first = told(ONE | others, values)
+        assert (first.verdict, told(ONE, values).notes) == (kind, [])
+        assert first.notes == ["After Holm's correction: undecided."]
 
 
 def test_a_claim_of_several_comparisons_shows_each():
@@ -145,4 +142,4 @@ def test_the_papers_own_difference_stands_beside_where_both_runs_are_by_its_prot
 
 
 def test_the_claims_are_counted_by_verdict(results):
-    assert counts(chapter(results).verdicts) == "0 hold, 0 fail, 1 undecided, 1 not run"
+    assert counts(chapter(results).verdicts) == "2 claims: 1 no verdict, 1 not run"

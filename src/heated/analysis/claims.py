@@ -1,12 +1,23 @@
-"""Claims as tests on runs: each a comparison of methods, stated before, paired by seed.
+"""Claims as tests on repeated trainings: comparisons of methods, paired by seed.
 
-A comparison is the sum of a metric over some methods less that over as many others, seed by seed.
-Its interval is Student's t for paired differences: 95 %, two-sided. A claim *holds* when the
-interval lies above what is claimed, *fails* when it lies below, and is *undecided* otherwise. A
-claim of several comparisons holds when all of them do (the intersection-union test, which needs no
-correction), and fails when one lies below at a 95 % that is shared among them (Bonferroni). So
-without any effect either verdict comes in at most 2.5 % of all cases. That is of one claim: what is
-left of either verdict among all claims on a data set, Holm's correction tells beside it.
+A comparison is the mean of a metric over some methods minus the mean over as many others, seed by
+seed. Of the 2 x 2 of heat and drop, {hbn, bn-heat} minus {bn, bn-drop} is the main effect of heat,
+and {hbn, bn} minus {bn-heat, bn-drop} the interaction. Its interval is Student's t for paired
+differences: 95 %, two-sided.
+
+Verdicts, from at least five seeds whose differences are not all equal:
+
+- "no relevant difference": the two one-sided tests at 5 % (TOST; Schuirmann, 1987) show that the
+  effect lies within +- the smallest effect of interest; only of claims without a margin
+- "supported": the 95 % interval lies above -margin
+- "contradicted": the 95 % interval lies below -margin
+- "undecided": none of these
+- "no verdict": fewer seeds, or no spread; "not run": a method or a metric is missing
+
+A claim of several comparisons is supported, or of no relevant difference, when all of them are (the
+intersection-union test, which needs no correction). It is contradicted when one of them is at a
+level that is divided by their number (Bonferroni). Each verdict is given before and after Holm's
+correction for the claims of the same status, confirmatory or exploratory, on the data set.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,58 +32,76 @@ Values = Mapping[str, Mapping[str, Mapping[int, float]]]  # method, metric, seed
 Comparison = dict[str, Any]  # metric, more, less, margin
 Judgement = dict[str, Any]
 
-LEVEL = 0.025  # one-sided: the share of false verdicts, of either kind, that is allowed
+LEVEL = 0.025  # of each direction of the difference: one-sided
+EQUIVALENCE_LEVEL = 0.05  # of each of the two one-sided tests
 POWER = 0.8  # of the number of seeds that is said to decide
+LEAST_SEEDS = 5  # for a verdict
 MOST_SEEDS = 10_000
+NO_SPREAD = 1e-9  # of shares: equal but for rounding
+TESTS = ("p", "p_against", "p_equivalent")
 
 
 def judged(
     claims: Mapping[str, Mapping[str, Any]], values: Values, dataset: str
 ) -> list[Judgement]:
-    """What became of each claim on a data set, in their order.
+    """Judge every claim on a data set.
 
-    claims: by name, `says`, `origin` and the comparisons `all`. The judgement has those, and of the
-    comparison that is farthest from holding `metric`, `a`, `b`, `effect`, `interval`, `n`, `p` and
-    `seeds_needed` (None: at least two seeds; see `seeds_to_decide`); all of them are in `parts`.
-    p is one-sided: how likely so much is if there is nothing. p_against is that of the opposite,
-    by which the claim fails. p_adjusted and p_against_adjusted are both after Holm's correction for
-    the claims that were tested on this data set. Where a method was not run the verdict is "not
-    run", the methods that lack are in `missing`, and the numbers are None.
+    Args:
+        claims: By name: `says`, `origin`, `status`, `stated`, `smallest_effect` and the comparisons
+            `all`.
+        values: By method, metric and seed.
+        dataset: The data set's name.
+
+    Returns:
+        For each claim those entries, `verdict` and `verdict_adjusted` (after Holm), and of the
+        comparison farthest from supporting the claim `metric`, `a`, `b`, `effect`, `interval`, `n`,
+        `std` and `seeds_needed` (see `seeds_to_decide`). `parts` has all comparisons, `missing` the
+        methods without values. `p`, `p_against` and `p_equivalent` are the one-sided p of the
+        claim, of its opposite and of equivalence, each also with `_adjusted`; None where there is
+        no verdict, and of equivalence where a comparison has a margin.
     """
     found = [
-        {
-            "claim": name,
-            "says": claim["says"],
-            "origin": claim["origin"],
-            "dataset": dataset,
-            **judgement(claim["all"], values),
-        }
+        {key: value for key, value in claim.items() if key != "all"}
+        | {"claim": name, "dataset": dataset}
+        | judgement(claim["all"], values, claim["smallest_effect"])
         for name, claim in claims.items()
     ]
-    tested = [one for one in found if one["p"] is not None]
-    for p in ("p", "p_against"):
-        for one, adjusted in zip(tested, holm([one[p] for one in tested]), strict=True):
-            one[f"{p}_adjusted"] = adjusted
+    for status in {one["status"] for one in found}:
+        for p in TESTS:
+            tested = [one for one in found if one["status"] == status and one[p] is not None]
+            for one, adjusted in zip(tested, holm([one[p] for one in tested]), strict=True):
+                one[f"{p}_adjusted"] = adjusted
+    for one in found:
+        one["verdict_adjusted"] = one["verdict"]
+        if one["p"] is not None:
+            one["verdict_adjusted"] = verdict(*(one[f"{p}_adjusted"] for p in TESTS))
     return found
 
 
-def judgement(comparisons: Sequence[Comparison], values: Values) -> Judgement:
-    """A claim's comparison that is farthest from holding, the verdict on all, and all of them."""
+def judgement(comparisons: Sequence[Comparison], values: Values, smallest: float) -> Judgement:
+    """Judge one claim before the correction for several claims."""
     missing = sorted({name for each in comparisons for name in absent(each, values)})
     if missing:
-        first = comparisons[0] | {"effect": None, "interval": None, "n": 0, "p": None}
-        parts = [named(first) | {"seeds_needed": None}]
+        parts = [named(comparisons[0]) | paired(np.empty(0))]
     else:
-        parts = [compared(each, values, len(comparisons)) for each in comparisons]
+        parts = [
+            named(each) | paired(differences(each, values), each["margin"], smallest)
+            for each in comparisons
+        ]
     worst = max(parts, key=lambda part: -1 if part["p"] is None else part["p"])
-    chances = [part["p"] for part in parts]
+    tests: dict[str, float | None] = dict.fromkeys(TESTS)
+    if all(part["p"] is not None for part in parts):
+        tests["p"] = worst["p"]
+        tests["p_against"] = min(1.0, len(parts) * (1 - worst["p"]))
+        if all(part["p_equivalent"] is not None for part in parts):
+            tests["p_equivalent"] = max(part["p_equivalent"] for part in parts)
     return {
         **worst,
-        "p_against": against(chances),
-        **dict.fromkeys(("p_adjusted", "p_against_adjusted")),
+        **tests,
+        **dict.fromkeys(f"{p}_adjusted" for p in TESTS),
         "missing": missing,
         "parts": parts,
-        "verdict": "not run" if missing else verdict(chances),
+        "verdict": "not run" if missing else verdict(*tests.values()),
     }
 
 
@@ -84,88 +113,89 @@ def absent(comparison: Comparison, values: Values) -> Iterator[str]:
 
 
 def named(comparison: Comparison) -> Judgement:
-    """A comparison with its sides in words: `a` is claimed to be more than `b` less the margin."""
+    """A comparison whose sides are text: `a` is claimed to be above `b` minus the margin."""
     sides = {"a": comparison["more"], "b": comparison["less"]}
     rest = {key: value for key, value in comparison.items() if key not in ("more", "less")}
     return rest | {side: " + ".join(methods) for side, methods in sides.items()}
 
 
-def compared(comparison: Comparison, values: Values, parts: int) -> Judgement:
-    """A comparison, of so many of its claim, with its effect, interval, n, p, and the number of
-    seeds that would decide."""
-    return named(comparison) | paired(differences(comparison, values), comparison["margin"], parts)
-
-
 def differences(comparison: Comparison, values: Values) -> NDArray[np.float64]:
-    """(n,) of the seeds that all methods share, in rising order."""
+    """(n,) differences of means, of the seeds that all methods share, in rising order."""
     metric, more, less = (comparison[key] for key in ("metric", "more", "less"))
     columns = [values[method][metric] for method in (*more, *less)]
     seeds = sorted(set.intersection(*(set(column) for column in columns)))
     table = np.array([[column[seed] for seed in seeds] for column in columns], dtype=np.float64)
-    return table[: len(more)].sum(axis=0) - table[len(more) :].sum(axis=0)
+    return table[: len(more)].mean(axis=0) - table[len(more) :].mean(axis=0)
 
 
-def paired(differences: NDArray[np.float64], margin: float = 0.0, parts: int = 1) -> Judgement:
-    """Mean of (n,) differences, its 95 % interval by Student's t, n, the one-sided p of its being
-    above -margin, and how many seeds would decide, one of so many parts of a claim. With fewer than
-    two there is only the mean.
+def paired(
+    differences: NDArray[np.float64], margin: float = 0.0, smallest: float = 0.005
+) -> Judgement:
+    """Estimate and test the mean of paired differences.
 
-    >>> found = paired(np.array([0.01, 0.02, 0.03]))
+    Args:
+        differences: (n,).
+        margin: The claim is that the mean is above -margin.
+        smallest: The smallest effect of interest, for equivalence and the number of seeds.
+
+    Returns:
+        `effect`, its 95 % `interval` and `std` (None of fewer than two differences), `n`, and of
+        at least five that are not all equal the one-sided `p` of the claim, `p_equivalent` (None
+        with a margin) and `seeds_needed`.
+
+    >>> found = paired(np.array([0.01, 0.02, 0.03, 0.02, 0.02]))
     >>> [round(bound, 4) for bound in found["interval"]], round(found["p"], 4)
-    ([-0.0048, 0.0448], 0.0371)
+    ([0.0112, 0.0288], 0.0016)
     """
     n = len(differences)
+    found: Judgement = {"effect": float(differences.mean()) if n else None, "n": n}
+    found |= dict.fromkeys(("interval", "std", "p", "p_equivalent", "seeds_needed"))
     if n < 2:
-        only = float(differences[0]) if n else None
-        return {"effect": only, "interval": None, "n": n, "p": None, "seeds_needed": None}
-    effect = float(differences.mean())
-    std = float(differences.std(ddof=1))
+        return found
+    effect, std = float(differences.mean()), float(differences.std(ddof=1))
     half = float(stdtrit(n - 1, 1 - LEVEL)) * std / sqrt(n)
-    return {
-        "effect": effect,
-        "interval": [effect - half, effect + half],
-        "n": n,
-        "p": chance(effect + margin, std, n),
-        "seeds_needed": seeds_to_decide(
-            effect + margin, std, LEVEL if effect + margin > 0 else LEVEL / parts
-        ),
-    }
+    found |= {"interval": [effect - half, effect + half], "std": std}
+    if n < LEAST_SEEDS or std < NO_SPREAD:
+        return found
+    found["p"] = chance(effect + margin, std, n)
+    found["seeds_needed"] = seeds_to_decide(margin or smallest, std)
+    if not margin:
+        bounds = (chance(effect + smallest, std, n), chance(smallest - effect, std, n))
+        found["p_equivalent"] = max(bounds)
+    return found
 
 
 def chance(effect: float, std: float, n: int) -> float:
-    """How likely a mean of n differences is at least this large when there is nothing."""
-    if std == 0:
-        return 0.5 if effect == 0 else float(effect < 0)
+    """The one-sided p of a mean of n differences at least this large, if the true mean is 0."""
     return float(stdtr(n - 1, -effect / std * sqrt(n)))
 
 
-def verdict(chances: Sequence[float | None]) -> str:
-    """Of a claim whose comparisons have these one-sided p (None: too few seeds)."""
-    if None not in chances and max(p for p in chances if p is not None) < LEVEL:
-        return "holds"
-    opposite = against(chances)
-    return "fails" if opposite is not None and opposite < LEVEL else "undecided"
-
-
-def against(chances: Sequence[float | None]) -> float | None:
-    """The one-sided p of one of these comparisons lying below, by Bonferroni; None where none has
-    the seeds for it.
-
-    >>> against([0.5, 0.875]), against([0.25]), against([None])
-    (0.25, 0.75, None)
-    """
-    known = [p for p in chances if p is not None]
-    return min(1.0, len(chances) * (1 - max(known))) if known else None
+def verdict(p: float | None, p_against: float | None, p_equivalent: float | None) -> str:
+    """The verdict that these one-sided p give; None: not tested."""
+    if p is None or p_against is None:
+        return "no verdict"
+    if p_equivalent is not None and p_equivalent < EQUIVALENCE_LEVEL:
+        return "no relevant difference"
+    if p < LEVEL:
+        return "supported"
+    return "contradicted" if p_against < LEVEL else "undecided"
 
 
 def seeds_to_decide(effect: float, std: float, level: float = LEVEL) -> int | None:
-    """The fewest seeds with which the interval would leave out nothing with a probability of 80 %,
-    if effect and standard deviation are those seen; None beyond 10,000. level: one-sided.
+    """The fewest seeds that would detect an effect with a probability of 80 %.
+
+    Args:
+        effect: The true effect: the smallest one of interest, not the one seen.
+        std: Standard deviation of the paired differences.
+        level: One-sided.
+
+    Returns:
+        At least five; None beyond 10,000.
 
     >>> seeds_to_decide(1.0, 1.0), seeds_to_decide(-0.5, 1.0), seeds_to_decide(0.0, 1.0)
     (10, 34, None)
     """
-    low, high = 1, 2
+    low, high = LEAST_SEEDS - 1, LEAST_SEEDS
     while power(effect, std, high, level) < POWER:
         if high == MOST_SEEDS:
             return None
@@ -178,7 +208,7 @@ def seeds_to_decide(effect: float, std: float, level: float = LEVEL) -> int | No
 
 
 def power(effect: float, std: float, n: int, level: float = LEVEL) -> float:
-    """How likely n differences of this mean and deviation have an interval on the mean's side."""
+    """The probability that n differences of this mean and deviation give a p below the level."""
     size = abs(effect) / std if std else (inf if effect else 0.0)
     if size in (0.0, inf):
         return float(size > 0)
@@ -187,7 +217,7 @@ def power(effect: float, std: float, n: int, level: float = LEVEL) -> float:
 
 
 def holm(chances: Sequence[float]) -> list[float]:
-    """Each p as it is after Holm's step-down correction for all of them (1979).
+    """Correct each p for all of them by Holm's step-down procedure (1979).
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]

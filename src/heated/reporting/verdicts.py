@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from heated.analysis.claims import LEVEL, POWER
+from heated.analysis.claims import LEAST_SEEDS, POWER
 from heated.reporting.paper import published
 from heated.reporting.results import Result
 from heated.reporting.tables import title
@@ -12,7 +12,16 @@ from heated.reporting.tables import title
 Judgement = Mapping[str, Any]
 Grids = Mapping[str, Mapping[str, Any]]  # datasets and methods of `run` and each study
 
-SYMBOLS = {"holds": "✓", "fails": "✗", "undecided": "?", "not run": "–"}
+SYMBOLS = {
+    "supported": "✓",
+    "contradicted": "✗",
+    "no relevant difference": "≈",
+    "undecided": "?",
+    "no verdict": "·",
+    "not run": "–",
+}
+DECISIVE = {"contradicted": "p_against", "no relevant difference": "p_equivalent"}
+P_OF = {"contradicted": "p of the opposite", "no relevant difference": "p of a relevant difference"}
 ORIGINS = {
     "paper": "claimed by the paper",
     "authors": "from the authors' code and figure",
@@ -61,10 +70,10 @@ def verdict(
 
 
 def evidence(part: Judgement, results: Sequence[Result], section: Mapping[str, Any]) -> str:
-    """A comparison in a sentence, with the paper's own number where it may stand beside."""
+    """A comparison in a sentence, with the paper's own number where the protocols agree."""
     metric = part["metric"]
     name = WORDS.get(metric, title(metric).replace("R@", "Recall@"))
-    told = f"{name} of {part['a']} less that of {part['b']}: "
+    told = f"{name}, {compared(part)}: "
     told += "no seed in common" if part["effect"] is None else f"{points(part['effect'])} points"
     if part["interval"] is not None:
         told += f", 95 % interval {' to '.join(map(points, part['interval']))}"
@@ -77,30 +86,39 @@ def evidence(part: Judgement, results: Sequence[Result], section: Mapping[str, A
     return f"{told}." if printed is None else f"{told}. In the paper: {points(printed)}."
 
 
-def chance(part: Judgement) -> str:
-    """p, and p after Holm where it is a claim's; of the opposite where that is the verdict.
+def compared(part: Judgement) -> str:
+    """The two sides of a comparison.
 
-    >>> chance({"p": 0.0001, "p_adjusted": 0.04, "verdict": "holds"}), chance({"p": 0.3})
+    >>> compared({"a": "hbn + bn", "b": "bn-heat + bn-drop"}), compared({"a": "hbn", "b": "bn"})
+    ('mean(hbn, bn) − mean(bn-heat, bn-drop)', 'hbn − bn')
+    """
+    sides = (part[side].split(" + ") for side in ("a", "b"))
+    return " − ".join(f"mean({', '.join(each)})" if len(each) > 1 else each[0] for each in sides)
+
+
+def chance(part: Judgement) -> str:
+    """p of what the verdict says, also after Holm where it is a claim's.
+
+    >>> chance({"p": 0.0001, "p_adjusted": 0.04, "verdict": "supported"}), chance({"p": 0.3})
     ('p < 0.001, after Holm 0.040', 'p = 0.300')
-    >>> chance({"p": 0.99, "p_against": 0.01, "p_against_adjusted": 0.04, "verdict": "fails"})
+    >>> chance({"p": 0.99, "p_against": 0.01, "p_against_adjusted": 0.04, "verdict": "contradicted"})
     'p of the opposite = 0.010, after Holm 0.040'
     """
     if "verdict" not in part:
         return f"p {equals(part['p'])}"
-    name = "p of the opposite" if part["verdict"] == "fails" else "p"
     alone, adjusted = decisive(part)
-    return f"{name} {equals(alone)}, after Holm {probability(adjusted)}"
+    return f"{P_OF.get(part['verdict'], 'p')} {equals(alone)}, after Holm {probability(adjusted)}"
 
 
 def decisive(judgement: Judgement) -> tuple[float, float]:
-    """The p of what the verdict says, or of the claim where that is undecided, and p after Holm."""
-    side = "p_against" if judgement["verdict"] == "fails" else "p"
-    return judgement[side], judgement[f"{side}_adjusted"]
+    """The p that a verdict rests on, before and after Holm's correction."""
+    p = DECISIVE.get(judgement["verdict"], "p")
+    return judgement[p], judgement[f"{p}_adjusted"]
 
 
 def survives(judgement: Judgement) -> bool:
-    """Whether a verdict would be the same after the correction for the number of claims."""
-    return judgement["verdict"] not in ("holds", "fails") or decisive(judgement)[1] < LEVEL
+    """Whether the verdict is the same after the correction for the number of claims."""
+    return bool(judgement["verdict"] == judgement["verdict_adjusted"])
 
 
 def equals(p: float) -> str:
@@ -135,29 +153,29 @@ def in_paper(
         known = [value for value in values if value is not None]
         if len(known) < len(values):
             return None
-        sides.append(sum(known))
+        sides.append(sum(known) / len(known))
     return sides[0] - sides[1]
 
 
 def notes(judgement: Judgement) -> list[str]:
-    """How a verdict is to be taken: what would decide it, whether it survives the correction."""
+    """What would decide a claim, and whether its verdict survives the correction."""
+    if judgement["verdict"] == "no verdict":
+        return [f"A verdict needs at least {LEAST_SEEDS} seeds whose differences vary."]
     if judgement["verdict"] == "undecided":
-        return [decides(judgement)]
+        return [power_note(judgement)]
     if not survives(judgement):
-        return ["Does not survive the correction for the number of claims (Holm)."]
+        return [f"After Holm's correction: {judgement['verdict_adjusted']}."]
     return []
 
 
-def decides(judgement: Judgement) -> str:
-    """How many seeds would decide, if effect and deviation are those seen."""
-    if judgement["p"] is None:
-        return "At least two seeds are needed."
+def power_note(judgement: Judgement) -> str:
+    """How many seeds would detect the smallest effect of interest."""
+    effect = points(judgement["margin"] or judgement["smallest_effect"]).removeprefix("+")
     if judgement["seeds_needed"] is None:
-        return "If the effect is as small as it looks, not even 10,000 seeds would decide."
-    seeds = max(judgement["seeds_needed"], judgement["n"] + 1)
+        return f"Not even 10,000 seeds would detect an effect of {effect} points."
     return (
-        f"About {seeds:,} seeds would decide, if effect and deviation are as seen "
-        f"({100 * POWER:.0f} % power)."
+        f"To detect an effect of {effect} points takes {judgement['seeds_needed']:,} seeds "
+        f"({100 * POWER:.0f} % power, with the spread seen)."
     )
 
 
@@ -184,11 +202,11 @@ def remedy(dataset: str, method: str, grids: Grids) -> str:
 
 
 def counts(verdicts: Sequence[Verdict]) -> str:
-    """How many claims came to which verdict.
+    """How many claims have which verdict, those that occur.
 
     >>> counts([])
-    '0 hold, 0 fail, 0 undecided, 0 not run'
+    '0 claims'
     """
-    told = [verdict.verdict for verdict in verdicts]
-    words = {"holds": "hold", "fails": "fail", "undecided": "undecided", "not run": "not run"}
-    return ", ".join(f"{told.count(kind)} {word}" for kind, word in words.items())
+    found = [verdict.verdict for verdict in verdicts]
+    each = ", ".join(f"{found.count(kind)} {kind}" for kind in SYMBOLS if kind in found)
+    return f"{len(found)} claims: {each}" if found else "0 claims"
