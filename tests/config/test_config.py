@@ -173,15 +173,15 @@ BAD: dict[str, Case] = {
         f"claims.yaml: claims.hln-over-ln.all.0.less.0: got 'lnn', expected one of {METHODS}",
     ),
     "more methods on one side of a claim": (
-        "claims.yaml: claims.ln-interaction.all.0.more",
+        "claims.yaml: claims.ln-interaction-recall.all.0.more",
         ["hln"],
-        "claims.yaml: claims.ln-interaction.all.0: got {'metric': 'recall_at_1', 'more': ['hln'], "
-        "'less': ['ln-heat', 'ln-drop'], 'margin': 0}, expected as many methods in `more` as in",
+        "claims.yaml: claims.ln-interaction-recall.all.0: got {'metric': 'recall_at_1', "
+        "'more': ['hln'], 'less': ['ln-heat', 'ln-drop'], 'margin': 0}, expected as many methods in `more` as in",
     ),
     "unknown origin of a claim": (
-        "claims.yaml: claims.ln-heat-alone.origin",
+        "claims.yaml: claims.ln-heat-recall.origin",
         "opinion",
-        "claims.yaml: claims.ln-heat-alone.origin: got 'opinion', expected one of paper, authors, ",
+        "claims.yaml: claims.ln-heat-recall.origin: got 'opinion', expected one of paper, authors, ",
     ),
     "a study of a data set that is not downloaded": (
         "studies.yaml: studies.alphas.datasets",
