@@ -164,24 +164,26 @@ def test_every_normalisation_binds():
 
 def test_every_network_and_augmentation_and_optimiser_binds(subtests):
     """On torch's meta device, which computes shapes alone."""
+    seen = set()
     for name, section in PARAMS.datasets.items():
         training, packing = section.training, section.packing
-        with subtests.test(dataset=name), torch.device("meta"):
+        key = training.model_dump_json(exclude={"epochs", "lr", "watch_every", "batch_size"})
+        if (key, packing.size, packing.colour) in seen:
+            continue
+        seen.add((key, packing.size, packing.colour))
+        with subtests.test(dataset=name):
             images = torch.rand(2, CHANNELS[packing.colour], packing.size, packing.size)
             for choice in training.augment:
-                draws = Draws(torch.Generator("cpu"), len(images), slice(None))
-                with torch.device("cpu"):
-                    images = AUGMENTATIONS[choice.name](
-                        torch.rand(images.shape), draws, **choice.options
-                    )
+                draws = Draws(torch.Generator(), len(images), slice(None))
+                images = AUGMENTATIONS[choice.name](images, draws, **choice.options)
             backbone, dim = training.backbone, training.embedding_dim
-            network = BACKBONES[backbone.name](tuple(images.shape[1:]), dim, **backbone.options)
+            with torch.device("meta"):
+                network = BACKBONES[backbone.name](images.shape[1:], dim, **backbone.options)
             assert network(images.to("meta")).shape == (2, dim)
             if not training.weights.endswith(SUFFIXES):  # a user's own file
                 identity(training.weights, backbone.name)
-            options = training.optimiser.options
-            make = OPTIMISERS[training.optimiser.name]
-            stepper = make(network.parameters(), lr=training.lr, **options)
+            optimiser = OPTIMISERS[training.optimiser.name]
+            stepper = optimiser(network.parameters(), lr=training.lr, **training.optimiser.options)
             assert stepper.param_groups[0]["lr"] == training.lr
 
 
