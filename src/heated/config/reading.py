@@ -19,14 +19,17 @@ class ParamsError(InputError):
     """What is wrong with the parameters, every error on a line of its own."""
 
 
-class NoAnchors(Composer):
-    """Refuse anchors and aliases."""
+class StrictComposer(Composer):
+    """Refuse anchors, aliases and mappings nested deeper than any of ours."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.parser.peek_event()
+        event, problem = self.parser.peek_event(), None
         if event.anchor is not None:
             sign = "*" if isinstance(event, AliasEvent) else "&"
             problem = f"got {sign}{event.anchor}, expected no anchors and aliases; use `base: NAME`"
+        elif self.depth > 100:
+            problem = "nested too deeply"
+        if problem:
             raise ComposerError(None, None, problem, event.start_mark)
         return super().compose_node(parent, index)
 
@@ -38,15 +41,13 @@ def parse(path: Path) -> dict[str, Any]:
         ParamsError: If the file is missing, cannot be parsed, or holds no mapping.
     """
     reader = YAML(typ="safe", pure=True)  # its parser in C composes by itself
-    reader.Composer = NoAnchors
+    reader.Composer = StrictComposer
     try:
         raw = reader.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(
             f"{path} is missing. Run stages from the project's root, where it is."
         ) from None
-    except RecursionError:
-        raise ParamsError(f"{path}: cannot be read as YAML: nested too deeply") from None
     except (YAMLError, ValueError, AttributeError) as error:  # of a tag, too
         if isinstance(error, MarkedYAMLError):
             error.note = None  # how to let a key be twice in a mapping
