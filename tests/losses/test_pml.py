@@ -218,7 +218,7 @@ def test_the_histogram_loss_is_the_chance_that_a_negative_is_nearer():
 def test_what_the_library_does_not_take_is_told_with_what_it_does(subtests):
     cases = [
         ({"name": "triplett"}, None, "losses name: came 'triplett'; allowed: arcface, "),
-        ({"name": "triplet", "margn": 1}, None, "did you mean 'margin'?"),
+        ({"name": "triplet", "margn": 1}, None, "Did you mean 'margin'?"),
         ({"name": "arcface", "num_classes": 9}, None, "arcface.num_classes: came 'num_classes'; "),
         ({"name": "margin", "beta": "far"}, None, "losses margin: came {'beta': 'far'}; "),
         (

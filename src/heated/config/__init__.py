@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from heated.common.errors import suggestion
 from heated.config.cross_checks import grid_problems, name_problems
 from heated.config.entries import Entry, expand
-from heated.config.error_messages import Location, shortened, suggestion, type_problems
+from heated.config.error_messages import Location, shortened, type_problems
 from heated.config.reading import ParamsError, parse
 from heated.config.schema import Params
 

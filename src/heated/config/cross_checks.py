@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from heated.config.error_messages import Location, suggestion
+from heated.common.errors import suggestion
+from heated.config.error_messages import Location
 from heated.config.method import HeatedSoftmax
 from heated.config.schema import Params
 

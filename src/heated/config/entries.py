@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from heated.config.error_messages import suggestion
+from heated.common.errors import suggestion
 
 
 @dataclass(frozen=True)

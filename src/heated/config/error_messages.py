@@ -1,20 +1,15 @@
 """Messages for invalid parameters: the key's path, what was got, what is expected."""
 
-import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from heated.common.errors import suggestion
+
 Location = tuple[int | str, ...]
-
-
-def suggestion(name: object, allowed: Sequence[str]) -> str:
-    """Return " Did you mean 'x'?" if an allowed name is near, else an empty string."""
-    near = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def type_problems(

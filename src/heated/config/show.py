@@ -3,9 +3,9 @@
 import json
 from collections.abc import Iterator
 
+from heated.common.errors import suggestion
 from heated.config import ParamsError, Sources
 from heated.config.entries import Entry
-from heated.config.error_messages import suggestion
 
 
 def shown(sources: Sources, name: str) -> str:
