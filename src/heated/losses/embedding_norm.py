@@ -42,13 +42,8 @@ class L2Embeddings(L2):
 
 class Batch(Normalization):
     """Batch norm with learned shift and no learned scale, divided by sqrt(D), so that a row's
-    length is about 1; unit class weights: BN and HBN (paper section 3.3).
-
-    Args:
-        embedding_dim: D.
-        momentum: Share of the new batch: 0.05 is the authors' decay of 0.95.
-        eps: Added to the variance.
-    """
+    length is about 1; unit class weights: BN and HBN (paper section 3.3). `momentum` is the share
+    of the new batch: 0.05 is the authors' decay of 0.95."""
 
     unit_weights = True
 

@@ -27,8 +27,7 @@ class HeatedSoftmax(nn.Module):
     layers.py).
 
     Args:
-        num_classes: C.
-        embedding_dim: D.
+        num_classes, embedding_dim: C and D.
         normalise: "none" (with alpha 1, plain softmax), "l2" (LN), "l2_embeddings", "batch" (BN),
             or a module of `heated.losses.embedding_norm`.
         unit_weights: Whether class weights have unit length, if not as `normalise` says: "none"

@@ -45,17 +45,11 @@ MINERS = {
 
 
 class LibraryLoss(nn.Module):
-    """A loss over C classes and embeddings of D dimensions, with the miner that chooses its pairs.
+    """A loss, and the miner that chooses what it compares, or None.
 
-    Args:
-        num_classes: C.
-        embedding_dim: D.
-        loss: {"name": a key of LOSSES, option: value}. An option that is an object of the library
-            is {"name": its class, option: value}.
-        miner: The same with a key of MINERS, or None.
-
-    Raises:
-        InputError: If an option is unknown, or the library is missing.
+    Each is {"name": a key of LOSSES or MINERS, option: value}. An option that is an object of the
+    library is {"name": its class, option: value}. InputError if an option is unknown, or the
+    library is missing.
     """
 
     def __init__(
@@ -72,12 +66,8 @@ class LibraryLoss(nn.Module):
         self.miner = None if miner is None else built("miners", miner, MINERS, {})
 
     def outcome(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a batch's loss and NaN for how many are right, which the losses need not know.
-
-        Args:
-            embeddings: (N, D) float.
-            labels: (N,) int64 in [0, C).
-        """
+        """Return the loss of embeddings (N, D) and labels (N,), and NaN for how many are right: the
+        library's losses need not know."""
         chosen = None if self.miner is None else self.miner(embeddings, labels)
         return self.criterion(embeddings, labels, chosen), embeddings.new_tensor(torch.nan)
 

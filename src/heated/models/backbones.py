@@ -64,15 +64,8 @@ def torchvision_network(
     - resnet50, mobilenet_v2: 2048 and 1280 features. Published with batch norm of eps 1e-5; their
       weights need ImageNet's mean and deviation.
 
-    Args:
-        name: One of these.
-        image_shape: Channels, height and width.
-        embedding_dim: D.
-        batch_norm: Momentum (share of the new batch), eps, and whether all of them are frozen.
-        frozen_blocks: How many blocks, from the images on, keep their starting weights.
-
-    Raises:
-        InputError: If there are fewer blocks, or other than 3 channels.
+    `batch_norm` is momentum (the share of the new batch), eps, and whether all are frozen. The
+    first `frozen_blocks` blocks keep their starting weights. InputError if there are fewer.
     """
     from torchvision.models import get_model  # takes a second: only where wanted
 

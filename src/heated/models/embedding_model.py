@@ -111,10 +111,7 @@ def head(architecture: Architecture, normalization: Normalization) -> HeatedSoft
 
 def per_channel(architecture: Architecture, name: str) -> Tensor:
     """Return the architecture's number or numbers as (1, 1, 1) or (C, 1, 1), for (C, H, W).
-
-    Raises:
-        InputError: If the images have another number of channels.
-    """
+    InputError if the images have another number of channels."""
     value, channels = getattr(architecture, name), architecture.image_shape[2]
     if isinstance(value, list) and len(value) != channels:
         raise InputError(
@@ -145,10 +142,7 @@ def save(path: Path, model: EmbeddingModel) -> None:
 
 def load(path: Path, device: torch.device) -> EmbeddingModel:
     """Load a model that `save` wrote to embed with it: no loss and no class weights are built.
-
-    Raises:
-        InputError: If the file is damaged or another program's.
-    """
+    InputError if the file is damaged or another program's."""
     return restored(EmbeddingModel, path, device)
 
 

@@ -28,26 +28,15 @@ TOLD = 10  # keys that an error lists
 
 def identity(weights: str, backbone: str) -> str:
     """Return what tells weights apart: "none", the name of ImageNet's file, which has its hash, or
-    a file's SHA-256.
-
-    Raises:
-        InputError: If there are no such weights.
-    """
+    a file's SHA-256. InputError if there are no such weights."""
     if weights == "none":
         return weights
-    return file_name(imagenet(backbone)) if weights == "imagenet" else sha256(located(weights))
+    return Path(imagenet(backbone).url).name if weights == "imagenet" else sha256(located(weights))
 
 
 def tensors(weights: str, backbone: str) -> dict[str, Tensor] | None:
-    """Return the weights by name, on the CPU, or None for "none".
-
-    Args:
-        weights: "none", "imagenet", or the path of a file, from the project's root.
-        backbone: Key of BACKBONES.
-
-    Raises:
-        InputError: If the weights cannot be had.
-    """
+    """Return the weights by name, on the CPU: "imagenet" for the backbone, or a file's, by its path
+    from the project's root; None for "none". InputError if they cannot be had."""
     if weights == "none":
         return None
     return downloaded(imagenet(backbone)) if weights == "imagenet" else read(located(weights))
@@ -59,9 +48,8 @@ def located(weights: str) -> Path:
     if path.suffix not in SUFFIXES:
         raise InputError(f"training.weights: came {weights!r}; allowed: a file of {SUFFIXES}")
     if not path.is_file():
-        raise InputError(
-            f"training.weights: {path} is missing; put the file there, or write the path of another"
-        )
+        advice = "put the file there, or write the path of another"
+        raise InputError(f"training.weights: {path} is missing; {advice}")
     return path
 
 
@@ -94,14 +82,9 @@ def imagenet(backbone: str) -> Any:
     return get_weight(IMAGENET[backbone])
 
 
-def file_name(entry: Any) -> str:
-    """Return name-<start of its SHA-256>.pth."""
-    return str(entry.url).rpartition("/")[2]
-
-
 def downloaded(entry: Any) -> dict[str, Tensor]:
     """Return the weights of one of torchvision's entries, from torch's cache or its address."""
-    place = Path(torch.hub.get_dir()) / "checkpoints" / file_name(entry)
+    place = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
     if place.exists() and not sha256(place).startswith(place.stem.rpartition("-")[2]):
         raise InputError(f"{place} is not the file, by its SHA-256 {sha256(place)}: remove it")
     options = {"progress": sys.stderr.isatty(), "check_hash": True, "map_location": "cpu"}
@@ -119,10 +102,7 @@ def begin_with(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy the weights into the network, all of it but the bottleneck.
 
     GoogLeNet's auxiliary classifiers are left out, and how many batches were seen, which old files
-    lack and which counts only without a momentum.
-
-    Raises:
-        InputError: Lists the keys that are missing, unknown, or of another shape.
+    lack. InputError lists the keys that are missing, unknown, or of another shape.
     """
     above = (f"{bottleneck(network)}.", "aux1.", "aux2.")
     wanted, given = (
