@@ -149,9 +149,7 @@ def dvc(*arguments: str, stdout: int | None = None) -> subprocess.CompletedProce
 def dvc_output(*arguments: str) -> str:
     """Return what DVC prints; exit with its status if it fails, after its own message."""
     done = dvc(*arguments, stdout=subprocess.PIPE)
-    if done.returncode:
-        sys.exit(done.returncode)
-    return done.stdout
+    return done.stdout if not done.returncode else sys.exit(done.returncode)
 
 
 def changed_stages() -> set[str]:

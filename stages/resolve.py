@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from heated import config
-from heated.common.cli import readable_errors
+from heated.common.cli import run
 from heated.common.io import whole, write_json
 from heated.common.paths import RESOLVED
 from heated.config.method import LibraryLoss
@@ -33,5 +33,4 @@ if __name__ == "__main__":
     parser = ArgumentParser("python -m stages.resolve", description=__doc__)
     parser.add_argument("--check", action="store_true", help="only validate, write nothing")
     parser.add_argument("--show", metavar="NAME", help="print an entry, such as methods.hbn")
-    with readable_errors():
-        main(**vars(parser.parse_args()))
+    run(main, parser)

@@ -45,33 +45,18 @@ sys.exit(main())
 """
 
 
-def test_the_stages_of_a_run_come_in_the_order_they_depend_on_each_other():
+def test_an_outdated_run_is_all_its_stages_in_the_order_they_depend_on_each_other():
     (run,) = outdated_runs({"embed@digits-bn"}, [*STAGES, "split@digits", "report"])
     assert run == ["train@digits-bn", "embed@digits-bn", "evaluate@digits-bn"]
-
-
-def test_a_run_that_is_up_to_date_is_left_alone():
     assert outdated_runs({"check", "report"}, STAGES) == []
+    study = ["train-shapes@digits-hbn-linear", "evaluate-shapes@digits-hbn-linear"]
+    assert outdated_runs({study[0]}, [*reversed(study), "train@digits-bn"]) == [study]
 
 
-def test_a_study_is_a_run_like_any_other():
-    names = [
-        "evaluate-shapes@digits-hbn-linear",
-        "train-shapes@digits-hbn-linear",
-        "train@digits-bn",
-    ]
-    outdated = {"train-shapes@digits-hbn-linear"}
-    assert outdated_runs(outdated, names) == [[names[1], names[0]]]
-
-
-def test_what_stands_before_the_last_run_is_shared_whatever_its_name():
+def test_what_stands_before_the_last_run_is_shared_and_reports_come_after_all_runs():
     names = ["first", "split@a", "train@a-x", "split-planes@b", "train-planes@b-x", "report"]
     assert shared_stages(names) == ["first", "split@a", "split-planes@b"]
-
-
-def test_reports_come_after_all_runs_in_the_pipeline():
-    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
-    names = list(yaml.safe_load(text)["stages"])
+    names = list(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
     others = {runner.kind(name) for name in names if runner.kind(name) not in runner.KINDS}
     shared = {runner.kind(name) for name in shared_stages(names)}
     assert others - shared == {"report", "track"}
@@ -81,10 +66,10 @@ def test_examples_in_docstrings():
     assert doctest.testmod(runner) == (0, 3)  # pytest leaves out __main__.py
 
 
-@pytest.mark.parametrize("arguments", [[], ["0"], ["-1"], ["two"], ["1", "2"]])
-def test_jobs_that_are_no_number_stop_with_what_is_expected(arguments):
-    with pytest.raises(SystemExit, match="JOBS: got .* expected one integer >= 1"):
-        parse_jobs(arguments)
+def test_jobs_that_are_no_number_stop_with_what_is_expected():
+    for arguments in ([], ["0"], ["-1"], ["two"], ["1", "2"]):
+        with pytest.raises(SystemExit, match="JOBS: got .* expected one integer >= 1"):
+            parse_jobs(arguments)
 
 
 @pytest.mark.slow

@@ -28,53 +28,31 @@ def close(actual, expected):
     np.testing.assert_allclose(actual.detach().numpy(), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_every_normalisation_is_tested_here():
+def test_rows_are_left_alone_or_divided_by_their_length_and_class_weights_too():
     assert set(OPTIONS) == set(NORMALISATIONS)
-
-
-def test_a_normalisation_keeps_the_shape(subtests):
-    for name in NORMALISATIONS:
-        with subtests.test(name=name):
-            assert built(name)(torch.from_numpy(ROWS)).shape == (N, D)
-            assert built(name).eval().embedding(torch.from_numpy(ROWS)).shape == (N, D)
-
-
-def test_none_changes_nothing_and_leaves_the_class_weights_alone():
-    close(built("none")(torch.from_numpy(ROWS)), ROWS)
-    close(built("none").embedding(torch.from_numpy(ROWS)), ROWS)
-    assert not built("none").unit_weights
-    assert list(built("none").parameters()) == []
-
-
-def test_l2_divides_each_row_by_its_length():
-    expected = ROWS / np.sqrt((ROWS**2).sum(axis=1, keepdims=True))
-    close(built("l2")(torch.from_numpy(ROWS)), expected)
-    close(built("l2_embeddings")(torch.from_numpy(ROWS)), expected)
-    assert built("l2").unit_weights
-    assert not built("l2_embeddings").unit_weights
-    assert built("l2").unit_weights
-    assert list(built("l2").parameters()) == []
-
-
-def test_l2_of_a_row_of_zeros_is_zeros():
-    close(built("l2")(torch.zeros(1, D).double()), np.zeros((1, D)))
-
-
-def test_l2_keeps_the_length_of_the_embedding_to_compare():
-    close(built("l2").embedding(torch.from_numpy(ROWS)), ROWS)
+    unit = ROWS / np.sqrt((ROWS**2).sum(axis=1, keepdims=True))
+    for name, expected, unit_weights in (
+        ("none", ROWS, False),
+        ("l2", unit, True),
+        ("l2_embeddings", unit, False),
+    ):
+        module = built(name)
+        close(module(torch.from_numpy(ROWS)), expected)
+        close(module.embedding(torch.from_numpy(ROWS)), ROWS)  # the length is kept
+        assert module.unit_weights == unit_weights
+        assert list(module.parameters()) == []
+        close(module(torch.zeros(1, D).double()), np.zeros((1, D)))
 
 
 # --- batch norm ------------------------------------------------------------------------------
 
 
-def test_batch_norm_learns_a_shift_and_no_scale():
+def test_batch_norm_learns_a_shift_and_no_scale_and_divides_by_the_root_of_d():
     module = built("batch")
     assert {name: tuple(p.shape) for name, p in module.named_parameters()} == {"shift": (D,)}
     assert not module.shift.any()
     assert module.unit_weights
-
-
-def test_batch_norm_standardises_shifts_and_divides_by_the_root_of_d():
+    assert (Batch(D).standardise.momentum, Batch(D).standardise.eps) == (0.05, 1e-3)  # authors'
     shift = np.linspace(-1, 1, D)
     expected = (standardised(ROWS, eps=0.5) + shift) / np.sqrt(D)
     close(batch(momentum=0.05, eps=0.5)(torch.from_numpy(ROWS)), expected)
@@ -86,23 +64,18 @@ def test_a_batch_normed_row_has_length_1_on_average():
     assert (out**2).sum(axis=1).mean() == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("momentum", [0.05, 0.3])
-def test_momentum_is_the_share_of_the_new_batch(momentum):
-    module, second = batch(momentum=momentum, eps=1e-3), ROWS[::-1] * 2 + 1
-    mean, variance = np.zeros(D), np.ones(D)
-    for rows in (ROWS, second):
-        module(torch.from_numpy(rows.copy()))
-        mean = (1 - momentum) * mean + momentum * rows.mean(axis=0)
-        variance = (1 - momentum) * variance + momentum * rows.var(axis=0, ddof=1)
-    expected = ((ROWS - mean) / np.sqrt(variance + 1e-3) + np.linspace(-1, 1, D)) / np.sqrt(D)
-    module.eval()
-    close(module(torch.from_numpy(ROWS)), expected)
-    close(module.embedding(torch.from_numpy(ROWS)), expected)
-
-
-def test_without_options_batch_norm_has_the_authors_momentum_and_eps():
-    standardise = Batch(D).standardise
-    assert (standardise.momentum, standardise.eps) == (0.05, 1e-3)
+def test_momentum_is_the_share_of_the_new_batch():
+    for momentum in (0.05, 0.3):
+        module, second = batch(momentum=momentum, eps=1e-3), ROWS[::-1] * 2 + 1
+        mean, variance = np.zeros(D), np.ones(D)
+        for rows in (ROWS, second):
+            module(torch.from_numpy(rows.copy()))
+            mean = (1 - momentum) * mean + momentum * rows.mean(axis=0)
+            variance = (1 - momentum) * variance + momentum * rows.var(axis=0, ddof=1)
+        expected = ((ROWS - mean) / np.sqrt(variance + 1e-3) + np.linspace(-1, 1, D)) / np.sqrt(D)
+        module.eval()
+        close(module(torch.from_numpy(ROWS)), expected)
+        close(module.embedding(torch.from_numpy(ROWS)), expected)
 
 
 def test_evaluation_does_not_depend_on_the_batch_nor_change_the_statistics():

@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -91,48 +93,36 @@ def differentiated(head):
     return embeddings.grad, inner
 
 
-CASES = [
-    (normalise, bias, smoothing)
-    for normalise in NORMALISATIONS
-    for bias in BIASES
-    for smoothing in (0.0, 0.1)
-]
+CASES = [*product(NORMALISATIONS, BIASES, (0.0, 0.1))]
 
 
-@pytest.mark.parametrize(("normalise", "bias", "smoothing"), CASES)
-def test_the_logits_are_those_of_eq_1(normalise, bias, smoothing):
-    head = built(normalise, bias=bias, smoothing=smoothing)
-    expected = scores(normalised(ROWS, normalise) @ weights(head, normalise).T, bias)
-    close(head.logits(torch.from_numpy(ROWS)), expected)
+def test_logits_loss_and_gradients_are_those_of_the_paper(subtests):
+    """Eq. 1 to 3 and 5."""
+    for normalise, bias, smoothing in CASES:
+        with subtests.test(normalise=normalise, bias=bias, smoothing=smoothing):
+            head = built(normalise, bias=bias, smoothing=smoothing)
+            f, w = normalised(ROWS, normalise), weights(head, normalise)
+            p, q = softmax(scores(f @ w.T, bias)), targets(smoothing)
+            close(head.logits(torch.from_numpy(ROWS)), scores(f @ w.T, bias))
+            loss = head(torch.from_numpy(ROWS), torch.from_numpy(LABELS))
+            close(loss, -(q * np.log(p)).sum(axis=1).mean())
 
-
-@pytest.mark.parametrize(("normalise", "bias", "smoothing"), CASES)
-def test_the_loss_is_the_mean_cross_entropy(normalise, bias, smoothing):
-    head = built(normalise, bias=bias, smoothing=smoothing)
-    p = softmax(scores(normalised(ROWS, normalise) @ weights(head, normalise).T, bias))
-    expected = -(targets(smoothing) * np.log(p)).sum(axis=1).mean()
-    close(head(torch.from_numpy(ROWS), torch.from_numpy(LABELS)), expected)
-
-
-@pytest.mark.parametrize(("normalise", "bias", "smoothing"), CASES)
-def test_the_gradients_are_those_of_eqs_2_3_and_5(normalise, bias, smoothing):
-    head = built(normalise, bias=bias, smoothing=smoothing)
-    by_embeddings, by_normalised = differentiated(head)
-    f, w = normalised(ROWS, normalise), weights(head, normalise)
-    error = (softmax(scores(f @ w.T, bias)) - targets(smoothing)) / N  # the loss is a mean
-    by_z = ALPHA * error  # eq. 2
-    by_f = by_z @ w  # eq. 3
-    by_w = by_z.T @ f
-    outer = {"none": by_f, "l2": through_unit(by_f, ROWS), "batch": through_batch_norm(by_f, ROWS)}
-    outer["l2_embeddings"] = outer["l2"]
-    raw = head.weight.detach().numpy()
-    close(by_normalised, by_f)
-    close(by_embeddings, outer[normalise])
-    close(head.weight.grad, by_w if normalise in FREE else through_unit(by_w, raw))
-    if bias != "none":
-        close(head.bias.grad, (by_z if bias == "inside" else error).sum(axis=0))
-    if normalise == "batch":
-        close(head.normalise.shift.grad, by_f.sum(axis=0) / D**0.5)
+            by_embeddings, by_normalised = differentiated(head)
+            error = (p - q) / N  # the loss is a mean
+            by_z = ALPHA * error  # eq. 2
+            by_f = by_z @ w  # eq. 3
+            by_w = by_z.T @ f
+            unit_length = through_unit(by_f, ROWS)
+            outer = {"none": by_f, "l2": unit_length, "l2_embeddings": unit_length}
+            outer["batch"] = through_batch_norm(by_f, ROWS)
+            raw = head.weight.detach().numpy()
+            close(by_normalised, by_f)
+            close(by_embeddings, outer[normalise])
+            close(head.weight.grad, by_w if normalise in FREE else through_unit(by_w, raw))
+            if bias != "none":
+                close(head.bias.grad, (by_z if bias == "inside" else error).sum(axis=0))
+            if normalise == "batch":
+                close(head.normalise.shift.grad, by_f.sum(axis=0) / D**0.5)
 
 
 def test_sm_is_plain_softmax_of_weights_times_embeddings_and_bias():
@@ -143,13 +133,14 @@ def test_sm_is_plain_softmax_of_weights_times_embeddings_and_bias():
 # --- what is normalised ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("normalise", NORMALISATIONS)
-def test_the_length_of_class_weights_counts_only_where_they_are_not_normalised(normalise):
-    head = built(normalise)
-    before = head.logits(torch.from_numpy(ROWS))
-    with torch.no_grad():
-        head.weight.mul_(7)
-    assert torch.allclose(head.logits(torch.from_numpy(ROWS)), before) == (normalise not in FREE)
+def test_the_length_of_class_weights_counts_only_where_they_are_not_normalised():
+    for normalise in NORMALISATIONS:
+        head = built(normalise)
+        before = head.logits(torch.from_numpy(ROWS))
+        with torch.no_grad():
+            head.weight.mul_(7)
+        same = torch.allclose(head.logits(torch.from_numpy(ROWS)), before)
+        assert same == (normalise not in FREE), normalise
 
 
 def test_l2_logits_are_cosines_times_alpha():
@@ -159,18 +150,12 @@ def test_l2_logits_are_cosines_times_alpha():
     close(own.logits(own.weight).diagonal(), np.full(C, ALPHA))
 
 
-def test_a_module_may_normalise():
-    module = Batch(D, momentum=0.5, eps=0.1)
-    assert HeatedSoftmax(C, D, normalise=module).normalise is module
-
-
-@pytest.mark.parametrize("normalise", ["none", "l2"])
-def test_the_embedding_to_compare_is_the_networks_output(normalise):
-    close(built(normalise).eval().embedding(torch.from_numpy(ROWS)), ROWS)
-
-
-def test_the_embedding_to_compare_is_the_normalised_one_under_batch_norm():
-    head = built(Batch(D, momentum=1.0, eps=EPS))
+def test_the_embedding_to_compare_is_the_networks_output_or_under_batch_norm_the_normalised_one():
+    for normalise in ("none", "l2"):
+        close(built(normalise).eval().embedding(torch.from_numpy(ROWS)), ROWS)
+    module = Batch(D, momentum=1.0, eps=EPS)
+    head = built(module)
+    assert head.normalise is module
     head.logits(torch.from_numpy(ROWS))  # the running statistics are now this batch's
     spread = ROWS.var(axis=0, ddof=1) + EPS
     expected = ((ROWS - ROWS.mean(axis=0)) / np.sqrt(spread) + SHIFT) / D**0.5
@@ -187,6 +172,7 @@ def test_without_options_it_is_the_papers_bn():
     assert not head.bias_inside
     assert torch.equal(head.bias, torch.zeros(C))
     assert head.label_smoothing == 0
+    assert [name for name, _ in built(bias="none").named_parameters()] == ["weight"]
 
 
 def test_class_weights_begin_with_variance_1_over_d_cut_off_at_two_deviations():
@@ -194,12 +180,6 @@ def test_class_weights_begin_with_variance_1_over_d_cut_off_at_two_deviations():
     weight = HeatedSoftmax(2000, 64).weight.detach()
     assert weight.var().item() == pytest.approx(1 / 64, rel=0.02)
     assert weight.abs().max().item() == pytest.approx(2 / 8 / 0.8796, rel=0.001)
-
-
-def test_none_has_no_bias_to_learn():
-    head = built(bias="none")
-    assert head.bias is None
-    assert [name for name, _ in head.named_parameters()] == ["weight"]
 
 
 # --- alpha -----------------------------------------------------------------------------------
@@ -218,16 +198,12 @@ def test_alpha_is_set_in_place_and_changes_the_loss():
     assert head.alpha.data_ptr() == place
 
 
-def test_alpha_is_a_tensor_of_the_module_and_not_learned():
-    head = built()
+def test_alpha_is_a_tensor_of_the_module_saved_and_not_learned():
+    head, other = built(alpha=16.0), built(alpha=1.0)
     assert head.alpha.shape == ()
     assert head.alpha.dtype == torch.float64  # it went along with .double()
     assert not head.alpha.requires_grad
     assert "alpha" not in {name.removeprefix("_") for name, _ in head.named_parameters()}
-
-
-def test_alpha_is_saved_with_the_weights():
-    head, other = built(alpha=16.0), built(alpha=1.0)
     head.alpha = 4
     other.load_state_dict(head.state_dict())
     assert other.alpha == 4
@@ -236,26 +212,26 @@ def test_alpha_is_saved_with_the_weights():
 # --- what is refused -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("alpha", [0, -1.0, float("inf"), float("nan")])
-def test_an_alpha_that_is_not_above_0_and_finite_is_refused(alpha):
-    with pytest.raises(ValueError, match=f"alpha: came {alpha!r}; allowed: a finite number above"):
-        HeatedSoftmax(C, D, alpha=alpha)
-    head = built(alpha=16.0)
-    with pytest.raises(ValueError, match=f"alpha: came {alpha!r}; allowed"):
-        head.alpha = alpha
-    assert head.alpha == 16
-
-
-def test_an_unknown_place_of_the_bias_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="bias: came 'outer'; allowed: outside, inside, none"):
-        HeatedSoftmax(C, D, bias="outer")
-
-
-def test_an_unknown_normalisation_is_refused_with_those_there_are():
-    with pytest.raises(
-        ValueError, match="normalise: came 'layer'; allowed: none, l2, l2_embeddings, batch"
+def test_what_is_not_allowed_is_refused_with_what_is():
+    for alpha in (0, -1.0, float("inf"), float("nan")):
+        told = f"alpha: came {alpha!r}; allowed: a finite number above"
+        with pytest.raises(ValueError, match=told):
+            HeatedSoftmax(C, D, alpha=alpha)
+        head = built(alpha=16.0)
+        with pytest.raises(ValueError, match=told):
+            head.alpha = alpha
+        assert head.alpha == 16
+    for option, value, allowed in (
+        ("bias", "outer", "outside, inside, none"),
+        ("normalise", "layer", "none, l2, l2_embeddings, batch"),
+        ("adaptation", "adam", "none, learned, adacos"),
     ):
-        HeatedSoftmax(C, D, normalise="layer")
+        with pytest.raises(ValueError, match=f"{option}: came '{value}'; allowed: {allowed}"):
+            HeatedSoftmax(C, D, **{option: value})
+    with pytest.raises(ValueError, match="label_smoothing: came .*allowed: 0"):
+        HeatedSoftmax(C, D, label_smoothing=0.1, denominator="others")
+    with pytest.raises(ValueError, match="adacos: came 2 classes; allowed: at least 3"):
+        HeatedSoftmax(2, D, adaptation="adacos")
 
 
 def test_the_package_offers_the_loss_and_nothing_that_is_not_there():
@@ -289,11 +265,11 @@ def test_a_loop_of_ones_own_learns_and_is_heated(normalise):
     assert losses[19] < losses[15]
 
 
-@pytest.mark.parametrize("normalise", NORMALISATIONS)
-def test_embeddings_that_come_normalized_give_the_same_logits(normalise):
-    torch.manual_seed(0)
-    head = HeatedSoftmax(3, 4, normalise=normalise)
-    torch.manual_seed(0)
-    other = HeatedSoftmax(3, 4, normalise="none", unit_weights=head.unit_weights)
-    raw = torch.randn(8, 4)
-    assert torch.equal(other.logits(head.normalise(raw)), head.logits(raw))
+def test_embeddings_that_come_normalized_give_the_same_logits():
+    for normalise in NORMALISATIONS:
+        torch.manual_seed(0)
+        head = HeatedSoftmax(3, 4, normalise=normalise)
+        torch.manual_seed(0)
+        other = HeatedSoftmax(3, 4, normalise="none", unit_weights=head.unit_weights)
+        raw = torch.randn(8, 4)
+        assert torch.equal(other.logits(head.normalise(raw)), head.logits(raw))

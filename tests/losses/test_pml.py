@@ -145,15 +145,14 @@ def check_epoch_equals_example_loop(method):
         torch.testing.assert_close(model.head.criterion.state_dict()[key], value)
 
 
-@pytest.mark.parametrize("method", ["margin", "triplet"])
-def test_training_again_gives_the_same_bits_whatever_the_global_generator(method):
-    one, _ = trained(settings(method))
+def test_training_again_gives_the_same_bits_whatever_the_global_generator():
+    one, _ = trained(settings("margin"))  # whose miner draws
     torch.manual_seed(77)
     state = torch.get_rng_state()
     with drawing(5):
         torch.rand(3)
     assert torch.equal(torch.get_rng_state(), state)
-    other, _ = trained(settings(method))
+    other, _ = trained(settings("margin"))
     for key, value in one.state_dict().items():
         assert torch.equal(other.state_dict()[key], value)
 
@@ -161,14 +160,12 @@ def test_training_again_gives_the_same_bits_whatever_the_global_generator(method
 # --- losses that are points of the heated softmax's space ------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("loss", "alpha"),
-    [
-        ({"name": "norm_softmax", "temperature": 0.25}, 4),
-        ({"name": "proxy_nca", "softmax_scale": 3}, 6),  # squared distances are 2 - 2 z
-    ],
-)
-def test_norm_softmax_and_the_librarys_proxy_nca_are_heated_softmaxes(loss, alpha):
+def test_norm_softmax_and_the_librarys_proxy_nca_are_heated_softmaxes():
+    check_heated_softmax({"name": "norm_softmax", "temperature": 0.25}, 4)
+    check_heated_softmax({"name": "proxy_nca", "softmax_scale": 3}, 6)  # distances are 2 - 2 z
+
+
+def check_heated_softmax(loss, alpha):
     theirs = LibraryLoss(10, 6, loss=loss, miner=None).double()
     ours = HeatedSoftmax(10, 6, normalise="l2", bias="none", alpha=alpha).double()
     (proxies,) = theirs.criterion.parameters()
@@ -218,7 +215,7 @@ def test_the_histogram_loss_is_the_chance_that_a_negative_is_nearer():
 def test_what_the_library_does_not_take_is_told_with_what_it_does(subtests):
     cases = [
         ({"name": "triplett"}, None, "losses name: came 'triplett'; allowed: arcface, "),
-        ({"name": "triplet", "margn": 1}, None, "did you mean 'margin'?"),
+        ({"name": "triplet", "margn": 1}, None, "Did you mean 'margin'?"),
         ({"name": "arcface", "num_classes": 9}, None, "arcface.num_classes: came 'num_classes'; "),
         ({"name": "margin", "beta": "far"}, None, "losses margin: came {'beta': 'far'}; "),
         (

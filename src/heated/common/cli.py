@@ -1,38 +1,35 @@
-"""A stage as a command: its function's parameters are the command line's arguments, in order."""
+"""A module as a command."""
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from argparse import ArgumentParser
+from collections.abc import Callable
 from pathlib import Path
 
 from heated.common.errors import InputError
 
 
-def run(main: Callable[..., None]) -> None:
-    """Call `main` with the command line; parameters typed Path come as paths, and those with a
-    star may be left out.
+def run(main: Callable[..., None], parser: ArgumentParser | None = None) -> None:
+    """Call `main` with the command line's arguments.
 
-    What a user can put right ends with its message and status 1, a wrong number of arguments with
-    the usage and status 2; anything else keeps its traceback.
+    An error that a user can fix ends the process with its message and status 1; a wrong command
+    line with the usage and status 2. Any other error keeps its traceback.
+
+    Args:
+        main: Function that takes the parsed arguments by name.
+        parser: By default one with an argument per parameter of `main`, in order, which is a path
+            if it is typed so.
     """
-    parameters = [*inspect.signature(main).parameters.values()]
-    needed = [each for each in parameters if each.kind is not each.VAR_POSITIONAL]
-    arguments = sys.argv[1:]
-    if not len(needed) <= len(arguments) <= len(parameters):
-        optional = [f"[{each.name.upper()}]" for each in parameters[len(needed) :]]
-        usage = " ".join([*(each.name.upper() for each in needed), *optional])
-        print(f"usage: python -m stages.{Path(sys.argv[0]).stem} {usage}", file=sys.stderr)
-        sys.exit(2)
-    pairs = zip(parameters, arguments, strict=False)
-    with readable_errors():
-        main(*(Path(text) if given.annotation is Path else text for given, text in pairs))
-
-
-@contextmanager
-def readable_errors() -> Iterator[None]:
-    """End the process with the message and status 1 on an error that a user can fix."""
+    if parser is None:
+        spec = sys.modules[main.__module__].__spec__
+        parser = ArgumentParser(
+            f"python -m {spec.name}" if spec else None, description=main.__doc__
+        )
+        for name, each in inspect.signature(main).parameters.items():
+            kind = Path if each.annotation is Path else str
+            parser.add_argument(name, metavar=name.upper(), type=kind)
+    arguments = vars(parser.parse_args())
     try:
-        yield
+        main(**arguments)
     except (InputError, OSError, FloatingPointError) as error:
         sys.exit(str(error))

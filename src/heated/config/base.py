@@ -15,7 +15,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 
 
 def distinct(values: list[Any]) -> list[Any]:
-    """The values as they came; ValueError if one came twice."""
+    """Return the values; raise ValueError if one is there twice."""
     if len(set(values)) < len(values):
         raise ValueError("each entry only once")
     return values

@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from heated.config.error_messages import Location, suggestion
+from heated.common.errors import suggestion
+from heated.config.error_messages import Location
 from heated.config.method import HeatedSoftmax
 from heated.config.schema import Params
 
@@ -20,8 +21,6 @@ REFERENCES = {  # where the keys of these sections are named
         "claims.*.all.*.less.*",
     ),
 }
-
-
 Problem = tuple[Location, str]
 
 
@@ -51,8 +50,7 @@ def grid_problems(params: Params) -> list[Problem]:
     """Return what does not go together though each part is right by itself."""
     return [*misplaced(params)] or [
         *trained_twice(params),
-        *untrained(params),
-        *unheated(params),
+        *unfit_for_studies(params),
         *untunable(params),
     ]
 
@@ -72,39 +70,26 @@ def trained_twice(params: Params) -> Iterator[Problem]:
     """Yield runs that are in two grids."""
     seen: dict[tuple[str, str], str] = {}
     for name, grid in params.grids().items():
-        for dataset, method in ((d, m) for d in grid.datasets for m in grid.methods):
+        for dataset, method in grid.runs():
             other = seen.setdefault((dataset, method), name)
             if other != name:
-                yield (
-                    ("studies", name, "methods"),
-                    f"got {method!r}, which {other} trains on {dataset!r}. "
-                    "Name it in one of the two.",
-                )
+                problem = f"got {method!r}, which {other} trains on {dataset!r}. Name it in one of"
+                yield ("studies", name, "methods"), f"{problem} the two."
 
 
-def untrained(params: Params) -> Iterator[Problem]:
-    """Yield methods that are examined and that `run` does not train."""
+def unfit_for_studies(params: Params) -> Iterator[Problem]:
+    """Yield methods that are examined but not trained by `run`, or are no heated softmax."""
     trained = params.run.methods
-    expected = f"one of run.methods ({', '.join(trained)})"
-    for index, method in enumerate(params.studies.gradients.methods):
-        if method not in trained:
-            place = ("studies", "gradients", "methods", index)
-            yield place, f"got {method!r}, expected {expected}."
-    if (method := params.report.gallery_method) not in trained:
-        yield ("report", "gallery_method"), f"got {method!r}, expected {expected}."
-
-
-def unheated(params: Params) -> Iterator[Problem]:
-    """Yield methods of the gradient study whose loss is not a softmax over all classes."""
+    untrained = f"one of run.methods ({', '.join(trained)})"
     for index, name in enumerate(params.studies.gradients.methods):
-        method = params.methods[name]
-        softmax = isinstance(method, HeatedSoftmax) and method.denominator == "all"
-        if name in params.run.methods and not softmax:
-            yield (
-                ("studies", "gradients", "methods", index),
-                f"got {name!r}, expected a method of the heated softmax, without `loss` and with "
-                "the denominator `all`.",
-            )
+        place, method = ("studies", "gradients", "methods", index), params.methods[name]
+        if name not in trained:
+            yield place, f"got {name!r}, expected {untrained}."
+        elif not isinstance(method, HeatedSoftmax) or method.denominator != "all":
+            expected = "a method of the heated softmax, without `loss` and with the denominator"
+            yield place, f"got {name!r}, expected {expected} `all`."
+    if (name := params.report.gallery_method) not in trained:
+        yield ("report", "gallery_method"), f"got {name!r}, expected {untrained}."
 
 
 def untunable(params: Params) -> Iterator[Problem]:
@@ -115,7 +100,7 @@ def untunable(params: Params) -> Iterator[Problem]:
             try:
                 params.settings(dataset, method, point)
             except (ValidationError, KeyError, TypeError) as error:
-                told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+                reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
                 place = ("studies", "competitors", "grid", method)
-                yield place, f"got {point}, expected settings of the method: {told}."
+                yield place, f"got {point}, expected settings of the method: {reason}."
                 break

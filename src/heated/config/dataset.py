@@ -1,12 +1,12 @@
-"""The types of a data set's source, packing and split."""
+"""The types of a data set's source, packing, split and evaluation."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic.functional_validators import AfterValidator
 
-from heated.config.base import Choice, Count, Section, distinct
+from heated.config.base import Choice, Count, Section, Seed, distinct
 
 
 class Digits(Choice):
@@ -14,32 +14,8 @@ class Digits(Choice):
     turns: Annotated[int, Field(ge=1, le=4)]
 
 
-class OmniglotSmall(Choice):
-    name: Literal["omniglot-small"]
-
-
-class Omniglot(Choice):
-    name: Literal["omniglot"]
-
-
-class Mnist(Choice):
-    name: Literal["mnist"]
-
-
-class Cub200(Choice):
-    name: Literal["cub200"]
-
-
-class Cars196(Choice):
-    name: Literal["cars196"]
-
-
-class Sop(Choice):
-    name: Literal["sop"]
-
-
-class InShop(Choice):
-    name: Literal["in-shop"]
+class Published(Choice):
+    name: Literal["omniglot-small", "omniglot", "mnist", "cub200", "cars196", "sop", "in-shop"]
 
 
 class Folder(Choice):
@@ -48,26 +24,22 @@ class Folder(Choice):
     layout: Literal["classes", "parts"]
 
 
-class OwnSplit(Choice):
-    name: Literal["source"]
+class FixedSplit(Choice):
+    name: Literal["source", "halves"]
 
 
-class Halves(Choice):
-    name: Literal["halves"]
-
-
-class Fraction(Choice):
-    name: Literal["fraction"]
+class FractionSplit(Choice):
+    name: Literal["fraction", "images"]
     train: Annotated[float, Field(gt=0, lt=1)]
 
 
-class Classes(Choice):
+class ClassesSplit(Choice):
     name: Literal["classes"]
     train: Annotated[list[str], Field(min_length=2), AfterValidator(distinct)]
 
 
 def expression(pattern: str) -> str:
-    """The regular expression as it came; ValueError where it is none."""
+    """Return a regular expression; raise ValueError if it is none."""
     try:
         re.compile(pattern)
     except re.error as error:
@@ -75,14 +47,9 @@ def expression(pattern: str) -> str:
     return pattern
 
 
-class Pattern(Choice):
+class PatternSplit(Choice):
     name: Literal["pattern"]
     train: Annotated[str, AfterValidator(expression)]
-
-
-class Images(Choice):
-    name: Literal["images"]
-    train: Annotated[float, Field(gt=0, lt=1)]
 
 
 class Validation(Section):
@@ -90,8 +57,8 @@ class Validation(Section):
     fold: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
-    def one_of_them(self) -> "Validation":
-        """ValueError unless the fold is one of the folds."""
+    def one_of_them(self) -> Self:
+        """Raise ValueError unless the fold is one of the folds."""
         if self.fold >= self.folds:
             raise ValueError(f"a fold from 0 to {self.folds - 1}")
         return self
@@ -104,12 +71,27 @@ class Packing(Section):
     filter: Literal["bilinear", "lanczos"]
     damaged: Annotated[int, Field(ge=0)]
     split: Annotated[
-        OwnSplit | Halves | Fraction | Classes | Pattern | Images, Field(discriminator="name")
+        FixedSplit | FractionSplit | ClassesSplit | PatternSplit, Field(discriminator="name")
     ]
     validation: Validation | None
 
 
-Source = Annotated[
-    Digits | OmniglotSmall | Omniglot | Mnist | Cub200 | Cars196 | Sop | InShop | Folder,
-    Field(discriminator="name"),
-]
+Source = Annotated[Digits | Published | Folder, Field(discriminator="name")]
+
+
+class ScikitLearn(Choice):
+    name: Literal["scikit-learn"]
+    restarts: Count
+
+
+class Lloyd(Choice):
+    name: Literal["lloyd"]
+    restarts: Count
+    iterations: Count
+
+
+class Evaluation(Section):
+    recall_at: Annotated[list[Count], Field(min_length=1), AfterValidator(distinct)]
+    kmeans: Annotated[ScikitLearn | Lloyd, Field(discriminator="name")]
+    kmeans_seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
+    memory: Count

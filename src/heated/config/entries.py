@@ -1,31 +1,30 @@
 """Entries that start from another one: `base: NAME` in methods and data sets."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from heated.config.error_messages import suggestion
-
-Path = tuple[str, ...]
+from heated.common.errors import suggestion
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry with everything that it inherits.
+    """A value, and the name of the entry that wrote it; a mapping's values are entries again."""
 
-    Attributes:
-        value: The entry's keys, without `base`.
-        origins: For every path in `value`, the name of the entry that wrote it.
-    """
+    written: Any
+    writer: str
 
-    value: dict[str, Any]
-    origins: dict[Path, str]
+    @property
+    def value(self) -> Any:
+        """The value without its origins."""
+        if isinstance(self.written, dict):
+            return {key: entry.value for key, entry in self.written.items()}
+        return self.written
 
-    def origin(self, path: Path) -> str:
+    def origin(self, path: tuple[str, ...]) -> str:
         """Return the entry that wrote the value at a path, or the mapping nearest above it."""
-        while path not in self.origins:
-            path = path[:-1]
-        return self.origins[path]
+        inner = self.written.get(path[0]) if path and isinstance(self.written, dict) else None
+        return self.writer if inner is None else inner.origin(path[1:])
 
 
 def expand(entries: Mapping[str, Any]) -> tuple[dict[str, Entry], dict[str, str]]:
@@ -54,8 +53,8 @@ def expand(entries: Mapping[str, Any]) -> tuple[dict[str, Entry], dict[str, str]
             for each in reversed(chain):
                 own = {key: value for key, value in entries[each].items() if key != "base"}
                 base = entries[each].get("base")
-                start = Entry({}, {(): each}) if base is None else expanded[base]
-                expanded.setdefault(each, merged(start, each, own))
+                start = Entry({}, each) if base is None else expanded[base]
+                expanded.setdefault(each, merged(start, own, each))
     return expanded, problems
 
 
@@ -69,38 +68,14 @@ def base_problem(base: Any, chain: list[str], names: list[str]) -> str | None:
     return None
 
 
-def merged(base: Entry, name: str, own: Mapping[str, Any]) -> Entry:
-    """Merge an entry's own keys into those of its base."""
-    value, origins = copied(base.value), dict(base.origins)
-    merge_into(value, origins, own, name, ())
-    return Entry(value, origins)
-
-
-def merge_into(
-    value: dict[str, Any], origins: dict[Path, str], own: Mapping[str, Any], name: str, path: Path
-) -> None:
-    """Merge keys into a mapping at a path, in place, and write down where they come from."""
-    for key, new in own.items():
-        place, old = (*path, str(key)), value.get(key)
-        if isinstance(new, dict) and isinstance(old, dict) and "name" not in new:
-            merge_into(old, origins, new, name, place)
-            continue
-        for inner in [each for each in origins if each[: len(place)] == place]:
-            del origins[inner]
-        value[key] = copied(new)
-        origins.update(dict.fromkeys(paths(new, place), name))
-
-
-def paths(value: Any, path: Path) -> Iterator[Path]:
-    """Yield the path of a value and of every value inside its mappings."""
-    yield path
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from paths(inner, (*path, str(key)))
-
-
-def copied(value: Any) -> Any:
-    """Return a value whose mappings are not shared with the original."""
-    if isinstance(value, dict):
-        return {key: copied(inner) for key, inner in value.items()}
-    return value
+def merged(base: Entry, own: Mapping[str, Any], name: str) -> Entry:
+    """Return a base's mapping with an entry's own keys merged into it."""
+    changed = {}
+    for key, value in own.items():
+        old = base.written.get(key)
+        if isinstance(value, dict):
+            extends = old and isinstance(old.written, dict) and "name" not in value
+            changed[key] = merged(old if extends else Entry({}, name), value, name)
+        else:
+            changed[key] = Entry(value, name)
+    return Entry(base.written | changed, base.writer)

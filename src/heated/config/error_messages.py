@@ -1,20 +1,15 @@
 """Messages for invalid parameters: the key's path, what was got, what is expected."""
 
-import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from heated.common.errors import suggestion
+
 Location = tuple[int | str, ...]
-
-
-def suggestion(name: object, allowed: Sequence[str]) -> str:
-    """Return " Did you mean 'x'?" if an allowed name is near, else an empty string."""
-    near = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def type_problems(
@@ -35,39 +30,36 @@ def type_problems(
 
 def explanation(detail: Any, schema: type[BaseModel]) -> str:
     """Return one of pydantic's errors in words."""
-    location, kind = detail["loc"], detail["type"]
-    if kind == "missing":
-        return "missing. Add it: no key has a default."
-    if kind == "extra_forbidden":
-        keys = keys_at(location[:-1], schema)
-        return f"unknown key, expected one of {', '.join(keys)}.{suggestion(location[-1], keys)}"
-    if kind in ("union_tag_invalid", "literal_error"):
-        context = detail["ctx"]
-        got = context.get("tag", detail["input"])
-        names = re.findall(r"'([^']*)'", context.get("expected_tags", context.get("expected")))
-        return f"got {shortened(got)}, expected one of {', '.join(names)}.{suggestion(got, names)}"
-    return f"got {shortened(detail['input'])}, expected {expectation(detail, schema)}."
+    location, kind, context = detail["loc"], detail["type"], detail.get("ctx", {})
+    got = context.get("tag", detail["input"])
+    match kind:
+        case "missing":
+            return "missing. Add it: no key has a default."
+        case "extra_forbidden":
+            keys = keys_at(location[:-1], schema)
+            hint = suggestion(location[-1], keys)
+            return f"unknown key, expected one of {', '.join(keys)}.{hint}"
+        case "union_tag_invalid" | "literal_error":
+            names = re.findall(r"'([^']*)'", context.get("expected_tags", context.get("expected")))
+            expected = f"one of {', '.join(names)}"
+            return f"got {shortened(got)}, expected {expected}.{suggestion(got, names)}"
+        case "model_type" | "model_attributes_type" | "union_tag_not_found":
+            expected = f"a mapping with {', '.join(keys_at(location, schema))}"
+        case "value_error":
+            expected = str(context["error"])
+        case "too_short":
+            expected = "a list with at least one entry"
+        case "string_pattern_mismatch":
+            expected = "lower-case letters, digits and single hyphens"
+        case _:
+            expected = str(detail["msg"].removeprefix("Input should be "))
+    return f"got {shortened(got)}, expected {expected}."
 
 
 def shortened(value: Any, limit: int = 200) -> str:
     """Return the value as Python writes it, cut where it is long."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]} ..."
-
-
-def expectation(detail: Any, schema: type[BaseModel]) -> str:
-    """Return what one of pydantic's errors expects, where that is not one of a few names."""
-    match detail["type"]:
-        case "model_type" | "model_attributes_type" | "union_tag_not_found":
-            return f"a mapping with {', '.join(keys_at(detail['loc'], schema))}"
-        case "value_error":
-            return str(detail["ctx"]["error"])
-        case "too_short":
-            return "a list with at least one entry"
-        case "string_pattern_mismatch":
-            return "lower-case letters, digits and single hyphens"
-        case _:
-            return str(detail["msg"].removeprefix("Input should be "))
 
 
 def present(location: Location, raw: Any, *, missing: bool) -> Iterator[int | str]:

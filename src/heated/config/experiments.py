@@ -1,5 +1,6 @@
-"""The types of the studies: what is trained beside `run`, and what is asked of it."""
+"""The types of the studies, claims and report."""
 
+from collections.abc import Iterator
 from itertools import product
 from math import prod
 from typing import Annotated, Any, Literal, Self
@@ -16,37 +17,40 @@ Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
 
 
 class Grid(Section):
-    """Every data set with every method, each with all seeds; nothing where no data set stands."""
+    """Every data set with every method, each with all seeds; nothing without a data set."""
 
     datasets: Names
     methods: Annotated[Names, Field(min_length=1)]
     seeds: Seeds
 
+    def runs(self) -> Iterator[tuple[str, str]]:
+        """Return all pairs of data set and method."""
+        return product(self.datasets, self.methods)
+
 
 class Axis(Section):
-    """A setting that is varied, by its key (`lr`, `loss.margin`), over what it is set to."""
+    """A setting that is varied, by its key (`lr`, `loss.margin`), over its values."""
 
     vary: str
     over: Annotated[list[Any], Field(min_length=1)]
 
 
 class Competitors(Grid):
-    """Methods on equal terms: what each one's `grid` varies is chosen on a fold of the training
-    classes, with one seed, before it is trained with all."""
+    """Methods on equal terms: each one's settings are chosen from its `grid` on a fold of the
+    training classes, with one seed, before it is trained with all."""
 
     validation: Validation
     tuning_seed: Seed
     grid: dict[Name, Annotated[list[Axis], Field(min_length=1)]]
 
     def points(self, method: str) -> list[dict[str, Any]]:
-        """What a method is tried with: every combination of what its grid varies."""
-        axes = self.grid[method]
-        each = product(*(axis.over for axis in axes))
-        return [dict(zip((axis.vary for axis in axes), values, strict=True)) for values in each]
+        """Return every combination of the values in a method's grid."""
+        names, values = zip(*((axis.vary, axis.over) for axis in self.grid[method]), strict=True)
+        return [dict(zip(names, each, strict=True)) for each in product(*values)]
 
     @model_validator(mode="after")
     def equal_terms(self) -> Self:
-        """ValueError unless every method has a grid, and all are of one size."""
+        """Raise ValueError unless every method has a grid, and all are of one size."""
         if set(self.grid) != set(self.methods):
             odd = ", ".join(sorted(set(self.grid) ^ set(self.methods)))
             raise ValueError(f"the same names in `grids` as in `methods` (not in both: {odd})")
@@ -74,9 +78,8 @@ class Studies(Section):
     gradients: Gradients
 
     def grids(self) -> dict[str, Grid]:
-        """The studies that train, by name."""
-        found = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: study for name, study in found.items() if isinstance(study, Grid)}
+        """Return the studies that train, by name."""
+        return {name: study for name, study in self if isinstance(study, Grid)}
 
 
 class Comparison(Section):
@@ -90,7 +93,7 @@ class Comparison(Section):
 
     @model_validator(mode="after")
     def contrast(self) -> Self:
-        """ValueError unless both sides are of one length."""
+        """Raise ValueError unless both sides are of one length."""
         if len(self.more) != len(self.less):
             raise ValueError("as many methods in `more` as in `less`")
         return self

@@ -1,5 +1,4 @@
-"""The types of a method: the heated softmax with normalisation, bias, smoothing and schedules, or a
-loss of pytorch-metric-learning."""
+"""The types of a method: the heated softmax, or a loss of pytorch-metric-learning."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -21,26 +20,14 @@ class Step(Choice):
     at: Share
 
 
-class Linear(Choice):
-    name: Literal["linear"]
-    start: Positive
-    end: Positive
-
-
-class Cosine(Choice):
-    name: Literal["cosine"]
-    start: Positive
-    end: Positive
-
-
-class Exponential(Choice):
-    name: Literal["exponential"]
+class Ramp(Choice):
+    name: Literal["linear", "cosine", "exponential"]
     start: Positive
     end: Positive
 
 
 def rising(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points as they came; ValueError unless progress rises from point to point."""
+    """Return the points; raise ValueError unless progress rises from point to point."""
     progress = [p for p, _ in points]
     if any(a >= b for a, b in zip(progress, progress[1:], strict=False)):
         raise ValueError("progress that rises from point to point")
@@ -56,9 +43,8 @@ class Piecewise(Choice):
     ]
 
 
-Schedule = Annotated[
-    Constant | Step | Linear | Cosine | Exponential | Piecewise, Field(discriminator="name")
-]
+class Adaptive(Choice):
+    name: Literal["adacos"]
 
 
 class Learned(Choice):
@@ -66,26 +52,14 @@ class Learned(Choice):
     start: Positive
 
 
-class AdaCos(Choice):
-    name: Literal["adacos"]
-
-
+Schedule = Annotated[Constant | Step | Ramp | Piecewise, Field(discriminator="name")]
 Alpha = Annotated[
-    Constant | Step | Linear | Cosine | Exponential | Piecewise | Learned | AdaCos,
-    Field(discriminator="name"),
+    Constant | Step | Ramp | Piecewise | Learned | Adaptive, Field(discriminator="name")
 ]
 
 
-class NoNormalisation(Choice):
-    name: Literal["none"]
-
-
-class L2Normalisation(Choice):
-    name: Literal["l2"]
-
-
-class L2EmbeddingsNormalisation(Choice):
-    name: Literal["l2_embeddings"]
+class Normalisation(Choice):
+    name: Literal["none", "l2", "l2_embeddings"]
 
 
 class BatchNormalisation(Choice):
@@ -95,10 +69,7 @@ class BatchNormalisation(Choice):
 
 
 class HeatedSoftmax(Section):
-    normalise: Annotated[
-        NoNormalisation | L2Normalisation | L2EmbeddingsNormalisation | BatchNormalisation,
-        Field(discriminator="name"),
-    ]
+    normalise: Annotated[Normalisation | BatchNormalisation, Field(discriminator="name")]
     bias: Literal["outside", "inside", "none"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     denominator: Literal["all", "others"]
@@ -107,22 +78,17 @@ class HeatedSoftmax(Section):
     lr_factor: Schedule
 
     @model_validator(mode="after")
-    def of_all_classes(self) -> Self:
-        """ValueError where smoothed labels lie on classes that are not in the denominator."""
+    def compatible(self) -> Self:
+        """Raise ValueError for options that exclude each other."""
         if self.label_smoothing and self.denominator == "others":
             raise ValueError("label_smoothing of 0 where the denominator is of the others")
-        return self
-
-    @model_validator(mode="after")
-    def of_cosines(self) -> Self:
-        """ValueError where AdaCos has no cosines to go by."""
         if self.alpha.name == "adacos" and (self.normalise.name, self.bias) != ("l2", "none"):
             raise ValueError("normalise l2 and bias none with adacos, which goes by cosines")
         return self
 
 
 class OfLibrary(Choice):
-    """A loss or miner: its options are the library's, which checks them where they are used."""
+    """A loss or miner; `heated.losses.pml` checks its options."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -146,7 +112,7 @@ class LibraryLoss(Section):
 
 
 def kind(method: Any) -> str:
-    """Which of the two kinds of method it is, or is meant to be."""
+    """Return the tag of the kind of method: a loss of the library has a key `loss`."""
     has_loss = "loss" in method if isinstance(method, dict) else hasattr(method, "loss")
     return "LibraryLoss" if has_loss else "HeatedSoftmax"
 

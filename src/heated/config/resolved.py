@@ -19,62 +19,56 @@ def resolved_files(params: Params) -> dict[str, Any]:
     - `threads.json`, `gradients.json`, `report.json`, `tracking.json`
     - `side_settings.json`: mirror, checkpoints and live tracking
     """
-    threads = params.run.threads
-    study = params.studies.gradients
+    threads = {"threads": params.run.threads}
+    gradients = params.studies.gradients
     return {
         **dict(dataset_files(params)),
         **dict(run_files(params)),
         **dict(tuning_files(params)),
-        "threads.json": {"threads": threads},
-        "gradients.json": {"alphas": study.alphas, "samples": study.samples, "threads": threads},
-        "report.json": report(params),
+        "threads.json": threads,
+        "gradients.json": gradients.model_dump(include={"alphas", "samples"}) | threads,
+        "report.json": report(params) | threads,
         "tracking.json": tracking(params),
         SIDE_SETTINGS: {
             "mirror": params.download.mirror,
             "checkpoints": params.checkpoints.model_dump(),
-            "tracking": {"enabled": params.tracking.enabled, "every": params.tracking.every},
+            "tracking": params.tracking.model_dump(include={"enabled", "every"}),
         },
     }
 
 
-def datasets(params: Params) -> list[str]:
-    """Return the data sets that something is trained on, in the order of the grids."""
-    return [*dict.fromkeys(name for name, _ in params.runs())]
-
-
 def dataset_files(params: Params) -> Iterator[tuple[str, Any]]:
     """Yield what download, split and evaluate need of each data set."""
-    for name in datasets(params):
-        section = params.datasets[name].model_dump()
-        source = section["source"]
-        yield f"sources/{name}.json", {"source": source}
-        yield f"packing/{name}.json", {"source": source, "packing": section["packing"]}
-        yield (
-            f"evaluation/{name}.json",
-            {"evaluation": section["evaluation"], "threads": params.run.threads},
-        )
+    for name in params.trained_datasets():
+        section = params.datasets[name].model_dump(include={"source", "packing", "evaluation"})
+        evaluation = section.pop("evaluation")
+        yield f"sources/{name}.json", {"source": section["source"]}
+        yield f"packing/{name}.json", section
+        threads = params.run.threads
+        yield f"evaluation/{name}.json", {"evaluation": evaluation, "threads": threads}
 
 
 def run_files(params: Params) -> Iterator[tuple[str, Any]]:
     """Yield what `train` needs of each run."""
-    for dataset, method in params.runs():
-        yield (
-            f"runs/{dataset}/{method}.json",
-            {
-                "settings": params.settings(dataset, method),
-                "seeds": params.seeds(dataset, method),
-                "threads": params.run.threads,
-                "tags": params.tags(dataset, method),
-                "tuned": method in params.studies.competitors.methods
-                and dataset in params.studies.competitors.datasets,
-            },
-        )
+    tuned = {*params.studies.competitors.runs()}
+    for dataset in params.trained_datasets():
+        for method, seeds in params.seeds_of(dataset).items():
+            yield (
+                f"runs/{dataset}/{method}.json",
+                {
+                    "settings": params.settings(dataset, method),
+                    "seeds": seeds,
+                    "threads": params.run.threads,
+                    "tags": params.tags(dataset, method),
+                    "tuned": (dataset, method) in tuned,
+                },
+            )
 
 
 def tuning_files(params: Params) -> Iterator[tuple[str, Any]]:
     """Yield what `tune` tries for each competitor: each point, and the settings that it gives."""
     study = params.studies.competitors
-    for dataset, method in ((d, m) for d in study.datasets for m in study.methods):
+    for dataset, method in study.runs():
         yield (
             f"tuning/{dataset}/{method}.json",
             {
@@ -90,7 +84,7 @@ def tuning_files(params: Params) -> Iterator[tuple[str, Any]]:
 
 
 def report(params: Params) -> dict[str, Any]:
-    """Return what the report shows: data sets, grids, claims, queries with their neighbours."""
+    """Return what the report shows: data sets, grids, claims, queries with their neighbors."""
     return {
         "datasets": {
             name: {
@@ -98,27 +92,24 @@ def report(params: Params) -> dict[str, Any]:
                 "methods": [*params.seeds_of(name)],
                 "gallery": params.report.gallery if name in params.run.datasets else 0,
             }
-            for name in datasets(params)
+            for name in params.trained_datasets()
         },
         "grids": {name: grid.model_dump() for name, grid in params.grids().items()},
         "claims": {name: claim.model_dump() for name, claim in params.claims.items()},
         "gallery_method": params.report.gallery_method,
         "gallery_seed": params.run.seeds[0],
-        "threads": params.run.threads,
     }
 
 
 def tracking(params: Params) -> dict[str, Any]:
     """Return what `track` writes: whether, with which models, and the tags of every run."""
-    return {
-        "enabled": params.tracking.enabled,
-        "models": params.tracking.models,
+    return params.tracking.model_dump(include={"enabled", "models"}) | {
         "datasets": {
             name: {
                 "section": params.datasets[name].model_dump(),
                 "tags": {method: params.tags(name, method) for method in params.seeds_of(name)},
                 **params.chosen_by(name),
             }
-            for name in datasets(params)
+            for name in params.trained_datasets()
         },
     }

@@ -1,10 +1,11 @@
 """Print an entry of the parameters with everything filled in."""
 
+import json
 from collections.abc import Iterator
-from typing import Any
 
+from heated.common.errors import suggestion
 from heated.config import ParamsError, Sources
-from heated.config.error_messages import suggestion
+from heated.config.entries import Entry
 
 
 def shown(sources: Sources, name: str) -> str:
@@ -17,34 +18,24 @@ def shown(sources: Sources, name: str) -> str:
     Raises:
         ParamsError: If there is no such entry.
     """
-    section, _, key = name.partition(".")
-    entries = sources.entries.get(section, {})
-    if (entry := entries.get(key)) is None:
-        known = [f"{kind}.{each}" for kind, found in sources.entries.items() for each in found]
-        raise ParamsError(
-            f"--show: got {name!r}, expected one of {', '.join(known)}.{suggestion(name, known)}"
-        )
-    rows = [
-        (f"{'.'.join(path)}: {text(value)}", entry.origin(path))
-        for path, value in leaves(entry.value)
-    ]
+    known = {
+        f"{kind}.{key}": e for kind, found in sources.entries.items() for key, e in found.items()
+    }
+    if name not in known:
+        names = ", ".join(known)
+        hint = suggestion(name, list(known))
+        raise ParamsError(f"--show: got {name!r}, expected one of {names}.{hint}")
+    rows = [*leaves(known[name])]
     width = max((len(left) for left, _ in rows), default=0)
     return "\n".join(f"{left:<{width}}  # {origin}" for left, origin in rows)
 
 
-def leaves(
-    value: dict[str, Any], path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield path and value of everything in a mapping that is no mapping itself."""
-    for key, inner in value.items():
-        if isinstance(inner, dict):
-            yield from leaves(inner, (*path, key))
+def leaves(entry: Entry, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield `key: value` and the origin of everything in an entry that is no mapping itself."""
+    for key, inner in entry.written.items():
+        if isinstance(inner.written, dict):
+            yield from leaves(inner, f"{path}{key}.")
         else:
-            yield (*path, key), inner
-
-
-def text(value: Any) -> str:
-    """Return a value as YAML writes it in one line."""
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+            value = inner.value
+            text = value if isinstance(value, str) else json.dumps(value)
+            yield f"{path}{key}: {text}", inner.writer

@@ -1,6 +1,7 @@
-"""The types of a data set's training: network, optimiser, augmentation."""
+"""The types of a data set's training: network, optimizer, augmentation."""
 
 import math
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -25,20 +26,9 @@ class BatchNorm(Section):
 
 
 class Deep(Choice):
+    name: Literal["googlenet", "resnet50", "mobilenet_v2"]
     batch_norm: BatchNorm
     frozen_blocks: Annotated[int, Field(ge=0)]
-
-
-class GoogLeNet(Deep):
-    name: Literal["googlenet"]
-
-
-class ResNet50(Deep):
-    name: Literal["resnet50"]
-
-
-class MobileNetV2(Deep):
-    name: Literal["mobilenet_v2"]
 
 
 class Affine(Choice):
@@ -84,34 +74,24 @@ class AdamTF(Choice):
 
 
 def weights_named(value: str) -> str:
-    """The value as it came; ValueError unless it names weights to begin with."""
+    """Return the weights' name; raise ValueError if it is neither known nor a file's."""
     if value not in ("none", "imagenet") and not value.endswith((".safetensors", ".pth")):
         raise ValueError("none, imagenet, or the path of a .safetensors or .pth file")
     return value
 
 
-def a_channel(value: Any) -> float | list[float]:
-    """A number, or a list of one a channel; ValueError if it is neither."""
+def per_channel(value: Any, *, above: float = -math.inf) -> float | list[float]:
+    """Return a number or one per channel as floats; raise ValueError for anything else."""
     each = value if isinstance(value, list) else [value]
     if not each or not all(type(part) in (int, float) and math.isfinite(part) for part in each):
         raise ValueError("a finite number, or a list with one a channel")
+    if min(each) <= above:
+        raise ValueError(f"a number above {above}, or a list with one a channel")
     return [float(part) for part in each] if isinstance(value, list) else float(value)
 
 
-def above_0(value: float | list[float]) -> float | list[float]:
-    """The value as it came; ValueError unless all of it is above 0."""
-    if min(value if isinstance(value, list) else [value]) <= 0:
-        raise ValueError("a number above 0, or a list with one a channel")
-    return value
-
-
-PerChannel = Annotated[float | list[float], PlainValidator(a_channel)]
-
-
 class Training(Section):
-    backbone: Annotated[
-        LeNet | Conv4 | GoogLeNet | ResNet50 | MobileNetV2, Field(discriminator="name")
-    ]
+    backbone: Annotated[LeNet | Conv4 | Deep, Field(discriminator="name")]
     weights: Annotated[str, AfterValidator(weights_named)]
     embedding_dim: Count
     warm_up: Literal["none", "batch_norm", "class_means"]
@@ -123,6 +103,6 @@ class Training(Section):
     optimiser: Annotated[Sgd | Adam | AdamTF, Field(discriminator="name")]
     augment: list[Annotated[Affine | Crop | ResizedCrop | Flip, Field(discriminator="name")]]
     watch_every: Count
-    pixel_mean: PerChannel
-    pixel_std: Annotated[PerChannel, AfterValidator(above_0)]
+    pixel_mean: Annotated[float | list[float], PlainValidator(per_channel)]
+    pixel_std: Annotated[float | list[float], PlainValidator(partial(per_channel, above=0))]
     precision: Literal["auto", "float32", "bfloat16"]

@@ -4,7 +4,6 @@ In: `images`, (N, H, W, C) uint8, squares as the data set was packed; cut, pixel
 normalisation are part of the graph. Out: `embeddings`, (N, D) float32 of length 1.
 """
 
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from heated.common.cli import run
 from heated.common.errors import InputError
 from heated.common.io import whole
 from heated.models import embedding_model
@@ -51,17 +51,5 @@ def export(weights: Path, path: Path) -> None:
         )
 
 
-def main() -> None:
-    """Export the model that the command line names."""
-    if len(sys.argv) != 3:
-        print("usage: python -m heated.inference.onnx MODEL.safetensors OUT.onnx", file=sys.stderr)
-        sys.exit(2)
-    weights, path = map(Path, sys.argv[1:])
-    try:
-        export(weights, path)
-    except (InputError, OSError) as error:
-        sys.exit(str(error))
-
-
 if __name__ == "__main__":
-    main()
+    run(export)

@@ -1,17 +1,17 @@
 """The heated softmax: softmax(alpha z) over cosine logits, alpha = 1 / temperature.
 
-Beside the paper's LN and BN its options give what others published: NormFace (l2, no bias; Wang et
-al., arXiv 1704.06369), also with alpha learned; L2-constrained softmax (Ranjan et al., 1703.09507);
-AdaCos (Zhang et al., 1905.00292); Proxy-NCA (Movshovitz-Attias et al., 1703.07464).
+In addition to the paper's LN and BN, its options give published losses: NormFace (l2, no bias;
+Wang et al., arXiv 1704.06369), also with alpha learned; L2-constrained softmax (Ranjan et al.,
+1703.09507); AdaCos (Zhang et al., 1905.00292); Proxy-NCA (Movshovitz-Attias et al., 1703.07464).
 """
 
 import math
-from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from heated.common.errors import one_of
 from heated.common.initializers import variance_scaling_
 from heated.losses.adaptive_scale import ADAPTATIONS
 from heated.losses.embedding_norm import NORMALISATIONS
@@ -23,20 +23,23 @@ DENOMINATORS = ("all", "others")
 class HeatedSoftmax(nn.Module):
     """Cross entropy of softmax(alpha z), z = w^T f, over C classes and embeddings of D dimensions.
 
-    normalise: "none" (alpha 1 is plain softmax), "l2" (LN), "l2_embeddings" or "batch" (BN), or a
-    module of `heated.losses.embedding_norm`, which says whether class weights have unit length.
-    unit_weights: whether class weights have unit length, where this differs from what `normalise`
-    says: "none" with True is for embeddings that come normalized.
-    bias: "outside" adds it after alpha, as the authors' code does; "inside" is eq. 1 of the paper,
-    alpha (z + b); "none" has no bias.
-    alpha: set it at any time (`head.alpha = 4.0`); it is a tensor, so nothing is built anew.
-    adaptation: "none"; "learned" makes alpha a parameter, of which the logarithm is learned, and
-    "adacos" sets it in every training step (see `heated.adaptation`).
-    label_smoothing: share of the target spread over all classes.
-    denominator: of the softmax: "all" classes, or the "others" than the label's, as in Proxy-NCA
-    (its squared distances of unit vectors are 2 - 2 z, so that alpha is 2 there).
+    Weights start from a normal cut off at two deviations, variance 1 / D; bias at 0 (the authors'
+    layers.py).
 
-    Weights: normal cut off at two deviations, variance 1 / D; bias 0 (the authors' layers.py).
+    Args:
+        num_classes, embedding_dim: C and D.
+        normalise: "none" (with alpha 1, plain softmax), "l2" (LN), "l2_embeddings", "batch" (BN),
+            or a module of `heated.losses.embedding_norm`.
+        unit_weights: Whether class weights have unit length, if not as `normalise` says: "none"
+            with True is for embeddings that come normalized.
+        alpha: 1 / temperature. Set it at any time (`head.alpha = 4.0`).
+        bias: "outside" adds it after alpha, as the authors' code does; "inside" is eq. 1 of the
+            paper, alpha (z + b); "none" has no bias.
+        label_smoothing: Share of the target spread over all classes.
+        denominator: Of the softmax: "all" classes, or the "others" than the label's, as in
+            Proxy-NCA (its squared distances of unit vectors are 2 - 2 z, so alpha is 2 there).
+        adaptation: "none"; "learned" makes alpha's logarithm a parameter; "adacos" sets alpha in
+            every training step (see `heated.losses.adaptive_scale`).
     """
 
     _alpha: Tensor
@@ -59,9 +62,7 @@ class HeatedSoftmax(nn.Module):
         one_of("denominator", denominator, DENOMINATORS)
         one_of("adaptation", adaptation, ADAPTATIONS)
         if label_smoothing and denominator == "others":
-            raise ValueError(
-                "label_smoothing: came a share of all classes; allowed: 0 against others"
-            )
+            raise ValueError("label_smoothing: came a share of all classes; allowed: 0 of others")
         if isinstance(normalise, str):
             one_of("normalise", normalise, NORMALISATIONS)
             normalise = NORMALISATIONS[normalise](embedding_dim)
@@ -90,12 +91,12 @@ class HeatedSoftmax(nn.Module):
         self._alpha.fill_(value)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of a batch: embeddings (N, D) float, labels (N,) int64 in [0, C)."""
+        """Return the mean loss of embeddings (N, D) float and labels (N,) int64 in [0, C)."""
         return self.outcome(embeddings, labels)[0]
 
     def outcome(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss of a batch, and how many logits are largest at their label. A batch of none has
-        a loss of 0, on which all weights bear."""
+        """Return the mean loss, and how many logits are largest at their label. An empty batch has
+        a loss of 0 that is connected to all parameters."""
         z = self.similarities(embeddings)
         if not len(labels):
             return self.scaled(z).sum() * 0, labels.sum()
@@ -104,7 +105,7 @@ class HeatedSoftmax(nn.Module):
         return self.loss(logits, labels), (logits.detach().argmax(dim=1) == labels).sum()
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross entropy of logits (N, C), with the labels smoothed as set."""
+        """Return the mean cross entropy of logits (N, C)."""
         if self.denominator == "all":
             return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         own = labels[:, None]
@@ -112,31 +113,23 @@ class HeatedSoftmax(nn.Module):
         return (others - logits.gather(1, own)[:, 0]).mean()
 
     def logits(self, embeddings: Tensor) -> Tensor:
-        """(N, C): alpha z + b, alpha (z + b) or alpha z, by the place of the bias."""
+        """Return (N, C): alpha z + b, alpha (z + b) or alpha z, by the place of the bias."""
         return self.scaled(self.similarities(embeddings))
 
     def similarities(self, embeddings: Tensor) -> Tensor:
-        """z (N, C): the products of normalised embeddings with the classes' weights."""
+        """Return z (N, C), the products of normalized embeddings and class weights."""
         weight = F.normalize(self.weight, dim=1) if self.unit_weights else self.weight
         z: Tensor = self.normalise(embeddings) @ weight.T
         return z
 
     def scaled(self, z: Tensor) -> Tensor:
-        """(N, C) logits of z."""
+        """Return the logits (N, C) of z."""
         if self.bias is None:
             return self.alpha * z
-        if self.bias_inside:
-            return self.alpha * (z + self.bias)
-        return self.alpha * z + self.bias
+        return self.alpha * (z + self.bias) if self.bias_inside else self.alpha * z + self.bias
 
     def embedding(self, embeddings: Tensor) -> Tensor:
-        """(N, D) to compare after training, whose directions count: a network's output, and under
-        batch norm the normalised one, as in the authors' code. Call `eval()` first."""
+        """Return (N, D) whose directions to compare after training: the network's output, under
+        batch norm the normalized one, as in the authors' code. Call `eval()` first."""
         normalised: Tensor = self.normalise.embedding(embeddings)  # type: ignore[operator]
         return normalised
-
-
-def one_of(option: str, came: str, allowed: Iterable[str]) -> None:
-    """ValueError unless the option's value is one of those allowed."""
-    if came not in allowed:
-        raise ValueError(f"{option}: came {came!r}; allowed: {', '.join(allowed)}")

@@ -15,8 +15,10 @@ PIXELS = 2**24  # prepared, at a time: 64 MiB of float32
 
 
 def embed(model: EmbeddingModel, images: Held | Mapped, *, quiet: bool = False) -> Tensor:
-    """(N, D) float32 on the model's device; leaves it in eval mode. Processes share the work, and
-    each has the whole."""
+    """Return (N, D) float32 on the model's device, and leave the model in eval mode.
+
+    Processes share the work, and each returns the whole.
+    """
     model.eval()
     device = model.device
     embeddings = torch.zeros(len(images), model.architecture.embedding_dim, device=device)
@@ -29,5 +31,5 @@ def embed(model: EmbeddingModel, images: Held | Mapped, *, quiet: bool = False) 
 
 
 def at_a_time(model: EmbeddingModel) -> int:
-    """How many images go through the model at once: fewer where they are large."""
+    """Return how many images go through the model at once: fewer if they are large."""
     return max(1, min(IMAGES, PIXELS // math.prod(model.input_shape)))

@@ -1,5 +1,7 @@
-"""From uint8 images to embeddings, and for training to a loss; saved as safetensors, whose metadata
-hold the architecture, so that a file can be used without params.yaml."""
+"""From uint8 images to embeddings, and for training to a loss.
+
+Saved as safetensors, whose metadata hold the architecture: a file can be used without params.yaml.
+"""
 
 import json
 from collections.abc import Mapping
@@ -21,14 +23,16 @@ from heated.losses.pml import LibraryLoss
 from heated.models.backbones import BACKBONES
 
 Options = dict[str, Any]
-AnyModel = TypeVar("AnyModel", bound=nn.Module)
+AnyModel = TypeVar("AnyModel", bound="EmbeddingModel")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that is needed to build a model anew. Choices are {"name": ..., option: ...}. The pixels'
-    mean and deviation are one number, or a list with one a channel. `loss` and `miner` are those of
-    pytorch-metric-learning; the heated softmax's settings then stay as they are here."""
+    """All that is needed to build a model. Choices are {"name": ..., option: ...}.
+
+    The pixels' mean and deviation are one number, or one per channel. With a `loss` (and `miner`)
+    of pytorch-metric-learning, the settings of the heated softmax keep their defaults.
+    """
 
     image_shape: tuple[int, int, int]  # height, width, channels, as packed
     num_classes: int
@@ -47,13 +51,13 @@ class Architecture:
 
     @classmethod
     def of(cls, recipe: Mapping[str, Any], **rest: Any) -> Self:
-        """From a recipe's keys of the same names, and the rest."""
+        """Build it from a recipe's keys of the same names, and the rest."""
         known = {name: recipe[name] for name in cls.__dataclass_fields__ if name in recipe}
         return cls(**known, **rest)
 
 
 class EmbeddingModel(nn.Module):
-    """Embed images: `network` computes raw embeddings, `normalization` what is done to them."""
+    """Embed images: `network` computes raw embeddings, which `normalization` maps."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -72,17 +76,17 @@ class EmbeddingModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     def prepare(self, images: Tensor, draws: Draws | None = None) -> Tensor:
-        """(N, H, W, C) uint8 -> (N, C, H', W') float32, augmented if there are draws."""
+        """Map (N, H, W, C) uint8 to (N, C, H', W') float32, augmented if there are draws."""
         steps = [split_choice(step) for step in self.architecture.augment]
         batch = prepare(images, draws, steps=steps, mean=self.pixel_mean, std=self.pixel_std)
         return batch.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, H, W, C) uint8 -> (N, D) embeddings, of which the direction counts."""
+        """Map (N, H, W, C) uint8 to (N, D) embeddings, to be compared by direction."""
         return self.normalization.embedding(self.network(self.prepare(images)))
 
 
@@ -95,25 +99,19 @@ class Model(EmbeddingModel):
 
 
 def head(architecture: Architecture, normalization: Normalization) -> HeatedSoftmax | LibraryLoss:
-    """What turns normalized embeddings into a loss."""
+    """Build what turns normalized embeddings into a loss."""
     classes, dim = architecture.num_classes, architecture.embedding_dim
     if architecture.loss is not None:
         return LibraryLoss(classes, dim, loss=architecture.loss, miner=architecture.miner)
-    return HeatedSoftmax(
-        classes,
-        dim,
-        normalise="none",
-        unit_weights=normalization.unit_weights,
-        bias=architecture.bias,
-        label_smoothing=architecture.label_smoothing,
-        denominator=architecture.denominator,
-        adaptation=architecture.adaptation,
-    )
+    names = ("bias", "label_smoothing", "denominator", "adaptation")
+    options = {name: getattr(architecture, name) for name in names}
+    unit = normalization.unit_weights
+    return HeatedSoftmax(classes, dim, normalise="none", unit_weights=unit, **options)
 
 
 def per_channel(architecture: Architecture, name: str) -> Tensor:
-    """(1, 1, 1) or (C, 1, 1): the architecture's number, or its numbers, to set against (C, H, W).
-    InputError where the images have another number of channels."""
+    """Return the architecture's number or numbers as (1, 1, 1) or (C, 1, 1), for (C, H, W).
+    InputError if the images have another number of channels."""
     value, channels = getattr(architecture, name), architecture.image_shape[2]
     if isinstance(value, list) and len(value) != channels:
         raise InputError(
@@ -124,18 +122,18 @@ def per_channel(architecture: Architecture, name: str) -> Tensor:
 
 
 def split_choice(choice: Options) -> tuple[str, Options]:
-    """The name and the options of a choice."""
+    """Return the name and the options of a choice."""
     return choice["name"], {key: value for key, value in choice.items() if key != "name"}
 
 
 def chosen(functions: Mapping[str, Any], choice: Options, *arguments: Any) -> Any:
-    """What the named function makes of the arguments and the choice's options."""
+    """Call the function that a choice names with the arguments and the choice's options."""
     name, options = split_choice(choice)
     return functions[name](*arguments, **options)
 
 
 def save(path: Path, model: EmbeddingModel) -> None:
-    """Weights and architecture in one file; the same model gives the same bytes."""
+    """Write weights and architecture to a file; the same model gives the same bytes."""
     weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
     metadata = {"architecture": json.dumps(asdict(model.architecture), sort_keys=True)}
     with whole(path) as temporary:
@@ -144,22 +142,19 @@ def save(path: Path, model: EmbeddingModel) -> None:
 
 def load(path: Path, device: torch.device) -> EmbeddingModel:
     """Load a model that `save` wrote to embed with it: no loss and no class weights are built.
-
-    Raises:
-        InputError: If the file is damaged or another program's.
-    """
-    architecture, weights = read(path, head=False)
-    return restored(EmbeddingModel(architecture), weights, device)
+    InputError if the file is damaged or another program's."""
+    return restored(EmbeddingModel, path, device)
 
 
 def load_with_head(path: Path, device: torch.device) -> Model:
     """Load a model that `save` wrote with its loss, in eval mode; otherwise as `load`."""
-    architecture, weights = read(path, head=True)
-    return restored(Model(architecture), weights, device)
+    return restored(Model, path, device)
 
 
-def restored(model: AnyModel, weights: Mapping[str, Tensor], device: torch.device) -> AnyModel:
-    """Load weights into the model and return it on the device, in eval mode."""
+def restored(kind: type[AnyModel], path: Path, device: torch.device) -> AnyModel:
+    """Return a file's model on the device, in eval mode."""
+    architecture, weights = read(path, head=kind is Model)
+    model = kind(architecture)
     model.load_state_dict(weights)
     return model.to(device).eval()
 

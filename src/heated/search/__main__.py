@@ -1,10 +1,10 @@
 """`python -m heated.search index IMAGES... --model URI --out INDEX`, and
 `python -m heated.search query IMAGE --index INDEX --top 10 --page result.html`."""
 
-import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
+from heated.common.cli import run
 from heated.common.errors import InputError
 from heated.common.io import write_text
 from heated.search.images import contents, listed
@@ -76,12 +76,8 @@ def parser() -> ArgumentParser:
 
 
 def main() -> None:
-    """Do what the command line says; what a user can put right is told without a traceback."""
-    given = parser().parse_args()
-    try:
-        given.command(given)
-    except (InputError, OSError) as error:
-        sys.exit(str(error))
+    """Do what the command line says."""
+    run(lambda **given: given["command"](Namespace(**given)), parser())
 
 
 if __name__ == "__main__":
