@@ -101,7 +101,8 @@ def chance(part: Judgement) -> str:
 
     >>> chance({"p": 0.0001, "p_adjusted": 0.04, "verdict": "supported"}), chance({"p": 0.3})
     ('p < 0.001, after Holm 0.040', 'p = 0.300')
-    >>> chance({"p": 0.99, "p_against": 0.01, "p_against_adjusted": 0.04, "verdict": "contradicted"})
+    >>> p = {"p": 0.99, "p_against": 0.01, "p_against_adjusted": 0.04}
+    >>> chance(p | {"verdict": "contradicted"})
     'p of the opposite = 0.010, after Holm 0.040'
     """
     if "verdict" not in part:
