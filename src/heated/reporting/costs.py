@@ -6,11 +6,8 @@ from statistics import median
 from typing import Any
 
 from heated.reporting.makings import text
-from heated.reporting.results import Result
-from heated.reporting.table_files import in_markdown
-from heated.reporting.tables import Cell, percent
-
-STUDY = "competitors"
+from heated.reporting.results import Result, half_width
+from heated.reporting.tables import Cell, in_markdown, percent
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class Cost:
 
 def costs(results: Sequence[Result], studies: Mapping[str, Sequence[str]]) -> list[Cost]:
     """Those of the study, in its order; none where it was not run."""
-    return [cost(result) for result in results if result.method in studies.get(STUDY, ())]
+    return [cost(result) for result in results if result.method in studies.get("competitors", ())]
 
 
 def cost(result: Result) -> Cost:
@@ -42,11 +39,10 @@ def cost(result: Result) -> Cost:
     seeds, tuned = [*result.record["seeds"].values()], result.tuned
     scores = [each[tuned["metric"]] for each in tuned["tried"]]
     summary = result.metrics["recall_at_1"]
-    low, high = summary["interval"] or (None, None)
     return Cost(
         method=result.method,
         n=len(seeds),
-        recall=Cell(summary["mean"], None if low is None else (high - low) / 2, False, None),
+        recall=Cell(summary["mean"], half_width(summary), best=False, paper=None),
         images=int(median(each["images_seen"] for each in seeds)),
         seconds=median(each["seconds"] for each in seeds),
         memory=max(each["peak_mib"] for each in seeds),
@@ -96,24 +92,26 @@ def told(costs: Sequence[Cost]) -> str:
 
 def rows(costs: Sequence[Cost]) -> tuple[list[str], list[list[str]]]:
     """The table as texts: its heading, and a row a method."""
-    heading = [
-        *("method", "n", "R@1", "images seen", "seconds", "MiB"),
-        *("chosen", "tried", "not finite", "R@1 of the choice"),
-    ]
-    return heading, [
-        [
-            *(each.method, str(each.n), str(each.recall), str(each.images)),
-            *(f"{each.seconds:.0f}", str(each.memory), each.chosen, str(each.trainings)),
-            *(str(each.failed), percent(each.best)),
-        ]
+    table = [
+        {
+            "method": each.method,
+            "n": str(each.n),
+            "R@1": str(each.recall),
+            "images seen": str(each.images),
+            "seconds": f"{each.seconds:.0f}",
+            "MiB": str(each.memory),
+            "chosen": each.chosen,
+            "tried": str(each.trainings),
+            "not finite": str(each.failed),
+            "R@1 of the choice": percent(each.best),
+        }
         for each in costs
     ]
+    return [*table[0]], [[*row.values()] for row in table]
 
 
 def markdown(costs: Sequence[Cost]) -> str:
     """The table in Markdown, with what is to be known of it; empty where there is none."""
     if not costs:
         return ""
-    heading, body = rows(costs)
-    table = in_markdown(heading, body)
-    return f"\n### What the competitors cost\n\n{told(costs)}\n\n{table}\n"
+    return f"\n### What the competitors cost\n\n{told(costs)}\n\n{in_markdown(*rows(costs))}\n"
