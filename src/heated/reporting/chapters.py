@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from heated.analysis.claims import judged
-from heated.reporting.costs import Cost, costs
+from heated.reporting.costs import costs
 from heated.reporting.figures import Figure, figures
 from heated.reporting.gallery import Example
 from heated.reporting.makings import Makings, legend, makings
@@ -55,8 +55,8 @@ class Chapter:
         return figures(self.results, self.studies)
 
     @cached_property
-    def costs(self) -> list[Cost]:
-        """What competitors cost, and how their settings were chosen."""
+    def costs(self) -> list[Result]:
+        """The competitors' runs."""
         return costs(self.results, self.studies)
 
     @property

@@ -52,12 +52,7 @@ class Cell:
     paper: float | None
 
     def __str__(self) -> str:
-        """Mean and half the interval's width in percent; the mean alone for a single seed.
-
-        >>> str(Cell(0.7912, 0.01, best=True, paper=None)), str(Cell(0.7912, None, False, None))
-        ('79.12 ± 1.00', '79.12')
-        """
-        return percent(self.mean) + ("" if self.half is None else f" ± {percent(self.half)}")
+        return in_percent(self.mean, self.half)
 
 
 @dataclass(frozen=True)
@@ -95,6 +90,15 @@ class Table:
 def percent(share: float) -> str:
     """A share in percent, to two places."""
     return f"{100 * share:.2f}"
+
+
+def in_percent(mean: float, half: float | None) -> str:
+    """A mean and half its interval's width; the mean alone for a single seed.
+
+    >>> in_percent(0.7912, 0.01), in_percent(0.7912, None)
+    ('79.12 ± 1.00', '79.12')
+    """
+    return percent(mean) + ("" if half is None else f" ± {percent(half)}")
 
 
 def title(metric: str, summary: Mapping[str, Any] | None = None) -> str:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure as Canvas
 
-from heated.reporting.costs import costs
+from heated.reporting.costs import costs, seconds
 from heated.reporting.figures.base import (
     MARKERS,
     NORMALISATIONS,
@@ -247,27 +247,25 @@ def heat_map(axes: Axes, grid: Sequence[Sequence[Result | None]], scale: Normali
 def against_seconds(results: Sequence[Result], studies: Studies) -> Drawing | None:
     """Recall@1 of competitors against the seconds that their training takes, with the method's rank
     beside its point, and the ranks' names below; None where the study was not run."""
-    runs = {result.method: result for result in results}
-    ranked = sorted(costs(results, studies), key=lambda each: -each.recall.mean)
+    ranked = sorted(costs(results, studies), key=mean, reverse=True)
     if not ranked:
         return None
+    sheet = canvas(5.6)
+    axes = sheet.subplots()
     kinds: list[Look] = [
         {"color": f"C{kind + 1}", "marker": MARKERS[kind], "markerfacecolor": "white"}
         for kind in (0, 1)
     ]
-    sheet = canvas(5.6)
-    axes = sheet.subplots()
-    for rank, each in enumerate(ranked, 1):
-        run = runs[each.method]
-        point(axes, each.seconds, run, kinds["loss" in run.params], zorder=2)
-        axes.annotate(f" {rank}", (each.seconds, mean(run)), fontsize=8)
+    for rank, run in enumerate(ranked, 1):
+        point(axes, seconds(run), run, kinds["loss" in run.params], zorder=2)
+        axes.annotate(f" {rank}", (seconds(run), mean(run)), fontsize=8)
     for kind, label in zip(kinds, KINDS, strict=True):
         axes.plot([], [], linestyle="none", label=label, **kind)
     axes.set(xlabel="seconds of a training, median", ylabel=RECALL)
-    names = "   ".join(f"{rank} {each.method}" for rank, each in enumerate(ranked, 1))
+    names = "   ".join(f"{rank} {run.method}" for rank, run in enumerate(ranked, 1))
     sheet.supxlabel(names, fontsize=8, wrap=True)
     sheet.legend(loc="outside upper center", ncols=2)
-    words = ", ".join(f"{each.method} {each.recall} ({each.seconds:.0f} s)" for each in ranked)
+    words = ", ".join(f"{r.method} {told(r, ' ')} ({seconds(r):.0f} s)" for r in ranked)
     return (
         "Recall@1 (%) with its 95 % interval against the median seconds of a training; the best "
         f"first: {words}."
