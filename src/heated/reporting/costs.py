@@ -1,6 +1,6 @@
 """What competitors cost beside what they are worth, and how their settings were chosen."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -20,26 +20,19 @@ def seconds(result: Result) -> float:
 
 
 def settings(point: Mapping[str, Any], tried: Sequence[Mapping[str, Any]]) -> str:
-    """A point of a grid in words; marked where more than two values were tried and it is at an end.
+    """A point of a grid in words; marked where more than two values were tried and it is at an end,
+    beyond which a better one may lie.
 
-    >>> settings({"lr": 0.25, "alpha.start": 16}, [{"lr": 0.01}, {"lr": 0.05}, {"lr": 0.25}])
-    'lr 0.25 (largest tried), alpha.start 16'
+    >>> tried = [{"lr": 0.01, "scale": 8}, {"lr": 0.05, "scale": 16}, {"lr": 0.25, "scale": 16}]
+    >>> [settings({"lr": lr, "scale": 16}, tried) for lr in (0.25, 0.05)]
+    ['lr 0.25 (largest tried), scale 16', 'lr 0.05, scale 16']
     """
-    return ", ".join(
-        f"{key} {text(value)}{end(value, {each[key] for each in tried if key in each})}"
-        for key, value in point.items()
-    )
-
-
-def end(value: float, tried: Collection[float]) -> str:
-    """Whether a value lies at an end of those that were tried, where a better one may lie beyond.
-
-    >>> end(0.01, {0.01, 0.05, 0.25}), end(0.05, {0.01, 0.05, 0.25}), end(8, {8, 16})
-    (' (smallest tried)', '', '')
-    """
-    if len(tried) < 3 or min(tried) < value < max(tried):
-        return ""
-    return " (smallest tried)" if value == min(tried) else " (largest tried)"
+    texts = []
+    for key, value in point.items():
+        values = {each[key] for each in tried if key in each}
+        ends = {min(values): " (smallest tried)", max(values): " (largest tried)"}
+        texts.append(f"{key} {text(value)}{ends.get(value, '') if len(values) > 2 else ''}")
+    return ", ".join(texts)
 
 
 def told(costs: Sequence[Result]) -> str:

@@ -134,14 +134,12 @@ def commands(chapter: Chapter) -> list[str]:
     for name, methods in chapter.studies.items():
         part = name if name == "run" else f"studies.{name}"
         seeds = max((by_method[method] for method in methods), key=len)
-        datasets = {f"{part}.datasets": [chapter.dataset]}
-        whole |= {**datasets, f"{part}.methods": list(methods), f"{part}.seeds": seeds}
         single = single or {
-            "studies.planes.datasets": [],
-            **datasets,
-            f"{part}.methods": methods[-1:],
-            f"{part}.seeds": seeds[:1],
+            **{"studies.planes.datasets": [], f"{part}.datasets": [chapter.dataset]},
+            **{f"{part}.methods": methods[-1:], f"{part}.seeds": seeds[:1]},
         }
+        whole[f"{part}.datasets"] = [chapter.dataset]
+        whole |= {f"{part}.methods": list(methods), f"{part}.seeds": seeds}
     return [experiment(whole), experiment(single)]
 
 

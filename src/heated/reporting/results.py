@@ -58,21 +58,14 @@ class Result:
 def read_results(runs: Path, dataset: str, methods: Sequence[str]) -> list[Result]:
     """The configured runs of a data set, in the order of the methods; FileNotFoundError names the
     stage that makes a missing file."""
-    return [read_result(runs / dataset / method, dataset, method) for method in methods]
-
-
-def read_result(folder: Path, dataset: str, method: str) -> Result:
-    """One run's files."""
-    tuned = folder / "tuned.json"
-    return Result(
-        dataset=dataset,
-        method=method,
-        folder=folder,
-        metrics=read_json(required(folder / "metrics.json", "evaluate")),
-        history=read_history(folder / "history.csv"),
-        record=read_json(required(folder / "provenance.json", "train")),
-        tuned=read_json(tuned) if tuned.exists() else {},
-    )
+    found = []
+    for folder in (runs / dataset / method for method in methods):
+        metrics = read_json(required(folder / "metrics.json", "evaluate"))
+        history = read_history(folder / "history.csv")
+        record = read_json(required(folder / "provenance.json", "train"))
+        tuned = read_json(folder / "tuned.json") if (folder / "tuned.json").exists() else {}
+        found.append(Result(dataset, folder.name, folder, metrics, history, record, tuned))
+    return found
 
 
 def half_width(summary: Mapping[str, Any]) -> float | None:
