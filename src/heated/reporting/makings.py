@@ -7,16 +7,8 @@ from typing import Any
 
 from heated.reporting.results import Result
 
-ENVIRONMENT = {
-    "device": "processor",
-    "cores": "cores",
-    "system": "system",
-    "python": "Python",
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "numpy": "NumPy",
-    "scikit-learn": "scikit-learn",
-}
+FACTS = ("device", "cores", "system", "python", "torch", "torchvision", "numpy", "scikit-learn")
+NAMES = {"device": "processor", "python": "Python", "numpy": "NumPy"}
 
 
 @dataclass(frozen=True)
@@ -48,8 +40,8 @@ def makings(results: Sequence[Result]) -> Makings:
 def facts(results: Sequence[Result]) -> list[tuple[str, str]]:
     """Each fact with the values it had in the runs."""
     found = {
-        shown: sorted({str(r.record["environment"][key]) for r in results})
-        for key, shown in ENVIRONMENT.items()
+        NAMES.get(key, key): sorted({str(r.record["environment"][key]) for r in results})
+        for key in FACTS
     }
     found["commit"] = sorted({commit(r.record["source"]) for r in results})
     found["data SHA-256"] = sorted({r.record["data_sha256"] for r in results})

@@ -51,7 +51,8 @@ class Plane:
 def planes(results: Sequence[Result], studies: Studies) -> Drawing | None:
     """The first seed of the study's runs in two dimensions, constant alphas first, by rising alpha;
     None where there is none."""
-    shown = [r for r in of_studies(results, studies, "planes") if r.params["embedding_dim"] == 2]
+    study = of_studies(results, studies, "planes")
+    shown = [result for result in study if result.params.get("embedding_dim") == 2]
     return drawing([plane(result) for result in sorted(shown, key=order)]) if shown else None
 
 
