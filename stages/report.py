@@ -7,8 +7,8 @@ from heated.common.cli import run
 from heated.common.io import whole, write_json
 from heated.common.paths import RUNS, packed_folder, resolved, run_folder
 from heated.reporting.chapters import Chapter
-from heated.reporting.folder import write
-from heated.reporting.pictures import examples
+from heated.reporting.gallery import examples
+from heated.reporting.page import write
 from heated.reporting.results import headlines, read_results
 from heated.runtime.device import prepared
 

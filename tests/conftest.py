@@ -14,17 +14,20 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
 from hypothesis import settings
-from reported import METHODS, write_runs
+from reported import EXAMPLES, METHODS, chapter, write_runs
 from server import Site, served
 
 from heated.config import FILES
 from heated.datasets.download import partial
+from heated.reporting.chapters import Chapter
+from heated.reporting.page import write
 from heated.reporting.results import Result, read_results
 
 # No test asserts a wall-clock time, and each time the same examples are drawn.
@@ -203,6 +206,26 @@ def runs(written: Path, tmp_path: Path) -> Path:
 def results(written: Path) -> list[Result]:
     """The two runs, read."""
     return read_results(written, "digits", METHODS)
+
+
+@pytest.fixture(scope="session")
+def digits(results: list[Result]) -> Chapter:
+    """What the report has on the two runs."""
+    return chapter(results, examples=EXAMPLES)
+
+
+@pytest.fixture(scope="session")
+def more(results: list[Result]) -> Chapter:
+    """The same of another data set, without neighbors to show."""
+    return chapter([replace(result, dataset="more") for result in results], dataset="more")
+
+
+@pytest.fixture(scope="session")
+def report(digits: Chapter, more: Chapter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report's folder on both, to be read only."""
+    path = tmp_path_factory.mktemp("report") / "report"
+    write(path, [digits, more])
+    return path
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Two runs on one data set as the stages leave them, and a page's tags and texts."""
 
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from heated.common.history import write_history
 from heated.common.io import write_json
 from heated.evaluation.summary import summaries
 from heated.reporting.chapters import Chapter
+from heated.reporting.gallery import Example, Picture
 
 METHODS = ["hbn", "bn"]  # not in the alphabet's order
 ALPHAS = {"hbn": [16.0, 16.0, 4.0], "bn": [16.0, 16.0, 16.0]}
@@ -44,6 +46,10 @@ GRIDS = {
     "alphas": {"datasets": [], "methods": ["bn-4", "bn-8"]},
     "planes": {"datasets": ["flat"], "methods": ["ln"]},
 }
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+RIGHT = Picture(PIXEL, "cat & dog", right=True, small=True)
+WRONG = Picture(PIXEL, "bee", right=False, small=False)
+EXAMPLES = [Example(kind, 0.5, RIGHT, [RIGHT, WRONG]) for kind in ("best", "typical", "worst")]
 
 
 def comparison(more: list[str], less: list[str], margin: float = 0.0) -> dict[str, Any]:
@@ -62,16 +68,11 @@ CLAIMS: dict[str, dict[str, Any]] = {
 
 def history(method: str, seed: int) -> list[dict[str, float]]:
     """Three epochs; the last looks at the unseen classes."""
-    return [
-        {
-            "epoch": epoch,
-            "alpha": alpha,
-            "loss": 1.0 + seed + epoch,
-            "accuracy": 0.5 + epoch / 10,
-            **({"recall_at_1": 0.5 + seed / 4} if epoch == 2 else {}),
-        }
+    rows: list[dict[str, float]] = [
+        {"epoch": epoch, "alpha": alpha, "loss": 1.0 + seed + epoch, "accuracy": 0.5 + epoch / 10}
         for epoch, alpha in enumerate(ALPHAS[method])
     ]
+    return [*rows[:-1], rows[-1] | {"recall_at_1": 0.5 + seed / 4}]
 
 
 def write_runs(runs: Path) -> None:
@@ -96,17 +97,7 @@ def write_runs(runs: Path) -> None:
 
 def chapter(results: list[Any], **changes: Any) -> Chapter:
     """What the report tells of the runs."""
-    return Chapter(
-        **{
-            "dataset": "digits",
-            "section": SECTION,
-            "grids": GRIDS,
-            "claims": CLAIMS,
-            "results": results,
-            "examples": [],
-            **changes,
-        }
-    )
+    return replace(Chapter("digits", SECTION, GRIDS, CLAIMS, results, []), **changes)
 
 
 class Page(HTMLParser):

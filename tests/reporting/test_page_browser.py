@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, Project
 from playwright.sync_api import Browser, Page, sync_playwright
-from reported import GRIDS, chapter, comparison
-from test_page import EXAMPLES
+from reported import EXAMPLES, GRIDS, chapter, comparison
 
 from heated.common.io import write_text
 from heated.evaluation.summary import summaries
@@ -48,7 +47,7 @@ class Visit:
         page.wait_for_load_state("networkidle")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def visit(browser: Browser) -> Iterator[Any]:
     """A function that opens a page as a reader with this screen and taste would."""
     contexts = []
@@ -75,16 +74,10 @@ def long_page(results: list[Any], tmp_path_factory: pytest.TempPathFactory) -> P
     them come to every verdict."""
     names = ["bn-16", "ln", "bn-4", "a-method-with-a-name-that-does-not-end-soon"]
     values = [0.5, 0.9, 0.1, 0.7]
-    made = [
-        replace(
-            results[0],
-            method=name,
-            metrics=summaries(
-                {seed: {"recall_at_1": value + seed % (2 + number) / 1e6} for seed in range(4)}
-            ),
-        )
-        for number, (name, value) in enumerate(zip(names, values, strict=True))
-    ]
+    made = []
+    for number, (name, value) in enumerate(zip(names, values, strict=True)):
+        seeds = {seed: {"recall_at_1": value + seed % (2 + number) / 1e6} for seed in range(4)}
+        made.append(replace(results[0], method=name, metrics=summaries(seeds)))
     compared = {"holds": ["bn-4"], "fails": names[3:], "undecided": ["bn-16"], "not run": ["sm"]}
     claims = {
         verdict: {
@@ -103,74 +96,23 @@ def long_page(results: list[Any], tmp_path_factory: pytest.TempPathFactory) -> P
 
 def test_the_built_page_opens_without_error_or_request_and_all_of_it_loads(visit, built_page):
     visited = visit(built_page)
+    page = visited.page
     assert visited.problems == []
     assert [url for url in visited.requests if not url.startswith("data:")] == [built_page.as_uri()]
-    loaded = visited.page.evaluate(
-        "[...document.images].map((each) => each.complete && each.naturalWidth > 0)"
-    )
-    assert loaded
-    assert all(loaded)
-    drawn = visited.page.evaluate(
+    loaded = page.evaluate("[...document.images].map((e) => e.complete && e.naturalWidth > 0)")
+    drawn = page.evaluate(
         """[...document.querySelectorAll("figure svg")].map((each) => {
              const box = each.getBoundingClientRect();
              return box.width > 200 && box.height > 100 && each.querySelectorAll("path").length > 9;
            })"""
     )
+    assert loaded
     assert drawn
-    assert all(drawn)
-
-
-def test_the_built_page_tells_of_every_claim(visit, built_page, built):
-    listed = visit(built_page).page.locator(".verdicts > li, .absent li").count()
-    claims = json.loads((built.folder / "report/claims.json").read_text(encoding="utf-8"))
-    assert listed == len(claims) > 0
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_verdict_is_told_in_words_that_are_seen(visit, long_page, scheme):
-    visited = visit(long_page, scheme=scheme)
-    for kind in ("holds", "fails", "undecided"):
-        (item,) = visited.page.locator(f".verdicts > li.{kind}").all()
-        assert f"Claimed, and it is: {kind}" in item.inner_text()
-        assert kind in item.locator(".verdict").inner_text()
-        assert item.locator("details li").count() == 2
-    visited.page.locator(".absent summary").click()
-    assert "Claimed, and it is: not run" in visited.page.locator(".absent li").inner_text()
-    assert visited.problems == []
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
-def test_a_screenshot_is_kept(visit, built_page, width, scheme, capsys):
-    page = visit(built_page, width=width, scheme=scheme).page
-    path = ARTEFACTS / f"page-{width}-{scheme}.png"
-    page.screenshot(path=path, full_page=True)
-    assert path.stat().st_size > 10_000
-    with capsys.disabled():
-        print(f"\nscreenshot: {path}")
-
-
-@pytest.mark.parametrize("width", [320, 360, 768, 1280])
-def test_the_page_never_scrolls_sideways(visit, built_page, long_page, width):
-    for path in (built_page, long_page):
-        page = visit(path, width=width).page
-        page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-@pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
-def test_the_page_follows_the_readers_scheme_and_figures_keep_a_white_card(
-    visit, built_page, scheme, dark
-):
-    page = visit(built_page, scheme=scheme).page
-
-    def lightness(selector: str, what: str) -> float:
-        colour = page.locator(selector).first.evaluate(f"(each) => getComputedStyle(each).{what}")
-        return sum(map(int, colour.removeprefix("rgb(").rstrip(")").split(","))) / (3 * 255)
-
-    assert (lightness("body", "backgroundColor") < 0.2) == dark
-    assert (lightness("body", "color") > 0.8) == dark
-    assert lightness(".drawn", "backgroundColor") == 1
+    assert all(loaded + drawn)
+    claims = json.loads((built_page.parent / "claims.json").read_text(encoding="utf-8"))
+    assert page.locator(".verdicts > li, .absent li").count() == len(claims) > 0
+    headings = page.locator("table.sortable thead th")
+    assert headings.count() == page.locator("table.sortable thead th > button").count() > 0
 
 
 CONTRASTS = """() => {
@@ -195,11 +137,49 @@ CONTRASTS = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_has_the_contrast_that_wcag_asks_for(visit, built_page, long_page, scheme):
-    for path in (built_page, long_page):
-        found = visit(path, scheme=scheme).page.evaluate(CONTRASTS)
+def test_the_page_follows_the_readers_scheme(visit, built_page, long_page, scheme, capsys):
+    """Verdicts in words that are seen, the contrast that WCAG asks for, and figures on white."""
+    visits = [visit(path, scheme=scheme) for path in (built_page, long_page)]
+    for visited in visits:
+        found = visited.page.evaluate(CONTRASTS)
         assert len(found) > 30
         assert [each for each in found if each[0] < 4.5] == []
+    page = visits[1].page
+    for kind in ("holds", "fails", "undecided"):
+        (item,) = page.locator(f".verdicts > li.{kind}").all()
+        assert f"Claimed, and it is: {kind}" in item.inner_text()
+        assert kind in item.locator(".verdict").inner_text()
+        assert item.locator("details li").count() == 2
+    page.locator(".absent summary").click()
+    assert "Claimed, and it is: not run" in page.locator(".absent li").inner_text()
+    assert visits[1].problems == []
+
+    page = visits[0].page
+
+    def lightness(selector: str, what: str) -> float:
+        color = page.locator(selector).first.evaluate(f"(each) => getComputedStyle(each).{what}")
+        return sum(map(int, color.removeprefix("rgb(").rstrip(")").split(","))) / (3 * 255)
+
+    dark = scheme == "dark"
+    assert (lightness("body", "backgroundColor") < 0.2) == dark
+    assert (lightness("body", "color") > 0.8) == dark
+    assert lightness(".drawn", "backgroundColor") == 1
+    for width in (360, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        path = ARTEFACTS / f"page-{width}-{scheme}.png"
+        page.screenshot(path=path, full_page=True)
+        assert path.stat().st_size > 10_000
+        with capsys.disabled():
+            print(f"\nscreenshot: {path}")
+
+
+def test_the_page_never_scrolls_sideways(visit, built_page, long_page):
+    for path in (built_page, long_page):
+        page = visit(path).page
+        page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+        for width in (320, 360, 768, 1280):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def column(page: Page, number: int) -> list[str]:
@@ -208,42 +188,24 @@ def column(page: Page, number: int) -> list[str]:
     return [text.partition("±")[0].strip() for text in cells.all_inner_texts()]
 
 
-def test_a_heading_sorts_rising_then_falling_by_click(visit, long_page):
+def test_a_heading_sorts_rising_then_falling_by_click_and_by_keyboard(visit, long_page):
     page = visit(long_page).page
     assert column(page, 3) == ["50.00", "90.00", "10.00", "70.00"]
-    heading = page.locator("table.sortable").first.locator("thead th").nth(2)
-    assert heading.get_attribute("aria-sort") is None
-    heading.get_by_role("button").click()
-    assert heading.get_attribute("aria-sort") == "ascending"
-    assert column(page, 3) == ["10.00", "50.00", "70.00", "90.00"]
-    heading.get_by_role("button").click()
-    assert heading.get_attribute("aria-sort") == "descending"
-    assert column(page, 3) == ["90.00", "70.00", "50.00", "10.00"]
-
-
-@pytest.mark.parametrize("key", ["Enter", "Space"])
-def test_a_heading_sorts_by_keyboard_and_takes_over_from_another(visit, long_page, key):
-    page = visit(long_page).page
-    buttons = page.locator("table.sortable").first.locator("thead button")
-    buttons.nth(2).click()
-    buttons.nth(0).focus()
-    page.keyboard.press(key)
+    rising = ["10.00", "50.00", "70.00", "90.00"]
+    headings = page.locator("table.sortable").first.locator("thead th")
+    assert headings.nth(2).get_attribute("aria-sort") is None
+    for order, expected in (("ascending", rising), ("descending", rising[::-1])):
+        headings.nth(2).get_by_role("button").click()
+        assert headings.nth(2).get_attribute("aria-sort") == order
+        assert column(page, 3) == expected
     # names with numbers in the order of the numbers
-    assert [name.split("-")[0:2] for name in column(page, 1)] == [
-        ["a", "method"],
-        ["bn", "4"],
-        ["bn", "16"],
-        ["ln"],
-    ]
-    sorts = page.locator("table.sortable").first.locator("thead th[aria-sort]")
-    assert sorts.count() == 1
-    assert page.evaluate("document.activeElement.textContent") == "method"
-
-
-def test_a_table_of_the_built_page_has_a_button_in_every_heading(visit, built_page):
-    page = visit(built_page).page
-    headings = page.locator("table.sortable thead th")
-    assert headings.count() == page.locator("table.sortable thead th > button").count() > 0
+    names = ["a-method-with-a-name-that-does-not-end-soon", "bn-4", "bn-16", "ln"]
+    headings.nth(0).get_by_role("button").focus()
+    for key, expected in (("Enter", names), ("Space", names[::-1])):
+        page.keyboard.press(key)
+        assert column(page, 1) == expected
+        assert page.locator("table.sortable").first.locator("thead th[aria-sort]").count() == 1
+        assert page.evaluate("document.activeElement.textContent") == "method"
 
 
 def test_the_page_tells_the_same_without_scripts(browser, long_page):
@@ -255,16 +217,14 @@ def test_the_page_tells_the_same_without_scripts(browser, long_page):
     context.close()
 
 
-def test_the_keyboard_can_skip_to_the_verdicts(visit, built_page):
-    page = visit(built_page).page
+def test_the_keyboard_skips_to_the_verdicts_and_in_print_nothing_is_folded_or_cut(
+    visit, built_page
+):
+    page = visit(built_page, width=1032).page  # A4 on its side, less the margins
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the verdicts"
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "verdicts"
-
-
-def test_in_print_everything_is_unfolded_and_no_table_is_cut(visit, built_page):
-    page = visit(built_page, width=1032).page  # A4 on its side, less the margins
     page.emulate_media(media="print")
     folded = page.locator("details dl, details ul")
     assert folded.count() > 0

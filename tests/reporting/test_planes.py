@@ -65,26 +65,22 @@ def first(count, mask):
 
 
 @pytest.mark.slow
-def test_classes_of_digits_spread_as_alpha_grows(tmp_path):
-    data = packed("digits-upright", tmp_path, None)
-    hot, cold = (trained("digits-upright", m, data, tmp_path) for m in ("ln-4", "ln-64"))
+@pytest.mark.parametrize("name", ["digits-upright", "mnist"])
+def test_classes_spread_as_alpha_grows(name, tmp_path, request):
+    short = {}
+    if name == "mnist":
+        data = packed(name, tmp_path, str(request.getfixturevalue("mirror")))
+        few = {"train": first(5000, data.split.train), "query": first(2000, data.split.query)}
+        data = replace(data, split=replace(data.split, **few))
+        short = {"epochs": 6, "watch_every": 6, "batch_size": 32}
+    else:
+        data = packed(name, tmp_path, None)
+    hot, cold = (trained(name, method, data, tmp_path, **short) for method in ("ln-4", "ln-64"))
     for mask in (data.split.train, data.split.query):
         assert angular_spread(cold, data, mask) > angular_spread(hot, data, mask)
 
 
-@pytest.mark.slow
-def test_classes_of_mnist_spread_as_alpha_grows(tmp_path, mirror):
-    data = packed("mnist", tmp_path, str(mirror))
-    few = {"train": first(5000, data.split.train), "query": first(2000, data.split.query)}
-    data = replace(data, split=replace(data.split, **few))
-    short = {"epochs": 6, "watch_every": 6, "batch_size": 32}
-    hot, cold = (trained("mnist", m, data, tmp_path, **short) for m in ("ln-4", "ln-64"))
-    for mask in (data.split.train, data.split.query):
-        assert angular_spread(cold, data, mask) > angular_spread(hot, data, mask)
-
-
-@pytest.mark.parametrize("dataset", PARAMS.studies.planes.datasets)
-def test_planes_have_two_dimensions_and_classes_that_were_trained(dataset):
-    settings = PARAMS.datasets[dataset]
-    assert settings.training.embedding_dim == 2
-    assert settings.packing.split.name in ("images", "source")
+def test_planes_have_two_dimensions_and_classes_that_were_trained():
+    for settings in (PARAMS.datasets[name] for name in PARAMS.studies.planes.datasets):
+        assert settings.training.embedding_dim == 2
+        assert settings.packing.split.name in ("images", "source")

@@ -1,7 +1,7 @@
 import re
 from contextlib import chdir
+from itertools import product
 
-import matplotlib as mpl
 import pytest
 from conftest import ROOT, Project
 from matplotlib.text import Text
@@ -9,7 +9,6 @@ from matplotlib.text import Text
 from heated import config
 from heated.common.io import write_json
 from heated.config.resolved import resolved_files
-from heated.reporting.figures.figure import STYLE
 from heated.reporting.preview import described, drawn, main, planned, preview, scheduled, shared
 from heated.training.recipe import Recipe
 
@@ -34,46 +33,31 @@ def html(settings):
     return preview(GRIDS)
 
 
-def test_what_is_shown_is_what_would_be_trained(subtests):
-    for dataset in PARAMS.datasets:
-        with subtests.test(dataset=dataset):
-            for method in PARAMS.methods:
-                settings = PARAMS.settings(dataset, method)
-                expected, found = Recipe.from_settings(settings), scheduled(settings)
-                assert found["lr"] == expected.lrs
-                if None in expected.alphas:  # no schedule sets it
-                    assert set(found) == {"lr"}
-                    continue
-                assert found["alpha"] == expected.alphas
-                assert [1 / t for t in found["temperature"]] == pytest.approx(expected.alphas)
-
-
-def test_every_method_of_every_grid_is_planned_once():
-    found = planned(GRIDS)
-    for name, grid in PARAMS.grids().items():
-        for dataset in grid.datasets:
-            rows = found[dataset][name]
-            assert sorted(", ".join(rows).split(", ")) == sorted(grid.methods)
+def test_what_is_shown_is_what_would_be_trained():
+    for dataset, method in product(PARAMS.datasets, PARAMS.methods):
+        settings = PARAMS.settings(dataset, method)
+        expected, found = Recipe.from_settings(settings), scheduled(settings)
+        assert found["lr"] == expected.lrs
+        if None in expected.alphas:  # no schedule sets it
+            assert set(found) == {"lr"}
+            continue
+        assert found["alpha"] == expected.alphas
+        assert [1 / t for t in found["temperature"]] == pytest.approx(expected.alphas)
 
 
 def test_every_method_and_its_values_are_drawn():
     rows = shared({name: scheduled(PARAMS.settings("sop", name)) for name in ("bn", "ln", "hbn")})
-    with mpl.rc_context(STYLE):
-        sheet = drawn(rows)
+    sheet = drawn(rows)
     shown = [text.get_text().strip() for text in sheet.findobj(Text)]
     for text in ("bn, ln", "hbn", "alpha 16 → 4", "temperature 0.0625 → 0.25", "lr 0.01 → 0.001"):
         assert text in shown
     for axes, quantity in zip(sheet.axes[3:], ("alpha", "temperature", "lr"), strict=True):
         (stairs,) = axes.patches
         assert list(stairs.get_data().values) == rows["hbn"][quantity]
-
-
-def test_a_method_without_a_schedule_of_alpha_is_drawn_with_its_learning_rate():
-    names = ("hbn", "normface", "triplet")
+    names = ("hbn", "normface", "triplet")  # of which the last two have no schedule of alpha
     rows = shared({name: scheduled(PARAMS.settings("digits", name)) for name in names})
     assert list(rows) == ["hbn", "normface, triplet"]
-    with mpl.rc_context(STYLE):
-        sheet = drawn(rows)
+    sheet = drawn(rows)
     shown = [text.get_text().strip() for text in sheet.findobj(Text)]
     assert {"alpha: no schedule", "temperature: no schedule", "lr 0.05 → 0.005"} <= {*shown}
     assert "normface, triplet: lr 0.05 → 0.005." in described(rows)
@@ -84,9 +68,11 @@ def test_the_page_is_the_same_when_made_twice_and_loads_nothing(html):
     assert not re.search(r'(src|href)="(?!#|data:)', html.replace("xlink:href", "href"))
 
 
-def test_the_page_has_a_section_a_data_set_and_study_with_its_values_in_words(html):
-    for dataset, studies in planned(GRIDS).items():
-        for study, rows in studies.items():
+def test_the_page_has_every_method_of_every_study_once_with_its_values_in_words(html):
+    for study, grid in PARAMS.grids().items():
+        for dataset in grid.datasets:
+            rows = planned(GRIDS)[dataset][study]
+            assert sorted(", ".join(rows).split(", ")) == sorted(grid.methods)
             assert f"<h2>{dataset}: {study}</h2>" in html
             assert described(rows) in html
 

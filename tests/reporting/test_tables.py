@@ -1,15 +1,21 @@
 import csv
-import re
 from dataclasses import replace
 
 import pytest
 from reported import SCORES, SECTION, SPLIT
 from test_paper import made
 
-from heated.common.io import write_csv
 from heated.evaluation.summary import summaries
-from heated.reporting.table_files import csv_rows, escaped, latex, markdown
-from heated.reporting.tables import Cell, Row, Table, tables, title
+from heated.reporting.tables import (
+    Cell,
+    Row,
+    Table,
+    csv_rows,
+    latex,
+    markdown,
+    tables,
+    title,
+)
 
 HEADING = ["R@1", "MAP@R", "NMI, geometric", "compactness ↓"]
 
@@ -20,42 +26,27 @@ def main(results):
     return table
 
 
-@pytest.mark.parametrize(
-    ("mean", "half", "expected"),
-    [(0.7912, 0.01, "79.12 ± 1.00"), (1.0, 0.1, "100.00 ± 10.00"), (0.05, None, "5.00")],
-)
-def test_a_cell_is_the_mean_and_half_the_interval_in_percent(mean, half, expected):
-    assert str(Cell(mean, half, best=False, paper=None)) == expected
-
-
-def test_a_metric_without_a_title_keeps_its_name():
+def test_a_cell_is_the_mean_and_half_the_interval_in_percent_below_its_metrics_title():
+    cells = {"79.12 ± 1.00": (0.7912, 0.01), "100.00 ± 10.00": (1.0, 0.1), "5.00": (0.05, None)}
+    for text, (mean, half) in cells.items():
+        assert str(Cell(mean, half, best=False, paper=None)) == text
     assert [title(name) for name in ("recall_at_4", "map_at_r", "new")] == ["R@4", "MAP@R", "new"]
-
-
-def test_the_engine_stands_in_the_heading_of_what_it_gave():
     assert title("nmi_geometric", {"engine": "lloyd"}) == "NMI, geometric (lloyd)"
 
 
 def test_the_table_has_a_row_a_method_with_its_n_and_a_cell_a_metric(main):
     assert [*main.metrics.values()] == HEADING
     hbn, bn = main.rows
-    assert (hbn.method, hbn.n, [*map(str, hbn.cells.values())]) == (
-        "hbn",
-        1,
-        ["75.00", "25.00", "50.00", "12.50"],
-    )
+    assert hbn.texts() == ["hbn", "1", "75.00", "25.00", "50.00", "12.50"]
     # Student's t with one degree of freedom: 12.7062 * 0.25 / 2
     assert (bn.method, bn.n, str(bn.cells["recall_at_1"])) == ("bn", 2, "62.50 ± 158.83")
     assert bn.cells.keys() == hbn.cells.keys()
 
 
-def test_the_best_mean_is_marked_the_least_where_less_is_better(main):
+def test_the_best_mean_is_marked_the_least_where_less_is_better(main, results):
     hbn, bn = main.rows
-    assert {name for name, cell in hbn.cells.items() if cell.best} == hbn.cells.keys()
+    assert all(cell.best for cell in hbn.cells.values())
     assert not any(cell.best for cell in bn.cells.values())
-
-
-def test_nothing_is_best_alone_nor_where_more_is_neither(results):
     (alone,) = tables(results[:1], {"run": ["hbn"]}, SECTION)
     assert not any(cell.best for cell in alone.rows[0].cells.values())
     spread = [replace(r, metrics={"spread": r.metrics["recall_at_1"]}) for r in results]
@@ -88,23 +79,45 @@ def test_the_papers_number_stands_beside_a_run_by_its_protocol_only(results):
     assert {cell.paper for cell in table.rows[0].cells.values()} == {None}
 
 
-def test_the_markdown_is_a_table_a_study_with_as_many_columns_in_each_line(results):
+MARKDOWN = """## digits
+
+What it is.
+
+| method | n | R@1 | MAP@R | NMI, geometric | compactness ↓ |
+| --- | ---: | ---: | ---: | ---: | ---: |
+| hbn | 1 | 75.00 | 25.00 | 50.00 | 12.50 |
+| bn | 2 | 62.50 ± 158.83 | 15.00 ± 63.53 | 42.50 ± 31.77 | 30.00 ± 0.00 |
+
+### Constant alphas
+
+| method | n | R@1 | MAP@R | NMI, geometric | compactness ↓ |
+| --- | ---: | ---: | ---: | ---: | ---: |
+| bn | 2 | 62.50 ± 158.83 | 15.00 ± 63.53 | 42.50 ± 31.77 | 30.00 ± 0.00 |
+"""
+LATEX = r"""% needs \usepackage{booktabs}
+\begin{tabular}{lrrrrr}
+\toprule
+method & n & R@1 & MAP@R & NMI, geometric & compactness $\downarrow$ \\
+\midrule
+\multicolumn{6}{l}{\emph{Main table}} \\
+hbn & 1 & \textbf{75.00} & \textbf{25.00} & \textbf{50.00} & \textbf{12.50} \\
+bn & 2 & 62.50 $\pm$ 158.83 & 15.00 $\pm$ 63.53 & 42.50 $\pm$ 31.77 & 30.00 $\pm$ 0.00 \\
+\midrule
+\multicolumn{6}{l}{\emph{Constant alphas}} \\
+bn & 2 & 62.50 $\pm$ 158.83 & 15.00 $\pm$ 63.53 & 42.50 $\pm$ 31.77 & 30.00 $\pm$ 0.00 \\
+\bottomrule
+\end{tabular}
+"""
+
+
+def test_markdown_and_latex_have_a_table_a_study(results):
     found = tables(results, {"run": ["hbn", "bn"], "alphas": ["bn"]}, SECTION)
-    text = markdown("digits", "What it is.", found)
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    cells = [[part.strip() for part in line.strip("|").split("|")] for line in lines]
-    assert text.startswith("## digits\n\nWhat it is.\n\n|")
-    assert "\n### Constant alphas\n" in text
-    assert cells[0] == cells[4] == ["method", "n", *HEADING]
-    assert cells[1] == ["---", *["---:"] * 5]
-    assert cells[2] == ["hbn", "1", "75.00", "25.00", "50.00", "12.50"]
-    assert cells[3] == cells[6]
+    assert markdown("digits", "What it is.", found) == MARKDOWN
+    assert latex(found) == LATEX
 
 
-def test_csv_has_what_is_not_rounded(results, main, tmp_path):
-    rows = csv_rows(results, [main])
-    write_csv(tmp_path / "t.csv", rows)
-    with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
+def test_csv_has_what_is_not_rounded_and_the_papers_numbers_where_they_may_stand(results, report):
+    with (report / "tables/digits.csv").open(encoding="utf-8", newline="") as file:
         hbn, bn = csv.DictReader(file)
     assert (bn["study"], bn["method"], bn["n"]) == ("run", "bn", "2")
     summary = results[1].metrics["recall_at_1"]
@@ -113,37 +126,15 @@ def test_csv_has_what_is_not_rounded(results, main, tmp_path):
     assert float(bn["recall_at_1_std"]) == summary["std"]
     assert hbn["recall_at_1_std"] == ""
     assert "recall_at_1_paper" not in hbn
-
-
-def test_csv_has_the_papers_numbers_where_they_may_stand_beside(results):
     record, section = made("cub200", "hbn")
     faithful = replace(results[0], record=record)
     (row,) = csv_rows([faithful], tables([faithful], {"run": ["hbn"]}, section))
     assert row["recall_at_1_paper"] == pytest.approx(0.5068)
 
 
-def test_latex_has_as_many_cells_in_each_line_as_columns(results):
-    text = latex(tables(results, {"run": ["hbn", "bn"], "alphas": ["bn"]}, SECTION))
-    (columns,) = re.findall(r"\\begin\{tabular\}\{(l(r+))\}", text)
-    lines = [line for line in text.splitlines() if " & " in line]
-    assert len(columns[0]) == 2 + len(HEADING)
-    assert len(lines) == 1 + 2 + 1
-    for line in lines:
-        assert line.endswith(r" \\")
-        assert line.count(" & ") == len(columns[0]) - 1
-    assert text.count(r"\multicolumn{6}{l}{\emph{") == text.count(r"\midrule") == 2
-    assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
-    assert text.endswith("\\end{tabular}\n")
-    assert r"\textbf{75.00}" in text
-    assert r"62.50 $\pm$ 158.83" in text
-    assert r"compactness $\downarrow$" in text
-
-
 def test_latex_has_no_bare_sign_of_its_own_language():
-    assert escaped("a_b & 5 % of {$x^2$} #1 ~\\") == (
-        r"a\_b \& 5 \% of \{\$x\textasciicircum{}2\$\} \#1 \textasciitilde{}\textbackslash{}"
-    )
-    cell = Cell(0.5, 0.1, best=True, paper=None)
-    table = Table("run", {"f1": "F1 50 %"}, [Row("a_b", 2, {"f1": cell})])
-    assert "a\\_b & 2 & \\textbf{50.00 $\\pm$ 10.00} \\\\\n" in latex([table])
-    assert "F1 50 \\% \\\\\n" in latex([table])
+    row = Row("a_b & {$x^2$} #1 ~\\", 2, {"f1": Cell(0.5, 0.1, best=True, paper=None)})
+    text = latex([Table("run", {"f1": "F1 50 %"}, [row])])
+    name = r"a\_b \& \{\$x\textasciicircum{}2\$\} \#1 \textasciitilde{}\textbackslash{}"
+    assert name + r" & 2 & \textbf{50.00 $\pm$ 10.00} \\" in text
+    assert r"F1 50 \% \\" in text

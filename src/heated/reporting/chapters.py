@@ -6,11 +6,10 @@ from functools import cached_property
 from typing import Any
 
 from heated.analysis.claims import judged
-from heated.reporting.costs import Cost, costs
+from heated.reporting.costs import costs
 from heated.reporting.figures import Figure, figures
-from heated.reporting.legend import legend
-from heated.reporting.makings import Makings, makings
-from heated.reporting.pictures import Example
+from heated.reporting.gallery import Example
+from heated.reporting.makings import Makings, legend, makings
 from heated.reporting.results import Result
 from heated.reporting.tables import Table, tables
 from heated.reporting.verdicts import Grids, Judgement, Verdict, verdict
@@ -31,7 +30,8 @@ class Chapter:
     @property
     def studies(self) -> dict[str, list[str]]:
         """The methods of `run` and of each study that were trained on the data set."""
-        return studies(self.grids, self.dataset)
+        grids = self.grids.items()
+        return {name: list(g["methods"]) for name, g in grids if self.dataset in g["datasets"]}
 
     @cached_property
     def judgements(self) -> list[Judgement]:
@@ -55,8 +55,8 @@ class Chapter:
         return figures(self.results, self.studies)
 
     @cached_property
-    def costs(self) -> list[Cost]:
-        """What competitors cost, and how their settings were chosen."""
+    def costs(self) -> list[Result]:
+        """The competitors' runs."""
         return costs(self.results, self.studies)
 
     @property
@@ -68,14 +68,3 @@ class Chapter:
     def makings(self) -> Makings:
         """How the results were made."""
         return makings(self.results)
-
-
-def studies(grids: Grids, dataset: str) -> dict[str, list[str]]:
-    """The methods of `run` and of each study that train on a data set.
-
-    >>> studies({"run": {"datasets": ["a"], "methods": ["sm", "bn"]}}, "a")
-    {'run': ['sm', 'bn']}
-    """
-    return {
-        name: list(grid["methods"]) for name, grid in grids.items() if dataset in grid["datasets"]
-    }

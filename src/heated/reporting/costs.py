@@ -1,90 +1,44 @@
 """What competitors cost beside what they are worth, and how their settings were chosen."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from heated.reporting.makings import text
-from heated.reporting.results import Result
-from heated.reporting.table_files import in_markdown
-from heated.reporting.tables import Cell, percent
-
-STUDY = "competitors"
+from heated.reporting.results import Result, half_width
+from heated.reporting.tables import in_markdown, in_percent, percent
 
 
-@dataclass(frozen=True)
-class Cost:
-    """A method's training, a seed's on the median: images seen, seconds, and MiB of memory at most.
-    `chosen` are its settings, which did `best` on the classes that `tested` names, of so many
-    `trainings` that were tried; `failed` of them came to no finite loss."""
-
-    method: str
-    n: int
-    recall: Cell
-    images: int
-    seconds: float
-    memory: int
-    chosen: str
-    best: float
-    trainings: int
-    failed: int
-    tested: str
+def costs(results: Sequence[Result], studies: Mapping[str, Sequence[str]]) -> list[Result]:
+    """The runs of the study of competitors, in its order; none where it was not run."""
+    return [result for result in results if result.method in studies.get("competitors", ())]
 
 
-def costs(results: Sequence[Result], studies: Mapping[str, Sequence[str]]) -> list[Cost]:
-    """Those of the study, in its order; none where it was not run."""
-    return [cost(result) for result in results if result.method in studies.get(STUDY, ())]
-
-
-def cost(result: Result) -> Cost:
-    """What one method's record says."""
-    seeds, tuned = [*result.record["seeds"].values()], result.tuned
-    scores = [each[tuned["metric"]] for each in tuned["tried"]]
-    summary = result.metrics["recall_at_1"]
-    low, high = summary["interval"] or (None, None)
-    return Cost(
-        method=result.method,
-        n=len(seeds),
-        recall=Cell(summary["mean"], None if low is None else (high - low) / 2, False, None),
-        images=int(median(each["images_seen"] for each in seeds)),
-        seconds=median(each["seconds"] for each in seeds),
-        memory=max(each["peak_mib"] for each in seeds),
-        chosen=settings(tuned["chosen"], [each["point"] for each in tuned["tried"]]),
-        best=max(score for score in scores if score is not None),
-        trainings=tuned["trainings"],
-        failed=sum(score is None for score in scores),
-        tested=tuned["tested"],
-    )
+def seconds(result: Result) -> float:
+    """The seconds of a training, the median over its seeds."""
+    return float(median(seed["seconds"] for seed in result.record["seeds"].values()))
 
 
 def settings(point: Mapping[str, Any], tried: Sequence[Mapping[str, Any]]) -> str:
-    """A point of a grid in words; marked where more than two values were tried and it is at an end.
+    """A point of a grid in words; marked where more than two values were tried and it is at an end,
+    beyond which a better one may lie.
 
-    >>> settings({"lr": 0.25, "alpha.start": 16}, [{"lr": 0.01}, {"lr": 0.05}, {"lr": 0.25}])
-    'lr 0.25 (largest tried), alpha.start 16'
+    >>> tried = [{"lr": 0.01, "scale": 8}, {"lr": 0.05, "scale": 16}, {"lr": 0.25, "scale": 16}]
+    >>> [settings({"lr": lr, "scale": 16}, tried) for lr in (0.25, 0.05)]
+    ['lr 0.25 (largest tried), scale 16', 'lr 0.05, scale 16']
     """
-    return ", ".join(
-        f"{key} {text(value)}{end(value, {each[key] for each in tried if key in each})}"
-        for key, value in point.items()
-    )
+    texts = []
+    for key, value in point.items():
+        values = {each[key] for each in tried if key in each}
+        ends = {min(values): " (smallest tried)", max(values): " (largest tried)"}
+        texts.append(f"{key} {text(value)}{ends.get(value, '') if len(values) > 2 else ''}")
+    return ", ".join(texts)
 
 
-def end(value: float, tried: Collection[float]) -> str:
-    """Whether a value lies at an end of those that were tried, where a better one may lie beyond.
-
-    >>> end(0.01, {0.01, 0.05, 0.25}), end(0.05, {0.01, 0.05, 0.25}), end(8, {8, 16})
-    (' (smallest tried)', '', '')
-    """
-    if len(tried) < 3 or min(tried) < value < max(tried):
-        return ""
-    return " (smallest tried)" if value == min(tried) else " (largest tried)"
-
-
-def told(costs: Sequence[Cost]) -> str:
+def told(costs: Sequence[Result]) -> str:
     """On what the settings were chosen."""
-    tried = " or ".join(map(str, sorted({each.trainings for each in costs})))
-    tested = " and ".join(sorted({each.tested for each in costs}))
+    tried = " or ".join(map(str, sorted({each.tuned["trainings"] for each in costs})))
+    tested = " and ".join(sorted({each.tuned["tested"] for each in costs}))
     return (
         f"Every method's settings were chosen among {tried}, each trained once, by Recall@1 on "
         f"{tested}; the test classes had no part in it. What all methods share (epochs, batches, "
@@ -94,26 +48,34 @@ def told(costs: Sequence[Cost]) -> str:
     )
 
 
-def rows(costs: Sequence[Cost]) -> tuple[list[str], list[list[str]]]:
+def rows(costs: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """The table as texts: its heading, and a row a method."""
-    heading = [
-        *("method", "n", "R@1", "images seen", "seconds", "MiB"),
-        *("chosen", "tried", "not finite", "R@1 of the choice"),
-    ]
-    return heading, [
-        [
-            *(each.method, str(each.n), str(each.recall), str(each.images)),
-            *(f"{each.seconds:.0f}", str(each.memory), each.chosen, str(each.trainings)),
-            *(str(each.failed), percent(each.best)),
-        ]
-        for each in costs
-    ]
+    table = [row(each) for each in costs]
+    return [*table[0]], [[*each.values()] for each in table]
 
 
-def markdown(costs: Sequence[Cost]) -> str:
+def row(result: Result) -> dict[str, str]:
+    """One method's training, a seed's on the median, with memory at most; how many points of its
+    grid came to no finite loss; and the score of the chosen one on the classes it was chosen by."""
+    seeds, tuned = [*result.record["seeds"].values()], result.tuned
+    recall = result.metrics["recall_at_1"]
+    scores = [each[tuned["metric"]] for each in tuned["tried"]]
+    return {
+        "method": result.method,
+        "n": str(len(seeds)),
+        "R@1": in_percent(recall["mean"], half_width(recall)),
+        "images seen": str(int(median(each["images_seen"] for each in seeds))),
+        "seconds": f"{seconds(result):.0f}",
+        "MiB": str(max(each["peak_mib"] for each in seeds)),
+        "chosen": settings(tuned["chosen"], [each["point"] for each in tuned["tried"]]),
+        "tried": str(tuned["trainings"]),
+        "not finite": str(scores.count(None)),
+        "R@1 of the choice": percent(max(score for score in scores if score is not None)),
+    }
+
+
+def markdown(costs: Sequence[Result]) -> str:
     """The table in Markdown, with what is to be known of it; empty where there is none."""
     if not costs:
         return ""
-    heading, body = rows(costs)
-    table = in_markdown(heading, body)
-    return f"\n### What the competitors cost\n\n{told(costs)}\n\n{table}\n"
+    return f"\n### What the competitors cost\n\n{told(costs)}\n\n{in_markdown(*rows(costs))}\n"

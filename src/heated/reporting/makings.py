@@ -1,4 +1,5 @@
-"""How results were made: parameters, versions, hardware, data, commit, time."""
+"""What the numbers of a data set are, and how they were made: parameters, versions, hardware, data,
+commit, time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,16 +7,8 @@ from typing import Any
 
 from heated.reporting.results import Result
 
-ENVIRONMENT = {
-    "device": "processor",
-    "cores": "cores",
-    "system": "system",
-    "python": "Python",
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "numpy": "NumPy",
-    "scikit-learn": "scikit-learn",
-}
+FACTS = ("device", "cores", "system", "python", "torch", "torchvision", "numpy", "scikit-learn")
+NAMES = {"device": "processor", "python": "Python", "numpy": "NumPy"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +23,7 @@ class Makings:
 
 def makings(results: Sequence[Result]) -> Makings:
     """How a data set's results were made."""
-    params = {result.method: worded(result.record["params"]) for result in results}
+    params = {r.method: {key: text(value) for key, value in r.params.items()} for r in results}
     keys = dict.fromkeys(key for each in params.values() for key in each)
     values = {key: {each.get(key, "") for each in params.values()} for key in keys}
     shared = [key for key in keys if len(values[key]) == 1]
@@ -47,8 +40,8 @@ def makings(results: Sequence[Result]) -> Makings:
 def facts(results: Sequence[Result]) -> list[tuple[str, str]]:
     """Each fact with the values it had in the runs."""
     found = {
-        shown: sorted({str(r.record["environment"][key]) for r in results})
-        for key, shown in ENVIRONMENT.items()
+        NAMES.get(key, key): sorted({str(r.record["environment"][key]) for r in results})
+        for key in FACTS
     }
     found["commit"] = sorted({commit(r.record["source"]) for r in results})
     found["data SHA-256"] = sorted({r.record["data_sha256"] for r in results})
@@ -64,11 +57,6 @@ def commit(source: Mapping[str, Any]) -> str:
     return str(source["commit"])[:12] + (" with changes" if source["modified"] else "")
 
 
-def worded(params: Mapping[str, Any]) -> dict[str, str]:
-    """Parameters as text."""
-    return {key: text(value) for key, value in params.items()}
-
-
 def text(value: Any) -> str:
     """A parameter as text; a choice is its name with its options.
 
@@ -82,3 +70,41 @@ def text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(text, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def legend(results: Sequence[Result]) -> str:
+    """What the numbers are, and what a reader has to know of how they came about."""
+    means = [(name, 100 * s["mean"]) for r in results for name, s in r.metrics.items()]
+    deviation = max((mean for name, mean in means if name.endswith("_kmeans_std")), default=0)
+    unmatched = max((mean for name, mean in means if name == "without_match"), default=0)
+    notes = [
+        f"{basis(results[0].record['split'])} Percent: mean ± half the 95 % interval of the mean "
+        "(Student's t over n seeds). ↓ lower is more compact."
+    ]
+    if deviation:
+        notes.append(
+            "Clusters are means over the seeds of k-means too, whose standard deviation is at most "
+            f"{deviation:.2f}."
+        )
+    if unmatched:
+        notes.append(
+            f"{unmatched:.2f} % of the queries have no other image of their class in "
+            "the gallery; they count as misses."
+        )
+    return " ".join(notes)
+
+
+def basis(split: Mapping[str, Any]) -> str:
+    """On what the numbers are: what was held out of training, and how much of it there is.
+
+    >>> part = {"images": 20, "classes": 4}
+    >>> basis({"tested": "test classes", "train": part, "query": part, "gallery": part})
+    'On the test classes: 20 images of 4 classes, after training on 20 of 4.'
+    """
+    train, query, gallery = (split[part] for part in ("train", "query", "gallery"))
+    apart = f", looked for among {gallery['images']}" if gallery != query else ""
+    return (
+        f"On the {split['tested'].removeprefix('the ')}: {query['images']} images of "
+        f"{query['classes']} classes{apart}, after training on {train['images']} of "
+        f"{train['classes']}."
+    )

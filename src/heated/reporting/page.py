@@ -1,65 +1,41 @@
-"""The page: report/index.html, one file that needs no network."""
+"""The report's files: the page, which needs no network, tables, claims, figures and curves."""
 
-import re
 from collections.abc import Sequence
+from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
-
-from heated.reporting import costs
+from heated.common.io import write_csv, write_json, write_text
+from heated.reporting import costs, release
 from heated.reporting.chapters import Chapter
-from heated.reporting.pictures import by_kind
-from heated.reporting.tables import percent
+from heated.reporting.html import environment
+from heated.reporting.results import curve_rows
+from heated.reporting.tables import csv_rows, latex, markdown, percent
 from heated.reporting.verdicts import counts
 
 
 def page(chapters: Sequence[Chapter]) -> str:
     """HTML: verdicts, tables, figures, neighbours, and how it was made, of each data set."""
-    environment = Environment(
-        loader=PackageLoader("heated.reporting", "templates"),
-        autoescape=select_autoescape(),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "breakable": breakable,
-        "cost_rows": costs.rows,
-        "cost_told": costs.told,
-        "by_kind": by_kind,
-        "counts": counts,
-        "inlined": inlined,
-        "percent": percent,
-        "unbroken": unbroken,
+    templates = environment()
+    templates.filters |= {"counts": counts, "percent": percent}
+    templates.filters |= {"cost_rows": costs.rows, "cost_told": costs.told}
+    return templates.get_template("reporting/templates/page.html").render(chapters=chapters)
+
+
+def write(folder: Path, chapters: Sequence[Chapter]) -> None:
+    """index.html, table.md, claims.json and curves.csv of all data sets; `tables`, `figures` and
+    `results` with files of each."""
+    write_text(folder / "index.html", page(chapters))
+    write_json(folder / "claims.json", [one for each in chapters for one in each.judgements])
+    write_csv(folder / "curves.csv", [row for each in chapters for row in curve_rows(each.results)])
+    texts = {
+        each.dataset: markdown(each.dataset, each.legend, each.tables) + costs.markdown(each.costs)
+        for each in chapters
     }
-    return environment.get_template("page.html").render(chapters=chapters)
-
-
-def unbroken(text: str) -> str:
-    """Text whose numbers stay in the line of what belongs to them.
-
-    >>> unbroken("95 % of n = 3") == "95\\u00a0% of n\\u00a0=\\u00a03"
-    True
-    """
-    return re.sub(r" (?=[=<%±])|(?<=[=<]) ", "\u00a0", text)
-
-
-def breakable(name: str) -> Markup:
-    """A name that may go on in the next line after each underscore.
-
-    >>> breakable("Brewer_<Blackbird>")
-    Markup('Brewer_<wbr>&lt;Blackbird&gt;')
-    """
-    return Markup("_<wbr>").join(name.split("_"))
-
-
-def inlined(svg: str, prefix: str) -> Markup:
-    """An SVG file as an element of a page, its names with a prefix so that no two are the same; not
-    escaped, as it was drawn here.
-
-    >>> inlined('<?xml version="1.0"?><svg><g id="a"/><use href="#a" fill="url(#a)"/></svg>', "p")
-    Markup('<svg><g id="p-a"/><use href="#p-a" fill="url(#p-a)"/></svg>')
-    """
-    element = svg[svg.index("<svg") :]
-    element = re.sub(r"\s*<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
-    return Markup(re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", element))
+    write_text(folder / "table.md", "\n".join(texts.values()))
+    release.write(folder / "results", chapters)
+    for each in chapters:
+        table = folder / "tables" / each.dataset
+        write_text(table.with_name(f"{table.name}.md"), texts[each.dataset])
+        write_text(table.with_name(f"{table.name}.tex"), latex(each.tables))
+        write_csv(table.with_name(f"{table.name}.csv"), csv_rows(each.results, each.tables))
+        for figure in each.figures:
+            write_text(folder / "figures" / f"{each.dataset}-{figure.name}.svg", figure.svg)

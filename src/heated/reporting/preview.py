@@ -9,40 +9,36 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-import matplotlib as mpl
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
+from matplotlib import style
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import NullLocator
 
 from heated.common.cli import run
 from heated.common.io import write_text
 from heated.common.paths import resolved
-from heated.reporting.figures.figure import STYLE, canvas, svg
+from heated.reporting.figures.base import STYLE, canvas, svg, ticks_at
+from heated.reporting.html import environment
 from heated.training.schedules import SCHEDULES, values
 
 PAGE = Path("preview.html")  # git ignores it; report/ is one output of the pipeline, whole
-LABELS = {"alpha": "alpha", "temperature": "temperature", "lr": "lr"}
-COLOURS = {"alpha": "#0072B2", "temperature": "#D55E00", "lr": "#555555"}
-Schedules = dict[str, list[float]]  # LABELS' keys, a value an epoch
+COLORS = {"alpha": "C2", "temperature": "C1", "lr": "C0"}
+Schedules = dict[str, list[float]]  # COLORS' keys, a value an epoch
 Rows = dict[str, Schedules]  # by the names of the methods that share them
 
 
 def scheduled(settings: Mapping[str, Any]) -> Schedules:
     """Alpha, temperature and learning rate in each epoch, from what params.yaml says of a data
     set's training and of a method; without the first two where no schedule sets them."""
-    factors = by_epoch(settings["lr_factor"], settings["epochs"])
-    lr = {"lr": [settings["lr"] * factor for factor in factors]}
+
+    def by_epoch(choice: Mapping[str, Any]) -> list[float]:
+        options = {key: value for key, value in choice.items() if key != "name"}
+        return values(choice["name"], options, epochs=settings["epochs"])
+
+    lr = {"lr": [settings["lr"] * factor for factor in by_epoch(settings["lr_factor"])]}
     if settings.get("alpha", {"name": None})["name"] not in SCHEDULES:
         return lr
-    alphas = by_epoch(settings["alpha"], settings["epochs"])
+    alphas = by_epoch(settings["alpha"])
     return {"alpha": alphas, "temperature": [1 / alpha for alpha in alphas], **lr}
-
-
-def by_epoch(choice: Mapping[str, Any], epochs: int) -> list[float]:
-    """A schedule's value in each epoch."""
-    options = {key: value for key, value in choice.items() if key != "name"}
-    return values(choice["name"], options, epochs=epochs)
 
 
 def planned(grids: Mapping[str, Any]) -> dict[str, dict[str, Rows]]:
@@ -83,7 +79,7 @@ def told(row: Sequence[float]) -> str:
 def described(rows: Rows) -> str:
     """All schedules' ends in words."""
     texts = [
-        f"{names}: " + ", ".join(f"{LABELS[key]} {told(row[key])}" for key in LABELS if key in row)
+        f"{names}: " + ", ".join(f"{key} {told(row[key])}" for key in COLORS if key in row)
         for names, row in rows.items()
     ]
     return "; ".join(texts) + "."
@@ -92,51 +88,36 @@ def described(rows: Rows) -> str:
 def drawn(rows: Rows) -> Canvas:
     """A row for each schedule, a column a quantity, of one scale."""
     sheet = canvas(0.4 + 1.45 * len(rows))
-    panels = sheet.subplots(len(rows), len(LABELS), sharex=True, sharey="col", squeeze=False)
+    panels = sheet.subplots(len(rows), len(COLORS), sharex=True, sharey="col", squeeze=False)
     for row, (names, schedules) in zip(panels, rows.items(), strict=True):
         row[0].set_title(fill(names, 70) + "\n", loc="left", weight="bold")
-        for axes, (quantity, label) in zip(row, LABELS.items(), strict=True):
-            axes.grid()
+        for axes, (quantity, color) in zip(row, COLORS.items(), strict=True):
             if quantity not in schedules:
-                axes.set_title(f"{label}: no schedule", loc="right")
+                axes.set_title(f"{quantity}: no schedule", loc="right")
                 continue
             heights = schedules[quantity]
-            axes.stairs(heights, baseline=None, color=COLOURS[quantity], linewidth=2.5)
-            axes.set_title(f"{label} {told(heights)}", loc="right")
-    for axes, quantity in zip(panels[0], LABELS, strict=True):
-        ends = sorted(
-            {row[quantity][i] for row in rows.values() if quantity in row for i in (0, -1)}
-        )
-        axes.set_yscale("log", base=2)
-        axes.set_yticks(ends, [f"{value:g}" for value in ends])
-        axes.yaxis.set_minor_locator(NullLocator())
-    for axes in panels[-1]:
-        axes.set_xlabel("epoch")
+            axes.stairs(heights, baseline=None, color=color, linewidth=2.5)
+            axes.set_title(f"{quantity} {told(heights)}", loc="right")
+    for top, bottom, quantity in zip(panels[0], panels[-1], COLORS, strict=True):
+        shown = [row[quantity] for row in rows.values() if quantity in row]
+        top.set_yscale("log", base=2)
+        ticks_at(top.yaxis, sorted({each[i] for each in shown for i in (0, -1)}))
+        bottom.set_xlabel("epoch")
     return sheet
 
 
+@style.context(STYLE)
 def preview(grids: Mapping[str, Any]) -> str:
     """Return HTML with a figure for each data set and study."""
-    environment = Environment(
-        loader=PackageLoader("heated.reporting", "."),
-        autoescape=select_autoescape(),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    sections = [
-        {"dataset": dataset, "study": study, "description": described(rows), "svg": image(rows)}
-        for dataset, studies in planned(grids).items()
-        for study, rows in studies.items()
-    ]
-    return environment.get_template("preview.html").render(sections=sections)
-
-
-def image(rows: Rows) -> Markup:
-    """The SVG element."""
-    with mpl.rc_context(STYLE):
-        text = svg(drawn(rows), "Schedules")
-    return Markup(text[text.index("<svg") :])  # made by matplotlib, so no escaping
+    sections = []
+    for dataset, studies in planned(grids).items():
+        for study, rows in studies.items():
+            text = svg(drawn(rows), "Schedules")
+            image = Markup(text[text.index("<svg") :])  # made by matplotlib, so no escaping
+            section = {"dataset": dataset, "study": study, "svg": image}
+            sections.append({**section, "description": described(rows)})
+    template = environment().get_template("reporting/templates/preview.html")
+    return template.render(sections=sections)
 
 
 def main() -> None:

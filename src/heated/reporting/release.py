@@ -14,8 +14,7 @@ from heated.common.io import required, write_json, write_text
 from heated.reporting import costs
 from heated.reporting.chapters import Chapter
 from heated.reporting.paper import departures
-from heated.reporting.table_files import in_markdown, texts
-from heated.reporting.tables import Table
+from heated.reporting.tables import Table, in_markdown
 from heated.reporting.verdicts import (
     SYMBOLS,
     Judgement,
@@ -86,10 +85,9 @@ def markdown(chapter: Chapter) -> str:
 
 def table(chapter: Chapter, each: Table) -> str:
     """A study's table, under where it departs from the paper."""
-    heading = ["method", "n", *each.metrics.values()]
     told = "; ".join(differs(chapter, study=each.study)) or "nothing"
-    body = in_markdown(heading, texts(each))
-    return f"### {each.title}\n\n*Departs from the paper's protocol:* {told}.\n\n{body}"
+    departs = f"*Departs from the paper's protocol:* {told}."
+    return f"### {each.title}\n\n{departs}\n\n{each.markdown()}"
 
 
 def differs(chapter: Chapter, study: str | None = None) -> list[str]:
@@ -136,14 +134,12 @@ def commands(chapter: Chapter) -> list[str]:
     for name, methods in chapter.studies.items():
         part = name if name == "run" else f"studies.{name}"
         seeds = max((by_method[method] for method in methods), key=len)
-        datasets = {f"{part}.datasets": [chapter.dataset]}
-        whole |= {**datasets, f"{part}.methods": list(methods), f"{part}.seeds": seeds}
         single = single or {
-            "studies.planes.datasets": [],
-            **datasets,
-            f"{part}.methods": methods[-1:],
-            f"{part}.seeds": seeds[:1],
+            **{"studies.planes.datasets": [], f"{part}.datasets": [chapter.dataset]},
+            **{f"{part}.methods": methods[-1:], f"{part}.seeds": seeds[:1]},
         }
+        whole[f"{part}.datasets"] = [chapter.dataset]
+        whole |= {f"{part}.methods": list(methods), f"{part}.seeds": seeds}
     return [experiment(whole), experiment(single)]
 
 

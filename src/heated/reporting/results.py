@@ -1,6 +1,6 @@
-"""What the runs' folders hold, read for the report."""
+"""The files in the runs' folders, read for the report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ HEADLINE = ("recall_at_1", "map_at_r", "nmi_geometric")  # what dvc metrics show
 @dataclass(frozen=True)
 class Result:
     """One run: `metrics` {name: summary}, `history` {seed: rows}, `record` its provenance, `tuned`
-    how a competitor's settings were chosen, else empty; what else it left is in `folder`."""
+    how a competitor's settings were chosen, else empty; its other files are in `folder`."""
 
     dataset: str
     method: str
@@ -23,6 +23,11 @@ class Result:
     history: dict[int, list[Row]]
     record: dict[str, Any]
     tuned: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The settings of the training."""
+        return self.record["params"]
 
     def values(self) -> dict[str, dict[int, float]]:
         """Every metric's value by seed, and `accuracy`: that of the last epoch of training, which a
@@ -51,22 +56,22 @@ class Result:
 
 
 def read_results(runs: Path, dataset: str, methods: Sequence[str]) -> list[Result]:
-    """The configured runs of a data set, in the order of the methods."""
-    return [read_result(runs / dataset / method, dataset, method) for method in methods]
+    """The configured runs of a data set, in the order of the methods; FileNotFoundError names the
+    stage that makes a missing file."""
+    found = []
+    for folder in (runs / dataset / method for method in methods):
+        metrics = read_json(required(folder / "metrics.json", "evaluate"))
+        history = read_history(folder / "history.csv")
+        record = read_json(required(folder / "provenance.json", "train"))
+        tuned = read_json(folder / "tuned.json") if (folder / "tuned.json").exists() else {}
+        found.append(Result(dataset, folder.name, folder, metrics, history, record, tuned))
+    return found
 
 
-def read_result(folder: Path, dataset: str, method: str) -> Result:
-    """One run's files; FileNotFoundError names the stage that makes a missing one."""
-    tuned = folder / "tuned.json"
-    return Result(
-        dataset=dataset,
-        method=method,
-        folder=folder,
-        metrics=read_json(required(folder / "metrics.json", "evaluate")),
-        history=read_history(folder / "history.csv"),
-        record=read_json(required(folder / "provenance.json", "train")),
-        tuned=read_json(tuned) if tuned.exists() else {},
-    )
+def half_width(summary: Mapping[str, Any]) -> float | None:
+    """Half the width of a metric's interval; None where one seed has no interval."""
+    interval = summary["interval"]
+    return None if interval is None else (interval[1] - interval[0]) / 2
 
 
 def headlines(results: Sequence[Result]) -> dict[str, dict[str, float]]:
@@ -79,17 +84,13 @@ def headlines(results: Sequence[Result]) -> dict[str, dict[str, float]]:
 
 def curve_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     """A row for each method and epoch of the seeds' mean history, for dvc plots."""
-    columns = dict.fromkeys(
-        column for r in results for rows in r.history.values() for row in rows for column in row
-    )
-    rows = []
+    found = []
     for result in results:
-        by_epoch: dict[int, dict[str, float]] = {}
-        for column in columns:
+        rows: dict[int, dict[str, Any]] = {}
+        names = (name for each in result.history.values() for row in each for name in row)
+        for column in dict.fromkeys(names):
             for epoch, value in zip(*result.curve(column), strict=True):
-                by_epoch.setdefault(epoch, {})[column] = value
-        rows += [
-            {"dataset": result.dataset, "method": result.method, **by_epoch[epoch], "epoch": epoch}
-            for epoch in sorted(by_epoch)
-        ]
-    return rows
+                row = {"dataset": result.dataset, "method": result.method}
+                rows.setdefault(epoch, row)[column] = value
+        found += [{**rows[epoch], "epoch": epoch} for epoch in sorted(rows)]
+    return found

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
 from heated.common.errors import InputError
 from heated.preprocessing.decoding import DamagedImage, decode
-from heated.reporting.pictures import THUMBNAIL, data_uri
+from heated.reporting.gallery import THUMBNAIL, data_uri
+from heated.reporting.html import environment
 from heated.search.images import Image, contents
 
 
@@ -33,12 +32,5 @@ def picture(image: Image, *, fit: str, distance: float | None = None) -> Picture
 
 def page(query: Picture, found: Sequence[Picture], *, model: str, count: int) -> str:
     """HTML; `count`: how many images were searched."""
-    environment = Environment(
-        loader=PackageLoader("heated.search", "."),
-        autoescape=select_autoescape(),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("result.html")
+    template = environment().get_template("search/result.html")
     return template.render(query=query, found=found, model=model, count=count)

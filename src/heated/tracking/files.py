@@ -4,11 +4,9 @@ seed's embeddings, at the end and by epoch, where they have two dimensions."""
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib as mpl
-
 from heated.common.io import required
-from heated.reporting.figures import FIGURES, curves, planes
-from heated.reporting.figures.figure import STYLE
+from heated.reporting.figures import FIGURES, figure
+from heated.reporting.figures.planes import by_epoch
 from heated.reporting.results import Result
 
 LEFT = ("history.csv", "metrics.json", "provenance.json")
@@ -17,20 +15,20 @@ LEFT = ("history.csv", "metrics.json", "provenance.json")
 def of_run(result: Result) -> dict[int | None, dict[str, str]]:
     """Texts by path, of each seed, and under None of the run."""
     left = {name: (result.folder / name).read_text(encoding="utf-8") for name in LEFT}
-    found: dict[int | None, dict[str, str]] = {None: {**left, "curves.svg": curves([result])}}
+    curves = figure("curves", [result], {"run": [result.method]})
+    assert curves is not None
+    found: dict[int | None, dict[str, str]] = {None: {**left, "curves.svg": curves.svg}}
     return found | {seed: pictures(result, seed) for seed in result.history}
 
 
 def pictures(result: Result, seed: int) -> dict[str, str]:
     """Pictures of a seed's embeddings in two dimensions, by path; none where it has more."""
     alone = replace(result, history={seed: result.history[seed]})
-    with mpl.rc_context(STYLE):
-        drawn = planes.figure([alone], {"planes": [result.method]})
-        epochs = planes.by_epoch(alone, seed)
+    drawn = figure("planes", [alone], {"planes": [result.method]})
     if drawn is None:
         return {}
-    by_epoch = {f"epochs/epoch-{epoch:04}.svg": each for epoch, each in epochs.items()}
-    return {"embeddings.svg": drawn.svg, **by_epoch}
+    epochs = {f"epochs/epoch-{at:04}.svg": each for at, each in by_epoch(alone, seed).items()}
+    return {"embeddings.svg": drawn.svg, **epochs}
 
 
 def of_report(report: Path, dataset: str) -> dict[str, str]:

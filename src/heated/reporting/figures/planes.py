@@ -2,19 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from numpy.typing import NDArray
 from safetensors import safe_open
 
 from heated.common.io import read_arrays, required
-from heated.reporting.figures.figure import Figure, canvas, svg
-from heated.reporting.figures.selecting import Studies, of_studies, schedule, setting
+from heated.reporting.figures.base import (
+    STYLE,
+    Drawing,
+    Studies,
+    canvas,
+    of_studies,
+    schedule,
+    svg,
+)
 from heated.reporting.results import Result
 
 # P. Tol's "muted", with black: ten that are told apart with every kind of colour vision.
@@ -22,7 +30,6 @@ COLOURS = (
     "#332288", "#DDCC77", "#117733", "#CC6677", "#88CCEE",
     "#000000", "#44AA99", "#882255", "#999933", "#AA4499",
 )  # fmt: skip
-TITLE = "Embeddings in two dimensions"
 RADIUS = 0.9  # of the class weights, as in the paper
 LABEL_RADIUS = 0.68
 GAP = 0.24  # between labels, in radians
@@ -41,38 +48,35 @@ class Plane:
     weights: Points | None
 
 
-def figure(results: Sequence[Result], studies: Studies) -> Figure | None:
-    """The first seed of the study's runs in two dimensions, by rising alpha; None where none is."""
-    shown = [r for r in of_studies(results, studies, "planes") if setting(r, "embedding_dim") == 2]
-    if not shown:
-        return None
-    planes = [plane(result) for result in sorted(shown, key=order)]
-    return Figure("planes", TITLE, description(planes), svg(drawn(planes), TITLE))
-
-
-def by_epoch(result: Result, seed: int) -> dict[int, str]:
-    """A picture, SVG, of each look at a seed's unseen classes while it was trained; none where
-    embeddings have more dimensions than two."""
-    path = result.folder / "models" / f"seed-{seed}.npz"
-    if not path.exists():
-        return {}
-    arrays = read_arrays(path)
-    alphas = dict(zip(*result.curve("alpha"), strict=True))
-    found = {}
-    for epoch, angles in zip(arrays["epochs"].tolist(), arrays["angles"], strict=True):
-        points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        shown = Plane(result, points, arrays["labels"], None)
-        title = f"{result.method}, seed {seed}: epoch {epoch}, alpha {alphas[epoch]:g}"
-        sheet = canvas(3.9)
-        circle(sheet.subplots(), shown, title)
-        found[epoch] = svg(sheet, title)
-    return found
+def planes(results: Sequence[Result], studies: Studies) -> Drawing | None:
+    """The first seed of the study's runs in two dimensions, constant alphas first, by rising alpha;
+    None where there is none."""
+    study = of_studies(results, studies, "planes")
+    shown = [result for result in study if result.params.get("embedding_dim") == 2]
+    return drawing([plane(result) for result in sorted(shown, key=order)]) if shown else None
 
 
 def order(result: Result) -> tuple[bool, float]:
     """Constant alphas first, the smaller before the larger."""
     alpha = schedule(result, "alpha")
     return alpha["name"] != "constant", alpha.get("value", 0.0)
+
+
+@style.context(STYLE)
+def by_epoch(result: Result, seed: int) -> dict[int, str]:
+    """A picture, SVG, of each look at a seed's unseen classes while it was trained; none where
+    embeddings have more dimensions than two."""
+    path = result.folder / "models" / f"seed-{seed}.npz"
+    if not path.exists():
+        return {}
+    arrays, found = read_arrays(path), {}
+    alphas = dict(zip(*result.curve("alpha"), strict=True))
+    for epoch, angles in zip(arrays["epochs"].tolist(), arrays["angles"], strict=True):
+        title = f"{result.method}, seed {seed}: epoch {epoch}, alpha {alphas[epoch]:g}"
+        sheet = canvas(3.9)
+        circle(sheet.subplots(), Plane(result, on_circle(angles), arrays["labels"], None), title)
+        found[epoch] = svg(sheet, title)
+    return found
 
 
 def plane(result: Result) -> Plane:
@@ -93,6 +97,11 @@ def directions(vectors: NDArray[np.float32]) -> Points:
     return vectors / np.where(lengths == 0, 1, lengths)
 
 
+def on_circle(angles: Points) -> Points:
+    """The points (N, 2) of the unit circle at these angles (N,)."""
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
 def angle(plane: Plane) -> float:
     """Degrees between a test image and the mean direction of its class: the median over images."""
     numbers = np.unique(plane.labels, return_inverse=True)[1]
@@ -102,28 +111,8 @@ def angle(plane: Plane) -> float:
     return float(np.degrees(np.median(np.arccos(np.clip(cosines, -1, 1)))))
 
 
-def heading(result: Result) -> str:
-    """The method with its alpha."""
-    alpha = schedule(result, "alpha")
-    if alpha["name"] == "constant":
-        return f"{result.method}: alpha {alpha['value']:g}"
-    alphas = result.curve("alpha")[1]
-    return f"{result.method}: alpha {alphas[0]:g}, then {alphas[-1]:g}"
-
-
-def description(planes: Sequence[Plane]) -> str:
-    """How wide the classes are."""
-    spreads = "; ".join(f"{heading(p.result)}: {angle(p):.1f}°" for p in planes)
-    diamonds = ", diamonds their class weights" if planes[0].weights is not None else ""
-    return (
-        f"The directions of all {len(planes[0].labels)} test images on the unit circle, coloured "
-        f"by their {len(np.unique(planes[0].labels))} classes{diamonds}; the first seed of each "
-        f"method. Median angle to the mean direction of the class: {spreads}."
-    )
-
-
-def drawn(planes: Sequence[Plane]) -> Canvas:
-    """A panel a run; the points are one image in each, so that thousands stay small."""
+def drawing(planes: Sequence[Plane]) -> Drawing:
+    """The panels, with how wide the classes are in words."""
     rows = -(-len(planes) // A_ROW)
     sheet = canvas(0.5 + 3.4 * rows)
     panels = list(sheet.subplots(rows, A_ROW, squeeze=False).flat)
@@ -131,17 +120,30 @@ def drawn(planes: Sequence[Plane]) -> Canvas:
         axes.set_axis_off()
     for axes, shown in zip(panels, planes, strict=False):
         circle(axes, shown, heading(shown.result))
-    key = {"a test image": ".", "the weights of a class": "D"}
     handles = [
         Line2D([], [], color="#555555", linestyle="none", marker=marker, label=label)
-        for label, marker in key.items()
+        for marker, label in ((".", "a test image"), ("D", "the weights of a class"))
     ]
     sheet.legend(handles=handles, loc="outside lower center", ncols=2)
-    return sheet
+    spreads = "; ".join(f"{heading(p.result)}: {angle(p):.1f}°" for p in planes)
+    diamonds = ", diamonds their class weights" if planes[0].weights is not None else ""
+    return (
+        f"The directions of all {len(planes[0].labels)} test images on the unit circle, coloured "
+        f"by their {len(np.unique(planes[0].labels))} classes{diamonds}; the first seed of each "
+        f"method. Median angle to the mean direction of the class: {spreads}."
+    ), sheet
+
+
+def heading(result: Result) -> str:
+    """The method with its alpha."""
+    alphas = result.curve("alpha")[1]
+    ends = dict.fromkeys((alphas[0], alphas[-1]))
+    return f"{result.method}: alpha {', then '.join(f'{alpha:g}' for alpha in ends)}"
 
 
 def circle(axes: Axes, plane: Plane, title: str) -> None:
-    """The unit circle with all test images, and the class weights inside, with their numbers."""
+    """The unit circle with all test images, and the class weights inside, with their numbers; the
+    points are one image, so that thousands stay small."""
     axes.add_patch(Circle((0, 0), 1, fill=False, color="#cccccc", linewidth=0.6))
     x, y = plane.points.T
     colours = [COLOURS[label % len(COLOURS)] for label in plane.labels]
@@ -154,15 +156,13 @@ def circle(axes: Axes, plane: Plane, title: str) -> None:
 
 def diamonds(axes: Axes, weights: Points) -> None:
     """Each class's weights, with a line to the class's number."""
-    angles = fanned(np.arctan2(weights[:, 1], weights[:, 0]), GAP)
-    places = LABEL_RADIUS * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    places = LABEL_RADIUS * on_circle(fanned(np.arctan2(weights[:, 1], weights[:, 0]), GAP))
     for label, (weight, place) in enumerate(zip(RADIUS * weights, places, strict=True)):
         colour = np.array(to_rgb(COLOURS[label % len(COLOURS)]))
         axes.plot(*zip(weight, (place + weight) / 2, strict=True), color=colour, linewidth=0.8)
         axes.plot(*weight, "D", color=colour, markersize=6, markeredgecolor="white", zorder=3)
-        axes.annotate(
-            str(label), place, color=0.7 * colour, ha="center", va="center", weight="bold"
-        )
+        centered: Any = {"ha": "center", "va": "center"}
+        axes.annotate(str(label), place, color=0.7 * colour, weight="bold", **centered)
 
 
 def fanned(angles: Points, gap: float) -> Points:
@@ -177,6 +177,8 @@ def fanned(angles: Points, gap: float) -> Points:
     for _ in range(2000):
         following = np.append(turned[1:], turned[0] + 2 * np.pi)
         push = np.maximum(gap - (following - turned), 0) / 2
+        if push.max() < 1e-9:
+            break
         turned = turned - push + np.roll(push, 1)
     moved = np.empty_like(angles)
     moved[order] = turned
