@@ -24,7 +24,7 @@ from reported import METHODS, write_runs
 from server import Site, served
 
 from heated.config import FILES
-from heated.datasets.download import partial
+from heated.datasets.download import http
 from heated.reporting.results import Result, read_results
 
 # No test asserts a wall-clock time, and each time the same examples are drawn.
@@ -209,7 +209,7 @@ def results(written: Path) -> list[Result]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that were to be waited before each further try of a download; nobody waits."""
     waits: list[float] = []
-    monkeypatch.setattr(partial, "sleep", waits.append)
+    monkeypatch.setattr(http, "sleep", waits.append)
     return waits
 
 

@@ -79,7 +79,7 @@ def test_every_image_is_read_once_whatever_was_skipped(new_folder, subtests):
             build, read, _ = SETS[name]
             build(folder)
             samples = read(folder)
-            numbers = [number for number, _ in samples.contents(0)]
+            numbers = [number for number, _ in samples.contents()]
             assert sorted(numbers) == list(range(len(samples.labels)))
             for skip in (1, len(numbers) // 2 + 1, len(numbers)):
                 assert [number for number, _ in samples.contents(skip)] == numbers[skip:]
@@ -93,7 +93,7 @@ def test_the_contents_are_the_images_that_the_names_say(new_folder, subtests):
             build(folder)
             samples = read(folder)
             options = {"size": 20, "fit": "squash", "colour": "rgb", "filter": "bilinear"}
-            seen = [decode(content, **options) for _, content in samples.contents(0)]
+            seen = [decode(content, **options) for _, content in samples.contents()]
             assert all(image.shape == (20, 20, 3) for image in seen)
             assert len({image.tobytes() for image in seen}) == len(samples.labels)
 
@@ -281,7 +281,7 @@ def test_an_unpacked_copy_in_the_mirror_gives_the_same_samples(tmp_path, subfold
     source = replace(SOURCES["cub200"](), read=SETS["cub200"][1])
     samples = collected(source, tmp_path / "mirror", tmp_path / "raw")
     assert ends(samples.names, expected) == list(expected)
-    stored = dict(samples.contents(0))
+    stored = dict(samples.contents())
     assert all(stored[i] == files[name] for i, name in enumerate(samples.names))
 
 

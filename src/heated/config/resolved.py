@@ -17,7 +17,7 @@ def resolved_files(params: Params) -> dict[str, Any]:
     - `runs/<dataset>/<method>.json`: a run's settings, seeds and tags
     - `tuning/<dataset>/<method>.json`: the points of a competitor's grid
     - `threads.json`, `gradients.json`, `report.json`, `tracking.json`
-    - `side_settings.json`: mirror, checkpoints and live tracking
+    - `side_settings.json`: mirror, download cache, checkpoints and live tracking
     """
     threads = params.run.threads
     study = params.studies.gradients
@@ -30,7 +30,7 @@ def resolved_files(params: Params) -> dict[str, Any]:
         "report.json": report(params),
         "tracking.json": tracking(params),
         SIDE_SETTINGS: {
-            "mirror": params.download.mirror,
+            "download": params.download.model_dump(),
             "checkpoints": params.checkpoints.model_dump(),
             "tracking": {"enabled": params.tracking.enabled, "every": params.tracking.every},
         },

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.functional_validators import AfterValidator
 
-from heated.config.base import Count, Name, Positive, Section
+from heated.config.base import Count, Name, NotNegative, Positive, Section
 from heated.config.dataset import Packing, Source
 from heated.config.evaluation import Evaluation
 from heated.config.experiments import Claim, Grid, Names, Report, Studies
@@ -49,6 +49,8 @@ class Run(Grid):
 
 class Download(Section):
     mirror: str | None
+    cache: Annotated[str, Field(min_length=1)]
+    cache_gb: NotNegative
 
 
 class Checkpoints(Section):

@@ -8,7 +8,7 @@ from pathlib import Path
 from heated.common.errors import InputError
 from heated.datasets.base import ARCHIVES, Source
 from heated.datasets.download import DownloadError
-from heated.datasets.download.partial import check_room
+from heated.datasets.download.http import check_room
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same folder gives the same bytes
 
