@@ -50,9 +50,7 @@ def test_a_data_set_comes_whole_from_a_faulty_server(new_folder, monkeypatch, su
             given = replace(SOURCES[name](), read=read)
             source = addressed(given, folder / "made", site, fault)
             cache = Cache(folder / "cache", 1)
-            raw = gather(
-                source.files, folder / "raw", mirror=None, subfolder=name, cache=cache
-            )
+            raw = gather(source.files, folder / "raw", mirror=None, subfolder=name, cache=cache)
             assert all(site.asked.count(f"/{file.name}") >= 2 for file in source.files)
             samples = source.read(raw)
             parted = split(samples, "source")

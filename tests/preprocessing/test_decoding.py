@@ -71,9 +71,10 @@ def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_to_much_the_same_square()
     content = file(large, "JPEG", quality=95)
     for size, expected in [(64, (250, 188)), (250, (1000, 750)), (500, (2000, 1500))]:
         assert decoding.opened(content, size).size == expected
+    # squares as of the whole image but for an eighth of a pixel at the edges
     for fit in ("squash", "crop"):
-        image = square(content, 64, fit=fit).astype(int)
-        assert np.abs(image - square(opened(content), 64, fit=fit)).mean() <= 2
+        image, expected = square(content, 64, fit=fit), square(opened(content), 64, fit=fit)
+        assert np.corrcoef(image.ravel(), expected.ravel())[0, 1] > 0.995
 
 
 def test_a_crop_is_the_centred_square_and_a_squash_is_all():
