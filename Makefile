@@ -62,7 +62,7 @@ lock: $(VENV)/.uv
 	sed -i 's/, -c .venv.constraints.txt//; s/-c .venv.constraints.txt/requirements.txt/' requirements-dev.txt
 
 clean:                     ## back to a fresh clone, downloads and results included
-	rm -rf $(VENV) data runs report preview.html dvc_plots checkpoints .dvc/cache .dvc/tmp mlflow.db mlartifacts
+	rm -rf $(VENV) data runs report preview.html dvc_plots checkpoints downloads .dvc/cache .dvc/tmp mlflow.db mlartifacts
 
 $(VENV)/.uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -2,9 +2,9 @@
 
 Both read the same zip with a folder a class and write the same (N, size, size, 3) array: ours as
 the stage does it, the other into a memory map. Each run has a process of its own, in turn; ours
-has loaded torch and torchvision before the clock starts, which is told apart, and tells its peak
-of memory. Besides the zip that is given there is one of synthetic photographs (500 x 375, noise
-of all scales, JPEG of quality 90), few of which are distinct, so that making them is cheap.
+tells its peak of memory. Besides the zip that is given there is one of synthetic photographs
+(500 x 375, noise of all scales, JPEG of quality 90), few of which are distinct, so that making them
+is cheap.
 
     python benchmarks/pack.py --images cub100-cropped.zip --json benchmarks/results/pack.json
 """
@@ -73,11 +73,8 @@ def photographs(path: Path, count: int) -> None:
 
 
 def ours(archive: Path, folder: Path, size: int, workers: int) -> dict[str, float]:
-    """Seconds of loading and of packing, those of all processors, the peak of memory in MiB."""
-    started = time.perf_counter()
-    import torchvision.io  # noqa: F401
-
-    loaded, busy = time.perf_counter(), time.process_time()
+    """Seconds of packing, those of all processors, the peak of memory in MiB."""
+    started, busy = time.perf_counter(), time.process_time()
     samples = in_directories(archive, str)
     pack(
         samples,
@@ -89,10 +86,9 @@ def ours(archive: Path, folder: Path, size: int, workers: int) -> dict[str, floa
         filter="bilinear",
         damaged=0,
         workers=workers,
-        source=archive.parent / "none",
     )
-    seconds, busy = time.perf_counter() - loaded, time.process_time() - busy
-    return {"loading": loaded - started, "seconds": seconds, "processor": busy, "peak": peak()}
+    seconds, busy = time.perf_counter() - started, time.process_time() - busy
+    return {"seconds": seconds, "processor": busy, "peak": peak()}
 
 
 def plain(archive: Path, folder: Path, size: int) -> dict[str, float]:
@@ -140,7 +136,6 @@ def bench(name: str, archive: Path, options: argparse.Namespace) -> dict[str, An
         sizes = [info.file_size for info in file.infolist() if info.filename.endswith(".jpg")]
     seconds = {key: [run["seconds"] for run in each] for key, each in runs.items()}
     busy = {key: [run["processor"] for run in each] for key, each in runs.items()}
-    loaded = [run["seconds"] + run["loading"] for run in runs["ours"]]
     figures = {
         "images": len(sizes),
         "bytes_an_image": statistics.mean(sizes),
@@ -148,10 +143,8 @@ def bench(name: str, archive: Path, options: argparse.Namespace) -> dict[str, An
         "pillow_images_a_second": len(sizes) / statistics.median(seconds["pillow"]),
         "ratio_to_pillow": ratio(seconds["pillow"], seconds["ours"]),
         "ratio_of_fastest": min(seconds["pillow"]) / min(seconds["ours"]),
-        "ratio_to_pillow_with_loading": ratio(seconds["pillow"], loaded),
         "processor_ratio_to_pillow": ratio(busy["pillow"], busy["ours"]),
         "load_before": load,
-        "loading_seconds": statistics.median(run["loading"] for run in runs["ours"]),
         "peak_mib": max(run["peak"] for run in runs["ours"]),
     }
     print(name, *(f"{key} {value}" for key, value in figures.items()), sep="\n  ", flush=True)

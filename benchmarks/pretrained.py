@@ -53,7 +53,6 @@ def packed(archive: Path, train: str, folder: Path) -> Packed:
         filter="bilinear",
         damaged=0,
         workers=os.cpu_count() or 1,
-        source=archive.parent / "none",
     )
     return unpack(folder / "packed")
 

@@ -11,15 +11,15 @@ from heated.preprocessing import packing
 
 def main(dataset: str) -> None:
     """Write images.npy and index.npz of a data set."""
-    settings, raw = resolved(f"packing/{dataset}.json"), raw_folder(dataset)
+    settings = resolved(f"packing/{dataset}.json")
     source, images = dict(settings["source"]), dict(settings["packing"])
-    samples = SOURCES[source.pop("name")](**source).read(required(raw, "download"))
+    samples = SOURCES[source.pop("name")](**source).read(required(raw_folder(dataset), "download"))
     rule, validation = images.pop("split"), images.pop("validation")
     split = splits.split(samples, rule.pop("name"), **rule)
     if validation is not None:
         split = splits.held_out(samples, split, **validation)
     folder, workers = packed_folder(dataset), os.cpu_count() or 1
-    packing.pack(samples, split, folder, **images, workers=workers, source=raw)
+    packing.pack(samples, split, folder, **images, workers=workers)
 
 
 if __name__ == "__main__":

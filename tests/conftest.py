@@ -25,7 +25,7 @@ from reported import EXAMPLES, METHODS, chapter, write_runs
 from server import Site, served
 
 from heated.config import FILES
-from heated.datasets.download import partial
+from heated.datasets.download import http
 from heated.reporting.chapters import Chapter
 from heated.reporting.page import write
 from heated.reporting.results import Result, read_results
@@ -232,7 +232,7 @@ def report(digits: Chapter, more: Chapter, tmp_path_factory: pytest.TempPathFact
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that were to be waited before each further try of a download; nobody waits."""
     waits: list[float] = []
-    monkeypatch.setattr(partial, "sleep", waits.append)
+    monkeypatch.setattr(http, "sleep", waits.append)
     return waits
 
 

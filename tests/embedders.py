@@ -1,7 +1,6 @@
 """Small models with packed data sets and embeddings, as the stages write them."""
 
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ def samples(contents: list[Content], labels: np.ndarray) -> Samples:
         labels=labels,
         names=[str(number) for number in range(len(labels))],
         split=None,
-        contents=lambda skip: islice(enumerate(contents), skip, None),
+        contents=lambda: enumerate(contents),
     )
     return replace(given, split=split(given, "halves"))
 
@@ -102,7 +101,7 @@ def case(kind: str, folder: Path, given: Samples | None = None) -> Case:
     options, parted = KINDS[kind], given.split
     packing = options["packing"]
     packed, weights = folder / "packed", folder / "models" / "seed-0.safetensors"
-    pack(given, parted, packed, **packing, damaged=0, workers=1, source=folder / "raw")
+    pack(given, parted, packed, **packing, damaged=0, workers=1)
     torch.manual_seed(0)
     mean, std = options["pixels"]
     model = Model(
@@ -126,7 +125,7 @@ def case(kind: str, folder: Path, given: Samples | None = None) -> Case:
     loaded = embedding_model.load(weights, device)
     values = embed(loaded, Mapped(data.images, tested, device)).numpy()
     found = {"embeddings": values, "labels": data.labels[tested]}
-    numbers, contents = np.flatnonzero(parted.query | parted.gallery), dict(given.contents(0))
+    numbers, contents = np.flatnonzero(parted.query | parted.gallery), dict(given.contents())
     return Case(
         weights,
         packing,

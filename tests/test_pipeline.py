@@ -89,6 +89,7 @@ EDITS = [  # what an edit re-runs alone
     ("tracking.models", "logged", ["track"]),
     ("checkpoints.budget", 1, []),
     ("download.mirror", "../mirror", []),
+    ("download.cache", "../downloads", []),
     ("datasets.digits.training.lr", 0.1, ["train@digits-hbn", "report", "track"]),
     # digits-upright inherits from digits
     ("datasets.digits.packing.size", 16, [*SPLIT, *AFTER]),

@@ -28,15 +28,6 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def fail_while_writing(path, name):
-    """An error with half of a folder written, or half of a file where `name` is None."""
-    with whole(path) as temporary:
-        if name is not None:
-            temporary.mkdir()
-        (temporary / (name or "")).write_text("half")
-        raise ZeroDivisionError
-
-
 # --- whole or absent -------------------------------------------------------------------------
 
 
@@ -50,23 +41,25 @@ def test_a_file_appears_only_when_the_block_ends(tmp_path):
     assert names(path.parent) == ["file"]
 
 
-def test_an_error_leaves_the_former_file_and_nothing_else(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(ZeroDivisionError):
-        fail_while_writing(path, None)
-    assert path.read_text() == "old"
-    assert names(tmp_path) == ["file"]
+def write_half(path, *, of_folder):
+    """An error with half of a folder or of a file written."""
+    with whole(path) as temporary:
+        if of_folder:
+            temporary.mkdir()
+        (temporary / "half" if of_folder else temporary).write_text("half")
+        raise ZeroDivisionError
 
 
-def test_an_error_leaves_the_former_folder_and_nothing_else(tmp_path):
-    path = tmp_path / "folder"
-    path.mkdir()
-    (path / "old").write_text("old")
-    with pytest.raises(ZeroDivisionError):
-        fail_while_writing(path, "half")
-    assert names(path) == ["old"]
-    assert names(tmp_path) == ["folder"]
+def test_an_error_leaves_the_former_file_or_folder_and_nothing_else(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for old in (tmp_path / "file", tmp_path / "folder" / "old"):
+        old.write_text("old")
+    for name in ("file", "folder"):
+        with pytest.raises(ZeroDivisionError):
+            write_half(tmp_path / name, of_folder=name == "folder")
+    assert (tmp_path / "file").read_text() == "old"
+    assert names(tmp_path / "folder") == ["old"]
+    assert names(tmp_path) == ["file", "folder"]
 
 
 def test_a_folder_replaces_the_one_that_stood_there(tmp_path):
@@ -115,13 +108,10 @@ def test_required_gives_what_is_there_and_else_names_the_stage(tmp_path):
 # --- where the project lies ------------------------------------------------------------------
 
 
-def test_the_root_is_dvcs_where_dvc_runs_a_stage(tmp_path, monkeypatch):
+def test_the_root_is_dvcs_where_dvc_runs_a_stage_and_else_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     assert project_root() == tmp_path.resolve()
-
-
-def test_the_root_is_the_current_folder_elsewhere(tmp_path, monkeypatch):
-    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.delenv("DVC_ROOT")
     monkeypatch.chdir(tmp_path)
     assert project_root() == Path.cwd()
     assert project_root().is_absolute()
@@ -149,12 +139,12 @@ def test_json_comes_back_as_it_went(tmp_path):
     assert text.endswith("}\n")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_json_has_no_nan_and_the_former_file_stays(tmp_path, value):
+def test_json_has_no_nan_and_the_former_file_stays(tmp_path):
     path = tmp_path / "file.json"
     path.write_text("{}")
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(path, {"loss": value})
+    for value in (float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write_json(path, {"loss": value})
     assert path.read_text() == "{}"
     assert names(tmp_path) == ["file.json"]
 
@@ -165,14 +155,10 @@ def test_text_keeps_its_line_ends_and_letters(tmp_path):
     assert path.read_bytes() == "a\nb\r\nß\n".encode()
 
 
-def test_csv_has_every_key_in_the_order_they_come_up(tmp_path):
-    path = tmp_path / "file.csv"
+def test_csv_has_every_key_in_the_order_they_come_up_and_numbers_to_the_last_bit(tmp_path):
+    path, value = tmp_path / "file.csv", 0.1 + 0.2
     write_csv(path, [{"epoch": 0, "loss": 1.5}, {"epoch": 1, "recall": 0.5, "loss": 0.1}])
     assert path.read_bytes() == b"epoch,loss,recall\n0,1.5,\n1,0.1,0.5\n"
-
-
-def test_csv_keeps_numbers_to_the_last_bit(tmp_path):
-    path, value = tmp_path / "file.csv", 0.1 + 0.2
     write_csv(path, [{"name": 'a, "b"', "value": value}])
     with path.open(newline="") as file:
         (row,) = csv.DictReader(file)
@@ -197,14 +183,11 @@ def test_arrays_come_back_with_value_and_type(tmp_path):
     assert names(tmp_path) == ["arrays.npz"]
 
 
-def test_no_pickle_is_written(tmp_path):
+def test_no_pickle_is_written_or_read(tmp_path):
+    path, things = tmp_path / "arrays.npz", np.array([{}], dtype=object)
     with pytest.raises(ValueError, match="allow_pickle"):
-        write_arrays(tmp_path / "arrays.npz", things=np.array([{}], dtype=object))
+        write_arrays(path, things=things)
     assert names(tmp_path) == []
-
-
-def test_no_pickle_is_read(tmp_path):
-    path = tmp_path / "arrays.npz"
-    np.savez(path, things=np.array([{}], dtype=object))
+    np.savez(path, things=things)
     with pytest.raises(ValueError, match="allow_pickle"):
         read_arrays(path)

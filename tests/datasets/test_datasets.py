@@ -12,7 +12,7 @@ from test_layouts import SETS
 
 from heated.data import packed_dataset
 from heated.datasets import SOURCES, local_copy
-from heated.datasets.download import Checksum, gather, http
+from heated.datasets.download import Cache, Checksum, gather, http
 from heated.datasets.splits import split
 from heated.preprocessing import packing
 
@@ -49,11 +49,12 @@ def test_a_data_set_comes_whole_from_a_faulty_server(new_folder, monkeypatch, su
             classes = build(folder / "made")
             given = replace(SOURCES[name](), read=read)
             source = addressed(given, folder / "made", site, fault)
-            raw = gather(source.files, folder / "raw", mirror=None, subfolder=name)
+            cache = Cache(folder / "cache", 1)
+            raw = gather(source.files, folder / "raw", mirror=None, subfolder=name, cache=cache)
             assert all(site.asked.count(f"/{file.name}") >= 2 for file in source.files)
             samples = source.read(raw)
             parted = split(samples, "source")
-            packing.pack(samples, parted, folder / "packed", **SHOWN, workers=2, source=raw)
+            packing.pack(samples, parted, folder / "packed", **SHOWN, workers=2)
             data = packed_dataset.unpack(folder / "packed")
             assert data.images.shape == (len(classes), 16, 16, 3)
             assert [data.class_names[label] for label in data.labels] == list(classes.values())
@@ -103,13 +104,14 @@ def test_a_real_set_has_its_counts_once_packed(mirror, tmp_path, name):
     source, raw = SOURCES[kind](**place, **options), tmp_path / "raw"
     copy = local_copy.found(source, str(mirror), kind)
     if copy is None:
-        gather(source.files, raw, mirror=str(mirror), subfolder=kind)
+        cache = Cache(tmp_path / "cache", 1)
+        gather(source.files, raw, mirror=str(mirror), subfolder=kind, cache=cache)
     else:
         raw.mkdir()
         local_copy.collect(copy, raw)
     samples = source.read(raw)
     parted = split(samples, rule, **rule_options)
-    packing.pack(samples, parted, tmp_path / "packed", **SHOWN, workers=2, source=raw)
+    packing.pack(samples, parted, tmp_path / "packed", **SHOWN, workers=2)
     data = packed_dataset.unpack(tmp_path / "packed")
     for mask, (images, classes) in ((data.split.train, train), (data.split.query, test)):
         assert mask.sum() == images

@@ -16,7 +16,7 @@ from heated.common.errors import InputError
 from heated.common.samples import SEEN
 from heated.datasets import SOURCES, cars196, cub200, in_shop, local_copy, mnist, omniglot, sop
 from heated.datasets.base import Source
-from heated.datasets.download import DownloadError, gather
+from heated.datasets.download import Cache, DownloadError, gather
 from heated.datasets.splits import split
 from heated.preprocessing.decoding import decode
 
@@ -48,62 +48,27 @@ def ends(names, endings):
     return [next((end for end in endings if name.endswith(end)), name) for name in names]
 
 
-def test_every_image_stands_under_its_class_in_the_order_of_the_classes(new_folder, subtests):
-    for name in SETS:
+def test_every_set_is_read_as_it_is_and_with_its_own_split(new_folder, subtests):
+    options = {"size": 20, "fit": "squash", "colour": "rgb", "filter": "bilinear"}
+    for name, (build, read, counts) in SETS.items():
         with subtests.test(name=name):
-            folder = new_folder()
-            build, read, _ = SETS[name]
-            expected = build(folder)
+            expected = build(folder := new_folder())
             samples = read(folder)
+            # every image has its class, in the order of the classes
             told = [samples.class_names[label] for label in samples.labels]
-            assert list(zip(ends(samples.names, expected), told, strict=True)) == list(
-                expected.items()
-            )
-
-
-def test_the_set_brings_its_split(new_folder, subtests):
-    for name in SETS:
-        with subtests.test(name=name):
-            folder = new_folder()
-            build, read, counts = SETS[name]
-            build(folder)
-            parted = split(read(folder), "source")
+            found = zip(ends(samples.names, expected), told, strict=True)
+            assert list(found) == list(expected.items())
+            # it is read once, and no two have the same pixels
+            contents = dict(samples.contents())
+            assert sorted(contents) == list(range(len(samples.labels)))
+            assert len(list(samples.contents())) == len(samples.labels)
+            seen = {decode(content, **options).tobytes() for content in contents.values()}
+            assert len(seen) == len(samples.labels)
+            # the split
+            parted = split(samples, "source")
             assert tuple(mask.sum() for mask in parted.masks().values()) == counts
             assert not (parted.train & (parted.query | parted.gallery)).any()
-
-
-def test_every_image_is_read_once_whatever_was_skipped(new_folder, subtests):
-    for name in SETS:
-        with subtests.test(name=name):
-            folder = new_folder()
-            build, read, _ = SETS[name]
-            build(folder)
-            samples = read(folder)
-            numbers = [number for number, _ in samples.contents(0)]
-            assert sorted(numbers) == list(range(len(samples.labels)))
-            for skip in (1, len(numbers) // 2 + 1, len(numbers)):
-                assert [number for number, _ in samples.contents(skip)] == numbers[skip:]
-
-
-def test_the_contents_are_the_images_that_the_names_say(new_folder, subtests):
-    for name in SETS:
-        with subtests.test(name=name):
-            folder = new_folder()
-            build, read, _ = SETS[name]
-            build(folder)
-            samples = read(folder)
-            options = {"size": 20, "fit": "squash", "colour": "rgb", "filter": "bilinear"}
-            seen = [decode(content, **options) for _, content in samples.contents(0)]
-            assert all(image.shape == (20, 20, 3) for image in seen)
-            assert len({image.tobytes() for image in seen}) == len(samples.labels)
-
-
-def test_another_count_than_the_sets_is_refused_with_both(new_folder, subtests):
-    for name in SETS:
-        with subtests.test(name=name):
-            folder = new_folder()
-            build, _, (train, *_) = SETS[name]
-            build(folder)
+            # the whole set's reader wants the whole set
             with pytest.raises(
                 InputError, match=r"train: came \d+ images of \d+ classes; .* has \d+ of"
             ):
@@ -131,18 +96,15 @@ def test_the_counts_of_the_data_sets_are_the_papers(subtests):
 # --- single sets -----------------------------------------------------------------------------
 
 
-def test_birds_train_up_to_species_100(tmp_path):
-    layouts.cub200(tmp_path)
-    samples = SETS["cub200"][1](tmp_path)
-    trained = {samples.class_names[label] for label in samples.labels[samples.split.train]}
-    assert trained == {"099.Ovenbird", "100.Brown_Pelican"}
-
-
-def test_cars_train_up_to_class_98_whatever_their_official_part(tmp_path):
-    layouts.cars196(tmp_path)
-    samples = SETS["cars196"][1](tmp_path)
-    trained = {samples.class_names[label] for label in samples.labels[samples.split.train]}
-    assert trained == {layouts.CARS[96], layouts.CARS[97]}
+def test_birds_train_up_to_species_100_and_cars_up_to_class_98(new_folder):
+    for name, expected in [
+        ("cub200", {"099.Ovenbird", "100.Brown_Pelican"}),
+        ("cars196", {layouts.CARS[96], layouts.CARS[97]}),  # whatever their official part
+    ]:
+        SETS[name][0](folder := new_folder())
+        samples = SETS[name][1](folder)
+        trained = {samples.class_names[label] for label in samples.labels[samples.split.train]}
+        assert trained == expected
 
 
 def test_a_copy_of_the_cars_with_a_directory_a_class_gives_the_same_classes(tmp_path):
@@ -154,8 +116,9 @@ def test_a_copy_of_the_cars_with_a_directory_a_class_gives_the_same_classes(tmp_
 
 
 def test_for_the_cars_it_is_told_where_a_copy_with_a_directory_a_class_is_put(tmp_path):
+    files, cache = SOURCES["cars196"]().files, Cache(tmp_path / "cache", 1)
     with pytest.raises(DownloadError) as told:
-        gather(SOURCES["cars196"]().files, tmp_path / "raw", mirror="mirror", subfolder="cars196")
+        gather(files, tmp_path / "raw", mirror="mirror", subfolder="cars196", cache=cache)
     for name in ("car_ims.tgz", "cars_annos.mat"):
         assert (
             "Fetch it by hand from a copy of the original site, and put it at "
@@ -176,14 +139,10 @@ def test_an_unpacked_copy_of_the_cars_with_annotations_inside_is_read(tmp_path):
     assert samples.class_names[0] == layouts.CARS[96]
 
 
-def test_in_shop_queries_are_looked_for_in_the_gallery_alone(tmp_path):
+def test_in_shop_has_queries_and_gallery_apart_and_no_other_part(tmp_path):
     layouts.in_shop(tmp_path)
     masks = SETS["in-shop"][1](tmp_path).split
     assert not (masks.query & masks.gallery).any()
-
-
-def test_an_in_shop_list_with_another_part_is_refused(tmp_path):
-    layouts.in_shop(tmp_path)
     text = layouts.in_shop_partition().replace(b"gallery", b"garden", 1)
     (tmp_path / "list_eval_partition.txt").write_bytes(text)
     with pytest.raises(InputError, match="came the parts garden; allowed: train, query, gallery"):
@@ -194,7 +153,7 @@ def test_mnist_leaves_out_the_first_images_and_keeps_their_bytes(tmp_path):
     layouts.mnist(tmp_path)
     arrays = layouts.mnist_arrays()
     kept = [*arrays["train-images-idx3-ubyte.gz"][5:], *arrays["t10k-images-idx3-ubyte.gz"]]
-    contents = [content for _, content in SETS["mnist"][1](tmp_path).contents(0)]
+    contents = [content for _, content in SETS["mnist"][1](tmp_path).contents()]
     np.testing.assert_array_equal(contents, kept)
 
 
@@ -281,7 +240,7 @@ def test_an_unpacked_copy_in_the_mirror_gives_the_same_samples(tmp_path, subfold
     source = replace(SOURCES["cub200"](), read=SETS["cub200"][1])
     samples = collected(source, tmp_path / "mirror", tmp_path / "raw")
     assert ends(samples.names, expected) == list(expected)
-    stored = dict(samples.contents(0))
+    stored = dict(samples.contents())
     assert all(stored[i] == files[name] for i, name in enumerate(samples.names))
 
 
@@ -325,34 +284,26 @@ def test_the_same_folder_gives_the_same_bytes(tmp_path):
     assert packed[0] == packed[1]
 
 
-def test_the_sets_own_files_in_the_mirror_go_before_a_copy(tmp_path):
-    files, _ = layouts.cub200_files()
-    layouts.spread(tmp_path, files)
-    layouts.cub200(tmp_path)
+def test_without_a_copy_the_sets_own_files_are_fetched(tmp_path):
+    for mirror in (None, "https://example.org/mirror", str(tmp_path)):
+        assert local_copy.found(SOURCES["cub200"](), mirror, "cub200") is None
+    layouts.spread(tmp_path, layouts.cub200_files()[0])
+    assert local_copy.found(SOURCES["cub200"](), str(tmp_path), "cub200") is not None
+    layouts.cub200(tmp_path)  # the set's own go before a copy
     assert local_copy.found(SOURCES["cub200"](), str(tmp_path), "cub200") is None
 
 
-def test_a_mirror_that_is_an_address_or_empty_has_no_copy(tmp_path):
-    for mirror in (None, "https://example.org/mirror", str(tmp_path)):
-        assert local_copy.found(SOURCES["cub200"](), mirror, "cub200") is None
-
-
-def test_a_linked_directory_in_a_copy_is_refused(tmp_path):
-    files, _ = layouts.cub200_files()
-    layouts.spread(tmp_path / "mirror", files)
-    (tmp_path / "mirror" / "CUB_200_2011" / "round").symlink_to(tmp_path / "mirror")
+def test_a_linked_directory_and_a_name_that_no_zip_can_hold_are_refused(tmp_path):
+    layouts.spread(tmp_path / "mirror", layouts.cub200_files()[0])
+    inside = tmp_path / "mirror" / "CUB_200_2011"
+    (inside / "round").symlink_to(tmp_path / "mirror")
     with pytest.raises(InputError, match="is a link to a directory"):
         collected(SOURCES["cub200"](), tmp_path / "mirror", tmp_path / "raw")
-
-
-def test_a_name_that_no_zip_can_hold_is_refused(tmp_path):
-    layouts.spread(tmp_path / "mirror", layouts.cub200_files()[0])
-    name = os.fsdecode(b"caf\xe9.txt")
-    (tmp_path / "mirror" / "CUB_200_2011" / name).write_bytes(b"")
+    (inside / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"")
     with pytest.raises(
         InputError, match=r"CUB_200_2011: the name 'caf\\udce9\.txt' is not in UTF-8"
     ):
-        collected(SOURCES["cub200"](), tmp_path / "mirror", tmp_path / "raw")
+        collected(SOURCES["cub200"](), tmp_path / "mirror", tmp_path / "raw2")
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
@@ -486,44 +437,33 @@ def test_parts_of_which_some_tested_classes_train_are_refused(new_folder, subtes
                 given(folder, pictures(names_of(parts)), "parts")
 
 
-def test_images_right_in_a_part_are_refused(tmp_path):
-    names = names_of({"train": "ab", "test": "cd"}) | {"train/1.jpg": 9}
-    with pytest.raises(
-        InputError,
-        match=r"train/1\.jpg lies in no directory of a class; wanted: <part>/<class>/<image>",
-    ):
-        given(tmp_path, pictures(names), "parts")
+def test_what_is_not_in_the_layout_is_refused(new_folder, subtests):
+    loose = names_of({"train": "ab", "test": "cd"}) | {"train/1.jpg": 9}
+    cases = [
+        (
+            loose,
+            "parts",
+            r"train/1\.jpg lies in no directory of a class; wanted: <part>/<class>/<image>",
+        ),
+        (ZOO, "parts", "layout parts: came the directories ape, bee, cat; allow"),
+        (
+            {"ape/1.png": 1, "Ape/1.png": 2, "bee/1.png": 3},
+            "classes",
+            "'Ape' and 'ape' differ in case alone",
+        ),
+        (
+            {"1.png": 1, "ape/2.png": 2},
+            "classes",
+            r"the image (images/)?1\.png lies in no directory of a class",
+        ),
+        ({}, "classes", "no images found"),
+    ]
+    for named, layout, told in cases:
+        with subtests.test(told=told), pytest.raises(InputError, match=told):
+            given(new_folder(), pictures(named) | {"ape/notes.txt": b"none"}, layout, "zip")
 
 
-def test_other_parts_are_refused(tmp_path):
-    with pytest.raises(InputError, match="layout parts: came the directories ape, bee, cat; allow"):
-        given(tmp_path, pictures(ZOO), "parts")
-
-
-def test_two_classes_that_differ_in_case_alone_are_refused(tmp_path):
-    names = {"ape/1.png": 1, "Ape/1.png": 2, "bee/1.png": 3}
-    with pytest.raises(InputError, match="'Ape' and 'ape' differ in case alone"):
-        given(tmp_path, pictures(names), kind="zip")
-
-
-def test_images_in_no_directory_are_refused(tmp_path):
-    with pytest.raises(
-        InputError, match=r"the image images/1\.png lies in no directory of a class"
-    ):
-        given(tmp_path, pictures({"1.png": 1, "ape/2.png": 2}))
-
-
-def test_a_folder_without_images_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no images found"):
-        given(tmp_path, {"ape/notes.txt": b"none"})
-
-
-def test_a_path_where_nothing_lies_is_told(tmp_path):
-    with pytest.raises(InputError, match=f"source.path: nothing lies at {tmp_path}/no;"):
-        local_copy.found(folder(tmp_path / "no"), None, "folder")
-
-
-def test_what_is_not_at_a_relative_path_is_looked_for_in_the_mirror(
+def test_a_relative_path_is_looked_for_in_the_project_and_then_in_the_mirror(
     new_folder, monkeypatch, subtests
 ):
     for path, subfolder in product(
@@ -537,29 +477,20 @@ def test_what_is_not_at_a_relative_path_is_looked_for_in_the_mirror(
             layouts.zipped(mirror / subfolder / "zoo.zip", pictures(ZOO))
             source = SOURCES["folder"](path=path, layout="classes")
             assert local_copy.found(source, str(mirror), "folder") == mirror / subfolder / "zoo.zip"
+            if path == "zoo":
+                layouts.spread(own := place / "project/zoo", pictures(ZOO))
+                assert local_copy.found(source, str(mirror), "folder") == own
 
 
-def test_the_projects_own_path_goes_before_the_mirror(tmp_path, monkeypatch):
+def test_a_path_where_nothing_lies_is_told_with_all_places(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
-    for place in ("project/zoo", "mirror/zoo"):
-        layouts.spread(tmp_path / place, pictures(ZOO))
-    source = SOURCES["folder"](path="zoo", layout="classes")
-    assert local_copy.found(source, str(tmp_path / "mirror"), "folder") == tmp_path / "project/zoo"
-
-
-def test_an_absolute_path_is_looked_for_there_alone(tmp_path):
-    layouts.spread(tmp_path / "mirror" / "zoo", pictures(ZOO))
-    with pytest.raises(InputError, match=f"nothing lies at {tmp_path}/zoo;"):
-        local_copy.found(folder(tmp_path / "zoo"), str(tmp_path / "mirror"), "folder")
-
-
-def test_a_relative_path_where_nothing_lies_is_told_with_the_places_in_the_mirror(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
-    (tmp_path / "mirror").mkdir()
-    source = SOURCES["folder"](path="../zoo", layout="classes")
-    places = [tmp_path / place for place in ("project/../zoo", "mirror/folder/zoo", "mirror/zoo")]
-    told = " nor at ".join(map(str, places))
-    with pytest.raises(InputError, match=f"source.path: nothing lies at {told};"):
-        local_copy.found(source, str(tmp_path / "mirror"), "folder")
+    layouts.spread(tmp_path / "mirror" / "other", pictures(ZOO))
+    relative = ["project/../zoo", "mirror/folder/zoo", "mirror/zoo"]
+    for path, mirror, places in [
+        ("../zoo", str(tmp_path / "mirror"), relative),
+        (tmp_path / "no", None, ["no"]),
+        (tmp_path / "other", str(tmp_path / "mirror"), ["other"]),  # absolute: only there
+    ]:
+        told = " nor at ".join(str(tmp_path / place) for place in places)
+        with pytest.raises(InputError, match=f"source.path: nothing lies at {told};"):
+            local_copy.found(folder(path), mirror, "folder")

@@ -17,7 +17,7 @@ def samples(labels, *, train_classes=None):
         labels=np.array(labels),
         names=[f"image {i}" for i in range(len(labels))],
         split=None,
-        contents=lambda skip: iter([]),
+        contents=lambda: iter([]),
     )
     own = None if train_classes is None else by_class(given, np.array(train_classes))
     return replace(given, split=own)

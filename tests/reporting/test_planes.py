@@ -12,7 +12,7 @@ from heated import config
 from heated.data import packed_dataset
 from heated.data.batches import Mapped
 from heated.datasets import SOURCES
-from heated.datasets.download import gather
+from heated.datasets.download import Cache, gather
 from heated.datasets.splits import split
 from heated.models.embedding import embed
 from heated.models.embedding_model import load
@@ -28,11 +28,17 @@ def packed(name, folder, mirror):
     """A data set of params.yaml, packed as it says."""
     settings = PARAMS.datasets[name]
     source = SOURCES[settings.source.name](**settings.source.options)
-    raw = gather(source.files, folder / "raw", mirror=mirror, subfolder=settings.source.name)
+    raw = gather(
+        source.files,
+        folder / "raw",
+        mirror=mirror,
+        subfolder=settings.source.name,
+        cache=Cache(folder / "cache", 1),
+    )
     samples, rule = source.read(raw), settings.packing.split
     images = settings.packing.model_dump(exclude={"split", "validation"})
     parted = split(samples, rule.name, **rule.options)
-    packing.pack(samples, parted, folder / "packed", **images, workers=1, source=raw)
+    packing.pack(samples, parted, folder / "packed", **images, workers=1)
     return packed_dataset.unpack(folder / "packed")
 
 

@@ -1,13 +1,10 @@
 """Files in zip and tar archives, read where they lie; nothing is unpacked onto the disk.
 
-An archive is refused whole when a member could reach outside it (an absolute path, `..`, a link)
-or when it grows beyond reason.
+An archive that grows beyond reason is refused.
 """
 
 import gzip
 import lzma
-import re
-import stat
 import tarfile
 import zipfile
 import zlib
@@ -20,8 +17,8 @@ from heated.common.errors import InputError
 
 LARGEST_MEMBER = 1 << 30  # bytes of one file in an archive
 LARGEST_GROWTH = 100  # times the archive's own bytes, of all its files
+SMALL = 1 << 30  # bytes of all its files that are no matter, however small the archive
 AHEAD = 1 << 20  # bytes that are read at a time
-DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -30,96 +27,74 @@ DAMAGE = (
     lzma.LZMAError,
     EOFError,
 )
-SMALL = 1 << 30  # bytes of all its files that are no matter, however small the archive
+Member = tuple[str, int, Callable[[], bytes]]  # name, bytes, and a function that reads it
 
 
 def names(path: Path) -> list[str]:
-    """The files in an archive, in the order they are stored; InputError unless all are safe."""
-    with refused(path):
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                found = [info.filename for info in zip_members(path, archive)]
-        else:
-            found = [info.name for info in tar_members(path)]
-    return [str(PurePosixPath(name)) for name in found]
+    """Return the files in an archive, in the order they are stored."""
+    return [name for name, _ in members(path)]
 
 
-def read(path: Path, wanted: Collection[str], *, skip: int = 0) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of the wanted files but for the first `skip`, in the order they are stored;
-    InputError when the archive is damaged or one of them is not there."""
-    stored = zip_contents if zipfile.is_zipfile(path) else tar_contents
+def read(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, bytes) of the wanted files, in the order they are stored.
+
+    Raises:
+        InputError: If the archive is damaged or lacks one of them.
+    """
     left = set(wanted)
-    with refused(path):
-        for name, content in stored(path):
-            if name in left:
-                left.remove(name)
-                if len(wanted) - len(left) > skip:
-                    yield name, content()
+    for name, content in members(path):
+        if name in left:
+            left.remove(name)
+            with refused(path):
+                found = content()
+            yield name, found
     if left:
         raise InputError(f"{path} lacks {min(left)} and {len(left) - 1} more of its files")
 
 
 def read_one(path: Path, name: str) -> bytes:
-    """The bytes of one file."""
+    """Return the bytes of one file."""
     return dict(read(path, [name]))[name]
 
 
-def zip_contents(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Each file of a zip by name, with a function that reads it."""
+def members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Yield each file's name with a function that reads it before the next one is yielded.
+
+    Raises:
+        InputError: If the archive is damaged, or a member or all of them are too large.
+    """
+    total, packed = 0, path.stat().st_size
+    with refused(path):
+        for name, size, content in (zip_files if zipfile.is_zipfile(path) else tar_files)(path):
+            total += size
+            if size > LARGEST_MEMBER or total > max(SMALL, LARGEST_GROWTH * packed):
+                raise InputError(
+                    f"{path}: {total} bytes up to the member {name!r}, from an archive of "
+                    f"{packed}; allowed: {LARGEST_MEMBER} a member, and of all "
+                    f"{LARGEST_GROWTH} times the archive"
+                )
+            yield str(PurePosixPath(name)), content
+
+
+def zip_files(path: Path) -> Iterator[Member]:
+    """Yield the files of a zip."""
     with path.open("rb", buffering=AHEAD) as file, zipfile.ZipFile(file) as archive:
-        for entry in zip_members(path, archive):
-            yield str(PurePosixPath(entry.filename)), partial(archive.read, entry)
+        for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+            if not info.is_dir():
+                yield info.filename, info.file_size, partial(archive.read, info)
 
 
-def tar_contents(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Each file of a tar by name, with a function that reads it before the next one comes."""
-    with tarfile.open(path, "r|*") as archive:
-        for member in archive:
-            file = archive.extractfile(member)
-            if file is not None:
-                yield str(PurePosixPath(member.name)), file.read
-
-
-def zip_members(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """The files of an opened zip in the order they are stored, each of them safe."""
-    total, members = 0, []
-    for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
-        kind = stat.S_IFMT(info.external_attr >> 16)
-        linked = kind not in (0, stat.S_IFREG, stat.S_IFDIR)
-        total = counted(path, info.filename, info.file_size, total, linked=linked)
-        if not info.is_dir():
-            members.append(info)
-    return members
-
-
-def tar_members(path: Path) -> list[tarfile.TarInfo]:
-    """The files of a tar, compressed or not, in the order they are stored, each of them safe."""
-    total, members = 0, []
+def tar_files(path: Path) -> Iterator[Member]:
+    """Yield the files of a tar, compressed or not; InputError at a link, which has no bytes."""
     with tarfile.open(path, "r|*") as archive:
         for info in archive:
-            linked = not (info.isreg() or info.isdir())
-            total = counted(path, info.name, info.size, total, linked=linked)
-            if info.isreg():
-                members.append(info)
-    return members
-
-
-def counted(path: Path, name: str, size: int, total: int, *, linked: bool) -> int:
-    """Bytes of all members so far with this one; InputError when it is not safe."""
-    inside = name.replace("\\", "/")
-    if inside.startswith("/") or ".." in inside.split("/") or DRIVE.match(name):
-        raise InputError(f"{path}: the member {name!r} reaches outside the archive; it is refused")
-    if linked:
-        raise InputError(f"{path}: the member {name!r} is a link or device; only files are allowed")
-    total += size
-    grown = total > SMALL and total > LARGEST_GROWTH * path.stat().st_size
-    if size > LARGEST_MEMBER or grown:
-        raise InputError(
-            f"{path}: {total} bytes up to the member {name!r}, from an archive of "
-            f"{path.stat().st_size}; allowed: {LARGEST_MEMBER} a member, and of all "
-            f"{LARGEST_GROWTH} times the archive"
-        )
-    return total
+            file = archive.extractfile(info) if info.isreg() else None
+            if file is not None:
+                yield info.name, info.size, file.read
+            elif not info.isdir():
+                raise InputError(
+                    f"{path}: the member {info.name!r} is a link or device; only files are allowed"
+                )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import ArrayLike, NDArray
 
 
@@ -30,7 +31,7 @@ def whole(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     for left in path.parent.glob(f".{path.name}.*.part"):  # of processes that were killed
         number = left.name.split(".")[-2]
-        if left == temporary or not running(int(number)):
+        if left == temporary or not psutil.pid_exists(int(number)):
             remove(left)
     try:
         yield temporary
@@ -39,19 +40,6 @@ def whole(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         remove(temporary)
-
-
-def running(process: int) -> bool:
-    """Whether there is a process of this number; True where the system is not asked."""
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def remove(path: Path) -> None:

@@ -31,13 +31,12 @@ class Samples:
     """N labelled images of C classes.
 
     labels: (N,) int64, each in [0, C). names: what each image is called where it comes from.
-    split: the data set's own, or None where it has none. contents(skip): (number in [0, N),
-    content) of all but the first `skip` images, in the order that costs least to read, which is
-    always the same.
+    split: the data set's own, or None where it has none. contents(): (number in [0, N), content) of
+    every image, in the order that costs least to read.
     """
 
     class_names: tuple[str, ...]
     labels: NDArray[np.int64]
     names: Sequence[str]
     split: Split | None
-    contents: Callable[[int], Iterator[tuple[int, Content]]]
+    contents: Callable[[], Iterator[tuple[int, Content]]]

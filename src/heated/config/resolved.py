@@ -17,7 +17,7 @@ def resolved_files(params: Params) -> dict[str, Any]:
     - `runs/<dataset>/<method>.json`: a run's settings, seeds and tags
     - `tuning/<dataset>/<method>.json`: the points of a competitor's grid
     - `threads.json`, `gradients.json`, `report.json`, `tracking.json`
-    - `side_settings.json`: mirror, checkpoints and live tracking
+    - `side_settings.json`: mirror, download cache, checkpoints and live tracking
     """
     threads = {"threads": params.run.threads}
     gradients = params.studies.gradients
@@ -30,7 +30,7 @@ def resolved_files(params: Params) -> dict[str, Any]:
         "report.json": report(params) | threads,
         "tracking.json": tracking(params),
         SIDE_SETTINGS: {
-            "mirror": params.download.mirror,
+            "download": params.download.model_dump(),
             "checkpoints": params.checkpoints.model_dump(),
             "tracking": params.tracking.model_dump(include={"enabled", "every"}),
         },

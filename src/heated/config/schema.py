@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.functional_validators import AfterValidator
 
-from heated.config.base import Count, Name, Positive, Section
+from heated.config.base import Count, Name, NotNegative, Positive, Section
 from heated.config.dataset import Evaluation, Packing, Source
 from heated.config.experiments import Claim, Grid, Names, Report, Studies
 from heated.config.method import Method
@@ -47,6 +47,8 @@ class Run(Grid):
 
 class Download(Section):
     mirror: str | None
+    cache: Annotated[str, Field(min_length=1)]
+    cache_gb: NotNegative
 
 
 class Checkpoints(Section):

@@ -2,22 +2,12 @@
 
 from collections.abc import Callable
 
-from heated.datasets import (
-    cars196,
-    cub200,
-    custom,
-    digits,
-    in_shop,
-    mnist,
-    omniglot,
-    omniglot_small,
-    sop,
-)
+from heated.datasets import cars196, cub200, custom, digits, in_shop, mnist, omniglot, sop
 from heated.datasets.base import Source
 
 SOURCES: dict[str, Callable[..., Source]] = {
     "digits": digits.digits,
-    "omniglot-small": lambda: omniglot_small.SOURCE,
+    "omniglot-small": lambda: omniglot.SMALL,
     "omniglot": lambda: omniglot.SOURCE,
     "mnist": lambda: mnist.SOURCE,
     "cub200": lambda: cub200.SOURCE,

@@ -4,7 +4,6 @@ Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI
 """
 
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,7 @@ def read(folder: Path, *, turns: int) -> Samples:
         labels=(turns * digits[:, None] + np.arange(turns)).reshape(-1),
         names=[f"digits.csv.gz line {i // turns + 1}" for i in range(len(turned))],
         split=None,
-        contents=lambda skip: islice(enumerate(turned), skip, None),
+        contents=lambda: enumerate(turned),
     )
 
 

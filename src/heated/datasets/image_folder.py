@@ -69,12 +69,10 @@ def listed(members: Mapping[Path, Sequence[str]], classes: Mapping[str, str]) ->
     numbers = {name: number for number, name in enumerate(class_names)}
     places = {name: place for place, name in enumerate(classes)}
 
-    def contents(skip: int) -> Iterator[tuple[int, Content]]:
+    def contents() -> Iterator[tuple[int, Content]]:
         for file, names in members.items():
-            here = places.keys() & names
-            for name, content in archives.read(file, here, skip=skip):
+            for name, content in archives.read(file, places.keys() & names):
                 yield places[name], content
-            skip = max(0, skip - len(here))
 
     return Samples(
         class_names=class_names,

@@ -2,32 +2,43 @@
 
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from heated.common.errors import InputError
 from heated.datasets.base import ARCHIVES, Source
 from heated.datasets.download import DownloadError
-from heated.datasets.download.partial import check_room
+from heated.datasets.download.http import check_room
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same folder gives the same bytes
 
 
 def found(source: Source, mirror: str | None, subfolder: str) -> Path | None:
-    """A user's own copy of the data set: the first of `source.copies` that is there, with or
-    without an archive's ending, at its absolute path, or in the mirror's `subfolder` or the mirror
-    itself. None where the mirror has all the set's own files, is an address, or has neither.
+    """Return the user's own copy of the data set, or None if its files are to be fetched.
 
-    InputError when a set that has no files of its own is not there.
+    A copy is the first of `source.copies` that is there, with or without an archive's ending, at
+    its absolute path, or in the mirror's `subfolder` or the mirror itself. There is none where the
+    mirror has all the set's own files, is an address, or has neither.
+
+    Raises:
+        InputError: If a set that has no files of its own is not there.
     """
-    bases = folders(mirror, subfolder)
-    if any(whole(source, base) for base in bases):
+    local = mirror is not None and "://" not in mirror
+    folders = [Path(mirror) / subfolder, Path(mirror)] if mirror and local else []
+    names = [file.name for file in source.files]
+    if names and any(all((folder / name).exists() for name in names) for folder in folders):
         return None
-    wanted = places(source, bases)
+    wanted = [
+        place
+        for copy in map(Path, source.copies)
+        for place in ([copy] if copy.is_absolute() else [folder / copy for folder in folders])
+    ]
+    own_archives = [name for name in names if name.endswith(ARCHIVES)]
     for place in wanted:
         for ending in ("", *ARCHIVES):
             path = Path(f"{place}{ending}")
-            if path.exists() and not has_archive(source, path):
+            # a folder with some of the set's archives is no copy: the rest is fetched, or told
+            if path.exists() and not any((path / name).exists() for name in own_archives):
                 return path
     if not source.files:
         raise InputError(
@@ -37,38 +48,11 @@ def found(source: Source, mirror: str | None, subfolder: str) -> Path | None:
     return None
 
 
-def whole(source: Source, folder: Path) -> bool:
-    """Whether a folder has all the files of a set that has files of its own."""
-    return bool(source.files) and all((folder / file.name).exists() for file in source.files)
-
-
-def has_archive(source: Source, folder: Path) -> bool:
-    """Whether a folder has an archive of the set's own: then it is no unpacked copy, and what it
-    lacks is fetched, or told."""
-    names = [file.name for file in source.files if file.name.endswith(ARCHIVES)]
-    return any((folder / name).exists() for name in names)
-
-
-def places(source: Source, bases: Sequence[Path]) -> list[Path]:
-    """Where copies may lie, but for an archive's ending."""
-    return [
-        place
-        for copy in map(Path, source.copies)
-        for place in ([copy] if copy.is_absolute() else [base / copy for base in bases])
-    ]
-
-
-def folders(mirror: str | None, subfolder: str) -> list[Path]:
-    """Where a mirror that is a folder may hold a data set."""
-    if mirror is None or "://" in mirror:
-        return []
-    return [Path(mirror) / subfolder, Path(mirror)]
-
-
 def collect(place: Path, raw: Path) -> None:
     """The copy as the one archive in the folder `raw`; DownloadError where it cannot be stored."""
     try:
-        check_room(raw, size(place))
+        stored = files(place) if place.is_dir() else [place]
+        check_room(raw, sum(path.stat().st_size for path in stored))
         if place.is_dir():
             zip_folder(place, raw / f"{place.name}.zip")
         else:
@@ -78,11 +62,6 @@ def collect(place: Path, raw: Path) -> None:
             f"The copy of {place} in {raw.parent} cannot be made: {error}.\n"
             "Nothing of it stays there; put that right, and start this again."
         ) from error
-
-
-def size(place: Path) -> int:
-    """Bytes of a file, or of all files below a folder."""
-    return sum(path.stat().st_size for path in (files(place) if place.is_dir() else [place]))
 
 
 def zip_folder(folder: Path, target: Path) -> None:

@@ -6,7 +6,6 @@ Source: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Proc. IEEE 86 (1998).
 
 import gzip
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +44,7 @@ def reader(left_out: int, **counts: tuple[int, int]) -> Callable[[Path], Samples
             labels=labels,
             names=[f"image {number}" for number in range(len(labels))],
             split=Split(train, ~train, ~train, tested=SEEN),
-            contents=lambda skip: islice(enumerate(images), skip, None),
+            contents=lambda: enumerate(images),
         )
         return counted(samples, "MNIST", **counts)
 

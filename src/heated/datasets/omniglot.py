@@ -46,19 +46,34 @@ def character(image: PurePosixPath) -> str:
     return "/".join(image.parts[-4:-1])
 
 
+def archives_of(**digests: str) -> list[RemoteFile]:
+    """The official archives by name, with their SHA-256."""
+    return [
+        RemoteFile(f"{name}.zip", Checksum("sha256", digest), (f"{ADDRESS}{name}.zip",))
+        for name, digest in digests.items()
+    ]
+
+
 SOURCE = Source(
-    files=(
-        RemoteFile(
-            f"{TRAIN}.zip",
-            Checksum("sha256", "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640"),
-            (f"{ADDRESS}{TRAIN}.zip",),
-        ),
-        RemoteFile(
-            f"{TEST}.zip",
-            Checksum("sha256", "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee"),
-            (f"{ADDRESS}{TEST}.zip",),
-        ),
+    files=archives_of(
+        images_background="ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640",
+        images_evaluation="1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee",
     ),
     read=reader(TRAIN, TEST, train=(19280, 964), query=(13180, 659)),
     copies=["omniglot", "omniglot-py"],
+)
+# The two small background sets: 136 characters of 5 alphabets train, 106 of 3 others are tested.
+# Greek and Latin are in both; they are kept on the training side.
+SMALL = Source(
+    files=archives_of(
+        images_background_small1="f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4",
+        images_background_small2="3ccaa407515a8778e5d0861875af38b17e418f301ad5bb3b5a6b65d901a41c7f",
+    ),
+    read=reader(
+        f"{TRAIN}_small1",
+        f"{TRAIN}_small2",
+        left_out=("Greek", "Latin"),
+        train=(2720, 136),
+        query=(2120, 106),
+    ),
 )

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from heated.common.errors import InputError
 from heated.common.samples import SEEN, Mask, Samples, Split
@@ -106,18 +105,12 @@ def check(samples: Samples, parted: Split) -> None:
         if count < 2:
             raise InputError(f"the {side} side has {count} classes; at least 2 are needed. {AGAIN}")
     if np.array_equal(parted.query, parted.gallery):
-        alone = single(samples.labels[parted.query])
-        if alone is not None:
-            name = samples.class_names[alone]
+        found, counts = np.unique(samples.labels[parted.query], return_counts=True)
+        for alone in found[counts == 1]:
             raise InputError(
-                f"the test class {name!r} has one image: none is left to be found. {AGAIN}"
+                f"the test class {samples.class_names[alone]!r} has one image: none is left to be "
+                f"found. {AGAIN}"
             )
-
-
-def single(labels: NDArray[np.int64]) -> int | None:
-    """A label that occurs once, if there is one."""
-    found, counts = np.unique(labels, return_counts=True)
-    return int(found[counts == 1][0]) if (counts == 1).any() else None
 
 
 SPLITS: dict[str, Callable[..., Split]] = {

@@ -1,56 +1,31 @@
 """A data set packed into two files: images.npy, uint8 (N, H, W, C), to be memory-mapped, and
 index.npz (labels (N,) int64, class_names (C,) str, the masks of the split, (N,) bool, what is
 `tested`, and the names of images left out as `damaged`).
-
-What is packed so far lies in `.<folder>.partial` beside the folder, which DVC does not remove
-before it runs a stage again; the next call goes on there.
 """
 
-import hashlib
-import json
 import shutil
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from heated.common.errors import InputError
-from heated.common.io import read_json, sha256, whole, write_arrays, write_json
+from heated.common.io import whole, write_arrays
 from heated.common.samples import Content, Samples, Split
 from heated.datasets.splits import AGAIN, check
-from heated.preprocessing import decoding
-from heated.preprocessing.decoding import CHANNELS, DamagedImage, decode, one_thread
+from heated.preprocessing.decoding import CHANNELS, DamagedImage, decode
 
-Piece = list[tuple[int, Content]]
-Told = tuple[int, str]  # an image's number, and how it is damaged, or nothing
+Decoded = NDArray[np.uint8] | DamagedImage
 
-PIECE = 8  # images at most that a thread decodes at a time
-FULL = 2**23  # bytes of their files, with which a piece of fewer images ends
-KEPT_EVERY = 1000  # images, after which a killed call is taken up at most so many back
 TOLD = 20  # damaged images that are named
 MIB = 2**20
-
-
-@dataclass
-class Progress:
-    """How many contents are done, in the order they are read, which numbers were damaged and how,
-    and the fingerprint of what decides the bytes."""
-
-    fingerprint: str
-    done: int = 0
-    damaged: dict[str, str] = field(default_factory=dict)
 
 
 def pack(
@@ -64,163 +39,92 @@ def pack(
     filter: str,
     damaged: int,
     workers: int,
-    source: Path,
 ) -> None:
-    """`folder` with every image as `decode` makes it, written whole or not at all; a call that was
-    killed is taken up where it was, with the same options and the same files under `source`.
+    """Write `folder` with every image as `decode` makes it, whole or not at all.
 
-    At most so many images may be `damaged`: they are zeros and in no part of the split. InputError
-    that names them when there are more. workers: threads that decode.
+    At most `damaged` images may be damaged: they are zeros and in no part of the split.
+
+    Args:
+        workers: Threads that decode.
+
+    Raises:
+        InputError: If more images are damaged, with their names, or the disk has no room.
     """
     square = partial(decode, size=size, fit=fit, colour=colour, filter=filter)
     shape = (len(samples.labels), size, size, CHANNELS[colour])
-    work = folder.with_name(f".{folder.name}.partial")
-    with alone(work, folder), resumable(work, folder):
-        progress = begun(work, shape, fingerprint(samples, source, square.keywords))
-        if progress.done < len(samples.labels):
-            with one_thread() if colour == "rgb" else nullcontext():
-                fill(work, samples, progress, square, workers)
-        left_out = allowed(progress.damaged, samples, damaged)
-        write_index(work / "index.npz", samples, split, left_out)
-        with whole(folder) as temporary:
-            temporary.mkdir()
-            for name in ("index.npz", "images.npy"):
-                (work / name).replace(temporary / name)
-        shutil.rmtree(work, ignore_errors=True)  # not the lock, where an open file stays
+    with whole(folder) as temporary:
+        temporary.mkdir()
+        check_room(folder, shape)
+        try:
+            bad = write_images(temporary / "images.npy", samples, shape, square, workers)
+            left_out = allowed(bad, samples, damaged)
+            write_index(temporary / "index.npz", samples, split, left_out)
+        except OSError as error:
+            raise OSError(f"{folder} cannot be made: {error}") from error
 
 
-@contextmanager
-def alone(work: Path, folder: Path) -> Iterator[None]:
-    """The folder of work in progress, this process's own; InputError while another has it."""
-    work.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(work / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"another process packs {folder}; wait until it has ended, then start this again"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release(force=True)
-
-
-@contextmanager
-def resumable(work: Path, folder: Path) -> Iterator[None]:
-    """What the system refuses is told with the folder, and with what stays of it."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            f"{folder} cannot be made: {error}.\n"
-            f"What is packed so far stays in {work}; the next run goes on with it."
-        ) from error
-
-
-def fingerprint(samples: Samples, source: Path, options: Mapping[str, Any]) -> str:
-    """64 hexadecimal digits of all that decides the bytes: options, names, labels, the files under
-    `source` by size and time, the code that decodes."""
-    files = sorted(path for path in source.rglob("*") if path.is_file())
-    stats = [(path.relative_to(source).as_posix(), path.stat()) for path in files]
-    found = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    code = sha256(Path(decoding.__file__)), version("pillow"), version("torchvision")
-    made_by = [dict(options), list(samples.names), samples.labels.tolist(), found, code]
-    return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
-
-
-def begun(work: Path, shape: tuple[int, ...], made_by: str) -> Progress:
-    """What an earlier call left of the same work, or a beginning: zeros, as the disk has room."""
-    images, kept = work / "images.npy", work / "progress.json"
-    if images.exists() and kept.exists():
-        former = read_json(kept)
-        if former["fingerprint"] == made_by:
-            return Progress(**former)
-    kept.unlink(missing_ok=True)
-    images.unlink(missing_ok=True)
-    needed, free = int(np.prod(shape)), shutil.disk_usage(work).free
+def check_room(folder: Path, shape: tuple[int, ...]) -> None:
+    """InputError unless the images fit into the folder's file system."""
+    needed, free = int(np.prod(shape)), shutil.disk_usage(folder.parent).free
     if needed > free:
         raise InputError(
-            f"{work.parent}: {needed / MIB:.0f} MiB are needed for {shape[0]} images and "
+            f"{folder.parent}: {needed / MIB:.0f} MiB are needed for {shape[0]} images and "
             f"{free / MIB:.0f} MiB are free; make room, or lower packing.size"
         )
-    open_memmap(images, "w+", np.dtype(np.uint8), shape)
-    return Progress(made_by)
 
 
-def fill(
-    work: Path,
+def write_images(
+    path: Path,
     samples: Samples,
-    progress: Progress,
-    decode: Callable[[Content], NDArray[np.uint8]],
+    shape: tuple[int, ...],
+    square: Callable[[Content], NDArray[np.uint8]],
     workers: int,
-) -> None:
-    """The images that are not yet in images.npy, each at its place, and progress.json with it."""
-    path, total = work / "images.npy", len(samples.labels)
-    store = partial(stored, path, np.load(path, mmap_mode="r").offset, decode)
-    with closing(done(samples.contents(progress.done), store, workers)) as told:
-        bar = tqdm(told, "packing", total, initial=progress.done, unit="image", disable=None)
-        for number, damage in bar:
-            if damage:
-                progress.damaged[str(number)] = damage
-            progress.done += 1
-            if progress.done % KEPT_EVERY == 0 or progress.done == total:
-                write_json(work / "progress.json", asdict(progress))
-    assert progress.done == total
-
-
-def done(
-    contents: Iterator[tuple[int, Content]], store: Callable[[Piece], list[Told]], workers: int
-) -> Generator[Told, None, None]:
-    """What `store` tells of each content, in their order; few are in memory at a time."""
-    waiting: deque[Future[list[Told]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for piece in pieces(contents):
-            waiting.append(pool.submit(store, piece))
-            if len(waiting) > 2 * workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-
-
-def pieces(contents: Iterable[tuple[int, Content]]) -> Iterator[Piece]:
-    """All the contents in their order, PIECE at a time; a piece ends, too, once it has FULL bytes,
-    so that few large images wait in memory."""
-    piece: Piece = []
-    size = 0
-    for number, content in contents:
-        piece.append((number, content))
-        size += content.nbytes if isinstance(content, np.ndarray) else len(content)
-        if len(piece) == PIECE or size >= FULL:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
-
-
-def stored(
-    path: Path, offset: int, decode: Callable[[Content], NDArray[np.uint8]], piece: Piece
-) -> list[Told]:
-    """Of each content its number and, where it is damaged, how; the others' images are then in the
-    file. The pages of a writable memory map would count as this process's own."""
-    told: list[Told] = []
+) -> dict[int, DamagedImage]:
+    """Write every image to its place in images.npy; return the damaged ones by number."""
+    offset, damaged = open_memmap(path, "w+", np.dtype(np.uint8), shape).offset, {}
+    results = decoded(samples.contents(), square, workers)
+    # The pages of a writable memory map would count as this process's own.
     with path.open("r+b") as file:
-        for number, content in piece:
-            try:
-                image = np.ascontiguousarray(decode(content))
-            except DamagedImage as error:
-                told.append((number, str(error)))
-                continue
-            file.seek(offset + number * image.nbytes)
-            file.write(image.data)
-            told.append((number, ""))
-    return told
+        for number, image in tqdm(results, "packing", shape[0], unit="image", disable=None):
+            if isinstance(image, DamagedImage):
+                damaged[number] = image
+            else:
+                file.seek(offset + number * image.nbytes)
+                file.write(np.ascontiguousarray(image).data)
+    return damaged
 
 
-def allowed(damaged: Mapping[str, str], samples: Samples, most: int) -> NDArray[np.int64]:
-    """Numbers of the damaged images, rising, told on stderr; InputError for more than `most`."""
-    numbers = sorted(map(int, damaged))
-    told = [f"  {samples.names[number]}: {damaged[str(number)]}" for number in numbers[:TOLD]]
+def decoded(
+    contents: Iterator[tuple[int, Content]],
+    square: Callable[[Content], NDArray[np.uint8]],
+    workers: int,
+) -> Iterator[tuple[int, Decoded]]:
+    """Yield each content decoded; few are in memory at a time. Only files are worth a thread."""
+
+    def attempt(content: Content) -> Decoded:
+        try:
+            return square(content)
+        except DamagedImage as error:
+            return error
+
+    waiting: deque[tuple[int, Future[Decoded]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for number, content in contents:
+            if isinstance(content, np.ndarray):
+                yield number, square(content)
+            else:
+                waiting.append((number, pool.submit(attempt, content)))
+            if len(waiting) > 2 * workers:
+                first, image = waiting.popleft()
+                yield first, image.result()
+        for number, image in waiting:
+            yield number, image.result()
+
+
+def allowed(damaged: Mapping[int, DamagedImage], samples: Samples, most: int) -> list[int]:
+    """Return the damaged images, printed to stderr; InputError for more than `most`."""
+    numbers = sorted(damaged)
+    told = [f"  {samples.names[number]}: {damaged[number]}" for number in numbers[:TOLD]]
     if len(numbers) > TOLD:
         told.append(f"  and {len(numbers) - TOLD} more")
     if len(numbers) > most:
@@ -231,21 +135,20 @@ def allowed(damaged: Mapping[str, str], samples: Samples, most: int) -> NDArray[
         )
     if told:
         print(f"{len(numbers)} damaged images are left out:", *told, sep="\n", file=sys.stderr)
-    return np.array(numbers, dtype=np.int64)
+    return numbers
 
 
-def write_index(path: Path, samples: Samples, split: Split, left_out: NDArray[np.int64]) -> None:
-    """index.npz, with the images left out in no part of the split; InputError where a side has
-    too few then."""
-    whole = np.isin(np.arange(len(samples.labels)), left_out, invert=True)
-    masks = {name: mask & whole for name, mask in split.masks().items()}
-    kept = Split(**masks, tested=split.tested)
-    check(samples, kept)
+def write_index(path: Path, samples: Samples, split: Split, left_out: list[int]) -> None:
+    """Write index.npz, with the images left out in no part of the split; InputError where a side
+    has too few then."""
+    kept = np.isin(np.arange(len(samples.labels)), left_out, invert=True)
+    masks = {name: mask & kept for name, mask in split.masks().items()}
+    check(samples, Split(**masks, tested=split.tested))
     write_arrays(
         path,
         labels=samples.labels,
         class_names=np.array(samples.class_names),
-        tested=np.array(kept.tested),
+        tested=np.array(split.tested),
         damaged=np.array([samples.names[number] for number in left_out], dtype=np.str_),
         **masks,
     )

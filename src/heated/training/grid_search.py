@@ -20,7 +20,7 @@ METRIC = "recall_at_1"  # of the last epoch, by which points are compared
 def validation(data: Packed, *, folds: int, fold: int) -> Packed:
     """The data without the test classes: of the training classes one fold is tested, which the
     others train for. InputError where there are too few."""
-    samples = Samples(data.class_names, data.labels, (), data.split, lambda skip: iter(()))
+    samples = Samples(data.class_names, data.labels, (), data.split, lambda: iter(()))
     return replace(data, split=held_out(samples, data.split, folds=folds, fold=fold))
 
 

@@ -1,19 +1,20 @@
-"""A data set's files from a mirror or their addresses, accepted by their checksums only."""
+"""A data set's files from a mirror or their addresses, accepted only by their checksums."""
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock
 
-from heated.common.io import project_root, remove
-from heated.datasets.download.checksum import Checksum, RemoteFile, right
-from heated.datasets.download.http import Refusal
-from heated.datasets.download.locations import half_of, mirror_places, take
-from heated.datasets.download.partial import check_room, length
+from heated.common.io import project_root, whole
+from heated.datasets.download.cache import Cache
+from heated.datasets.download.checksum import Checksum, RemoteFile, check, right
+from heated.datasets.download.http import Refusal, check_room, length
 
-__all__ = ["Checksum", "DownloadError", "RemoteFile", "fetch", "gather", "mirror_from"]
+__all__ = ["Cache", "Checksum", "DownloadError", "RemoteFile", "gather", "mirror_from"]
 
 
 class DownloadError(OSError):
@@ -21,103 +22,112 @@ class DownloadError(OSError):
 
 
 def mirror_from(parameter: str | None) -> str | None:
-    """HEATED_MIRROR if it is set, else the parameter; a relative folder starts at the project."""
+    """Return HEATED_MIRROR or else the parameter; a relative folder starts at the project."""
     mirror = os.environ.get("HEATED_MIRROR") or parameter
     if mirror is None or "://" in mirror:
         return mirror
     return str(project_root() / mirror)
 
 
-def gather(files: Sequence[RemoteFile], raw: Path, *, mirror: str | None, subfolder: str) -> Path:
-    """The folder `raw` with all the files and nothing else, whole or not at all.
+def gather(
+    files: Sequence[RemoteFile], raw: Path, *, mirror: str | None, subfolder: str, cache: Cache
+) -> Path:
+    """Write the folder `raw` with all the files and nothing else, whole or not at all.
 
-    Until then they come together in `.<raw's name>.partial` beside it, which stays after an error
-    or a kill, and with which the next call goes on; of several at once one works, the others wait.
-    DownloadError tells what each place answered, or why the files could not be stored.
+    Of several calls at once one works, and the others wait. What an interrupted call fetched from
+    an address stays in the cache, and the next call fetches the rest.
+
+    Raises:
+        DownloadError: With the answer of each place, or why the files cannot be stored.
     """
-    partial = raw.with_name(f".{raw.name}.partial")
     try:
         raw.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(raw.with_name(f".{raw.name}.lock")):
             if not all(right(raw / file.name, file) for file in files):
-                collect(files, partial, mirror=mirror, subfolder=subfolder)
-                remove(raw)
-                partial.replace(raw)
-            remove(partial)
+                with whole(raw) as folder:
+                    folder.mkdir()
+                    fetch_all(files, folder, mirror=mirror, subfolder=subfolder, cache=cache)
     except DownloadError:
         raise
     except OSError as error:
         raise DownloadError(
             f"{raw} cannot be made: {error}.\n"
-            f"What came so far stays in {partial}; the next run goes on with it."
+            f"What was fetched stays in {cache.folder}; the next run resumes there."
         ) from error
     return raw
 
 
-def collect(
-    files: Sequence[RemoteFile], folder: Path, *, mirror: str | None, subfolder: str
+def fetch_all(
+    files: Sequence[RemoteFile], folder: Path, *, mirror: str | None, subfolder: str, cache: Cache
 ) -> None:
-    """All the files in `folder`, and nothing else; those that a person must fetch are first."""
-    folder.mkdir(exist_ok=True)
+    """Write all files to `folder`, first those that a person must fetch."""
     missing = []
-    by_hand = [file for file in files if not file.addresses]
-    for file in by_hand:
+    for file in (file for file in files if not file.addresses):
         try:
-            fetch(file, folder, mirror=mirror, subfolder=subfolder)
+            fetch(file, folder, mirror=mirror, subfolder=subfolder, cache=cache)
         except DownloadError as error:
             missing.append(str(error))
     if missing:
         raise DownloadError("\n".join(missing))
-    others = [file for file in files if file.addresses]
-    check_room(folder, sum(needed(file, folder) for file in others))
-    for file in others:
-        fetch(file, folder, mirror=mirror, subfolder=subfolder)
-    for path in folder.iterdir():
-        if path.name not in {file.name for file in files}:
-            remove(path)
+    rest = [file for file in files if file.addresses]
+    check_room(folder, sum(map(cache.missing_bytes, rest)))
+    for file in rest:
+        fetch(file, folder, mirror=mirror, subfolder=subfolder, cache=cache)
 
 
-def needed(file: RemoteFile, folder: Path) -> int:
-    """Bytes, as far as known, that the file will take up in `folder` beyond what is there of it."""
-    if (folder / file.name).exists():
-        return 0
-    return max((file.size or 0) - length(half_of(folder / file.name)), 0)
-
-
-def fetch(file: RemoteFile, folder: Path, *, mirror: str | None, subfolder: str) -> Path:
-    """`folder / file.name` with the right bytes, from the first place that has them.
+def fetch(
+    file: RemoteFile, folder: Path, *, mirror: str | None, subfolder: str, cache: Cache
+) -> None:
+    """Write `folder / file.name` from the first place that has the right bytes.
 
     Places: the mirror's `subfolder`, the mirror itself, then the file's own addresses.
-    DownloadError lists what each of them answered; nothing is left under the file's name then.
-    It is for one process at a time; `gather` is for several.
+
+    Raises:
+        DownloadError: With the answer of each place; the file is not written then.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / file.name
-    if right(target, file):
-        return target
-    target.unlink(missing_ok=True)
-    answers = []
-    for place in (*mirror_places(file, mirror, subfolder), *file.addresses):
+    target, answers = folder / file.name, []
+    base = mirror.rstrip("/") if mirror else "FOLDER"
+    mirrored = (f"{base}/{subfolder}/{file.name}", f"{base}/{file.name}")
+    for place in (*(mirrored if mirror else ()), *file.addresses):
         try:
-            take(place, file, target)
+            if "://" in place:
+                cache.download(place, file, target)
+            else:
+                copy(place, file, target)
         except Refusal as refusal:
             answers.append(f"{place}: {refusal}")
         else:
             if answers:
-                print(
-                    "\n  ".join([f"{file.name} is from {place}, after", *answers]), file=sys.stderr
-                )
-            return target
+                told = "\n  ".join([f"{file.name} is from {place}, after", *answers])
+                print(told, file=sys.stderr)
+            return
     lines = [f"{file.name} could not be had{f' with {file.checksum}' if file.checksum else ''}."]
-    raise DownloadError("\n  ".join([*lines, *answers, advice(file, mirror, subfolder)]))
-
-
-def advice(file: RemoteFile, mirror: str | None, subfolder: str) -> str:
-    """Where a person gets the file, and where they put it."""
-    base = mirror.rstrip("/") if mirror else "FOLDER"
-    fetched = (
+    advice = (
         f"Fetch it by hand{file.by_hand and f' from {file.by_hand}'}, and put it at "
-        f"{base}/{subfolder}/{file.name}, where HEATED_MIRROR or download.mirror names {base}."
+        f"{mirrored[0]}, where HEATED_MIRROR or download.mirror names {base}."
     )
-    other = f" Or put {file.instead} at {base}/{subfolder}, in place of all the set's files."
-    return f"{fetched}{file.instead and other}"
+    if file.instead:
+        advice += f" Or put {file.instead} at {base}/{subfolder}, in place of all the set's files."
+    raise DownloadError("\n  ".join([*lines, *answers, advice]))
+
+
+def copy(place: str, file: RemoteFile, target: Path) -> None:
+    """Copy a local file: not a second name for the user's own, which DVC would make read-only."""
+    source = shipped(place) if place.startswith("package:") else Path(place)
+    try:
+        check(source, file)
+    except Refusal:
+        raise
+    except OSError as error:
+        raise Refusal(str(error)) from error
+    check_room(target.parent, length(source))
+    shutil.copyfile(source, target)
+
+
+def shipped(place: str) -> Path:
+    """Return the path of `package:name/file`, without importing the package."""
+    package, _, name = place.removeprefix("package:").partition("/")
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise Refusal(f"the package {package} is not installed")
+    return Path(spec.submodule_search_locations[0]) / name

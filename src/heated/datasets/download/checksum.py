@@ -1,4 +1,4 @@
-"""A file as its publishers describe it, and whether bytes on the disk are it."""
+"""A file as its publishers describe it, and whether bytes on the disk are that file."""
 
 import gzip
 import hashlib
@@ -32,8 +32,8 @@ class Checksum:
 class RemoteFile:
     """A file by name; `addresses` are URLs, or `package:name/file` for one that a package ships.
 
-    Without a checksum its size decides, and where that is not given either, any bytes but
-    none do. Without addresses a person fetches it, from where `by_hand` says, into the mirror;
+    Without a checksum its size decides, and if that is not given either, any bytes but an empty
+    file. Without addresses a person fetches it from where `by_hand` says into the mirror.
     `instead`: what they may put there in place of all the set's files, under the set's name.
     """
 
@@ -46,7 +46,7 @@ class RemoteFile:
 
 
 def right(path: Path, file: RemoteFile) -> bool:
-    """Whether the file is at `path` with the right bytes."""
+    """Return whether the file is at `path` with the right bytes."""
     try:
         check(path, file)
     except (Refusal, FileNotFoundError):
@@ -56,29 +56,19 @@ def right(path: Path, file: RemoteFile) -> bool:
 
 def check(path: Path, file: RemoteFile) -> None:
     """Refusal unless the bytes at `path`, as they are on the disk, are the file's."""
-    with path.open("rb"):  # a folder, and what this user may not read, has a size too
+    opened = gzip.open if file.checksum and file.checksum.unpacked else open
+    with opened(path, "rb") as content:  # raises for a folder, and for what this user may not read
         size = path.stat().st_size
-    if file.checksum is None:
-        if size != file.size if file.size is not None else size == 0:
-            raise Refusal(f"came {size} bytes, not {file.size or 'the file'}")
-        return
-    try:
-        came = digest(path, file.checksum)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise Refusal(f"came {size} bytes, which are not a whole .gz: {error}") from error
+        if file.checksum is None:
+            if size != file.size if file.size is not None else size == 0:
+                raise Refusal(f"came {size} bytes, not {file.size or 'the file'}")
+            return
+        algorithm = file.checksum.algorithm
+        try:
+            came = hashlib.file_digest(
+                content, lambda: hashlib.new(algorithm, usedforsecurity=False)
+            ).hexdigest()
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise Refusal(f"came {size} bytes, which are not a whole .gz: {error}") from error
     if came != file.checksum.digest.lower():
         raise Refusal(f"came {size} bytes with {file.checksum.kind} {came}, which is not the file")
-
-
-def digest(path: Path, checksum: Checksum) -> str:
-    """What the checksum's digest would be for the file at `path`, in lower case.
-
-    Where it is of the unpacked bytes and the file is no whole .gz: BadGzipFile, EOFError or
-    zlib.error.
-    """
-    opened = gzip.open if checksum.unpacked else open
-    with opened(path, "rb") as file:
-        new = hashlib.file_digest(
-            file, lambda: hashlib.new(checksum.algorithm, usedforsecurity=False)
-        )
-    return new.hexdigest()
