@@ -1,11 +1,9 @@
 from base64 import b64encode
-from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
-from embedders import KINDS, case
-from PIL import Image
+from embedders import KINDS, as_file, case
 
 from heated.common.errors import InputError
 from heated.data.packed_dataset import unpack
@@ -13,12 +11,6 @@ from heated.inference import embedder
 from heated.models import embedding_model
 
 pytestmark = pytest.mark.xdist_group("embedder")  # one process makes what they share
-
-
-def png(pixels):
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, "png")
-    return file.getvalue()
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -61,7 +53,7 @@ def test_another_packing_or_other_weights_are_another_digest(given, served, tmp_
 
 def test_bytes_base64_pixels_and_lists_of_an_image_embed_alike(served):
     pixels = np.random.default_rng(0).integers(256, size=(31, 23, 3), dtype=np.uint8)
-    file = png(pixels)
+    file = as_file(pixels)
     text = b64encode(file).decode()
     wrapped = "\n".join([text[:50], text[50:]])
     forms = [pixels, file, text, wrapped, pixels.tolist(), pixels.astype(np.int64)]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from heated.common.cli import readable_errors
 from heated.common.errors import InputError
 from heated.common.io import whole
 from heated.models import embedding_model
@@ -56,11 +57,8 @@ def main() -> None:
     if len(sys.argv) != 3:
         print("usage: python -m heated.inference.onnx MODEL.safetensors OUT.onnx", file=sys.stderr)
         sys.exit(2)
-    weights, path = map(Path, sys.argv[1:])
-    try:
-        export(weights, path)
-    except (InputError, OSError) as error:
-        sys.exit(str(error))
+    with readable_errors():
+        export(*map(Path, sys.argv[1:]))
 
 
 if __name__ == "__main__":
