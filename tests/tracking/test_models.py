@@ -5,10 +5,8 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from base64 import b64encode
 from contextlib import closing
 from http.client import HTTPConnection
@@ -21,6 +19,7 @@ import torch
 import tracked
 from conftest import ROOT
 from embedders import KINDS, as_file, case
+from mlflow_server import await_answer, free_port
 from test_stages import imported
 
 from heated import config
@@ -254,9 +253,7 @@ def test_another_process_elsewhere_loads_it_without_this_project(given, saved, t
 @pytest.mark.slow
 @PHOTOGRAPHS
 def test_served_over_http_it_answers_the_same(given, saved, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with (tmp_path / "log").open("wb") as log:
         command = ["-m", "mlflow", "models", "serve", "--model-uri", str(saved)]
         options = ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
@@ -270,16 +267,14 @@ def test_served_over_http_it_answers_the_same(given, saved, tmp_path):
             start_new_session=True,
         )
     try:
-        wait_for(server, port, tmp_path / "log")
+        await_answer(server, f"http://127.0.0.1:{port}/ping", tmp_path / "log")
         encoded = [b64encode(as_file(image)).decode() for image in given.contents[:5]]
-        status, answer = asked(port, "POST", "/invocations", {"inputs": encoded})
+        status, answer = asked(port, {"inputs": encoded})
         assert status == 200
         np.testing.assert_allclose(
             json.loads(answer)["predictions"], given.embeddings[:5], atol=1e-5, rtol=0
         )
-        status, answer = asked(
-            port, "POST", "/invocations", {"inputs": [encoded[0], "/etc/passwd!"]}
-        )
+        status, answer = asked(port, {"inputs": [encoded[0], "/etc/passwd!"]})
         assert status == 400
         assert "image 1: came text that is not base64" in answer
     finally:
@@ -287,23 +282,10 @@ def test_served_over_http_it_answers_the_same(given, saved, tmp_path):
         server.wait()
 
 
-def wait_for(server, port, log):
-    """Until the server answers; fails when it has ended, or after ten minutes."""
-    for _ in range(1200):
-        assert server.poll() is None, log.read_text()
-        try:
-            if asked(port, "GET", "/ping")[0] == 200:
-                return
-        except OSError:
-            pass
-        time.sleep(0.5)
-    pytest.fail(log.read_text())
-
-
-def asked(port, method, path, value=None):
+def asked(port, value):
     """Status and text of the answer."""
     with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         headers = {"Content-Type": "application/json"}
-        connection.request(method, path, json.dumps(value), headers)
+        connection.request("POST", "/invocations", json.dumps(value), headers)
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
