@@ -70,7 +70,7 @@ class Live:
             store.log(self.children[seed], seed_points(new), self.record, None)
             self.sent[seed] = len(rows)
             whole = len(rows) == self.record["params"]["epochs"]
-            if whole or status != "RUNNING":
+            if (whole and new) or status != "RUNNING":
                 store.client.set_terminated(self.children[seed], "FINISHED" if whole else status)
         if status != "RUNNING":
             store.client.set_terminated(self.parent, status)

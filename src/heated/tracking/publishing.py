@@ -16,15 +16,7 @@ from heated.common.io import sha256
 from heated.reporting import figures
 from heated.reporting.paper import published
 from heated.reporting.results import Result
-from heated.tracking import Record, Trained, address, describing, files
-from heated.tracking.naming import (
-    LAST,
-    Points,
-    final_names,
-    mean_points,
-    seed_points,
-    summary_names,
-)
+from heated.tracking import Record, Trained, address, describing, files, naming
 from heated.tracking.store import DIGEST, NOTE, TAGS, Store, alone, digest, ended, told
 
 Summaries = Mapping[str, Mapping[str, Any]]
@@ -84,7 +76,10 @@ def publish(
         if not store.whole(content, key, histories):
             run_id = write(store, record, histories, metrics, note=note, files=files())
             store.client.set_tag(run_id, DIGEST, content)
-        return store.whole(content, key, histories)
+        run_id = store.whole(content, key, histories)
+    if not run_id:
+        raise OSError("another process deleted the run that this one wrote")
+    return run_id
 
 
 def write(
@@ -98,7 +93,7 @@ def write(
 ) -> str:
     """Write a method's run and its seeds' without a look at what is there; return its id."""
 
-    def fill(run: str, points: Points, seed: int | None, seconds: float | None) -> None:
+    def fill(run: str, points: naming.Points, seed: int | None, seconds: float | None) -> None:
         store.log(run, points, record, seconds)
         store.attach(run, files.get(seed, {}))
         store.client.set_terminated(run, end_time=ended(record, seconds))
@@ -108,9 +103,11 @@ def write(
     took = {seed: record["seeds"].get(str(seed), {}).get("seconds") for seed in histories}
     for seed, rows in histories.items():
         run = store.create(record, seed, former=former, parent=parent)
-        fill(run, [*seed_points(rows), (final_names(metrics, seed), LAST)], seed, took[seed])
-    points = [*mean_points(histories), (summary_names(metrics), LAST)]
-    fill(parent, points, None, None if None in took.values() else sum(took.values()))
+        final = naming.final_names(metrics, seed), naming.LAST
+        fill(run, [*naming.seed_points(rows), final], seed, took[seed])
+    final = naming.summary_names(metrics), naming.LAST
+    total = None if None in took.values() else sum(took.values())
+    fill(parent, [*naming.mean_points(histories), final], None, total)
     return parent
 
 

@@ -70,11 +70,13 @@ def alone() -> Iterator[None]:
 @contextmanager
 def told() -> Iterator[None]:
     """What MLflow raises, as InputError that says what to do."""
-    from mlflow.exceptions import MlflowException
-
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except Exception as error:
+        from mlflow.exceptions import MlflowException  # not before `opened`
+
+        if not isinstance(error, (MlflowException, OSError)):
+            raise
         raise InputError(
             f"MLflow at {shown(address())}: {reason(error)}\nStart it or name another one in "
             "MLFLOW_TRACKING_URI, then run this again, which adds what is missing; "
