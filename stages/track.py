@@ -8,9 +8,7 @@ from heated.common.io import write_json
 from heated.common.paths import RUNS, resolved
 from heated.reporting.results import read_results
 from heated.tracking import wanted
-from heated.tracking.publishing import patiently
-from heated.tracking.registry import keep
-from heated.tracking.results import track
+from heated.tracking.publishing import patiently, track
 
 
 def main() -> None:
@@ -22,6 +20,8 @@ def main() -> None:
         trained = track(results, given["section"], given["tags"], Path("report"))
         keys |= {f"{dataset}/{each.record['method']}": each.record["key"] for each in trained}
         if settings["models"] != "none":
+            from heated.tracking.models import keep  # torch, which takes seconds
+
             choice = {name: given[name] for name in ("packing", "metric")}
             register = settings["models"] == "registered"
             patiently(partial(keep, trained, **choice, register=register))

@@ -283,3 +283,18 @@ def create_mlflow_database(path: Path) -> None:
         MlflowClient(f"sqlite:///{path}").search_experiments()
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("DELETE FROM experiments")
+
+
+@pytest.fixture(scope="module")
+def mlflow_folder(
+    tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path
+) -> Iterator[Path]:
+    """A project's folder with an empty MLflow database, to which this process publishes."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copy(mlflow_template, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(folder))
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.delenv("HEATED_TRACKING", raising=False)
+        yield folder

@@ -1,12 +1,14 @@
 """Small models with packed data sets and embeddings, as the stages write them."""
 
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import layouts
 import numpy as np
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from heated.common.samples import Content, Samples
@@ -134,3 +136,12 @@ def case(kind: str, folder: Path, given: Samples | None = None) -> Case:
         directions(torch.from_numpy(found["embeddings"])).float().numpy(),
         found["labels"],
     )
+
+
+def as_file(image: Content) -> bytes:
+    """An image's bytes, as they came or as PNG."""
+    if isinstance(image, bytes):
+        return image
+    file = BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return file.getvalue()

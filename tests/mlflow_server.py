@@ -15,9 +15,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -37,22 +35,41 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        end = time.monotonic() + 600
-        while not self.answers():
-            assert self.process.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < end, (self.folder / "log").read_text()
-            time.sleep(0.2)
+        await_answer(self.process, f"{self.address}/health", self.folder / "log")
 
     def answers(self) -> bool:
         """Whether it does now."""
-        try:
-            with urllib.request.urlopen(f"{self.address}/health", timeout=5):
-                return True
-        except OSError:
-            return False
+        return answers(f"{self.address}/health")
 
     def kill(self) -> None:
         """At once and with all it started, in the middle of whatever it does."""
         if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+
+def answers(address: str) -> bool:
+    """Whether a server answers there."""
+    try:
+        with urllib.request.urlopen(address, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def await_answer(
+    server: subprocess.Popen[bytes], address: str, log: Path = Path(os.devnull)
+) -> None:
+    """Until the server answers; fails when it has ended, or after ten minutes."""
+    end = time.monotonic() + 600
+    while not answers(address):
+        assert server.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.2)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

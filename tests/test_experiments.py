@@ -3,9 +3,7 @@
 import csv
 import io
 import json
-import socket
 import sqlite3
-import subprocess
 import sys
 import time
 import urllib.request
@@ -15,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SHORT, Project
+from mlflow_server import await_answer, free_port
 
 pytestmark = [
     pytest.mark.xdist_group("experiments"),
@@ -102,15 +101,12 @@ def recall(metrics: str) -> str:
     return str(json.loads(metrics)["digits"]["hbn"]["recall_at_1"])
 
 
-def test_a_temporary_experiment_runs_what_its_parameter_changes(temporary: str) -> None:
+def test_a_temporary_experiment_runs_what_changed_and_leaves_the_projects_files(
+    baseline: Project, temporary: str
+) -> None:
     ran = [line.split("'")[1] for line in temporary.splitlines() if line.startswith("Running")]
     run = [f"{stage}@digits-hbn" for stage in ("train", "embed", "evaluate")]
     assert ran == ["resolve", *run, "report", "track"]  # and fetches and packs nothing again
-
-
-def test_a_temporary_experiment_leaves_the_files_of_the_project(
-    baseline: Project, temporary: str
-) -> None:
     assert baseline.run("git", "status", "--porcelain") == ""
     before, after = (committed(baseline, name, "params.yaml") for name in ("HEAD", NAME))
     pairs = zip(before.splitlines(), after.splitlines(), strict=True)
@@ -130,7 +126,7 @@ def test_database_and_checkpoints_are_in_the_projects_folder_alone(
     assert len(ends) == len(["HEAD", NAME, *queued])  # each has alphas of its own
 
 
-def test_a_queue_runs_its_experiments_side_by_side(
+def test_a_queue_runs_side_by_side_and_the_narrow_table_and_mlflow_tell_its_experiments(
     baseline: Project, queued: dict[str, str]
 ) -> None:
     assert list(queued.values()) == ["Success", "Success"]
@@ -138,20 +134,12 @@ def test_a_queue_runs_its_experiments_side_by_side(
     assert {rows[name]["methods.hbn.alpha.end"] for name in queued} == {"2", "8"}
     recalls = {n: recall(committed(baseline, n, "metrics.json")) for n in [NAME, *queued]}
     assert {name: rows[name]["digits.hbn.recall_at_1"] for name in recalls} == recalls
-
-
-def test_mlflow_tells_which_experiment_a_run_is_of(
-    baseline: Project, queued: dict[str, str]
-) -> None:
     with closing(sqlite3.connect(baseline.folder / "mlflow.db")) as store:
         tags = store.execute(
             "select tags.value from runs left join tags on runs.run_uuid = tags.run_uuid "
             "and tags.key = 'experiment' where runs.name = 'hbn · digits'"
         )
         assert {name for (name,) in tags} == {None, NAME, *queued}
-
-
-def test_the_table_is_narrow(baseline: Project, queued: dict[str, str]) -> None:
     header = typed(baseline, TABLE).splitlines()[0]
     metrics = [f"digits.hbn.{name}" for name in ("recall_at_1", "map_at_r", "nmi_geometric")]
     params = ["methods.hbn.alpha.start", "methods.hbn.alpha.end"]
@@ -183,31 +171,17 @@ def test_a_stage_takes_the_package_beside_it(baseline: Project, tmp_path: Path) 
 @pytest.fixture(scope="module")
 def keys(baseline: Project) -> Iterator[dict[str, str]]:
     """The environment in which DVC finds an S3 server with an empty bucket, on loopback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = baseline.start(sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port))
     address = f"http://127.0.0.1:{port}"
     try:
-        create(f"{address}/my-bucket", server)
+        await_answer(server, address)
+        urllib.request.urlopen(
+            urllib.request.Request(f"{address}/my-bucket", method="PUT"), timeout=60
+        ).close()
         yield KEYS | {"AWS_ENDPOINT_URL": address}
     finally:
         baseline.stop(server)
-
-
-def create(bucket: str, server: subprocess.Popen[bytes], *, patience: float = 600) -> None:
-    """Make a bucket, as soon as the server answers; fails where that has ended."""
-    end = time.monotonic() + patience
-    while True:
-        assert server.poll() is None
-        try:
-            urllib.request.urlopen(urllib.request.Request(bucket, method="PUT"), timeout=60).close()
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.5)
-        else:
-            return
 
 
 def test_what_was_pushed_is_built_elsewhere_without_training(

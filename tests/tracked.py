@@ -80,6 +80,7 @@ def fields(client: Any, run: Any, names: dict[str, str]) -> dict[str, Any]:
     """One run's fields; its parent by name."""
     number = run.info.run_id
     tags = dict(run.data.tags)
+    tags.pop("heated.digest", None)  # of the record, with the data set's name
     parent = tags.pop("mlflow.parentRunId", None)
     return {
         "name": run.info.run_name,

@@ -1,11 +1,9 @@
 from base64 import b64encode
-from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
-from embedders import KINDS, case
-from PIL import Image
+from embedders import KINDS, as_file, case
 
 from heated.common.errors import InputError
 from heated.data.packed_dataset import unpack
@@ -13,12 +11,6 @@ from heated.inference import embedder
 from heated.models import embedding_model
 
 pytestmark = pytest.mark.xdist_group("embedder")  # one process makes what they share
-
-
-def png(pixels):
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, "png")
-    return file.getvalue()
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -59,26 +51,21 @@ def test_another_packing_or_other_weights_are_another_digest(given, served, tmp_
     assert other.digest != served.digest
 
 
-def test_bytes_base64_pixels_and_lists_of_an_image_embed_alike(served):
-    pixels = np.random.default_rng(0).integers(256, size=(31, 23, 3), dtype=np.uint8)
-    file = png(pixels)
+def test_bytes_base64_pixels_lists_and_arrays_of_images_embed_alike(served):
+    random = np.random.default_rng(0)
+    pixels = random.integers(256, size=(31, 23, 3), dtype=np.uint8)
+    file = as_file(pixels)
     text = b64encode(file).decode()
     wrapped = "\n".join([text[:50], text[50:]])
     forms = [pixels, file, text, wrapped, pixels.tolist(), pixels.astype(np.int64)]
     found = served.predict(forms)
     assert all(np.array_equal(found[0], each) for each in found)
-
-
-def test_grey_pixels_may_have_their_channel(served):
-    grey = np.random.default_rng(0).integers(256, size=(2, 31, 23), dtype=np.uint8)
-    assert np.array_equal(served.predict(grey[..., None]), served.predict(grey))
-
-
-def test_a_batch_of_one_size_is_an_array(served):
-    random = np.random.default_rng(0)
     for shape in [(3, 9, 11), (3, 9, 11, 3)]:
         batch = random.integers(256, size=shape, dtype=np.uint8)
         assert np.array_equal(served.predict(batch), served.predict(list(batch)))
+    grey = random.integers(256, size=(2, 31, 23), dtype=np.uint8)
+    assert np.array_equal(served.predict(grey[..., None]), served.predict(grey))
+    assert served.predict([]).shape == (0, 16)
 
 
 def test_images_packed_before_embed_as_they_do_unpacked(given, served):
@@ -86,10 +73,6 @@ def test_images_packed_before_embed_as_they_do_unpacked(given, served):
     tested = data.split.query | data.split.gallery
     found = served.embeddings(data.images[tested])
     np.testing.assert_allclose(found, given.embeddings, atol=1e-5, rtol=0)
-
-
-def test_no_images_have_no_embeddings(served):
-    assert served.predict([]).shape == (0, 16)
 
 
 def test_what_is_no_image_is_named_by_its_number(served, subtests):
@@ -115,13 +98,10 @@ def test_one_image_in_place_of_a_batch_is_refused(served, subtests):
             served.predict(np.zeros(shape, np.uint8))
 
 
-def test_a_packing_that_the_model_was_not_trained_on_is_refused(given, tmp_path):
+def test_a_packing_that_does_not_fit_and_a_folder_that_lacks_a_file_are_told(given, tmp_path):
     with pytest.raises(InputError, match=r"was trained on images of \(.*packing makes \(9, 9"):
         embedder.write(tmp_path / "model", given.weights, {**given.packing, "size": 9})
     assert not any(tmp_path.iterdir())
-
-
-def test_a_folder_that_lacks_a_file_is_no_model(given, tmp_path):
     embedder.write(tmp_path / "model", given.weights, given.packing)
     (tmp_path / "model" / "packing.json").unlink()
     with pytest.raises(InputError, match=r"is no model of heated: packing.json is not in it"):

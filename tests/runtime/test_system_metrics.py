@@ -3,8 +3,9 @@ import time
 import pytest
 import torch
 
+from heated.common.history import joined
 from heated.runtime import system_metrics as measuring
-from heated.runtime.system_metrics import SHORTEST, Usage, joined
+from heated.runtime.system_metrics import SHORTEST, Usage
 from heated.training.provenance import finished
 
 CPU = {

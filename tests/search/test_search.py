@@ -3,14 +3,12 @@ import re
 import shutil
 import subprocess
 import sys
-from io import BytesIO
 
 import layouts
 import numpy as np
 import pytest
 import torch
-from embedders import case
-from PIL import Image
+from embedders import as_file, case
 from reported import Page
 
 from heated.common.errors import InputError
@@ -32,17 +30,6 @@ pytestmark = [
 ]
 KS = [1, 2, 4, 8]
 DATASETS = {"digits": "digits", "drawings": "omniglot-small"}
-
-
-def png(pixels):
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, "png")
-    return file.getvalue()
-
-
-def as_file(image):
-    """An image's bytes, as they came or as PNG."""
-    return image if isinstance(image, bytes) else png(image)
 
 
 def project(kind, root, given=None):
@@ -73,14 +60,25 @@ def image_index(given, root):
     return opened(root / "index")
 
 
-def run(monkeypatch, *arguments):
-    """The command, in this process; what it says where it fails."""
-    monkeypatch.setattr(sys, "argv", ["search", *map(str, arguments)])
-    try:
-        command.main()
-    except SystemExit as error:
-        return str(error)
-    return ""
+@pytest.fixture
+def run(monkeypatch):
+    """The command, in this process: what it says where it fails."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["search", *map(str, arguments)])
+        try:
+            command.main()
+        except SystemExit as error:
+            return str(error)
+        return ""
+
+    return run
+
+
+@pytest.fixture
+def index(given, run):
+    """The command that makes an index with the case's model."""
+    return lambda images, out: run("index", images, "--model", given.weights, "--out", out)
 
 
 def order(given, image_index):
@@ -183,14 +181,11 @@ def test_cells_find_nearly_all_of_the_nearest(tmp_path):
 
 
 def test_without_faiss_very_many_images_are_refused_before_anything_is_embedded(
-    given, root, tmp_path, monkeypatch
+    index, root, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(indexing, "MANY", 100)
     monkeypatch.setitem(sys.modules, "faiss", None)
-    told = run(
-        monkeypatch,
-        *("index", root / "images", "--model", given.weights, "--out", tmp_path / "index"),
-    )
+    told = index(root / "images", tmp_path / "index")
     assert told.endswith("faiss, which is not installed: pip install faiss-cpu")
     assert not any(tmp_path.iterdir())
 
@@ -236,19 +231,14 @@ def test_the_command_prints_and_draws_what_is_nearest(root, image_index, tmp_pat
     assert all(given["src"].startswith("data:image/webp;base64,") for given in pictures)
 
 
-def test_the_page_escapes_names_and_loads_nothing(given, tmp_path, monkeypatch, capsys):
+def test_the_page_escapes_names_and_loads_nothing(index, run, tmp_path, capsys):
     name = "<img src=x onerror=alert(1)>&\"'\n.png"
-    layouts.spread(tmp_path / "images", {name: png(np.full((9, 7), 40, np.uint8))})
-    run(
-        monkeypatch,
-        *("index", tmp_path / "images", "--model", given.weights, "--out", tmp_path / "index"),
-    )
+    layouts.spread(tmp_path / "images", {name: as_file(np.full((9, 7), 40, np.uint8))})
+    index(tmp_path / "images", tmp_path / "index")
     asked = tmp_path / "images" / name
-    told = run(
-        monkeypatch,
-        *("query", asked, "--index", tmp_path / "index", "--page", tmp_path / "page.html"),
+    assert (
+        run("query", asked, "--index", tmp_path / "index", "--page", tmp_path / "page.html") == ""
     )
-    assert told == ""
     assert len(capsys.readouterr().out.splitlines()) == 2  # the index's, and one neighbour
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
     tags = Page(html).tags
@@ -260,51 +250,41 @@ def test_the_page_escapes_names_and_loads_nothing(given, tmp_path, monkeypatch, 
     assert "<script" not in html
 
 
-def test_a_neighbour_that_is_gone_is_told_on_the_page(given, tmp_path, monkeypatch):
-    images = {f"{i}.png": png(np.full((8, 8), 80 * i, np.uint8)) for i in range(3)}
+def test_a_neighbour_that_is_gone_is_told_on_the_page(given, run, tmp_path):
+    images = {f"{i}.png": as_file(np.full((8, 8), 80 * i, np.uint8)) for i in range(3)}
     layouts.spread(tmp_path / "images", images)
     build([tmp_path / "images"], str(given.weights), tmp_path / "index")
     (tmp_path / "images" / "2.png").unlink()
     asked = tmp_path / "images" / "0.png"
-    told = run(
-        monkeypatch,
-        *("query", asked, "--index", tmp_path / "index", "--page", tmp_path / "page.html"),
+    assert (
+        run("query", asked, "--index", tmp_path / "index", "--page", tmp_path / "page.html") == ""
     )
-    assert told == ""
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert html.count("No longer to be read") == 1
 
 
-def test_an_unreadable_image_is_named_and_nothing_is_left(given, tmp_path, monkeypatch):
-    layouts.spread(tmp_path / "images", {"a.png": png(np.zeros((8, 8), np.uint8)), "b.png": b"?"})
-    told = run(
-        monkeypatch,
-        *("index", tmp_path / "images", "--model", given.weights, "--out", tmp_path / "index"),
+def test_an_unreadable_image_is_named_and_nothing_is_left(index, tmp_path):
+    layouts.spread(
+        tmp_path / "images", {"a.png": as_file(np.zeros((8, 8), np.uint8)), "b.png": b"?"}
     )
+    told = index(tmp_path / "images", tmp_path / "index")
     assert told == f"{tmp_path / 'images' / 'b.png'}: no image, or of an unknown format"
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
-@pytest.mark.parametrize(
-    ("place", "told"),
-    [
-        ("empty", "empty holds no images; allowed are the endings .jpg, "),
-        ("absent", "absent is not there; allowed: image files, folders"),
-        ("notes.txt", "notes.txt is neither an image nor a zip or tar"),
-    ],
-)
-def test_a_place_without_images_is_told(given, tmp_path, monkeypatch, place, told):
+def test_a_place_without_images_is_told(index, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("no image")
-    said = run(
-        monkeypatch,
-        *("index", tmp_path / place, "--model", given.weights, "--out", tmp_path / "index"),
-    )
-    assert told in said
-    assert not (tmp_path / "index").exists()
+    for place, told in {
+        "empty": "empty holds no images; allowed are the endings .jpg, ",
+        "absent": "absent is not there; allowed: image files, folders",
+        "notes.txt": "notes.txt is neither an image nor a zip or tar",
+    }.items():
+        assert told in index(tmp_path / place, tmp_path / "index")
+        assert not (tmp_path / "index").exists()
 
 
-def test_an_index_of_another_model_is_refused(given, root, image_index, tmp_path, monkeypatch):
+def test_an_index_of_another_model_is_refused(given, root, image_index, tmp_path, run):
     changed = tmp_path / "runs" / "digits" / "hbn" / "models" / "seed-0.safetensors"
     model = embedding_model.load(given.weights, torch.device("cpu"))
     with torch.no_grad():
@@ -312,7 +292,7 @@ def test_an_index_of_another_model_is_refused(given, root, image_index, tmp_path
     embedding_model.save(changed, model)
     shutil.copytree(root / "data", tmp_path / "data")
     asked = listed([root / "images"])[0].path
-    told = run(monkeypatch, "query", asked, "--index", root / "index", "--model", changed)
+    told = run("query", asked, "--index", root / "index", "--model", changed)
     assert "is another model than the one that" in told
     same = tmp_path / "runs" / "digits" / "hbn" / "models" / "seed-9.safetensors"
     shutil.copy(given.weights, same)
@@ -333,41 +313,33 @@ def test_an_index_is_replaced_by_a_new_one_whole(given, root, tmp_path):
     assert [image.path for image in opened(tmp_path / "index").images] == [str(two)]
 
 
-@pytest.mark.parametrize("missing", ["embeddings.npy", "index.json", None])
-def test_a_missing_index_names_the_command_that_makes_one(root, image_index, tmp_path, missing):
-    folder = tmp_path / "index"
-    if missing:
-        shutil.copytree(root / "index", folder)
-        (folder / missing).unlink()
+def test_an_index_that_is_missing_or_damaged_is_told(root, image_index, tmp_path):
     with pytest.raises(InputError, match="is no index; `python -m heated.search index` makes one"):
-        opened(folder)
+        opened(tmp_path / "absent")
+    for name in ("embeddings.npy", "index.json"):
+        folder = shutil.copytree(root / "index", tmp_path / name)
+        (folder / name).write_bytes(b"{}")
+        with pytest.raises(InputError, match="is damaged"):
+            opened(folder)
+        (folder / name).unlink()
+        with pytest.raises(InputError, match="is no index"):
+            opened(folder)
 
 
-@pytest.mark.parametrize("name", ["embeddings.npy", "index.json"])
-def test_a_damaged_index_is_told(root, image_index, tmp_path, name):
-    shutil.copytree(root / "index", tmp_path / "index")
-    (tmp_path / "index" / name).write_bytes(b"{}")
-    with pytest.raises(InputError, match="is damaged"):
-        opened(tmp_path / "index")
+def test_what_is_no_model_is_told(given, root):
+    for name, told in {
+        "absent": "absent is no model; allowed: an address of MLflow's",
+        "loose/models/seed-0.safetensors": "does not lie in runs/<dataset>/<method>/models",
+        "runs/other/hbn/models/s.safetensors": "got the data set 'other', which",
+    }.items():
+        if name.endswith(".safetensors"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(given.weights, root / name)
+        with pytest.raises(InputError, match=re.escape(told)):
+            build([root / "images"], str(root / name), root / "none")
+        assert not (root / "none").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [
-        ("absent", "absent is no model; allowed: an address of MLflow's"),
-        ("loose/models/seed-0.safetensors", "does not lie in runs/<dataset>/<method>/models"),
-        ("runs/other/hbn/models/s.safetensors", "got the data set 'other', which"),
-    ],
-)
-def test_what_is_no_model_is_told(given, root, name, told):
-    if name.endswith(".safetensors"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(given.weights, root / name)
-    with pytest.raises(InputError, match=re.escape(told)):
-        build([root / "images"], str(root / name), root / "none")
-    assert not (root / "none").exists()
-
-
-def test_top_is_a_whole_number_from_one_on(monkeypatch, capsys):
-    assert run(monkeypatch, "query", "a.png", "--index", "i", "--top", "0") == "2"
+def test_top_is_a_whole_number_from_one_on(run, capsys):
+    assert run("query", "a.png", "--index", "i", "--top", "0") == "2"
     assert "came '0'; allowed: whole numbers from 1 on" in capsys.readouterr().err

@@ -1,30 +1,25 @@
 from conftest import ROOT
-from tracked import record
+from tracked import METRICS, record
 
 from heated import config
 from heated.evaluation.summary import summaries
 from heated.tracking import shown
+from heated.tracking.describing import PAPER, experiment_note, run_note
 from heated.tracking.naming import flat, mean_points, row_names, summary_names, tags
 
 PARAMS = config.load(ROOT)
 
 
-def test_nested_parameters_get_dotted_names():
+def test_nested_parameters_get_dotted_names_and_a_second_choice_of_a_name_a_number():
     nested = {"a": {"b": {"c": 1}, "d": [2, 3]}, "e": None}
     assert flat(nested) == {"a.b.c": 1, "a.d": [2, 3], "e": None}
-
-
-def test_a_second_choice_of_one_name_gets_a_number():
     flips = [{"name": "flip", "p": 0.1}, {"name": "flip", "p": 0.2}, {"name": "crop-2"}]
     assert flat({"augment": flips}) == {
         "augment": "flip, flip-2, crop-2",
         "augment.flip.p": 0.1,
         "augment.flip-2.p": 0.2,
     }
-
-
-def test_a_name_at_the_top_is_a_parameter_like_others():
-    assert flat({"name": "x", "lr": 1}) == {"name": "x", "lr": 1}
+    assert flat({"name": "x", "lr": 1}) == {"name": "x", "lr": 1}  # at the top it is as others
 
 
 def test_every_value_of_params_yaml_is_kept_and_short_enough_to_read(subtests):
@@ -101,3 +96,32 @@ def test_an_address_is_printed_without_its_password(subtests):
     for address, printed in cases:
         with subtests.test(address=address, printed=printed):
             assert shown(address) == printed
+
+
+def test_a_run_stands_beside_the_papers_number():
+    note = run_note(record("k"), METRICS, {"recall_at_1": 0.5068})
+    low, high = (100 * end for end in METRICS["recall_at_1"]["interval"])
+    assert "**hbn** on **digits** (conv4, D = 64), study: run." in note
+    assert f"| recall_at_1 | 72.50 % | {low:.2f} to {high:.2f} | 2 | 50.68 % |" in note
+    assert PAPER in note
+
+
+def test_a_run_that_the_paper_does_not_have_says_so_and_one_seed_has_no_interval():
+    note = run_note(record("k"), METRICS, {})
+    assert "| recall_at_1 | 72.50 % |" in note
+    assert "has no number of this method by this recipe" in note
+    assert "map_at_r" not in note
+    note = run_note(record("k"), summaries({0: {"recall_at_1": 0.5}}), {})
+    assert "| recall_at_1 | 50.00 % | none | 1 |" in note
+
+
+def test_an_experiment_tells_its_parts_and_every_methods_result():
+    given = [(record("a", "bn"), METRICS), (record("b", "hbn"), METRICS)]
+    note = experiment_note(given, {"bn": {}, "hbn": {"recall_at_1": 0.747}})
+    assert "train: 20 images of 4 classes" in note
+    lines = [line for line in note.splitlines() if line.startswith(("| bn", "| hbn"))]
+    assert [line.count("|") for line in lines] == [6, 6]
+    assert lines[0].endswith("| 2 |  |")
+    assert lines[1].endswith("| 2 | 74.70 % |")
+    for group in ["final", "interval", "kmeans", "schedule", "train", "unseen"]:
+        assert f"`{group}/`" in note

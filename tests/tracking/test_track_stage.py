@@ -95,10 +95,15 @@ def test_what_training_took_of_the_machine_is_there(followed: Project, tmp_path:
     assert set(steps) <= {0, 1}
 
 
-def test_in_a_moved_folder_the_store_is_right_too(followed: Project, tmp_path: Path) -> None:
+def test_a_moved_project_says_to_delete_the_store_and_then_has_all_of_it(
+    followed: Project, tmp_path: Path
+) -> None:
     before = shown(followed, tmp_path / "before.db")
     moved = Project.__new__(Project)
     moved.folder = Path(shutil.copytree(followed.folder, tmp_path / "moved", symlinks=True))
+    told = moved.run("make", "track", status=2)
+    assert "the project moved. Delete mlflow.db and run `make track`" in told
+    (moved.folder / "mlflow.db").unlink()
     moved.run("make", "track")
     shutil.rmtree(moved.folder / "runs")
     assert shown(moved, tmp_path / "after.db") == before

@@ -17,38 +17,32 @@ from tracked import (
     record,
 )
 
+from heated.common.errors import InputError
 from heated.common.history import read_history, write_history
 from heated.evaluation.summary import summaries
-from heated.tracking import address, wanted
+from heated.tracking import address, publishing, wanted
 from heated.tracking.live import Live, live
-from heated.tracking.publishing import publish
+from heated.tracking.publishing import publish, publish_report
+from heated.tracking.store import DIGEST, NOTE, PARENT, Store, opened
 
 pytestmark = [
     pytest.mark.xdist_group("mlflow-tracking"),
     pytest.mark.mlflow,
     pytest.mark.filterwarnings(MLFLOWS),
+    pytest.mark.usefixtures("mlflow_folder"),
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def root(tmp_path_factory, mlflow_template):
-    """A project's folder with an empty MLflow database."""
-    folder = tmp_path_factory.mktemp("project")
-    shutil.copy(mlflow_template, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(folder))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.delenv("HEATED_TRACKING", raising=False)
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        yield folder
+@pytest.fixture(scope="module")
+def client(mlflow_folder):
+    publish(record("whole"), HISTORIES, METRICS)
+    return opened()
 
 
 @pytest.fixture(scope="module")
-def client(root):
-    from mlflow.tracking import MlflowClient
-
-    publish(record("whole"), HISTORIES, METRICS)
-    return MlflowClient(f"sqlite:///{root}/mlflow.db")
+def whole(client):
+    """A method's run and its seeds'."""
+    return runs(client, "whole", "run")[0], {seed: child(client, "whole", seed) for seed in (0, 7)}
 
 
 def runs(client, key, kind):
@@ -63,54 +57,53 @@ def child(client, key, seed):
     return found
 
 
+def statuses(client, key):
+    """Of a method's runs and its seeds'."""
+    return tuple([run.info.status for run in runs(client, key, kind)] for kind in ("run", "seed"))
+
+
 def points(client, run, name):
     return sorted((p.step, p.value) for p in client.get_metric_history(run.info.run_id, name))
 
 
 def every_point(client, key):
+    """Of all metrics of all runs of a record, without the runs' ids."""
     every = runs(client, key, "run") + runs(client, key, "seed")
-    return {
-        (r.info.run_id, name): points(client, r, name) for r in every for name in r.data.metrics
-    }
+    return sorted((n, points(client, r, n)) for r in every for n in r.data.metrics)
 
 
-def test_a_method_is_a_parent_run_and_each_seed_a_child(client):
-    (parent,) = runs(client, "whole", "run")
-    children = runs(client, "whole", "seed")
-    assert parent.info.run_name == "hbn · digits"
-    assert {c.info.run_name for c in children} == {
-        "hbn · digits · seed 0",
-        "hbn · digits · seed 7",
-    }
-    assert {c.data.tags["mlflow.parentRunId"] for c in children} == {parent.info.run_id}
-    assert "mlflow.parentRunId" not in parent.data.tags
-    assert {r.info.status for r in [parent, *children]} == {"FINISHED"}
+def shown(client, key):
+    """All that is there of a record, with the runs' ids and the moments of writing."""
+    found = runs(client, key, "run") + runs(client, key, "seed")
+    return sorted(((r.info.run_id, r.to_dictionary()) for r in found), key=str)
 
 
-def test_a_data_set_is_an_experiment_in_the_projects_folder(client, root):
+def test_a_data_set_is_an_experiment_a_method_a_parent_run_and_each_seed_a_child(
+    client, whole, mlflow_folder
+):
     experiment = client.get_experiment_by_name("digits")
-    assert experiment.artifact_location == (root / "mlartifacts" / "digits").as_uri()
-    assert (root / "mlflow.db").exists()
+    assert experiment.artifact_location == (mlflow_folder / "mlartifacts" / "digits").as_uri()
+    parent, children = whole
+    assert parent.info.run_name == "hbn · digits"
+    assert PARENT not in parent.data.tags
+    for seed, run in children.items():
+        assert run.info.run_name == f"hbn · digits · seed {seed}"
+        assert run.data.tags[PARENT] == parent.info.run_id
+    assert statuses(client, "whole") == (["FINISHED"], ["FINISHED", "FINISHED"])
 
 
-@pytest.mark.parametrize("seed", HISTORIES)
-def test_every_epochs_row_is_there_under_its_step(client, seed):
-    run = child(client, "whole", seed)
-    for name in {key for row in HISTORIES[seed] for key in row} - {"epoch"}:
-        expected = [(row["epoch"], row[name]) for row in HISTORIES[seed] if name in row]
-        assert points(client, run, NAMES[name]) == expected
-    assert "epoch" not in run.data.metrics
+def test_a_seed_has_every_epochs_row_and_its_final_metrics_at_step_0(client, whole):
+    for seed, run in whole[1].items():
+        for name in {key for row in HISTORIES[seed] for key in row} - {"epoch"}:
+            expected = [(row["epoch"], row[name]) for row in HISTORIES[seed] if name in row]
+            assert points(client, run, NAMES[name]) == expected
+        for name, summary in METRICS.items():
+            assert points(client, run, f"final/{name}") == [(0, summary["seeds"][str(seed)])]
+        assert "epoch" not in run.data.metrics
 
 
-@pytest.mark.parametrize("seed", HISTORIES)
-def test_a_seeds_final_metrics_stand_at_step_0_of_which_mlflow_draws_bars(client, seed):
-    run = child(client, "whole", seed)
-    for name, summary in METRICS.items():
-        assert points(client, run, f"final/{name}") == [(0, summary["seeds"][str(seed)])]
-
-
-def test_the_parent_has_the_mean_its_interval_and_n(client):
-    (parent,) = runs(client, "whole", "run")
+def test_the_parent_has_the_means_their_intervals_and_n(client, whole):
+    parent, _ = whole
     expected = {"interval/n": 2}
     for name, summary in METRICS.items():
         low, high = summary["interval"]
@@ -119,19 +112,15 @@ def test_the_parent_has_the_mean_its_interval_and_n(client):
     curves = set(NAMES.values())
     assert {k: v for k, v in parent.data.metrics.items() if k not in curves} == expected
     assert {step for name in expected for step, _ in points(client, parent, name)} == {0}
-
-
-def test_the_parent_has_the_curves_means_over_the_seeds(client):
-    (parent,) = runs(client, "whole", "run")
     for column, name in NAMES.items():
         pairs = zip(*HISTORIES.values(), strict=True)
         expected = [(a["epoch"], (a[column] + b[column]) / 2) for a, b in pairs if column in a]
         assert points(client, parent, name) == expected
 
 
-def test_parameters_are_flat_and_a_list_of_choices_is_its_names(client):
-    run = child(client, "whole", 7)
-    assert run.data.params == {
+def test_parameters_tags_and_data_set_tell_what_a_run_was(whole):
+    parent, children = whole
+    params = {
         "lr": "0.05",
         "epochs": str(len(ALPHAS)),
         "embedding_dim": "64",
@@ -142,17 +131,13 @@ def test_parameters_are_flat_and_a_list_of_choices_is_its_names(client):
         "augment": "crop, flip",
         "augment.crop.size": "7",
         "augment.flip.probability": "0.5",
-        "seed": "7",
     }
-
-
-def test_runs_are_grouped_by_tags_and_their_source_is_told(client):
-    run = child(client, "whole", 7)
-    expected = {
+    assert parent.data.params == params
+    assert children[7].data.params == params | {"seed": "7"}
+    tags = {
         "dataset": "digits",
         "recipe": "digits",
         "method": "hbn",
-        "seed": "7",
         "study": "run",
         "backbone": "conv4",
         "source.commit": "c0ffee",
@@ -161,135 +146,149 @@ def test_runs_are_grouped_by_tags_and_their_source_is_told(client):
         "environment.device": "made up",
         "mlflow.source.git.commit": "c0ffee",
     }
-    assert expected.items() <= run.data.tags.items()
-    assert "source.none" not in run.data.tags
-    assert "seed" not in runs(client, "whole", "run")[0].data.tags
-
-
-def test_the_data_set_has_digest_source_and_counts(client):
-    (data,) = child(client, "whole", 7).inputs.dataset_inputs
+    assert (tags | {"seed": "7"}).items() <= children[7].data.tags.items()
+    assert tags.items() <= parent.data.tags.items()
+    assert not {"seed", "source.none"} & parent.data.tags.keys()
+    (data,) = children[7].inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("digits", ("ab" * 32)[:36])
     assert json.loads(data.dataset.source) == {"source": "digits", "dvc": "data/packed/digits"}
     assert json.loads(data.dataset.profile) == record("whole")["split"]
     assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "training")]
 
 
-def test_note_and_files_are_kept_and_brought_up_to_date(client):
-    for text in ("one", "two", "two"):
-        files = {None: {"a/b.txt": text}, 7: {"c.svg": text}}
-        publish(record("files"), HISTORIES, METRICS, note=f"**{text}**", files=files)
-    (parent,) = runs(client, "files", "run")
-    assert parent.data.tags["mlflow.note.content"] == "**two**"
-    assert artifacts(client, parent.info.run_id) == {"a/b.txt": b"two"}
-    assert artifacts(client, child(client, "files", 7).info.run_id) == {"c.svg": b"two"}
-    assert artifacts(client, child(client, "files", 0).info.run_id) == {}
-
-
-def test_a_run_lasts_as_long_as_its_record_says(client):
+def test_a_run_lasts_as_long_as_its_record_says_and_an_epoch_its_share(client):
     seconds = {"0": {"seconds": 20.5}, "7": {"seconds": 30.0}}
     publish(record("lasting"), HISTORIES, {})
     publish(record("lasting", seeds=seconds), HISTORIES, METRICS)
     start = 1000 * datetime.fromisoformat(record("lasting")["started"]).timestamp()
-    infos = [child(client, "lasting", seed).info for seed in (0, 7)]
-    infos += [run.info for run in runs(client, "lasting", "run")]
-    assert [(i.start_time - start, i.end_time - start) for i in infos] == [
-        (0, 20_500),
-        (0, 30_000),
-        (0, 50_500),
-    ]
+    (parent,) = runs(client, "lasting", "run")
+    infos = [child(client, "lasting", seed).info for seed in (0, 7)] + [parent.info]
+    times = [(info.start_time - start, info.end_time - start) for info in infos]
+    assert times == [(0, 20_500), (0, 30_000), (0, 50_500)]
+    found = client.get_metric_history(child(client, "lasting", 7).info.run_id, "schedule/alpha")
+    assert [point.timestamp - start for point in found] == [7500, 15000, 22500, 30000]
 
 
-def test_an_epochs_moment_is_its_share_of_the_training(client):
-    publish(record("timed", seeds={"0": {"seconds": 20.0}}), {0: history(0)}, {})
-    found = client.get_metric_history(child(client, "timed", 0).info.run_id, "schedule/alpha")
-    start = 1000 * datetime.fromisoformat(record("timed")["started"]).timestamp()
-    assert [point.timestamp - start for point in found] == [5000, 10000, 15000, 20000]
+def test_a_run_of_the_same_content_is_left_alone(client, tmp_path):
+    before, drawn = shown(client, "whole"), []
+    write_history(tmp_path / "history.csv", HISTORIES)
+    for same in (HISTORIES, read_history(tmp_path / "history.csv")):
+        publish(record("whole"), same, METRICS, files=lambda: drawn.append("drawn") or {})
+    assert shown(client, "whole") == before
+    assert drawn == []
 
 
-def test_a_metric_that_is_measured_anew_is_the_latest(client):
-    seeds = {str(seed): {"seconds": 20.0} for seed in HISTORIES}
+def test_other_metrics_files_note_or_code_write_the_run_anew(client, monkeypatch):
+    for text in ("one", "two"):
+        files = {None: {"a/b.txt": text}, 7: {"c.svg": text}}
+        publish(record("anew"), HISTORIES, METRICS, note=f"**{text}**", files=lambda f=files: f)
+    (parent,) = runs(client, "anew", "run")
+    assert parent.data.tags[NOTE] == "**two**"
+    assert artifacts(client, parent.info.run_id) == {"a/b.txt": b"two"}
+    assert artifacts(client, child(client, "anew", 7).info.run_id) == {"c.svg": b"two"}
+    assert artifacts(client, child(client, "anew", 0).info.run_id) == {}
     for value in (0.9, 0.5):
         metrics = summaries(dict.fromkeys(HISTORIES, {"recall_at_1": value}))
-        publish(record("anew", seeds=seeds), HISTORIES, metrics)
+        publish(record("anew"), HISTORIES, metrics)
     (parent,) = runs(client, "anew", "run")
-    assert parent.data.metrics["final/recall_at_1"] == 0.5
-    assert child(client, "anew", 7).data.metrics["final/recall_at_1"] == 0.5
+    for run in (parent, child(client, "anew", 7)):
+        assert points(client, run, "final/recall_at_1") == [(0, 0.5)]
+    monkeypatch.setattr(publishing, "code", lambda: ["another"])
+    assert publish(record("anew"), HISTORIES, metrics) != parent.info.run_id
+    assert statuses(client, "anew") == (["FINISHED"], ["FINISHED", "FINISHED"])
 
 
-def test_a_seed_more_writes_the_means_anew_and_no_curve_has_two_values(client):
-    publish(record("more"), {0: history(0)}, summaries({0: {"recall_at_1": 0.5}}))
-    publish(record("more"), HISTORIES, METRICS)
-    (parent,) = runs(client, "more", "run")
-    (whole,) = runs(client, "whole", "run")
-    assert parent.data.metrics == whole.data.metrics
-    for name in parent.data.metrics:
-        assert points(client, parent, name) == points(client, whole, name)
-    children = runs(client, "more", "seed")
-    assert {c.data.tags["mlflow.parentRunId"] for c in children} == {parent.info.run_id}
-    assert len(children) == 2
+def test_a_run_written_anew_keeps_what_users_wrote(client):
+    def note(text):
+        return publish(record("users"), HISTORIES, METRICS, note=text)
+
+    number = note("ours")
+    client.set_tag(number, "liked", "yes")
+    client.set_tag(child(client, "users", 7).info.run_id, NOTE, "a seed of theirs")
+    number = note("ours, again")
+    assert client.get_run(number).data.tags[NOTE] == "ours, again"
+    client.set_tag(number, NOTE, "theirs")
+    for text in ("ours, later", "ours, at last"):
+        tags = client.get_run(note(text)).data.tags
+        assert (tags[NOTE], tags["liked"]) == ("theirs", "yes")
+    assert child(client, "users", 7).data.tags[NOTE] == "a seed of theirs"
+    assert NOTE not in child(client, "users", 0).data.tags
 
 
-def test_what_a_broken_connection_left_out_of_a_run_is_added(client):
-    experiment = client.get_experiment_by_name("digits").experiment_id
-    tags = {"heated.key": "broken", "heated.kind": "run"}
-    client.create_run(experiment, tags=tags, run_name="hbn · digits")
-    publish(record("broken"), HISTORIES, METRICS)
-    (broken,), (whole,) = runs(client, "broken", "run"), runs(client, "whole", "run")
-    assert broken.data.params == whole.data.params
-    assert len(broken.inputs.dataset_inputs) == 1
-    assert broken.data.tags.keys() == whole.data.tags.keys()
-
-
-def test_of_two_runs_that_two_machines_created_at_once_one_is_left(client):
-    experiment = client.get_experiment_by_name("digits").experiment_id
-    for start in (5000, 4000):
-        tags = {"heated.key": "double", "heated.kind": "run"}
-        client.create_run(experiment, start, tags, "hbn · digits")
-    publish(record("double"), HISTORIES, METRICS)
-    (left,) = runs(client, "double", "run")
-    assert left.info.start_time == 4000
-
-
-def test_a_seed_fewer_leaves_the_others_run_under_the_new_means(client):
-    publish(record("fewer"), HISTORIES, METRICS)
-    few = summaries({0: {name: summary["seeds"]["0"] for name, summary in METRICS.items()}})
-    publish(record("fewer"), {0: HISTORIES[0]}, few)
-    (parent,) = runs(client, "fewer", "run")
-    assert parent.data.metrics["interval/n"] == 1
-    for seed in HISTORIES:
-        run = child(client, "fewer", seed)
-        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-
-
-def test_publishing_twice_adds_no_run_and_no_point(client):
-    before = every_point(client, "whole")
-    publish(record("whole"), HISTORIES, METRICS)
-    assert every_point(client, "whole") == before
-
-
-def test_what_is_read_back_from_files_adds_no_point(client, tmp_path):
-    before = every_point(client, "whole")
-    write_history(tmp_path / "history.csv", HISTORIES)
-    publish(record("whole"), read_history(tmp_path / "history.csv"), METRICS)
-    assert every_point(client, "whole") == before
-
-
-def test_a_run_published_in_parts_ends_like_one_published_whole(client):
-    publish(record("parts"), {0: history(0, 2)}, {}, status="RUNNING")
-    assert {r.info.status for r in runs(client, "parts", "seed")} == {"RUNNING"}
-    assert points(client, child(client, "parts", 0), "schedule/alpha") == [(0, 16), (1, 16)]
-    publish(record("parts"), HISTORIES, METRICS)
-    assert {r.info.status for r in runs(client, "parts", "seed")} == {"FINISHED"}
-    parts, whole = every_point(client, "parts"), every_point(client, "whole")
-    assert sorted(parts.values()) == sorted(whole.values())
-    assert len(runs(client, "parts", "run")) == 1
-
-
-def test_a_single_seed_has_no_interval_and_is_published_all_the_same(client):
-    publish(record("single"), {0: history(0)}, summaries({0: {"recall_at_1": 0.5}}))
-    (parent,) = runs(client, "single", "run")
+def test_a_seed_more_or_fewer_writes_the_means_anew_and_no_curve_has_two_values(client, whole):
+    one = summaries({0: {name: summary["seeds"]["0"] for name, summary in METRICS.items()}})
+    publish(record("seeds"), {0: history(0)}, one)
+    (parent,) = runs(client, "seeds", "run")
     final = {k: v for k, v in parent.data.metrics.items() if k not in NAMES.values()}
-    assert final == {"final/recall_at_1": 0.5, "interval/n": 1}
+    assert final == {"final/recall_at_1": 0.71, "final/map_at_r": 0.2, "interval/n": 1}
+    publish(record("seeds"), HISTORIES, METRICS)
+    assert every_point(client, "seeds") == every_point(client, "whole")
+    publish(record("seeds"), {0: HISTORIES[0]}, one)
+    (parent,) = runs(client, "seeds", "run")
+    assert parent.data.metrics["interval/n"] == 1
+    for seed in HISTORIES:  # the one that was left out is kept
+        assert child(client, "seeds", seed).data.tags[PARENT] == parent.info.run_id
+
+
+def test_what_a_killed_process_left_is_replaced(client, monkeypatch):
+    for step in ("create", "log", "attach", "whole"):
+        key = f"killed {step}"
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, step, killed_at_second(getattr(Store, step)))
+            with pytest.raises(KeyboardInterrupt):
+                publish(record(key), HISTORIES, METRICS)
+        publish(record(key), HISTORIES, METRICS)
+        assert every_point(client, key) == every_point(client, "whole")
+        assert statuses(client, key) == (["FINISHED"], ["FINISHED", "FINISHED"])
+
+
+def killed_at_second(method):
+    """The method, whose second call never returns."""
+    calls = []
+
+    def called(*given, **more):
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return method(*given, **more)
+
+    return called
+
+
+def test_of_two_runs_that_two_machines_wrote_at_once_one_is_left(client):
+    publish(record("double"), HISTORIES, METRICS)
+    (run,) = runs(client, "double", "run")
+    tags = {name: run.data.tags[name] for name in (DIGEST, "heated.key", "heated.kind")}
+    first = client.create_run(run.info.experiment_id, 4000, tags, "hbn · digits")
+    assert publish(record("double"), HISTORIES, METRICS) == first.info.run_id
+    assert [r.info.run_id for r in runs(client, "double", "run")] == [first.info.run_id]
+
+
+def test_a_report_is_one_run_that_is_brought_up_to_date(client):
+    for text in ("one", "two", "two"):
+        publish_report(record("any"), {"index.html": text}, note=text)
+    (run,) = runs(client, "report · digits", "report")
+    assert artifacts(client, run.info.run_id) == {"index.html": b"two"}
+    assert run.info.status == "FINISHED"
+    assert client.get_experiment(run.info.experiment_id).tags[NOTE] == "two"
+
+
+def test_a_project_that_moved_is_told_to_delete_the_store_and_track_again(
+    client, mlflow_folder, tmp_path, monkeypatch
+):
+    shutil.copy(mlflow_folder / "mlflow.db", tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with pytest.raises(InputError) as caught:
+        publish(record("moved"), HISTORIES, METRICS)
+    told = str(caught.value)
+    assert told.startswith(f"mlflow.db: got artifacts at {mlflow_folder.as_uri()}/mlartifacts/")
+    assert told.endswith(
+        f"expected {tmp_path.as_uri()}/mlartifacts/digits: the project moved. "
+        "Delete mlflow.db and run `make track`"
+    )
+    assert "\n" not in told
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{mlflow_folder}/mlflow.db")
+    publish(record("elsewhere"), HISTORIES, METRICS)  # a store that several projects share
 
 
 def seen(client, key):
@@ -319,38 +318,42 @@ def test_a_training_that_ends_is_finished_with_all_its_rows(client):
     assert seen(client, "ended") == list(enumerate(ALPHAS))
 
 
-def test_a_training_that_raises_is_published_as_failed(client):
-    def training():
-        with live(record("failed"), enabled=True, every=3600) as log:
-            log.log(0, history(0)[0])
-            raise FloatingPointError("loss")
-
-    with pytest.raises(FloatingPointError, match="loss"):
-        training()
-    assert {r.info.status for r in runs(client, "failed", "run")} == {"FAILED"}
-    assert points(client, child(client, "failed", 0), "schedule/alpha") == [(0, 16)]
-
-
-def test_of_a_failed_training_the_seeds_that_were_done_are_finished(client):
-    def training():
-        with live(record("partly"), enabled=True, every=3600) as log:
-            for seed, rows in {0: HISTORIES[0], 7: HISTORIES[7][:2]}.items():
+def test_a_training_that_raises_is_published_as_failed_but_for_the_seeds_that_were_done(client):
+    def training(key, given):
+        with live(record(key), enabled=True, every=3600) as log:
+            for seed, rows in given.items():
                 for row in rows:
                     log.log(seed, row)
-            raise FloatingPointError("loss of seed 7")
+            raise FloatingPointError("loss")
 
-    with pytest.raises(FloatingPointError, match="seed 7"):
-        training()
-    assert {r.info.status for r in runs(client, "partly", "run")} == {"FAILED"}
-    assert child(client, "partly", 0).info.status == "FINISHED"
+    cases = {
+        "failed": ({0: history(0, 1)}, ["FAILED"]),
+        "partly": ({0: HISTORIES[0], 7: HISTORIES[7][:2]}, ["FAILED", "FINISHED"]),
+    }
+    for key, (given, expected) in cases.items():
+        with pytest.raises(FloatingPointError, match="loss"):
+            training(key, given)
+        assert statuses(client, key)[0] == ["FAILED"]
+        assert sorted(statuses(client, key)[1]) == expected
+    assert points(client, child(client, "failed", 0), "schedule/alpha") == [(0, 16)]
     assert child(client, "partly", 7).info.status == "FAILED"
 
 
-def test_a_failed_training_that_is_done_again_is_finished(client):
-    publish(record("again"), {0: history(0, 1)}, {}, status="FAILED")
-    publish(record("again"), HISTORIES, METRICS)
-    assert {r.info.status for r in runs(client, "again", "run")} == {"FINISHED"}
+def test_a_training_that_was_cut_off_is_followed_by_one_run_and_tracked_as_one(client):
+    first = Live(record("again"), every=0)
+    for row in history(0, 2):
+        first.log(0, row)
+    first.sender.shutdown()  # as if it was killed now
+    assert statuses(client, "again") == (["RUNNING"], ["RUNNING"])
+    with live(record("again"), enabled=True, every=0) as log:
+        for seed, rows in HISTORIES.items():
+            for row in rows:
+                log.log(seed, row)
+    assert statuses(client, "again") == (["FINISHED"], ["FINISHED", "FINISHED"])
     assert points(client, child(client, "again", 0), "schedule/alpha") == list(enumerate(ALPHAS))
+    publish(record("again"), HISTORIES, METRICS)
+    assert every_point(client, "again") == every_point(client, "whole")
+    assert statuses(client, "again") == (["FINISHED"], ["FINISHED", "FINISHED"])
 
 
 def test_training_goes_on_when_tracking_fails(monkeypatch, capsys):
@@ -418,7 +421,7 @@ def test_tracking_is_wanted_when_neither_side_switches_it_off(monkeypatch, subte
             assert wanted(enabled) is expected
 
 
-def test_mlflows_own_variable_names_the_store(monkeypatch, root):
-    assert address() == f"sqlite:///{root}/mlflow.db"
+def test_mlflows_own_variable_names_the_store(monkeypatch, mlflow_folder):
+    assert address() == f"sqlite:///{mlflow_folder}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     assert address() == "http://127.0.0.1:5000"

@@ -3,17 +3,15 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tracked
 from conftest import ROOT
+from mlflow_server import await_answer, free_port
 from playwright.sync_api import Page, expect, sync_playwright
 
 from heated.evaluation.summary import summaries
@@ -38,27 +36,22 @@ PLOTTED = """Object.fromEntries([...document.querySelectorAll('.js-plotly-plot')
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Path:
+def store(mlflow_folder: Path) -> Path:
     """A project's folder whose store has two methods, with paper's numbers, and a report."""
-    folder = tmp_path_factory.mktemp("project")
-    shutil.copy(mlflow_template, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(folder))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        told = []
-        for method, metrics in METRICS.items():
-            heated = method == "hbn"
-            alpha = {"name": "step", "start": 16.0, "end": 4.0, "at": 0.7}
-            record = tracked.record(method, method)
-            record["params"]["alpha"] = alpha if heated else {"name": "constant", "value": 16.0}
-            rows = {seed: curves(tracked.history(seed), heated) for seed in (0, 7)}
-            note = run_note(record, metrics, {"recall_at_1": 0.747})
-            publish(record, rows, metrics, note=note, files={None: {"curves.svg": "<svg/>"}})
-            told.append((record, metrics))
-        papers = {method: {"recall_at_1": 0.747} for method in METRICS}
-        page = {"index.html": "<!doctype html><h1>The report</h1>"}
-        publish_report(told[0][0], page, note=experiment_note(told, papers))
-    return folder
+    told = []
+    for method, metrics in METRICS.items():
+        heated = method == "hbn"
+        alpha = {"name": "step", "start": 16.0, "end": 4.0, "at": 0.7}
+        record = tracked.record(method, method)
+        record["params"]["alpha"] = alpha if heated else {"name": "constant", "value": 16.0}
+        rows = {seed: curves(tracked.history(seed), heated) for seed in (0, 7)}
+        note = run_note(record, metrics, {"recall_at_1": 0.747})
+        publish(record, rows, metrics, note=note, files=lambda: {None: {"curves.svg": "<svg/>"}})
+        told.append((record, metrics))
+    papers = {method: {"recall_at_1": 0.747} for method in METRICS}
+    page = {"index.html": "<!doctype html><h1>The report</h1>"}
+    publish_report(told[0][0], page, note=experiment_note(told, papers))
+    return mlflow_folder
 
 
 def curves(rows: list[dict[str, float]], heated: bool) -> list[dict[str, float]]:
@@ -69,35 +62,19 @@ def curves(rows: list[dict[str, float]], heated: bool) -> list[dict[str, float]]
 @pytest.fixture(scope="module")
 def pages(store: Path) -> Iterator[str]:
     """The address of the pages while they are served."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "DVC_ROOT": str(store)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
+    port = free_port()
     with (store / "log").open("wb") as log:
         command = [sys.executable, "-m", "heated.tracking", "--port", str(port)]
         server = subprocess.Popen(
-            command, cwd=store, env=environment, stdout=log, stderr=log, start_new_session=True
+            command, cwd=store, stdout=log, stderr=log, start_new_session=True
         )
     try:
         address = f"http://127.0.0.1:{port}"
-        await_answer(server, address, store / "log")
+        await_answer(server, f"{address}/health", store / "log")
         yield address
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait()
-
-
-def await_answer(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    """Until the server answers; fails when it has ended, or after two minutes."""
-    for _ in range(600):
-        assert server.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(f"{address}/health", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail(log.read_text())
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 import inspect
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from heated.common.errors import InputError
@@ -29,7 +30,14 @@ def run(main: Callable[..., None], parser: ArgumentParser | None = None) -> None
             kind = Path if each.annotation is Path else str
             parser.add_argument(name, metavar=name.upper(), type=kind)
     arguments = vars(parser.parse_args())
-    try:
+    with readable_errors():
         main(**arguments)
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """End the process with the message and status 1 at an error that a user can fix."""
+    try:
+        yield
     except (InputError, OSError, FloatingPointError) as error:
         sys.exit(str(error))

@@ -38,3 +38,12 @@ def read_history(path: Path) -> dict[int, list[Row]]:
             row = {key: float(cell) for key, cell in cells.items() if cell != ""}
             histories.setdefault(seed, []).append({**row, "epoch": int(cells["epoch"])})
     return histories
+
+
+def joined(history: dict[int, list[Row]], usage: dict[str, list[Row]]) -> dict[int, list[Row]]:
+    """The rows of a history, each with what was measured beside it."""
+    found = {}
+    for seed, rows in history.items():
+        beside = {row["epoch"]: row for row in usage.get(str(seed), [])}
+        found[seed] = [{**row, **beside.get(row["epoch"], {})} for row in rows]
+    return found

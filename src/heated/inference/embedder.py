@@ -116,8 +116,14 @@ def embedder(weights: Path, packing: Mapping[str, Any]) -> Embedder:
             f"{weights} was trained on images of {trained}, and packing makes {packed}; give the "
             "packing of its data set"
         )
+    return Embedder(model, options, digest(weights, packing))
+
+
+def digest(weights: Path, packing: Mapping[str, Any]) -> str:
+    """The same for equal models of equal packing."""
+    options = {name: packing[name] for name in OPTIONS}
     told = f"{sha256(weights)} {json.dumps(options, sort_keys=True)}"
-    return Embedder(model, options, hashlib.sha256(told.encode()).hexdigest())
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def write(folder: Path, weights: Path, packing: Mapping[str, Any]) -> None:

@@ -54,12 +54,3 @@ class Usage:
         if find_spec("pynvml"):
             values["system/gpu_utilization_percentage"] = torch.cuda.utilization(self.device)
         return values
-
-
-def joined(history: dict[int, list[Row]], usage: dict[str, list[Row]]) -> dict[int, list[Row]]:
-    """The rows of a history, each with what was measured beside it."""
-    found = {}
-    for seed, rows in history.items():
-        beside = {row["epoch"]: row for row in usage.get(str(seed), [])}
-        found[seed] = [{**row, **beside.get(row["epoch"], {})} for row in rows]
-    return found

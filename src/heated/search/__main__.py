@@ -9,7 +9,7 @@ from heated.common.errors import InputError
 from heated.common.io import write_text
 from heated.search.images import contents, listed
 from heated.search.index import build, matching, nearest, opened
-from heated.search.page import page, picture
+from heated.search.page import page
 
 
 def index(given: Namespace) -> None:
@@ -21,20 +21,16 @@ def index(given: Namespace) -> None:
 def query(given: Namespace) -> None:
     """Print what is nearest, a line each: rank, cosine distance, name; with `page`, draw it."""
     searched = opened(given.index)
-    images = listed([given.image])
-    if len(images) > 1:
-        raise InputError(f"{given.image}: came {len(images)} images; allowed: one")
+    image, *more = listed([given.image])
+    if more:
+        raise InputError(f"{given.image}: came {1 + len(more)} images; allowed: one")
     embedder = matching(searched, given.model)
-    ((image, content),) = contents(images)
+    ((_, content),) = contents([image])
     embedding = embedder.embeddings([embedder.square(content, str(image))])
     distances, numbers = nearest(searched, embedding, top=given.top)
     found = [(searched.images[n], float(d)) for n, d in zip(numbers[0], distances[0], strict=True)]
     if given.page:
-        fit = embedder.packing["fit"]
-        shown = [picture(each, fit=fit, distance=distance) for each, distance in found]
-        asked = picture(image, fit=fit)
-        drawn = page(asked, shown, model=searched.model, count=len(searched.images))
-        write_text(given.page, drawn)
+        write_text(given.page, page(image, found, searched, fit=embedder.packing["fit"]))
     for rank, (each, distance) in enumerate(found, 1):
         print(f"{rank}\t{distance:.4f}\t{printable(str(each))}")
 

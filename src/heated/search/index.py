@@ -1,7 +1,8 @@
 """The index: a folder with `embeddings.npy` (N, D) float32 of length 1, memory-mapped, and
 `index.json`, which images they are of and by which model; beyond MANY images `index.faiss` too."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,10 +14,12 @@ from tqdm import tqdm
 
 from heated.common.errors import InputError
 from heated.common.io import read_json, whole, write_json
+from heated.common.paths import RESOLVED
+from heated.inference import embedder as embedders
 from heated.inference.embedder import Embedder
 from heated.search import approximate
 from heated.search.images import Image, contents, listed
-from heated.search.model import kept, named
+from heated.tracking import models
 
 ARRAY, RECORD, FAISS = "embeddings.npy", "index.json", "index.faiss"
 MANY = 1_000_000  # images, from which on faiss searches
@@ -38,7 +41,8 @@ class Index:
 def build(places: Sequence[Path], model: str, folder: Path) -> int:
     """Index the images at the places, written whole or not at all; returned: how many there are.
     InputError for an image that is none, and where the folder holds anything but an index."""
-    if not replaceable(folder):
+    empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not empty and not (folder / RECORD).is_file():
         raise InputError(f"{folder} is there already, and no index; name another folder")
     images = listed(places)
     if len(images) >= MANY:
@@ -48,33 +52,18 @@ def build(places: Sequence[Path], model: str, folder: Path) -> int:
     with whole(folder) as temporary:
         temporary.mkdir()
         array = open_memmap(temporary / ARRAY, "w+", np.dtype(np.float32), shape)
-        for start, values in embedded(images, embedder):
-            array[start : start + len(values)] = values
+        seen = tqdm(contents(images), "indexing", len(images), unit="image", disable=None)
+        squares = (embedder.square(content, str(image)) for image, content in seen)
+        for start in range(0, len(images), AT_ONCE):
+            array[start : start + AT_ONCE] = embedder.embeddings(islice(squares, AT_ONCE))
         array.flush()
         if len(images) >= MANY:
             approximate.write(temporary / FAISS, array)
-        record = {"model": kept(model), "digest": embedder.digest, "images": images}
+        path = Path(model)  # of a model that is a file or a folder: as it holds in any folder
+        name = str(path.absolute()) if path.exists() else model
+        record = {"model": name, "digest": embedder.digest, "images": images}
         write_json(temporary / RECORD, record)
     return len(images)
-
-
-def replaceable(folder: Path) -> bool:
-    """Whether nothing is lost where an index is written here."""
-    empty = folder.is_dir() and not any(folder.iterdir())
-    return empty or not folder.exists() or (folder / RECORD).is_file()
-
-
-def embedded(
-    images: Sequence[Image], embedder: Embedder
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """The embeddings of the images in pieces, each with the number of its first."""
-    told = tqdm(contents(images), "indexing", len(images), unit="image", disable=None)
-    squares = (embedder.square(content, str(image)) for image, content in told)
-    start = 0
-    while piece := list(islice(squares, AT_ONCE)):
-        yield start, embedder.embeddings(piece)
-        start += len(piece)
-    assert start == len(images)
 
 
 def opened(folder: Path) -> Index:
@@ -131,3 +120,40 @@ def exact(
         cosines = np.take_along_axis(cosines, order, axis=1)
         numbers = np.take_along_axis(numbers, order, axis=1)
     return cosines, numbers
+
+
+def named(name: str) -> Embedder:
+    """A model of MLflow's by its address or folder, or one of the pipeline's by its file,
+    runs/<dataset>/<method>/models/seed-<s>.safetensors; InputError where there is none."""
+    path = Path(name)
+    if re.match(r"[a-z][a-z-]+:/", name):
+        return models.read(name)
+    if (path / "MLmodel").is_file():
+        return embedders.read(path / models.DATA)
+    if path.suffix == ".safetensors" and path.is_file():
+        return embedders.embedder(path, packing(path.resolve()))
+    raise InputError(
+        f"{name} is no model; allowed: an address of MLflow's, such as models:/name@alias or "
+        "runs:/id/model, the folder of a model that it keeps, or the pipeline's own "
+        "runs/<dataset>/<method>/models/seed-<s>.safetensors"
+    )
+
+
+def packing(weights: Path) -> dict[str, object]:
+    """How the data set of a model file of the pipeline is packed; InputError where the resolved
+    settings beside `runs` do not have the data set."""
+    folders = weights.parents
+    if len(folders) < 5 or (folders[0].name, folders[3].name) != ("models", "runs"):
+        raise InputError(
+            f"{weights} does not lie in runs/<dataset>/<method>/models, so that nothing tells how "
+            "its images are packed; save it as a model of MLflow's, which knows"
+        )
+    dataset = folders[2].name
+    settings = folders[4] / RESOLVED / "packing" / f"{dataset}.json"
+    if not settings.is_file():
+        raise InputError(
+            f"{weights}: got the data set {dataset!r}, which {settings} does not describe. Name it "
+            "in params.yaml and run `python -m stages.resolve`."
+        )
+    found: dict[str, object] = read_json(settings)["packing"]
+    return found

@@ -1,36 +1,32 @@
 """A query and its neighbours as a page of one file, which needs no network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from heated.common.errors import InputError
 from heated.preprocessing.decoding import DamagedImage, decode
 from heated.reporting.gallery import THUMBNAIL, data_uri
 from heated.reporting.html import environment
 from heated.search.images import Image, contents
+from heated.search.index import Index
 
 
-@dataclass(frozen=True)
-class Picture:
-    """An image's name, its picture as text, None where the file can no longer be read, and its
-    distance to the query."""
+def page(query: Image, found: Sequence[tuple[Image, float]], index: Index, *, fit: str) -> str:
+    """HTML of a query and its neighbors with their distances, squares as the model sees them."""
+    asked, *shown = (
+        {"name": str(image), "uri": picture(image, fit), "distance": distance}
+        for image, distance in [(query, None), *found]
+    )
+    facts = {"model": index.model, "count": len(index.images)}
+    return (
+        environment().get_template("search/result.html").render(query=asked, found=shown, **facts)
+    )
 
-    name: str
-    uri: str | None
-    distance: float | None = None
 
-
-def picture(image: Image, *, fit: str, distance: float | None = None) -> Picture:
-    """A square of the image, cut or squeezed as the model sees it."""
+def picture(image: Image, fit: str) -> str | None:
+    """A square of the image as text; None where the file can no longer be read."""
     try:
         ((_, content),) = contents([image])
         square = decode(content, size=THUMBNAIL, fit=fit, colour="rgb", filter="bilinear")
-        return Picture(str(image), data_uri(square), distance)
+        return data_uri(square)
     except (DamagedImage, InputError, OSError):
-        return Picture(str(image), None, distance)
-
-
-def page(query: Picture, found: Sequence[Picture], *, model: str, count: int) -> str:
-    """HTML; `count`: how many images were searched."""
-    template = environment().get_template("search/result.html")
-    return template.render(query=query, found=found, model=model, count=count)
+        return None

@@ -6,12 +6,26 @@ so equal training is one run in MLflow, however often and wherever it is publish
 """
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from heated.common.io import project_root
 
 Record = dict[str, Any]  # a run's provenance, and `tags`: what runs are grouped by
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run: its record, its id in MLflow, the folder of its seeds' models, its metrics as in
+    metrics.json."""
+
+    record: Record
+    run_id: str
+    models: Path
+    metrics: Mapping[str, Mapping[str, Any]]
 
 
 def wanted(enabled: bool) -> bool:

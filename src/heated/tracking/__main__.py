@@ -4,8 +4,9 @@ import os
 import subprocess
 import sys
 
+from heated.common.cli import readable_errors
 from heated.tracking import address, shown
-from heated.tracking.store import opened
+from heated.tracking.store import alone, opened
 
 HOW = "and choose `Model training` at the top left, which the browser remembers"
 
@@ -16,10 +17,12 @@ def main() -> None:
     if address().startswith("http"):
         print(f"MLFLOW_TRACKING_URI names a server: open {shown(address())} {HOW}")
         return
+    with readable_errors(), alone():
+        opened()
     port = options[options.index("--port") + 1] if "--port" in options[:-1] else "5000"
     print(f"Open http://127.0.0.1:{port} {HOW}", flush=True)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", opened()]
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", address()]
     sys.exit(subprocess.call([*command, "--workers", "1", *options]))
 
 

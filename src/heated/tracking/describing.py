@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from heated.reporting.tables import in_markdown
 from heated.tracking import Record
 
 PAPER = "https://arxiv.org/abs/1809.04157"
@@ -24,18 +25,18 @@ def run_note(record: Record, metrics: Summaries, paper: Mapping[str, float]) -> 
     )
     shown = paper or dict.fromkeys([name for name in metrics if name.startswith("recall")][:1])
     columns = ["metric", "mean", "95 % interval", "n", *(["paper"] if paper else [])]
-    rows = [cells(name, metrics[name], value) for name, value in shown.items()]
+    rows = [[name, *cells(metrics[name], value)][: len(columns)] for name, value in shown.items()]
     missing = f"The [paper]({PAPER}) has no number of this method by this recipe."
     source = f"Paper: [arXiv 1809.04157]({PAPER}), one training each."
-    return "\n\n".join([head, table(columns, rows), source if paper else missing])
+    return "\n\n".join([head, in_markdown(columns, rows), source if paper else missing])
 
 
-def cells(name: str, summary: Mapping[str, Any], paper: float | None) -> list[str]:
-    """A metric's row, in percent."""
-    ends = summary["interval"]
-    interval = f"{100 * ends[0]:.2f} to {100 * ends[1]:.2f}" if ends else "none"
-    row = [name, f"{100 * summary['mean']:.2f} %", interval, str(summary["n"])]
-    return row if paper is None else [*row, f"{100 * paper:.2f} %"]
+def cells(summary: Mapping[str, Any], paper: float | None) -> list[str]:
+    """A metric's mean, interval, n and number of the paper, in percent."""
+    ends = [f"{100 * end:.2f}" for end in summary["interval"] or ()]
+    printed = "" if paper is None else f"{100 * paper:.2f} %"
+    mean = f"{100 * summary['mean']:.2f} %"
+    return [mean, " to ".join(ends) or "none", str(summary["n"]), printed]
 
 
 def experiment_note(
@@ -56,16 +57,9 @@ def experiment_note(
     )
     name = "recall_at_1"
     rows = [
-        [of["method"], *cells(name, metrics[name], papers[of["method"]].get(name))[1:]]
+        [of["method"], *cells(metrics[name], papers[of["method"]].get(name))]
         for of, metrics in runs
         if name in metrics
     ]
     columns = ["method", "Recall@1", "95 % interval", "n", "paper"]
-    return "\n\n".join([head, table(columns, rows), GROUPS])
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown; a short row is filled up."""
-    filled = [[*row, *[""] * (len(columns) - len(row))] for row in rows]
-    lines = [columns, ["---"] * len(columns), *filled]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join([head, in_markdown(columns, rows), GROUPS])

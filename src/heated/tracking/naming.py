@@ -25,18 +25,16 @@ LAST = 0  # the step of what is known of a trained model alone: MLflow draws bar
 
 
 def row_names(row: Row) -> Values:
-    """A history's row with MLflow's names.
+    """A history's row with MLflow's names: the group before the slash, where a column has none.
 
     >>> row_names({"epoch": 3, "alpha": 16.0, "recall_at_1": 0.5, "system/gpu": 1.0})
     {'schedule/alpha': 16.0, 'unseen/recall_at_1': 0.5, 'system/gpu': 1.0}
     """
-    columns = {name: value for name, value in row.items() if name != "epoch"}
-    return {grouped(name): value for name, value in columns.items()}
-
-
-def grouped(column: str) -> str:
-    """A column's name with its group, unless it has one."""
-    return column if "/" in column else f"{GROUPS.get(column, 'train')}/{column}"
+    return {
+        name if "/" in name else f"{GROUPS.get(name, 'train')}/{name}": value
+        for name, value in row.items()
+        if name != "epoch"
+    }
 
 
 def final(metric: str) -> str:
@@ -81,7 +79,7 @@ def mean_points(histories: Mapping[int, Sequence[Row]]) -> Points:
 
 def flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested mapping with dotted keys. A choice stands under its own name, and a list of choices
-    as their names, with each one's options beside them.
+    as their names, with each one's options beside them; the second of a name is name-2.
 
     >>> flat({"alpha": {"name": "step", "end": 4}, "augment": [{"name": "crop", "size": 9}]})
     {'alpha': 'step', 'alpha.end': 4, 'augment': 'crop', 'augment.crop.size': 9}
@@ -90,25 +88,21 @@ def flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in mapping.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            pairs |= flat(value, f"{name}.")
+            given = dict(value)
+            pairs |= {name: given.pop("name")} if "name" in given else {}
+            pairs |= flat(given, f"{name}.")
         elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
-            pairs |= listed(value, name)
+            names: list[str] = []
+            for choice in value:
+                before = sum(one.partition("-")[0] == choice["name"] for one in names)
+                names.append(f"{choice['name']}-{before + 1}" if before else choice["name"])
+            pairs[name] = ", ".join(names)
+            for unique, choice in zip(names, value, strict=True):
+                options = {key: each for key, each in choice.items() if key != "name"}
+                pairs |= flat(options, f"{name}.{unique}.")
         else:
             pairs[name] = value
-    named = f"{prefix}name"
-    return {prefix.rstrip("."): pairs.pop(named), **pairs} if prefix and named in pairs else pairs
-
-
-def listed(choices: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
-    """A list of choices, flat; the second of a name is name-2."""
-    names: list[str] = []
-    pairs: dict[str, Any] = {}
-    for choice in choices:
-        before = sum(one.partition("-")[0] == choice["name"] for one in names)
-        names.append(f"{choice['name']}-{before + 1}" if before else choice["name"])
-        options = {key: value for key, value in choice.items() if key != "name"}
-        pairs |= flat(options, f"{name}.{names[-1]}.")
-    return {name: ", ".join(names), **pairs}
+    return pairs
 
 
 def tags(record: Record, seed: int | None = None) -> dict[str, str]:

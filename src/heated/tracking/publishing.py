@@ -1,105 +1,142 @@
-"""A run and its seeds, written to MLflow; what is there already is not written again."""
+"""A data set's runs, and the report on them, in MLflow, from the files that the stages left.
+
+A run's last tag is a digest of its content. A run of the same digest is left alone; else it is
+written anew, and the former one is deleted.
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from heated.common.errors import InputError
-from heated.common.history import Row
-from heated.tracking import Record, address
-from heated.tracking.naming import (
-    LAST,
-    final_names,
-    mean_points,
-    seed_points,
-    summary_names,
-)
-from heated.tracking.store import NOTE, PARENT, Store, alone, told
+from heated.common.history import Row, joined
+from heated.common.io import sha256
+from heated.reporting import figures
+from heated.reporting.paper import published
+from heated.reporting.results import Result
+from heated.tracking import Record, Trained, address, describing, files, naming
+from heated.tracking.store import DIGEST, NOTE, TAGS, Store, alone, digest, ended, told
 
 Summaries = Mapping[str, Mapping[str, Any]]
-Histories = Mapping[int, Sequence[Row]]
-Files = Mapping[str, str]  # texts by path
+Files = Mapping[int | None, Mapping[str, str]]  # texts by path, of each seed and of the run
+SHARED = ("dataset", "recipe")  # tags of all runs on a data set
 WAITS = (1, 2, 4, 8, 16, 32)  # seconds, for a server that is started again
 T = TypeVar("T")
 
 
+def track(
+    results: Sequence[Result],
+    section: Mapping[str, Any],
+    tags: Mapping[str, Mapping[str, str]],
+    report: Path,
+) -> list[Trained]:
+    """Publish all runs on a data set and the report; return the runs as they are in MLflow.
+
+    section: the data set's in params.yaml. tags: those of each method. report: its folder.
+    """
+    trained, papers = [], {}
+    for result in results:
+        record, metrics = result.record | {"tags": tags[result.method]}, result.metrics
+        values = {name: published(record, section, name) for name in metrics}
+        paper = {name: value for name, value in values.items() if value is not None}
+        write = partial(
+            publish,
+            record,
+            joined(result.history, record.get("usage", {})),
+            metrics,
+            note=describing.run_note(record, metrics, paper),
+            files=partial(files.of_run, result),
+        )
+        trained.append(Trained(record, patiently(write), result.folder / "models", metrics))
+        papers[result.method] = paper
+    note = describing.experiment_note([(each.record, each.metrics) for each in trained], papers)
+    shown = files.of_report(report, results[0].dataset)
+    patiently(partial(publish_report, trained[0].record, shown, note=note))
+    return trained
+
+
 def publish(
     record: Record,
-    histories: Histories,
+    histories: Mapping[int, Sequence[Row]],
     metrics: Summaries,
     *,
-    status: str = "FINISHED",
     note: str = "",
-    files: Mapping[int | None, Files] | None = None,
+    files: Callable[[], Files] = dict,
 ) -> str:
-    """A run and its seeds in MLflow, with what is missing there added and nothing twice; returned:
-    the run's id. A seed that has every epoch is FINISHED, whatever became of the others.
+    """Write a method's run, with means over its seeds, and each seed's; return its id.
 
-    metrics: {name: summary}, as in metrics.json; empty while they are not known. note: Markdown.
-    files: artifacts of each seed, and under None of the run.
+    metrics: {name: summary}, as in metrics.json. note: Markdown. files: makes the artifacts of a
+    run that is not there yet.
     """
-    files = files or {}
+    content, key = digest([record, histories, metrics, note, code()]), record["key"]
     with alone():
-        store = Store(record)
-        parent = parent_run(store, histories, metrics)
-        store.tag(parent, {NOTE: note} if note else {})
-        store.attach(parent, files.get(None, {}))
-        for seed, rows in histories.items():
-            child = seed_run(store, seed, rows, metrics, parent.info.run_id)
-            store.attach(child, files.get(seed, {}))
-            whole = len(rows) == record["params"]["epochs"]
-            store.end(child, "FINISHED" if whole else status, seconds(record, [seed]))
-        store.end(parent, status, seconds(record, histories))
-    return str(parent.info.run_id)
+        store = Store(record["dataset"])
+        if not store.whole(content, key, histories):
+            run_id = write(store, record, histories, metrics, note=note, files=files())
+            store.client.set_tag(run_id, DIGEST, content)
+        run_id = store.whole(content, key, histories)
+    if not run_id:
+        raise OSError("another process deleted the run that this one wrote")
+    return run_id
 
 
-def parent_run(store: Store, histories: Histories, metrics: Summaries) -> Any:
-    """A method's run, with means over the seeds once they are known. Where it has other means,
-    as of fewer seeds, it is written anew: MLflow takes no point of a curve away."""
-    record = store.record
-    title, key = f"{record['method']} · {record['dataset']}", record["key"]
-    points = mean_points(histories) if metrics else []
-    run = store.run(title, key, kind="run")
-    if points and store.contradicts(run, points):
-        seeds = store.children(run)
-        store.client.delete_run(run.info.run_id)
-        run = store.run(title, key, kind="run")
-        for seed in seeds:
-            store.tag(seed, {PARENT: run.info.run_id})
-    took = seconds(record, histories)
-    store.add(run, points, seconds=took)
-    store.add(run, [(summary_names(metrics), LAST)], seconds=took, revise=True)
-    return run
+def write(
+    store: Store,
+    record: Record,
+    histories: Mapping[int, Sequence[Row]],
+    metrics: Summaries,
+    *,
+    note: str,
+    files: Files,
+) -> str:
+    """Write a method's run and its seeds' without a look at what is there; return its id."""
+
+    def fill(run: str, points: naming.Points, seed: int | None, seconds: float | None) -> None:
+        store.log(run, points, record, seconds)
+        store.attach(run, files.get(seed, {}))
+        store.client.set_terminated(run, end_time=ended(record, seconds))
+
+    former = store.find(key=record["key"], kind="run")
+    parent = store.create(record, former=former, note=note)
+    took = {seed: record["seeds"].get(str(seed), {}).get("seconds") for seed in histories}
+    for seed, rows in histories.items():
+        run = store.create(record, seed, former=former, parent=parent)
+        final = naming.final_names(metrics, seed), naming.LAST
+        fill(run, [*naming.seed_points(rows), final], seed, took[seed])
+    final = naming.summary_names(metrics), naming.LAST
+    total = None if None in took.values() else sum(took.values())
+    fill(parent, [*naming.mean_points(histories), final], None, total)
+    return parent
 
 
-def seed_run(store: Store, seed: int, rows: Sequence[Row], metrics: Summaries, parent: str) -> Any:
-    """A seed's run under its method's."""
-    record = store.record
-    title = f"{record['method']} · {record['dataset']} · seed {seed}"
-    key = f"{record['key']}-{seed}"
-    run = store.run(title, key, kind="seed", parent=parent, seed=seed)
-    took = seconds(record, [seed])
-    store.add(run, seed_points(rows), seconds=took)
-    store.add(run, [(final_names(metrics, seed), LAST)], seconds=took, revise=True)
-    return run
-
-
-def seconds(record: Record, seeds: Sequence[int] | Histories) -> float | None:
-    """How long the seeds were trained; None where the record does not say, or not yet."""
-    known = [record["seeds"].get(str(seed), {}).get("seconds") for seed in seeds]
-    return None if None in known or not known else sum(known)
-
-
-def publish_report(record: Record, files: Files, *, note: str) -> None:
+def publish_report(record: Record, files: Mapping[str, str], *, note: str) -> None:
     """The report on a data set as a run that has nothing else; `note`, Markdown, describes the
     experiment. record: that of any run on the data set."""
-    title = f"report · {record['dataset']}"
+    title, content = f"report · {record['dataset']}", digest(files)
+    wanted = {TAGS["key"]: title, TAGS["kind"]: "report"}
+    wanted |= {name: record["tags"][name] for name in SHARED}
     with alone():
-        store = Store(record)
-        run = store.report(title)
-        store.attach(run, files)
-        store.end(run, "FINISHED")
-        store.note(note)
+        store = Store(record["dataset"])
+        if not store.find(key=title, kind="report"):
+            store.client.create_run(store.experiment, tags=wanted, run_name=title)
+        run, *doubles = store.find(key=title, kind="report")
+        for double in doubles:
+            store.client.delete_run(double.info.run_id)
+        if run.data.tags.get(DIGEST) != content:
+            store.attach(run.info.run_id, files)
+            store.client.set_terminated(run.info.run_id)
+            store.client.set_tag(run.info.run_id, DIGEST, content)
+        if store.client.get_experiment(store.experiment).tags.get(NOTE) != note:
+            store.client.set_experiment_tag(store.experiment, NOTE, note)
+
+
+@cache
+def code() -> list[str]:
+    """Digests of the modules that decide what is written and drawn."""
+    folders = (Path(__file__).parent, Path(figures.__file__).parent)
+    return [sha256(path) for folder in folders for path in sorted(folder.glob("*.py"))]
 
 
 def patiently(publish: Callable[[], T]) -> T:

@@ -1,12 +1,12 @@
-"""The tracking store, as far as one run needs it: each thing is written where it is missing."""
+"""The MLflow store: its address, its errors, and the runs of one experiment."""
 
-import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,14 +14,15 @@ from typing import Any
 from filelock import FileLock
 
 from heated.common.errors import InputError
-from heated.common.io import project_root
+from heated.common.io import project_root, write_text
 from heated.tracking import Record, address, shown
-from heated.tracking.moving import ARTIFACTS, settle
 from heated.tracking.naming import Points, flat, tags
 
-KEY, KIND, FILES = "heated.key", "heated.kind", "heated.files"
 NOTE, PARENT = "mlflow.note.content", "mlflow.parentRunId"
-SHARED = ("dataset", "recipe")  # tags of all runs on a data set
+TAGS = {"key": "heated.key", "kind": "heated.kind", "note": NOTE, "parent": PARENT}
+DIGEST = "heated.digest"  # of a run's whole content; a run that is not whole has none
+WRITTEN = "heated.note"  # the digest of the note that we wrote
+OURS = ("heated.", "mlflow.", "source.", "environment.", "experiment")  # tags; others are users'
 PATIENCE = {  # MLflow itself tries for minutes, and what it tries again may then be there twice
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
@@ -31,22 +32,32 @@ PATIENCE = {  # MLflow itself tries for minutes, and what it tries again may the
 }
 
 
-def opened() -> str:
-    """The store's address, ready for MLflow to be imported and used."""
+def opened() -> Any:
+    """MLflow's client of the store.
+
+    Raises:
+        InputError: If the project was moved or copied together with its own store: MLflow keeps
+            whole paths, and would look for artifacts, and put new ones, where the project was.
+    """
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
-    if address() == f"sqlite:///{project_root()}/mlflow.db":
-        settle(project_root() / "mlflow.db", project_root())
-    return address()
+    from mlflow.tracking import MlflowClient  # 3 to 7 seconds: only where something is tracked
+
+    client, database = MlflowClient(address()), project_root() / "mlflow.db"
+    if address() == f"sqlite:///{database}" and database.exists():
+        for experiment in client.search_experiments():
+            place, expected = experiment.artifact_location, artifacts(experiment.name)
+            if "/mlartifacts/" in place and place != expected:
+                raise InputError(
+                    f"mlflow.db: got artifacts at {place}, expected {expected}: the project moved. "
+                    "Delete mlflow.db and run `make track`"
+                )
+    return client
 
 
-def opened_for_models() -> str:
-    """The same; MLflow looks registered models up at the address of the whole process."""
-    where = opened()
-    import mlflow
-
-    mlflow.set_tracking_uri(where)
-    return where
+def artifacts(dataset: str) -> str:
+    """The address of the project's folder for the artifacts of an experiment."""
+    return (project_root() / "mlartifacts" / dataset).as_uri()
 
 
 @contextmanager
@@ -59,12 +70,13 @@ def alone() -> Iterator[None]:
 @contextmanager
 def told() -> Iterator[None]:
     """What MLflow raises, as InputError that says what to do."""
-    opened()
-    from mlflow.exceptions import MlflowException
-
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except Exception as error:
+        from mlflow.exceptions import MlflowException  # not before `opened`
+
+        if not isinstance(error, (MlflowException, OSError)):
+            raise
         raise InputError(
             f"MLflow at {shown(address())}: {reason(error)}\nStart it or name another one in "
             "MLFLOW_TRACKING_URI, then run this again, which adds what is missing; "
@@ -78,179 +90,123 @@ def reason(error: Exception) -> str:
 
 
 class Store:
-    """A run's experiment in the store."""
+    """The experiment of a data set."""
 
-    def __init__(self, record: Record) -> None:
-        where = opened()
-        from mlflow.tracking import MlflowClient  # 3 to 7 seconds: only where a run is published
-
-        self.record = record
-        self.client = MlflowClient(where)
-        known = self.client.get_experiment_by_name(record["dataset"])
-        self.experiment = known.experiment_id if known else self.created(where)
-
-    def created(self, where: str) -> str:
-        """A new experiment's number; its artifacts lie in the project, or with the server."""
-        folder = project_root() / ARTIFACTS / self.record["dataset"]
-        return str(
-            self.client.create_experiment(
-                self.record["dataset"],
-                artifact_location=folder.as_uri() if where.startswith("sqlite:") else None,
-                tags={"mlflow.experimentKind": "custom_model_development"},
-            )
+    def __init__(self, dataset: str) -> None:
+        self.dataset, self.client = dataset, opened()
+        if known := self.client.get_experiment_by_name(dataset):
+            self.experiment = known.experiment_id
+            return
+        local = address().startswith("sqlite:")  # else artifacts lie with the server
+        self.experiment = self.client.create_experiment(
+            dataset,
+            artifact_location=artifacts(dataset) if local else None,
+            tags={"mlflow.experimentKind": "custom_model_development"},
         )
 
-    def run(
+    def find(self, **values: str) -> list[Any]:
+        """The runs with this `key` and `kind`, or this `parent`, the oldest first."""
+        query = " and ".join(f"tags.`{TAGS[name]}` = '{value}'" for name, value in values.items())
+        order = ["attributes.start_time", "attributes.run_id"]
+        return list(self.client.search_runs([self.experiment], query, order_by=order))
+
+    def create(
         self,
-        title: str,
-        key: str,
-        *,
-        kind: str,
-        parent: str | None = None,
+        record: Record,
         seed: int | None = None,
-    ) -> Any:
-        """The run with this key; created, with its parameters, where there is none. Its tags are
-        brought up to date."""
-        wanted = {KEY: key, KIND: kind, **tags(self.record, seed)}
-        wanted |= {PARENT: parent} if parent else {}
-        if (run := self.found(key, kind)) is None:
-            self.client.create_run(self.experiment, moment(self.record), wanted, title)
-            run = self.found(key, kind)
-        self.tag(run, wanted)
-        self.describe(run, {} if seed is None else {"seed": seed})
-        return run
+        *,
+        former: Sequence[Any] = (),
+        **more: str,
+    ) -> str:
+        """Create a method's run, or that of a seed, with parameters and data set; return its id.
 
-    def report(self, title: str) -> Any:
-        """The run that has a data set's report, found by its title."""
-        wanted = {KEY: title, KIND: "report", **{k: self.record["tags"][k] for k in SHARED}}
-        if (run := self.found(title, "report")) is None:
-            self.client.create_run(self.experiment, tags=wanted, run_name=title)
-            run = self.found(title, "report")
-        return run
+        former: the method's runs before, whose descriptions and tags by users are kept. more: the
+        `parent` and the `note`.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-    def note(self, text: str) -> None:
-        """What is shown above the experiment's runs."""
-        if self.client.get_experiment(self.experiment).tags.get(NOTE) != text:
-            self.client.set_experiment_tag(self.experiment, NOTE, text)
-
-    def found(self, key: str, kind: str) -> Any:
-        """The run with this key, the first one where two machines created it at once; None where
-        there is none."""
-        query = f"tags.`{KEY}` = '{key}' and tags.`{KIND}` = '{kind}'"
-        runs = self.client.search_runs(
-            [self.experiment], query, order_by=["attributes.start_time", "attributes.run_id"]
-        )
-        for double in runs[1:]:
-            self.client.delete_run(double.info.run_id)
-        return runs[0] if runs else None
-
-    def children(self, run: Any) -> list[Any]:
-        """The runs under a run."""
-        query = f"tags.`{PARENT}` = '{run.info.run_id}'"
-        return list(self.client.search_runs([self.experiment], query))
-
-    def describe(self, run: Any, more: Mapping[str, Any]) -> None:
-        """The run's parameters and data set, unless it has them; MLflow lets none be changed."""
-        from mlflow.entities import Param
-
-        params = {**flat(self.record["params"]), **more}
-        missing = {key: value for key, value in params.items() if key not in run.data.params}
-        if missing:
-            pairs = [Param(key, str(value)) for key, value in missing.items()]
-            self.client.log_batch(run.info.run_id, params=pairs)
-        if not run.inputs.dataset_inputs:
-            self.client.log_inputs(run.info.run_id, [self.data()])
-
-    def data(self) -> Any:
-        """The data set with its digest, where it comes from, and how many images it has."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        name, digest = self.record["dataset"], self.record["data_sha256"]
-        source = {"source": self.record["tags"]["dataset"], "dvc": f"data/packed/{name}"}
+        title, key, kind = f"{record['method']} · {self.dataset}", record["key"], "run"
+        params = flat(record["params"])
+        if seed is not None:
+            title, key, kind = f"{title} · seed {seed}", f"{key}-{seed}", "seed"
+            params["seed"] = seed
+            below = [child for run in former for child in self.find(parent=run.info.run_id)]
+            former = [child for child in below if child.data.tags["seed"] == str(seed)]
+        own = {"key": key, "kind": kind, **more}.items()
+        wanted = {**tags(record, seed), **{TAGS[name]: value for name, value in own if value}}
+        wanted |= {WRITTEN: digest(wanted[NOTE])} if NOTE in wanted else {}
+        for had in (run.data.tags for run in former):
+            wanted |= {k: v for k, v in had.items() if k not in wanted and not k.startswith(OURS)}
+            if NOTE in had and had.get(WRITTEN) != digest(had[NOTE]):
+                wanted[NOTE] = had[NOTE]
+        made = self.client.create_run(self.experiment, ended(record, 0), wanted, title)
+        pairs = [Param(name, str(value)) for name, value in params.items()]
+        self.client.log_batch(made.info.run_id, params=pairs)
+        source = {"source": record["tags"]["dataset"], "dvc": f"data/packed/{self.dataset}"}
         data = Dataset(
-            name=name,
-            digest=digest[:36],
+            name=self.dataset,
+            digest=record["data_sha256"][:36],
             source_type="dvc",
             source=json.dumps(source),
-            profile=json.dumps(self.record["split"]),
+            profile=json.dumps(record["split"]),
         )
-        return DatasetInput(data, [InputTag("mlflow.data.context", "training")])
+        training = [InputTag("mlflow.data.context", "training")]
+        self.client.log_inputs(made.info.run_id, [DatasetInput(data, training)])
+        return str(made.info.run_id)
 
-    def tag(self, run: Any, wanted: Mapping[str, str]) -> None:
-        """The run's tags, where they are others."""
-        for key, value in wanted.items():
-            if run.data.tags.get(key) != value:
-                self.client.set_tag(run.info.run_id, key, value)
-
-    def known(self, run: Any, points: Points) -> dict[tuple[str, int], float]:
-        """What the run has of the points' metrics, by name and step."""
-        names = {name for values, _ in points for name in values} & run.data.metrics.keys()
-        return {
-            (name, point.step): point.value
-            for name in names
-            for point in self.client.get_metric_history(run.info.run_id, name)
-        }
-
-    def contradicts(self, run: Any, points: Points) -> bool:
-        """Whether the run has another value at one of the points."""
-        known = self.known(run, points)
-        return any(
-            value is not None and known.get((name, step), value) != value
-            for values, step in points
-            for name, value in values.items()
-        )
-
-    def add(self, run: Any, points: Points, *, seconds: float | None, revise: bool = False) -> None:
-        """Metrics at their steps. Where there is a value already it stays, or, to `revise`, a
-        different one is added, which MLflow then takes for the latest. seconds: what training
-        took; two that write the same at once leave one point, if both know it."""
+    def log(self, run_id: str, points: Points, record: Record, seconds: float | None) -> None:
+        """Add metrics at their steps. An epoch ended at its share of the `seconds` of training, or
+        now where those are not known."""
         from mlflow.entities import Metric
 
-        known = self.known(run, points)
+        now, epochs = int(1000 * time.time()), max(1, record["params"]["epochs"])
         new = [
-            Metric(name, value, self.time(step, None if (name, step) in known else seconds), step)
+            Metric(name, value, ended(record, seconds, (step + 1) / epochs) or now, step)
             for values, step in points
             for name, value in values.items()
             if value is not None
-            and ((name, step) not in known or (revise and known[name, step] != value))
         ]
         for start in range(0, len(new), 1000):  # MLflow takes so many at once
-            self.client.log_batch(run.info.run_id, metrics=new[start : start + 1000])
+            self.client.log_batch(run_id, metrics=new[start : start + 1000])
 
-    def time(self, step: int, seconds: float | None) -> int:
-        """When an epoch ended, in MLflow's milliseconds: by its share of the training, or now
-        where that is not over."""
-        started, epochs = moment(self.record), max(1, self.record["params"]["epochs"])
-        if started is None or seconds is None:
-            return int(1000 * time.time())
-        return started + int(1000 * seconds * (step + 1) / epochs)
-
-    def attach(self, run: Any, files: Mapping[str, str]) -> None:
-        """Texts as the run's artifacts, by their paths; nothing where it has the same."""
-        digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-        if not files or run.data.tags.get(FILES) == digest:
-            return
+    def attach(self, run_id: str, files: Mapping[str, str]) -> None:
+        """Keep texts as the run's artifacts, by their paths."""
         with TemporaryDirectory() as folder:
             for name, text in files.items():
-                path = Path(folder) / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8", newline="")
-            self.client.log_artifacts(run.info.run_id, folder)
-        self.tag(run, {FILES: digest})
+                write_text(Path(folder) / name, text)
+            if files:
+                self.client.log_artifacts(run_id, folder)
 
-    def end(self, run: Any, status: str, seconds: float | None = None) -> None:
-        """The run's status and when it ended, where they are others."""
-        started = moment(self.record)
-        ended = None if seconds is None or started is None else started + int(1000 * seconds)
-        if run.info.status == status and ended in (None, run.info.end_time):
-            return
-        if status == "RUNNING":
-            self.client.update_run(run.info.run_id, status)
-        else:
-            self.client.set_terminated(run.info.run_id, status, ended)
+    def whole(self, content: str, key: str, seeds: Collection[int]) -> str:
+        """The id of the method's run of this digest, "" where there is none. Where there is, other
+        runs of its key are deleted with these seeds: former ones, and those of a process that was
+        killed, or that wrote the same at the same time."""
+        runs = self.find(key=key, kind="run")
+        same = [run.info.run_id for run in runs if run.data.tags.get(DIGEST) == content]
+        for run in runs if same else ():
+            if run.info.run_id != same[0]:
+                self.delete(run, seeds, same[0])
+        return str(same[0]) if same else ""
+
+    def delete(self, run: Any, seeds: Collection[int] | None = None, heir: str = "") -> None:
+        """Delete a run with its seeds; those that `seeds` leaves out come under another run."""
+        for child in self.find(parent=run.info.run_id):
+            if seeds is None or int(child.data.tags["seed"]) in seeds:
+                self.client.delete_run(child.info.run_id)
+            else:
+                self.client.set_tag(child.info.run_id, PARENT, heir)
+        self.client.delete_run(run.info.run_id)
 
 
-def moment(record: Record) -> int | None:
-    """When a run was started, in MLflow's milliseconds; None where its record does not say."""
+def digest(content: Any) -> str:
+    """64 hexadecimal digits that tell one content, of what JSON can hold, from another."""
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def ended(record: Record, seconds: float | None, share: float = 1) -> int | None:
+    """When a share of a training of so many seconds was over, in MLflow's milliseconds; None where
+    the record does not say when it started, or the seconds are not known."""
     started = record.get("started")
-    return None if started is None else int(1000 * datetime.fromisoformat(started).timestamp())
+    if started is None or seconds is None:
+        return None
+    return int(1000 * (datetime.fromisoformat(started).timestamp() + seconds * share))
