@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
 from heated.evaluation.clustering import CLUSTERING, KMEANS, ami, f1, nmi_arithmetic, nmi_geometric
-from heated.evaluation.geometry import directions
+from heated.common.geometry import l2_normalize
 
 NAMES = list(CLUSTERING)
 OPTIONS = {"scikit-learn": {"restarts": 5}, "lloyd": {"restarts": 5, "iterations": 50}}
@@ -85,7 +85,7 @@ def test_every_k_means_finds_clusters_far_apart(name):
     truth = np.repeat([0, 1, 2], 10)
     points = np.eye(3, dtype=np.float32)[truth]
     points += np.random.default_rng(0).normal(scale=0.01, size=points.shape).astype(np.float32)
-    found = KMEANS[name](directions(torch.from_numpy(points)), 3, seed=0, **OPTIONS[name])
+    found = KMEANS[name](l2_normalize(torch.from_numpy(points)), 3, seed=0, **OPTIONS[name])
     assert f1(truth, found.labels.numpy()) == 1
     assert found.converged
 
@@ -93,7 +93,7 @@ def test_every_k_means_finds_clusters_far_apart(name):
 @pytest.mark.parametrize("name", KMEANS)
 def test_the_objective_is_the_mean_squared_distance_to_the_clusters_means(name):
     points = np.random.default_rng(5).normal(size=(200, 8))
-    unit = directions(torch.from_numpy(points))
+    unit = l2_normalize(torch.from_numpy(points))
     found = KMEANS[name](unit, 12, seed=0, **OPTIONS[name])
     clusters = [unit[found.labels == k] for k in found.labels.unique()]
     apart = sum(((cluster - cluster.mean(dim=0)) ** 2).sum().item() for cluster in clusters)
@@ -102,7 +102,7 @@ def test_the_objective_is_the_mean_squared_distance_to_the_clusters_means(name):
 
 def test_more_restarts_find_clusters_at_least_as_tight():
     points = np.random.default_rng(5).normal(size=(200, 8))
-    unit = directions(torch.from_numpy(points))
+    unit = l2_normalize(torch.from_numpy(points))
     one, five = (
         KMEANS["lloyd"](unit, 12, restarts=restarts, iterations=50, seed=0).objective
         for restarts in (1, 5)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heated.common.errors import InputError
-from heated.evaluation.geometry import directions
+from heated.common.geometry import l2_normalize
 from heated.evaluation.kmeans import Assignment, lloyd, updated
 
 DTYPES = [torch.bfloat16, torch.float32]
@@ -18,7 +18,7 @@ def drawn(size, dim, *, seed=0, classes=None, noise=1.0):
     points = noise * torch.randn(size, dim, generator=generator)
     if classes is not None:
         points += torch.randn(classes, dim, generator=generator).repeat(size, 1)[:size]
-    return directions(points)
+    return l2_normalize(points)
 
 
 def generator(seed=0):
@@ -62,7 +62,7 @@ def test_every_sample_is_given_to_a_nearest_centre(seed, dtype, dim):
     random = np.random.default_rng(seed)
     points = torch.from_numpy(random.integers(-2, 3, size=(60, dim)))
     points = points[points.abs().sum(dim=1) > 0]
-    unit = directions(points)
+    unit = l2_normalize(points)
     centres = unit[random.permutation(len(unit))[: random.integers(1, len(unit))]]
     centres = centres * torch.from_numpy(random.choice([0.0, 0.5, 1.0], size=(len(centres), 1)))
     found = Assignment(unit, centres, memory=128, dtype=dtype).nearest(centres)
@@ -72,7 +72,7 @@ def test_every_sample_is_given_to_a_nearest_centre(seed, dtype, dim):
 
 
 def test_of_equally_near_centres_the_first_is_taken():
-    unit = directions(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
+    unit = l2_normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
     centres = unit[[0, 1, 1, 0]]
     assignment = Assignment(unit, centres, memory=128, dtype=torch.bfloat16)
     assert assignment.nearest(centres).tolist() == [0, 1, 0]
@@ -112,7 +112,7 @@ def test_the_seed_decides():
 
 
 def test_a_cluster_without_samples_starts_again_at_the_farthest_sample():
-    unit = directions(torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, -0.1], [0.0, 1.0]]))
+    unit = l2_normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, -0.1], [0.0, 1.0]]))
     centres = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
     moved = updated(unit, torch.zeros(4, dtype=torch.int64), centres)
     assert torch.equal(moved[1], unit[3])
@@ -120,7 +120,7 @@ def test_a_cluster_without_samples_starts_again_at_the_farthest_sample():
 
 
 def test_duplicates_fewer_than_clusters_do_no_harm():
-    unit = directions(torch.eye(3).repeat(10, 1))
+    unit = l2_normalize(torch.eye(3).repeat(10, 1))
     found = lloyd(unit, 8, iterations=20, generator=generator())
     assert found.objective == pytest.approx(0, abs=1e-12)
     assert found.labels.unique().numel() == 3

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
 from heated.common.errors import InputError
-from heated.evaluation.geometry import directions
+from heated.common.geometry import l2_normalize
 from heated.evaluation.ranking import Ranks
 from heated.evaluation.retrieval import RETRIEVAL, recall_at, retrieval, without_match
 
@@ -134,7 +134,7 @@ def clustered(size, classes, dim, *, noise=1.0, seed=0):
 def brute_force(embeddings, labels, ks, query, gallery):
     """Every score by sorting all of a query's gallery, in float64; of equal cosines (to 9 digits)
     the wrong class first."""
-    unit, scores = directions(embeddings).numpy(), []
+    unit, scores = l2_normalize(embeddings).numpy(), []
     for q in np.flatnonzero(query):
         others = np.array([g for g in np.flatnonzero(gallery) if g != q])
         right = (labels[others] == labels[q]).numpy()
@@ -165,7 +165,7 @@ def test_every_score_equals_sorting_all_of_the_gallery(seed, dim, whole):
 def test_scores_equal_those_of_pytorch_metric_learning(noise):
     embeddings, labels = clustered(600, 70, 16, noise=noise)
     names = ("precision_at_1", "mean_average_precision_at_r", "r_precision")
-    unit = directions(embeddings).float()
+    unit = l2_normalize(embeddings).float()
     theirs = AccuracyCalculator(include=names, k="max_bin_count").get_accuracy(unit, labels)
     ours = retrieval(embeddings, labels, recall_at_k=[1]).values
     assert list(ours.values()) == pytest.approx([theirs[name] for name in names], abs=1e-6)
@@ -175,7 +175,7 @@ def test_scores_of_queries_in_a_gallery_equal_those_of_pytorch_metric_learning()
     embeddings, labels = clustered(600, 50, 16, noise=2.0)
     query = torch.arange(600) < 200
     names = ("precision_at_1", "mean_average_precision_at_r", "r_precision")
-    unit = directions(embeddings).float()
+    unit = l2_normalize(embeddings).float()
     theirs = AccuracyCalculator(include=names, k="max_bin_count").get_accuracy(
         unit[query], labels[query], unit[~query], labels[~query]
     )

@@ -22,7 +22,7 @@ SCRIPT = """
 import json, sys
 import torch
 from heated.evaluation.clustering import KMEANS
-from heated.evaluation.geometry import directions
+from heated.common.geometry import l2_normalize
 from heated.evaluation.retrieval import retrieval
 from heated.runtime.device import prepared
 from heated.runtime.distributed import first
@@ -33,7 +33,7 @@ labels = torch.arange(3000) % 400
 embeddings = torch.randn(400, 24, generator=generator)[labels]
 embeddings += 1.5 * torch.randn(3000, 24, generator=generator)
 found = retrieval(embeddings, labels, recall_at_k=[1, 10, 100], memory=1)
-clusters = KMEANS["lloyd"](directions(embeddings), 400, restarts=2, iterations=5, seed=0)
+clusters = KMEANS["lloyd"](l2_normalize(embeddings), 400, restarts=2, iterations=5, seed=0)
 if first():
     print(json.dumps([found.values, found.doubtful, clusters.objective, clusters.labels.tolist()]))
 """

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from heated.evaluation.geometry import directions
+from heated.common.geometry import l2_normalize
 from heated.evaluation.ranking import GRID, Neighbours
 from heated.evaluation.retrieval import map_at_r
 
@@ -111,7 +111,7 @@ def chosen_of(order: Numbers, queries: Numbers, labels: Numbers, count: int) -> 
 def neighbours(given: Mapping[str, Tensor], queries: Sequence[int]) -> list[list[int]]:
     """The nearest of each query in the gallery by cosine, itself left out; of equally near ones
     those of other classes first, then by number."""
-    unit, labels = directions(given["embeddings"]), given["labels"].numpy()
+    unit, labels = l2_normalize(given["embeddings"]), given["labels"].numpy()
     numbers = np.flatnonzero(given["gallery"].numpy())
     found = []
     for query in queries:
