@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
+from heated.common.geometry import l2_normalize
 from heated.common.samples import Content, Samples
 from heated.data.batches import Mapped
 from heated.data.packed_dataset import unpack
 from heated.datasets.splits import split
-from heated.common.geometry import l2_normalize
 from heated.models import embedding_model
 from heated.models.embedding import embed
 from heated.models.embedding_model import Architecture, Model

@@ -7,8 +7,8 @@ import torch
 from embedders import KINDS, case
 
 from heated.common.errors import InputError
-from heated.data.packed_dataset import unpack
 from heated.common.geometry import l2_normalize
+from heated.data.packed_dataset import unpack
 from heated.inference.onnx import export
 from heated.models import embedding_model
 from heated.models.backbones import BACKBONES
