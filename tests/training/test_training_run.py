@@ -150,21 +150,18 @@ def test_a_training_that_is_cut_off_goes_on_where_it_was(tmp_path, last):
         np.testing.assert_array_equal(resumed[key], value)
 
 
-def heated_family(**changes):
-    """The recipes of bn, bn-drop, bn-heat and hbn, as params.yaml has them."""
-    constant, at = {"name": "constant", "value": 1}, 0.7625
-    sixteen, drop = {"name": "constant", "value": 16}, {"name": "step", "start": 1, "end": 0.1}
-    heat = {"name": "step", "start": 16, "end": 4, "at": at} | changes
-    drop |= {"at": at}
-    pairs = {
-        "bn": (sixteen, constant),
-        "bn-drop": (sixteen, drop),
-        "bn-heat": (heat, constant),
-        "hbn": (heat, drop),
-    }
-    small = {"epochs": 80, "watch_every": 40}
+def heated_family(end=4):
+    """The recipes of bn, bn-drop, bn-heat and hbn; of 16 epochs the last 4 are heated."""
+    constant, sixteen = ({"name": "constant", "value": value} for value in (1, 16))
+    drop, heat = (
+        {"name": "step", "start": start, "end": end, "at": 0.7625}
+        for start, end in ((1, 0.1), (16, end))
+    )
+    pairs = {"bn": (sixteen, constant), "bn-drop": (sixteen, drop)}
+    pairs |= {"bn-heat": (heat, constant), "hbn": (heat, drop)}
+    small = SETTINGS | {"epochs": 16, "watch_every": 8}
     return {
-        name: Recipe.from_settings(SETTINGS | small | {"alpha": alpha, "lr_factor": factor})
+        name: Recipe.from_settings(small | {"alpha": alpha, "lr_factor": factor})
         for name, (alpha, factor) in pairs.items()
     }
 
@@ -175,24 +172,23 @@ def family_trained(folder, recipes, cache):
     for name, each in recipes.items():
         run = Run(each, packed(), "data", CPU, cache, others=list(recipes.values()))
         (done,), _ = finish(run, folder / name, 0)
-        trained[name] = done["epochs_trained"]
-        models[name] = weights(folder / name)
+        trained[name], models[name] = done["epochs_trained"], weights(folder / name)
     return trained, models
 
 
 def test_methods_that_begin_alike_train_their_beginning_once(tmp_path):
     recipes, cache = heated_family(), tmp_path / "cache"
     trained, models = family_trained(tmp_path / "first", recipes, cache)
-    assert trained == {"bn": 80, "bn-drop": 19, "bn-heat": 19, "hbn": 19}
-    changed = {"hbn": heated_family(end=2)["hbn"]}
-    again, hotter = family_trained(tmp_path / "second", recipes | changed, cache)
-    assert again == {"bn": 0, "bn-drop": 0, "bn-heat": 0, "hbn": 19}
+    assert trained == {"bn": 16, "bn-drop": 4, "bn-heat": 4, "hbn": 4}
+    changed = recipes | {"hbn": heated_family(end=2)["hbn"]}
+    again, hotter = family_trained(tmp_path / "second", changed, cache)
+    assert again == {"bn": 0, "bn-drop": 0, "bn-heat": 0, "hbn": 4}
+    models["hotter"] = hotter["hbn"]
     for name, each in {**recipes, "hotter": changed["hbn"]}.items():
         alone = Run(each, packed(), "data", CPU, tmp_path / f"cache-{name}")
         (done,), _ = finish(alone, tmp_path / f"alone-{name}", 0)
-        assert done["epochs_trained"] == 80
-        expected = hotter["hbn"] if name == "hotter" else models[name]
-        assert weights(tmp_path / f"alone-{name}") == expected, name
+        assert done["epochs_trained"] == 16
+        assert weights(tmp_path / f"alone-{name}") == models[name], name
 
 
 def test_a_recipe_that_differs_otherwise_shares_nothing(trained, tmp_path):
