@@ -79,10 +79,6 @@ def test_every_metric_by_hand(name):
     assert mean(METRICS[name], queries) == mean(METRICS[name], queries[::-1])
 
 
-def test_queries_without_a_match_are_known():
-    assert without_match(ranks([[True, False], [False, False]])).tolist() == [0, 1]
-
-
 # --- all of it together ----------------------------------------------------------------------
 
 
@@ -145,6 +141,7 @@ def test_queries_without_a_match_count_as_misses_and_are_reported():
     everything = torch.cat([embeddings, alone]), torch.cat([labels, torch.arange(100, 103)])
     found = retrieval(*everything, recall_at_k=[1])
     assert found.without_match == 3 / 60
+    assert without_match(ranks([[True, False], [False, False]])).tolist() == [0, 1]
     assert found.values == pytest.approx(dict.fromkeys(found.values, 57 / 60))
 
 

@@ -51,14 +51,8 @@ def begin_at_class_means(
         model.head.weight.copy_(means / lengths)
 
 
-def nothing(
-    model: Model, images: Held | Mapped, labels: Tensor, *, batch_size: int, precision: str
-) -> None:
-    """Leave the model as it is."""
-
-
 WARM_UPS: dict[str, Callable[..., None]] = {
-    "none": nothing,
+    "none": lambda *_, **__: None,
     "batch_norm": settle_batch_norm,
     "class_means": begin_at_class_means,
 }
