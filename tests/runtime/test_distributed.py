@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,52 @@ def launched(processes, *command, folder=ROOT):
     return done.stdout
 
 
+WARM_UP = """
+import sys
+from pathlib import Path
+import torch
+from heated.models import embedding_model as models
+from heated.runtime.device import prepared
+from heated.runtime.distributed import first, share_batch_norm
+from heated.data.batches import Held
+from heated.training.init_stages import WARM_UPS
+
+device = prepared(1)
+torch.manual_seed(0)
+architecture = models.Architecture(
+    image_shape=(8, 8, 1),
+    num_classes=4,
+    embedding_dim=6,
+    backbone={"name": "conv4", "width": 4},
+    normalise={"name": "batch", "momentum": 0.05, "eps": 1e-3},
+    bias="outside",
+    label_smoothing=0.0,
+    augment=[],
+    pixel_mean=0.5,
+    pixel_std=0.5,
+)
+model = models.Model(architecture)
+share_batch_norm(model)
+images = torch.randint(256, (101, 8, 8, 1), dtype=torch.uint8)  # parts of different sizes
+options = {"batch_size": 9, "precision": "float32"}
+WARM_UPS["class_means"](model, Held(images), torch.arange(101) % 4, **options)
+if first():
+    models.save(Path(sys.argv[1]), model)
+"""
+
+
+@pytest.mark.slow
+def test_several_processes_warm_up_as_one_does(tmp_path):
+    script, warmed = tmp_path / "script.py", {}
+    script.write_text(WARM_UP, encoding="utf-8")
+    for processes in (1, 2, 3):
+        launched(processes, script, tmp_path / f"{processes}.safetensors")
+        warmed[processes] = load_file(tmp_path / f"{processes}.safetensors")
+    for name, values in warmed[1].items():
+        for many in (warmed[2][name], warmed[3][name]):
+            np.testing.assert_allclose(many, values, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
 @pytest.mark.slow
 def test_the_stage_writes_the_very_same_metrics_from_two_processes(tmp_path, monkeypatch):
     run, labels = tmp_path / "runs/digits/hbn", np.arange(3000) % 400
@@ -60,36 +107,51 @@ def test_the_stage_writes_the_very_same_metrics_from_two_processes(tmp_path, mon
 PARAMS = {
     **SHORT,
     "datasets.digits.training.epochs": 3,
-    "datasets.digits.training.warm_up": "class_means",
     "datasets.digits.training.batch_size": 97,  # parts of different sizes, also of the last batch
 }
 RUN = "runs/digits/hbn"
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 TRAIN = ("-m", "stages.train", "digits", "hbn")
 
 
-@pytest.mark.slow
-def test_several_processes_train_what_one_trains_from_its_start_or_where_it_was(project):
+def split_project(project):
+    """A project with packed digits and resolved settings."""
     project.edit(PARAMS)
     for stage in (("resolve",), ("download", "digits"), ("split", "digits")):
         project.stage(*stage)
-    trained, histories = [], []
-    for processes, lost in ((1, "*"), (2, "after-[23]-*"), (3, "*")):
-        for path in (project.folder / "checkpoints").glob(f"*/{lost}"):
-            path.unlink()
-        start = ("-m", "torch.distributed.run", f"--nproc-per-node={processes}")
-        torchrun = start if processes > 1 else ()
-        project.run(sys.executable, *torchrun, *TRAIN, HEATED_TRACKING="off")
-        trained.append(load_file(project.folder / RUN / "models" / "seed-0.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_train_what_one_trains(project, processes):
+    split_project(project)
+    trained, histories = {}, []
+    for count in (1, processes):
+        for left in ("checkpoints", RUN):
+            shutil.rmtree(project.folder / left, ignore_errors=True)
+        start = (*TORCHRUN, f"--nproc-per-node={count}") if count > 1 else (sys.executable,)
+        project.run(*start, *TRAIN, HEATED_TRACKING="off")
+        trained[count] = load_file(project.folder / RUN / "models" / "seed-0.safetensors")
         histories.append(read_history(project.folder / RUN / "history.csv")[0])
-        record = json.loads((project.folder / RUN / "provenance.json").read_text(encoding="utf-8"))
-        assert record["seeds"]["0"]["epochs_trained"] == (2 if processes == 2 else 3)
-        written = sorted(path.name for path in (project.folder / RUN).iterdir())
-        assert written == ["history.csv", "models", "provenance.json"]
-    for many, history in zip(trained[1:], histories[1:], strict=True):
-        for name, values in trained[0].items():
-            np.testing.assert_allclose(many[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
-        for row, other in zip(histories[0], history, strict=True):
-            assert row == pytest.approx(other, abs=1e-4)
+    one, many = trained.values()
+    for name, values in one.items():
+        np.testing.assert_allclose(many[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
+    for row, other in zip(*histories, strict=True):
+        assert row == pytest.approx(other, abs=1e-4)
+    assert sorted(path.name for path in (project.folder / RUN).iterdir()) == sorted(
+        ["models", "history.csv", "provenance.json"]
+    )
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_with_another_number_of_processes(project):
+    split_project(project)
+    project.stage("train", "digits", "hbn", HEATED_TRACKING="off")
+    for path in (project.folder / "checkpoints").glob("*/after-[23]-*"):
+        path.unlink()
+    project.run(*TORCHRUN, "--nproc-per-node=2", *TRAIN, HEATED_TRACKING="off")
+    record = json.loads((project.folder / RUN / "provenance.json").read_text(encoding="utf-8"))
+    assert record["seeds"]["0"]["epochs_trained"] == 2
 
 
 @pytest.mark.slow
