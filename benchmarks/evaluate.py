@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heated.evaluation.geometry import directions
+from heated.common.geometry import l2_normalize
 from heated.evaluation.kmeans import lloyd, squared_distances
 from heated.evaluation.ranking import Neighbours
 from heated.evaluation.retrieval import Scores, retrieval
@@ -108,13 +108,13 @@ def accuracy_calculator(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
 
     names = ("precision_at_1", "mean_average_precision_at_r", "r_precision")
     calculator = AccuracyCalculator(include=names, k="max_bin_count")
-    found = calculator.get_accuracy(directions(embeddings).float(), labels)
+    found = calculator.get_accuracy(l2_normalize(embeddings).float(), labels)
     return dict(zip(("recall_at_1", "map_at_r", "r_precision"), map(found.get, names), strict=True))
 
 
 def brute_force(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
     """Every score by sorting all cosines of each query in float64."""
-    unit, scores = directions(embeddings), []
+    unit, scores = l2_normalize(embeddings), []
     counts = torch.bincount(labels)[labels] - 1
     for rows in torch.arange(len(labels), device=labels.device).split(256):
         cosines = unit[rows] @ unit.T
@@ -198,7 +198,7 @@ def ratio(seconds: dict[str, list[float]], one: str, other: str) -> float:
 
 def bench_kmeans(embeddings: Tensor, options: argparse.Namespace) -> Figures:
     """Ours, then faiss and scikit-learn from the same starts with as many iterations."""
-    unit, clusters, device = directions(embeddings), options.classes, embeddings.device
+    unit, clusters, device = l2_normalize(embeddings), options.classes, embeddings.device
 
     def ours() -> Any:
         generator = torch.Generator().manual_seed(0)

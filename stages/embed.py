@@ -24,8 +24,7 @@ def main(dataset: str, method: str) -> None:
         for path in sorted(required(files / "models", "train").glob("seed-*.safetensors")):
             model = embedding_model.load(path, device)
             values = embedding.embed(model, images).cpu().numpy()
-            target = folder / f"{path.stem}.npz"
-            write_arrays(target, embeddings=values, labels=labels, **masks)
+            write_arrays(folder / f"{path.stem}.npz", embeddings=values, labels=labels, **masks)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Compute gradient norms of training samples against alpha, by kind of sample."""
 
-import numpy as np
 import torch
 
 from heated.analysis.gradient_study import gradients_by_kind
@@ -18,10 +17,8 @@ def main(dataset: str, method: str) -> None:
     study, folder = resolved("gradients.json"), run_folder(dataset, method)
     device = prepared(study.pop("threads"))
     data = packed_dataset.unpack(packed_folder(dataset))
-    numbers = np.flatnonzero(data.split.train)
-    images = Mapped(data.images, numbers, device)
-    classes = np.unique(data.labels[numbers], return_inverse=True)[1]
-    labels = torch.from_numpy(classes).to(device)
+    numbers, classes = data.part(data.split.train)
+    images, labels = Mapped(data.images, numbers, device), torch.from_numpy(classes).to(device)
     seeds = {}
     for path in sorted(required(folder / "models", "train").glob("seed-*.safetensors")):
         model = embedding_model.load_with_head(path, device)

@@ -21,13 +21,10 @@ def main(dataset: str, method: str) -> None:
     device = prepared(given["threads"])
     here = machine(settings["precision"], device, given["threads"])
     siblings = [Recipe.from_settings(each["settings"] | here) for each in resolved_runs(dataset)]
-    trained = training_run.Run(
-        Recipe.from_settings(settings | here),
-        *(packed_dataset.unpack(packed), packed_dataset.digest(packed), device),
-        project_root() / "checkpoints",
-        others=siblings,
-        **side["checkpoints"],
-    )
+    data, digest = packed_dataset.unpack(packed), packed_dataset.digest(packed)
+    place = {"folder": project_root() / "checkpoints", **side["checkpoints"]}
+    recipe = Recipe.from_settings(settings | here)
+    trained = training_run.Run(recipe, data, digest, device, others=siblings, **place)
     record = provenance.of(trained, given["tags"], settings | here)
     tracked, every = side["tracking"]["enabled"] and first(), side["tracking"]["every"]
     with output(folder / "models") as models, live(record, tracked, every) as logger:

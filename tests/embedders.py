@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from heated.common.geometry import l2_normalize
 from heated.common.samples import Content, Samples
 from heated.data.batches import Mapped
 from heated.data.packed_dataset import unpack
 from heated.datasets.splits import split
-from heated.evaluation.geometry import directions
 from heated.models import embedding_model
 from heated.models.embedding import embed
 from heated.models.embedding_model import Architecture, Model
@@ -133,7 +133,7 @@ def case(kind: str, folder: Path, given: Samples | None = None) -> Case:
         packing,
         packed,
         [contents[number] for number in numbers],
-        directions(torch.from_numpy(found["embeddings"])).float().numpy(),
+        l2_normalize(torch.from_numpy(found["embeddings"])).float().numpy(),
         found["labels"],
     )
 

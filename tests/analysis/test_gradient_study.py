@@ -1,6 +1,7 @@
 """The gradient picture of the paper (part 1) on networks that were trained here, and its edges."""
 
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -10,13 +11,13 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from heated.analysis.gradient_study import (
-    KINDS,
     QUANTILES,
     centroid_distances,
     evenly,
     gradients_by_kind,
     least,
     normalised,
+    samples_by_kind,
 )
 from heated.analysis.gradients import gradient_norms, margins
 from heated.common.errors import InputError
@@ -32,6 +33,7 @@ ALPHAS = [0.25, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 
 CPU = torch.device("cpu")
 
 
+@cache
 def digits():
     """1,797 images of ten digits; every hundredth has the next one's label, which no network that
     learns the others gives it."""
@@ -64,22 +66,12 @@ def trained(normalise, alpha=16.0, **options):
     """A model after five epochs of digits."""
     model = built(normalise, **options)
     images, labels = digits()
+    settings = {"batch_size": 64, "sampler": {"name": "shuffled"}, "precision": "float32"}
+    settings |= {"seed": 0, "watch_every": 1, "watch": dict}
+    settings |= dict.fromkeys(("log", "keep"), lambda _: None)
     sgd = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}
-    train(
-        Progress.begin(model, sgd, head_lr_factor=1),
-        Held(images),
-        labels,
-        alphas=[alpha] * 5,
-        lrs=[0.02] * 5,
-        batch_size=64,
-        sampler={"name": "shuffled"},
-        precision="float32",
-        seed=0,
-        watch_every=1,
-        watch=dict,
-        log=lambda row: None,
-        keep=lambda progress: None,
-    )
+    progress = Progress.begin(model, sgd, head_lr_factor=1)
+    train(progress, Held(images), labels, alphas=[alpha] * 5, lrs=[0.02] * 5, **settings)
     return model
 
 
@@ -93,12 +85,24 @@ def studied(model, alphas=ALPHAS, samples=10_000, data=None):
     return gradients_by_kind(model, Held(images), labels, alphas=alphas, samples=samples)
 
 
-def among(model, kind):
-    """Normalised embeddings and labels of a kind's samples, as the study has them."""
+@pytest.fixture(scope="module")
+def found(model):
+    """The study of the model."""
+    return studied(model)
+
+
+def measured(model):
+    """Embeddings of the digits, labels, margins and distances to the centroids."""
     images, labels = digits()
     embeddings = normalised(model, Held(images)).double()
     ahead = margins(model.head, embeddings, labels)
-    numbers = KINDS[kind](ahead, centroid_distances(embeddings, labels), labels)
+    return embeddings, labels, ahead, centroid_distances(embeddings, labels)
+
+
+def among(model, kind):
+    """Normalised embeddings, labels and margins of a kind's samples, as the study has them."""
+    embeddings, labels, ahead, distances = measured(model)
+    numbers = samples_by_kind(ahead, distances, labels)[kind]
     return embeddings[numbers], labels[numbers], ahead[numbers]
 
 
@@ -116,24 +120,24 @@ def test_a_correct_sample_is_pulled_most_at_a_middle_alpha_and_no_more_at_a_larg
             peaks = norms.max(axis=1)
             assert (norms[:, 0] < 0.01 * peaks).all()
             assert (norms[:, -1] < 0.01 * peaks).all()
-            rises, past = (
-                np.diff(norms, axis=1) > 0,
-                np.arange(199) >= norms.argmax(axis=1)[:, None],
-            )
+            past = np.arange(199) >= norms.argmax(axis=1)[:, None]
+            rises = np.diff(norms, axis=1) > 0
             single = (rises != past).all(axis=1)
             assert single.mean() > 0.9  # the others have a rival near and several further off
 
 
-def test_the_centroids_samples_peak_at_a_smaller_alpha_and_lower_than_the_boundarys(model):
-    kinds = studied(model)["kinds"]
+def test_the_centroids_samples_peak_at_a_smaller_alpha_and_lower_than_the_boundarys(found):
+    kinds = found["kinds"]
     assert kinds["centroid"]["peak_alpha"] < kinds["boundary"]["peak_alpha"]
     assert kinds["centroid"]["peak_norm"] < kinds["boundary"]["peak_norm"]
     assert ALPHAS[0] < kinds["centroid"]["peak_alpha"] < 8  # the paper's is at about 4
     assert kinds["centroid"]["quantiles"]["0.5"][-1] < 0.01 * kinds["centroid"]["peak_norm"]
 
 
-def test_a_misclassified_samples_gradient_grows_without_bound_and_its_slope_to_a_constant(model):
-    found = studied(model)["kinds"]["misclassified"]
+def test_a_misclassified_samples_gradient_grows_without_bound_and_its_slope_to_a_constant(
+    model, found
+):
+    found = found["kinds"]["misclassified"]
     median = found["quantiles"]["0.5"]
     assert median == sorted(median)
     assert found["peak_alpha"] == ALPHAS[-1]
@@ -160,38 +164,31 @@ def test_correct_samples_have_a_final_slope_only_with_smoothed_labels():
 # --- what is told ----------------------------------------------------------------------------
 
 
-def test_the_study_is_json_with_a_number_for_each_alpha(model):
-    found = json.loads(json.dumps(studied(model, samples=20), allow_nan=False))
-    assert found["alpha"] == 16
-    assert found["alphas"] == ALPHAS
-    assert found["images"] == 1797
-    assert list(found["counts"]) == list(found["kinds"]) == list(KINDS)
-    for kind in found["kinds"].values():
+def test_the_study_is_json_with_a_number_for_each_alpha(model, tmp_path):
+    few = studied(model, samples=20)
+    assert json.loads(json.dumps(few, allow_nan=False)) == few
+    assert (few["alpha"], few["alphas"], few["images"]) == (16, ALPHAS, 1797)
+    assert list(few["counts"]) == list(few["kinds"]) == ["centroid", "boundary", "misclassified"]
+    for kind in few["kinds"].values():
         assert set(kind) == {"n", "quantiles", "peak_alpha", "peak_norm", "final_slope"}
         curves = [kind["quantiles"][str(q)] for q in QUANTILES]
         assert {len(curve) for curve in curves} == {len(ALPHAS)}
         assert (np.diff(curves, axis=0) >= 0).all()
         assert kind["n"] <= 20
+    save(tmp_path / "model.safetensors", model)
+    saved = load_with_head(tmp_path / "model.safetensors", CPU)
+    assert studied(saved, alphas=ALPHAS[::-1], samples=20) == few
 
 
-def test_a_summary_is_of_each_samples_own_peak(model):
+def test_a_summary_is_of_each_samples_own_peak(model, found):
     embeddings, labels, _ = among(model, "boundary")
     norms = gradient_norms(model.head, embeddings, labels, ALPHAS).numpy()
-    found = studied(model)["kinds"]["boundary"]
+    found = found["kinds"]["boundary"]
     assert found["n"] == len(norms)
     assert found["peak_norm"] == pytest.approx(np.median([max(row) for row in norms]))
     own = [ALPHAS[row.tolist().index(max(row))] for row in norms]
     assert found["peak_alpha"] == pytest.approx(np.median(own))
     assert found["quantiles"]["0.25"] == pytest.approx(np.quantile(norms, 0.25, axis=0).tolist())
-
-
-def test_a_saved_model_gives_the_same_study(tmp_path, model):
-    save(tmp_path / "model.safetensors", model)
-    assert studied(load_with_head(tmp_path / "model.safetensors", CPU)) == studied(model)
-
-
-def test_alphas_in_any_order_give_the_same_study(model):
-    assert studied(model, alphas=ALPHAS[::-1]) == studied(model)
 
 
 @pytest.mark.parametrize("normalise", [SM, LN, BN], ids=["sm", "ln", "bn"])
@@ -207,11 +204,8 @@ def test_the_normalised_embeddings_are_those_that_the_classifier_sees(normalise)
 
 
 def test_every_kind_is_what_its_name_says(model):
-    images, labels = digits()
-    embeddings = normalised(model, Held(images)).double()
-    ahead = margins(model.head, embeddings, labels)
-    distances = centroid_distances(embeddings, labels)
-    found = {name: kind(ahead, distances, labels) for name, kind in KINDS.items()}
+    _, labels, ahead, distances = measured(model)
+    found = samples_by_kind(ahead, distances, labels)
     correct = ahead > 0
     assert torch.equal(found["misclassified"], (~correct).nonzero()[:, 0])
     for values, numbers in ((distances, found["centroid"]), (ahead, found["boundary"])):
@@ -261,14 +255,14 @@ def predicted(model):
     return images, (embeddings @ unit.T).argmax(dim=1)
 
 
-def test_where_nothing_is_misclassified_the_count_says_so_and_the_kind_is_not_there(model):
-    found = studied(model, data=predicted(model))
+def test_a_kind_without_samples_is_counted_and_not_there(model):
+    images, labels = predicted(model)
+    found = studied(model, data=(images, labels))
     assert found["counts"]["misclassified"] == 0
     assert list(found["kinds"]) == ["centroid", "boundary"]
-
-
-def test_where_all_is_misclassified_no_other_kind_is_there(model):
-    images, labels = predicted(model)
+    found = studied(model, data=(images[:1], labels[:1]))
+    assert found["counts"] == {"centroid": 1, "boundary": 1, "misclassified": 0}
+    assert found["kinds"]["centroid"] == found["kinds"]["boundary"]
     found = studied(model, data=(images, (labels + 1) % 10))
     assert found["counts"] == {"centroid": 0, "boundary": 0, "misclassified": 1797}
     assert list(found["kinds"]) == ["misclassified"]
@@ -284,13 +278,6 @@ def test_a_class_without_samples_leaves_the_others_as_they_are(model):
     assert found["kinds"]["boundary"]["quantiles"]["0.5"] == pytest.approx(
         np.median(norms, axis=0).tolist(), abs=1e-5
     )
-
-
-def test_a_single_sample_is_of_both_correct_kinds(model):
-    images, labels = predicted(model)
-    found = studied(model, data=(images[:1], labels[:1]))
-    assert found["counts"] == {"centroid": 1, "boundary": 1, "misclassified": 0}
-    assert found["kinds"]["centroid"] == found["kinds"]["boundary"]
 
 
 def test_labels_that_the_model_was_not_trained_on_are_refused(model):

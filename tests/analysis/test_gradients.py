@@ -17,12 +17,7 @@ from heated.losses.heated_softmax import BIASES, HeatedSoftmax
 
 N, C, D = 12, 4, 5
 ALPHAS = [0.25, 1.0, 4.0, 16.0, 60.0]
-CASES = [
-    (normalise, bias, smoothing)
-    for normalise in NORMALISATIONS
-    for bias in BIASES
-    for smoothing in (0.0, 0.1)
-]
+CASES = [*product(NORMALISATIONS, BIASES, (0.0, 0.1))]
 
 
 def built(normalise="l2", *, bias="outside", smoothing=0.0, seed=0):
@@ -94,29 +89,22 @@ def test_no_gradient_is_longer_than_alpha_times_twice_the_longest_weight(
     assert norms.max() <= 2 * alpha * longest * (1 + 1e-9)
 
 
-def test_the_models_own_alpha_does_not_matter(subtests):
-    for normalise in NORMALISATIONS:
-        with subtests.test(normalise=normalise):
-            head = built(normalise)
-            before = gradient_norms(head, *samples(head), ALPHAS)
-            head.alpha = 3
-            assert torch.equal(gradient_norms(head, *samples(head), ALPHAS), before)
-
-
-@pytest.mark.parametrize("entries", [1, 3 * C, 5 * C])
-def test_the_size_of_blocks_changes_nothing(monkeypatch, entries):
-    head = built("batch")
+def test_the_models_own_alpha_the_size_of_blocks_and_the_order_of_alphas_change_nothing(
+    monkeypatch,
+):
     functions = (lambda *of: gradient_norms(*of, ALPHAS), final_slopes, margins)
-    before = [function(head, *samples(head)) for function in functions]
-    monkeypatch.setattr(gradients, "ENTRIES", entries)
-    for function, expected in zip(functions, before, strict=True):
-        torch.testing.assert_close(function(head, *samples(head)), expected, rtol=1e-12, atol=1e-15)
-
-
-def test_alphas_stand_in_the_order_they_came():
-    head = built()
-    there, back = (gradient_norms(head, *samples(head), each) for each in (ALPHAS, ALPHAS[::-1]))
-    assert torch.equal(there, back.flip(1))
+    for normalise in NORMALISATIONS:
+        head = built(normalise)
+        before = [function(head, *samples(head)) for function in functions]
+        head.alpha = 3
+        back = gradient_norms(head, *samples(head), ALPHAS[::-1])
+        assert torch.equal(back.flip(1), before[0])
+        for entries in (1, 3 * C, 5 * C):
+            monkeypatch.setattr(gradients, "ENTRIES", entries)
+            for function, expected in zip(functions, before, strict=True):
+                values = function(head, *samples(head))
+                torch.testing.assert_close(values, expected, rtol=1e-12, atol=1e-15)
+        monkeypatch.undo()
 
 
 def test_correct_samples_fall_to_0_and_misclassified_ones_grow_by_a_constant(subtests):
@@ -178,41 +166,27 @@ def test_a_margin_is_above_0_where_the_class_of_the_largest_score_is_right(bias)
         assert margin == pytest.approx(score[label] - best, abs=1e-12)
 
 
-def test_a_class_without_samples_counts_among_the_others():
+def test_samples_are_alone_whatever_their_number_and_classes():
     head = built()
     normalised, _ = samples(head)
     labels = torch.arange(N) % 2  # none of classes 2 and 3
     norms = gradient_norms(head, normalised, labels, ALPHAS)
     assert norms.shape == (N, len(ALPHAS))
     assert torch.equal(norms[:1], gradient_norms(head, normalised[:1], labels[:1], ALPHAS))
+    assert gradient_norms(head, normalised[:0], labels[:0], ALPHAS).shape == (0, 5)
 
 
-def test_no_samples_have_no_gradients():
+def test_an_alpha_that_is_not_above_0_and_finite_is_refused():
     head = built()
-    assert gradient_norms(head, torch.empty(0, D), torch.empty(0).long(), ALPHAS).shape == (0, 5)
+    for alpha in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(InputError, match="alphas: came .*; allowed: finite numbers above 0"):
+            gradient_norms(head, *samples(head), [1.0, alpha])
 
 
-def test_an_alpha_that_is_not_above_0_and_finite_is_refused(subtests):
-    for alpha in [0.0, -1.0, float("inf"), float("nan")]:
-        with subtests.test(alpha=alpha):
-            head = built()
-            with pytest.raises(
-                InputError, match="alphas: came .*; allowed: finite numbers above 0"
-            ):
-                gradient_norms(head, *samples(head), [1.0, alpha])
-
-
-def test_samples_that_are_not_the_classifiers_are_refused(subtests):
-    cases = [
-        ((2, D + 1), [0, 1]),
-        ((3, D), [0, 1]),
-        ((D,), [0, 1]),
-        ((2, D), [0, C]),
-        ((2, D), [-1, 0]),
-        ((2, D), [[0], [1]]),
-    ]
-    for shape, labels in cases:
-        with subtests.test(shape=shape, labels=labels):
-            for function in (lambda *of: gradient_norms(*of, ALPHAS), final_slopes, margins):
-                with pytest.raises(InputError, match=r"allowed: \(N, 5\) and \(N,\) in \[0, 4\)"):
-                    function(built(), torch.zeros(shape), torch.tensor(labels))
+def test_samples_that_are_not_the_classifiers_are_refused():
+    cases = [((2, D + 1), [0, 1]), ((3, D), [0, 1]), ((D,), [0, 1])]
+    cases += [((2, D), [0, C]), ((2, D), [-1, 0]), ((2, D), [[0], [1]])]
+    functions = (lambda *of: gradient_norms(*of, ALPHAS), final_slopes, margins)
+    for (shape, labels), function in product(cases, functions):
+        with pytest.raises(InputError, match=r"allowed: \(N, 5\) and \(N,\) in \[0, 4\)"):
+            function(built(), torch.zeros(shape), torch.tensor(labels))

@@ -21,25 +21,16 @@ def labelled(counts):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @given(counts=COUNTS)
-def test_every_image_is_in_one_batch(name, counts):
-    generator = torch.Generator().manual_seed(0)
-    batches = SAMPLERS[name](labelled(counts), 7, generator, **OPTIONS[name])
-    assert sorted(torch.cat(batches).tolist()) == list(range(sum(counts)))
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_batches_depend_on_the_generator_alone(name):
-    labels = labelled([5, 6, 7])
-
-    def batches(seed):
+def test_every_image_is_in_one_batch_and_the_generator_alone_decides_in_which(name, counts):
+    def order(seed, elsewhere):
+        torch.manual_seed(elsewhere)
         generator = torch.Generator().manual_seed(seed)
-        return torch.cat(SAMPLERS[name](labels, 6, generator, **OPTIONS[name])).tolist()
+        return torch.cat(SAMPLERS[name](labelled(counts), 7, generator, **OPTIONS[name])).tolist()
 
-    torch.manual_seed(1)
-    first = batches(0)
-    torch.manual_seed(2)
-    assert batches(0) == first
-    assert batches(1) != first
+    first = order(0, 1)
+    assert sorted(first) == list(range(sum(counts)))
+    assert order(0, 2) == first
+    assert sum(counts) < 20 or order(1, 1) != first
 
 
 @given(counts=COUNTS, images=st.integers(2, 4))
@@ -60,11 +51,8 @@ def test_where_classes_are_alike_batches_are_so_many_images_of_different_classes
         assert found.tolist() == [4] * 4
 
 
-def test_a_class_with_one_image_is_named():
+def test_a_class_with_one_image_and_a_batch_without_room_for_two_classes_are_refused():
     with pytest.raises(InputError, match=r"training class 1 \(from 0\) has one image, .*allowed"):
         drawn(labelled([4, 1, 4]), 8, 2)
-
-
-def test_a_batch_without_room_for_two_classes_is_refused():
     with pytest.raises(InputError, match="came 5 images a class in batches of 8; allowed: at most"):
         drawn(labelled([8, 8]), 8, 5)

@@ -123,7 +123,7 @@ def test_well_separated_samples_are_settled_by_the_screen():
 
 
 @given(cases(), DTYPES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_memory_changes_nothing(case, dtype):
     embeddings, labels, masks = case
     size = 64
@@ -139,10 +139,10 @@ def test_memory_changes_nothing(case, dtype):
     for name in ("nearest", "relevant"):
         expected = torch.cat([getattr(piece, name) for piece in one])
         assert torch.equal(torch.cat([getattr(piece, name) for piece in many]), expected)
-    within = [row for piece in many for row in piece.within.tolist()]
-    assert [[r for r in row if r] for row in within] == [
-        [r for r in row if r] for row in one[0].within.tolist()
-    ]
+    rows, expected = (
+        [row for piece in each for row in piece.within.tolist()] for each in (many, one)
+    )
+    assert [[r for r in row if r] for row in rows] == [[r for r in row if r] for row in expected]
 
 
 def test_memory_bounds_the_block():
@@ -176,17 +176,51 @@ def test_only_the_nearest_is_ranked_where_the_others_are_not_wanted():
     }
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1e30])
-def test_nearness_is_of_directions_not_of_lengths(scale):
-    embeddings = torch.tensor([[1.0, 0.0], [100.0, 1.0], [1.0, 0.5]]) * scale
-    assert ranks(embeddings, torch.tensor([0, 0, 1]), deepest=1)[0] == (1, [1])
-
-
-@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, torch.float64])
-def test_embeddings_of_every_precision_are_taken(precision):
+def test_embeddings_of_every_length_and_precision_are_taken():
+    for scale in (1e-30, 1e-3, 1e30):
+        embeddings = torch.tensor([[1.0, 0.0], [100.0, 1.0], [1.0, 0.5]]) * scale
+        assert ranks(embeddings, torch.tensor([0, 0, 1]), deepest=1)[0] == (1, [1])
     embeddings, labels = clustered(100, 10, 8)
-    expected = ranks(embeddings.to(precision).double(), labels, deepest=9)
-    assert ranks(embeddings.to(precision), labels, deepest=9) == expected
+    for precision in (torch.float16, torch.bfloat16, torch.float64):
+        expected = ranks(embeddings.to(precision).double(), labels, deepest=9)
+        assert ranks(embeddings.to(precision), labels, deepest=9) == expected
+
+
+BY_HAND = {  # embeddings, labels, deepest: (rank of the nearest, ranks within R) by query
+    "a sample is never its own neighbour": (torch.eye(2), [0, 1], 1, {0: (0, []), 1: (0, [])}),
+    "a duplicate of the query is found": (
+        torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]),
+        [0, 0, 1],
+        2,
+        {0: (1, [1]), 1: (1, [1]), 2: (0, [])},
+    ),
+    "of samples equally near, those of other classes stand first": (
+        torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [0.0, 1.0]]),
+        [0, 0, 1, 2],
+        3,
+        {0: (3, [])},
+    ),
+    "an embedding of length 0 is at right angles to everything": (
+        torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 2.0], [-1.0, 1.0]]),
+        [0, 0, 1, 2],
+        3,
+        {0: (2, [])},
+    ),
+    "what collapses finds its class after all others": (
+        torch.ones(20, 3),
+        [*range(4)] * 5,
+        19,
+        dict.fromkeys(range(20), (16, [])),
+    ),
+    "or not at all": (torch.ones(20, 3), [*range(4)] * 5, 15, dict.fromkeys(range(20), (0, []))),
+}
+
+
+@pytest.mark.parametrize("case", BY_HAND)
+def test_by_hand(case):
+    embeddings, labels, deepest, expected = BY_HAND[case]
+    found_ranks = ranks(embeddings, torch.tensor(labels), deepest=deepest)
+    assert {query: found_ranks[query] for query in expected} == expected
 
 
 def test_samples_at_right_angles_to_the_query_are_a_tie():
@@ -195,35 +229,6 @@ def test_samples_at_right_angles_to_the_query_are_a_tie():
     everything = torch.ones(14, dtype=torch.bool)
     expected = brute_force(embeddings, labels, everything, everything)
     assert ranks(embeddings, labels, deepest=13) == limited(expected, 13)
-
-
-def test_a_sample_is_never_its_own_neighbour():
-    assert ranks(torch.eye(2), torch.tensor([0, 1]), deepest=1) == {0: (0, []), 1: (0, [])}
-
-
-def test_a_duplicate_of_the_query_is_found_though_the_query_is_not():
-    embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    labels = torch.tensor([0, 0, 1])
-    expected = {0: (1, [1]), 1: (1, [1]), 2: (0, [])}
-    assert ranks(embeddings, labels, deepest=2) == expected
-
-
-def test_of_samples_equally_near_those_of_other_classes_stand_first():
-    embeddings = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [0.0, 1.0]])
-    assert ranks(embeddings, torch.tensor([0, 0, 1, 2]), deepest=3)[0] == (3, [])
-
-
-def test_an_embedding_of_length_0_is_at_right_angles_to_everything():
-    embeddings = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 2.0], [-1.0, 1.0]])
-    assert ranks(embeddings, torch.tensor([0, 0, 1, 2]), deepest=3)[0] == (2, [])
-
-
-def test_a_collapsed_embedding_finds_its_class_after_all_others():
-    labels = torch.arange(20) % 4
-    collapsed = ranks(torch.ones(20, 3), labels, deepest=19)
-    assert set(collapsed) == set(range(20))
-    assert all(row == (16, []) for row in collapsed.values())
-    assert all(row == (0, []) for row in ranks(torch.ones(20, 3), labels, deepest=15).values())
 
 
 def test_a_query_outside_the_gallery_counts_every_sample_of_its_class():
@@ -254,35 +259,23 @@ def test_a_gpu_ranks_as_the_cpu_does(dtype):
         assert there == here
 
 
-@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
-def test_embeddings_that_are_not_finite_are_refused_with_their_number(wrong):
-    embeddings = torch.ones(4, 3)
-    embeddings[2] = wrong
-    with pytest.raises(InputError, match="1 of 4 embeddings hold NaN or infinity"):
-        Neighbours(embeddings, torch.zeros(4, dtype=torch.int64), deepest=1)
+FOUR = torch.zeros(4, dtype=torch.int64)
+REFUSED = {
+    "nan": (torch.full((4, 3), torch.nan), FOUR, {}, "4 of 4 embeddings hold NaN or infinity"),
+    "infinity": (torch.tensor([[1.0], [-torch.inf]]), FOUR[:2], {}, "1 of 2 embeddings hold NaN"),
+    "a label too many": (torch.ones(3, 3), FOUR, {}, r"embeddings \(3, 3\) .* labels \(4,\)"),
+    "no dimension": (torch.ones(4), FOUR, {}, r"embeddings \(4,\) .*allowed: .* \(N, D\) and"),
+    "no sample": (torch.ones(0, 3), FOUR[:0], {}, r"labels \(N,\), N at least 1"),
+    "whole numbers": (torch.ones(4, 3).long(), FOUR, {}, "of torch.int64 and.*: floating-point"),
+    "no class numbers": (torch.ones(4, 3), FOUR.float(), {}, "of torch.float32; .* int64 labels"),
+    "small labels": (torch.ones(4, 3), FOUR.int(), {}, "of torch.int32; allowed: .* int64 labels"),
+    "no query": (torch.ones(4, 3), FOUR, {"query": FOUR.bool()}, "came 0 queries and 4 in the g"),
+    "no gallery": (torch.ones(4, 3), FOUR, {"gallery": FOUR.bool()}, "4 queries and 0 in the gall"),
+}
 
 
-@pytest.mark.parametrize(("shape", "labels"), [((4, 3), 5), ((4,), 4), ((0, 3), 0)])
-def test_embeddings_and_labels_that_do_not_fit_are_refused_with_their_shapes(shape, labels):
-    with pytest.raises(InputError, match=rf"labels \({labels},\); allowed: \(N, D\) and \(N,\)"):
-        Neighbours(torch.ones(shape), torch.zeros(labels, dtype=torch.int64), deepest=1)
-
-
-@pytest.mark.parametrize("empty", ["query", "gallery"])
-def test_an_empty_side_is_refused(empty):
-    masks = {empty: torch.zeros(4, dtype=torch.bool)}
-    with pytest.raises(InputError, match="queries and . in the gallery"):
-        Neighbours(torch.ones(4, 3), torch.zeros(4, dtype=torch.int64), **masks, deepest=1)
-
-
-@pytest.mark.parametrize(
-    ("embeddings", "labels", "came"),
-    [
-        (torch.ones(4, 3, dtype=torch.int64), torch.zeros(4, dtype=torch.int64), "torch.int64 and"),
-        (torch.ones(4, 3), torch.zeros(4), "labels of torch.float32"),
-        (torch.ones(4, 3), torch.zeros(4, dtype=torch.int32), "labels of torch.int32"),
-    ],
-)
-def test_what_is_not_floating_point_or_not_a_class_number_is_refused(embeddings, labels, came):
-    with pytest.raises(InputError, match=f"{came}.*allowed: floating-point embeddings and int64"):
-        Neighbours(embeddings, labels, deepest=1)
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_ranked_is_refused(case):
+    embeddings, labels, masks, message = REFUSED[case]
+    with pytest.raises(InputError, match=message):
+        Neighbours(embeddings, labels, **masks, deepest=1)

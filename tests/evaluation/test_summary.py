@@ -21,12 +21,9 @@ def test_the_interval_is_students_for_the_mean(values):
     assert found["n"] == len(values)
 
 
-def test_equal_values_have_an_interval_of_no_width():
+def test_equal_values_have_an_interval_of_no_width_and_a_single_one_has_none():
     assert summary({0: 0.5, 1: 0.5})["interval"] == [0.5, 0.5]
     assert summary({0: 0.5, 1: 0.5})["std"] == 0
-
-
-def test_a_single_seed_has_no_deviation_and_no_interval():
     one = {"mean": 0.25, "std": None, "interval": None, "n": 1, "seeds": {"3": 0.25}}
     assert summary({3: 0.25}) == one
 
@@ -37,9 +34,6 @@ def test_seeds_stand_in_rising_order_under_each_metric():
     assert list(found) == ["f1", "ami"]
     assert list(found["f1"]["seeds"].items()) == [("0", 0.3), ("2", 0.2), ("10", 0.1)]
     assert found["ami"]["mean"] == pytest.approx(0.5)
-
-
-def test_the_order_in_which_seeds_are_read_changes_no_digit():
     by_seed = {seed: {"f1": 0.1 * seed + 0.037} for seed in range(7)}
     backwards = dict(reversed(by_seed.items()))
     assert summaries(by_seed) == summaries(backwards)

@@ -7,8 +7,8 @@ import torch
 from embedders import KINDS, case
 
 from heated.common.errors import InputError
+from heated.common.geometry import l2_normalize
 from heated.data.packed_dataset import unpack
-from heated.evaluation.geometry import directions
 from heated.inference.onnx import export
 from heated.models import embedding_model
 from heated.models.backbones import BACKBONES
@@ -66,7 +66,7 @@ def test_every_backbone_is_exported(tmp_path, name):
     export(tmp_path / "model.safetensors", tmp_path / "model.onnx")
     images = np.random.default_rng(0).integers(256, size=(3, *shape), dtype=np.uint8)
     with torch.inference_mode():
-        expected = directions(model(torch.from_numpy(images))).numpy()
+        expected = l2_normalize(model(torch.from_numpy(images))).numpy()
     np.testing.assert_allclose(run(tmp_path / "model.onnx", images), expected, atol=1e-4, rtol=0)
 
 

@@ -18,25 +18,6 @@ from heated.config.resolved import resolved_files
 from heated.runtime import distributed
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = """
-import json, sys
-import torch
-from heated.evaluation.clustering import KMEANS
-from heated.evaluation.geometry import directions
-from heated.evaluation.retrieval import retrieval
-from heated.runtime.device import prepared
-from heated.runtime.distributed import first
-
-device = prepared(1)
-generator = torch.Generator().manual_seed(0)
-labels = torch.arange(3000) % 400
-embeddings = torch.randn(400, 24, generator=generator)[labels]
-embeddings += 1.5 * torch.randn(3000, 24, generator=generator)
-found = retrieval(embeddings, labels, recall_at_k=[1, 10, 100], memory=1)
-clusters = KMEANS["lloyd"](directions(embeddings), 400, restarts=2, iterations=5, seed=0)
-if first():
-    print(json.dumps([found.values, found.doubtful, clusters.objective, clusters.labels.tolist()]))
-"""
 
 
 def launched(processes, *command, folder=ROOT):
@@ -102,24 +83,18 @@ def test_several_processes_warm_up_as_one_does(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT, encoding="utf-8")
-    one, two = (json.loads(launched(processes, script)) for processes in (1, 2))
-    assert two == one
-
-
-@pytest.mark.slow
 def test_the_stage_writes_the_very_same_metrics_from_two_processes(tmp_path, monkeypatch):
-    run = tmp_path / "runs/digits/hbn"
-    generator, labels = np.random.default_rng(0), np.arange(200) % 20
+    run, labels = tmp_path / "runs/digits/hbn", np.arange(3000) % 400
     for seed in (0, 1):
-        noise = generator.normal(size=(200, 16)).astype(np.float32)
-        arrays = {"embeddings": np.eye(20, 16, dtype=np.float32)[labels] * 2 + noise}
-        masks = dict.fromkeys(("query", "gallery"), np.ones(200, dtype=bool))
+        random = np.random.default_rng(seed)
+        noise, centres = random.normal(size=(3000, 24)), random.normal(size=(400, 24))
+        arrays = {"embeddings": (centres[labels] + 1.5 * noise).astype(np.float32)}
+        masks = dict.fromkeys(("query", "gallery"), np.ones(3000, dtype=bool))
         write_arrays(run / "embeddings" / f"seed-{seed}.npz", **arrays, labels=labels, **masks)
-    for name, value in resolved_files(config.load(ROOT)).items():
-        write_json(tmp_path / "data/resolved" / name, value)
+    given = resolved_files(config.load(ROOT))["evaluation/digits.json"]
+    lloyd = {"name": "lloyd", "restarts": 2, "iterations": 5}
+    given["evaluation"] |= {"kmeans": lloyd, "recall_at": [1, 10, 100], "memory": 1}
+    write_json(tmp_path / "data/resolved/evaluation/digits.json", given)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "src")]))
     written = []
     for processes in (1, 2):

@@ -49,46 +49,32 @@ def repository(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_commit_is_the_heads(repository):
+def test_the_commit_is_the_heads_with_dvcs_names_of_stage_and_experiment(repository, monkeypatch):
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    found = source_commit()
-    assert found == {
-        "commit": head.stdout.strip(),
-        "modified": False,
-        "stage": None,
-        "experiment": None,
-    }
-    assert len(found["commit"]) == 40
+    expected = {"commit": head.stdout.strip(), "modified": False}
+    assert len(expected["commit"]) == 40
+    assert source_commit() == {**expected, "stage": None, "experiment": None}
+    monkeypatch.setenv("DVC_STAGE", "train@digits-bn")
+    monkeypatch.setenv("DVC_EXP_NAME", "warm-ibis")
+    names = {"stage": "train@digits-bn", "experiment": "warm-ibis"}
+    assert source_commit() == {**expected, **names}
 
 
-def test_a_changed_file_is_told_and_an_untracked_one_is_not(repository):
+def test_a_changed_file_is_told_and_an_untracked_one_or_a_result_is_not(repository):
     (repository / "untracked").write_text("two")
+    (repository / "dvc.lock").write_text("one")  # a build writes it
+    subprocess.run(["git", "add", "dvc.lock"], check=True)
     assert source_commit()["modified"] is False
     (repository / "tracked").write_text("two")
     assert source_commit()["modified"] is True
 
 
-def test_results_that_a_build_writes_change_no_source(repository):
-    (repository / "dvc.lock").write_text("one")
-    subprocess.run(["git", "add", "dvc.lock"], check=True)
-    assert source_commit()["modified"] is False
-
-
-def test_dvcs_names_of_stage_and_experiment_are_told(repository, monkeypatch):
-    monkeypatch.setenv("DVC_STAGE", "train@digits-bn")
-    monkeypatch.setenv("DVC_EXP_NAME", "warm-ibis")
+def test_outside_a_repository_and_without_git_there_is_no_commit(repository, monkeypatch):
+    with monkeypatch.context() as without_git:
+        without_git.setenv("PATH", str(repository))
+        assert git("rev-parse", "HEAD") is None
+    (repository / "outside").mkdir()
+    monkeypatch.chdir(repository / "outside")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(repository))
     found = source_commit()
-    assert (found["stage"], found["experiment"]) == ("train@digits-bn", "warm-ibis")
-
-
-def test_outside_a_repository_there_is_no_commit(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    found = source_commit()
-    assert found["commit"] is None
-    assert found["modified"] is False
-
-
-def test_without_git_there_is_no_commit(repository, monkeypatch):
-    monkeypatch.setenv("PATH", str(repository))
-    assert git("rev-parse", "HEAD") is None
+    assert (found["commit"], found["modified"]) == (None, False)

@@ -41,32 +41,26 @@ def begun(dataset, method):
 # --- epochs, alpha, learning rate ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["sm", "ls", "ln", "bn"])
 @pytest.mark.parametrize("dataset", CLASSES)
-def test_a_method_that_is_not_heated_keeps_alpha_and_lr(dataset, method):
-    given = settings(dataset, method)
-    assert given["alphas"] == [1 if method in ("sm", "ls") else 16] * EPOCHS[dataset]
-    assert given["lrs"] == [LR[dataset]] * EPOCHS[dataset]
+def test_heated_methods_have_a_quarter_of_alpha_and_a_tenth_of_lr_in_the_last_19_epochs(dataset):
+    epochs, lr = EPOCHS[dataset], LR[dataset]
+    for method in ("sm", "ls", "ln", "bn"):
+        given = settings(dataset, method)
+        assert given["alphas"] == [1 if method in ("sm", "ls") else 16] * epochs
+        assert given["lrs"] == [lr] * epochs
+    for method in ("hln", "hbn"):
+        given = settings(dataset, f"{method}-mnist" if dataset == "mnist" else method)
+        assert given["alphas"] == [16] * (epochs - HEATED) + [16 * 0.25] * HEATED
+        assert given["lrs"] == pytest.approx([lr] * (epochs - HEATED) + [lr * 0.1] * HEATED)
 
 
-@pytest.mark.parametrize("method", ["hln", "hbn"])
-@pytest.mark.parametrize("dataset", CLASSES)
-def test_a_heated_method_has_a_quarter_of_alpha_and_a_tenth_of_lr_in_the_last_19_epochs(
-    dataset, method
-):
-    given = settings(dataset, f"{method}-mnist" if dataset == "mnist" else method)
-    before = EPOCHS[dataset] - HEATED
-    assert given["alphas"] == [16] * before + [16 * 0.25] * HEATED
-    assert given["lrs"] == pytest.approx([LR[dataset]] * before + [LR[dataset] * 0.1] * HEATED)
-
-
-@pytest.mark.parametrize("method", ["hln", "hbn"])
-def test_mnists_methods_differ_in_the_moment_of_heating_only(method):
-    here, there = (PARAMS.methods[name].model_dump() for name in (method, f"{method}-mnist"))
-    for schedule in ("alpha", "lr_factor"):
-        assert here[schedule].pop("at") == 0.7625
-        assert there[schedule].pop("at") == 0.815
-    assert here == there
+def test_mnists_methods_differ_in_the_moment_of_heating_only():
+    for method in ("hln", "hbn"):
+        here, there = (PARAMS.methods[name].model_dump() for name in (method, f"{method}-mnist"))
+        for schedule in ("alpha", "lr_factor"):
+            assert here[schedule].pop("at") == 0.7625
+            assert there[schedule].pop("at") == 0.815
+        assert here == there
 
 
 def test_only_ls_smooths_labels_by_a_tenth():
@@ -98,15 +92,12 @@ def test_photographs_are_squashed_to_256_and_cropped_to_224_with_a_flip_of_half_
 
 
 @pytest.mark.parametrize("dataset", CLASSES)
-def test_pixels_go_from_minus_1_to_1(dataset):
+def test_pixels_go_from_minus_1_to_1_and_digits_are_not_augmented(dataset):
     model = begun(dataset, "bn").model
     shape = model.architecture.image_shape
     for value, expected in ((0, -1), (255, 1)):
         prepared = model.prepare(torch.full((1, *shape), value, dtype=torch.uint8))
         assert prepared.unique().tolist() == [expected]
-
-
-def test_digits_are_not_augmented():
     assert settings("mnist", "bn")["augment"] == []
 
 
@@ -115,34 +106,23 @@ def test_digits_are_not_augmented():
 
 @pytest.mark.parametrize("dataset", CLASSES)
 def test_every_parameter_learns_at_one_rate_without_weight_decay(dataset):
-    progress = begun(dataset, "bn")
+    """Birds and cars by SGD with momentum, products and digits by TensorFlow's Adam."""
+    progress, given = begun(dataset, "bn"), settings(dataset, "bn")
     groups = progress.optimiser.param_groups
     held = [parameter for group in groups for parameter in group["params"]]
     assert {id(p) for p in held} == {id(p) for p in progress.model.parameters()}
     assert all(parameter.requires_grad for parameter in held)
-    given = settings(dataset, "bn")
     assert given["bottleneck_lr_factor"] == given["head_lr_factor"] == 1
     assert {group["weight_decay"] for group in groups} == {0}
-
-
-@pytest.mark.parametrize("dataset", ["cub200", "cars196"])
-def test_birds_and_cars_train_by_sgd_with_momentum(dataset):
-    optimiser = begun(dataset, "bn").optimiser
-    assert isinstance(optimiser, torch.optim.SGD)
-    for group in optimiser.param_groups:
-        assert (group["momentum"], group["dampening"], group["nesterov"]) == (0.9, 0, False)
-
-
-@pytest.mark.parametrize(
-    ("dataset", "epsilon"), [("sop", 0.01), ("in-shop", 0.01), ("mnist", 1e-8)]
-)
-def test_products_and_digits_train_by_tensorflows_adam(dataset, epsilon):
-    optimiser = begun(dataset, "bn").optimiser
-    assert isinstance(optimiser, torch.optim.Adam)
-    assert optimiser.epsilon_hat == (1e-8 if dataset == "mnist" else 0.01)
-    for group in optimiser.param_groups:
-        assert group["betas"] == (0.9, 0.999)
-        assert not group["amsgrad"]
+    if dataset in ("cub200", "cars196"):
+        assert isinstance(progress.optimiser, torch.optim.SGD)
+        for group in groups:
+            assert (group["momentum"], group["dampening"], group["nesterov"]) == (0.9, 0, False)
+        return
+    assert isinstance(progress.optimiser, torch.optim.Adam)
+    assert progress.optimiser.epsilon_hat == (1e-8 if dataset == "mnist" else 0.01)
+    for group in groups:
+        assert (group["betas"], group["amsgrad"]) == ((0.9, 0.999), False)
 
 
 # --- network ---------------------------------------------------------------------------------
@@ -174,49 +154,43 @@ def used(network):
 
 @pytest.mark.parametrize("dataset", PHOTOGRAPHS)
 def test_all_batch_norm_is_trained_with_the_authors_decay_and_epsilon(dataset):
-    layers = [
-        m for m in begun(dataset, "bn").model.network.modules() if "BatchNorm" in repr(m)[:20]
-    ]
+    modules = begun(dataset, "bn").model.network.modules()
+    layers = [layer for layer in modules if "BatchNorm" in repr(layer)[:20]]
     assert len(layers) == 57  # of GoogLeNet with batch norm after each convolution
     for layer in layers:
         assert type(layer) is nn.BatchNorm2d
         assert layer.momentum == pytest.approx(1 - 0.95)
         assert layer.eps == 1e-3
-        assert layer.weight.requires_grad
-        assert layer.bias.requires_grad
+        assert layer.weight.requires_grad is layer.bias.requires_grad is True
 
 
 def test_digits_go_through_lenet_to_2_dimensions_without_batch_norm_or_dropout():
-    layers = [type(m).__name__ for m in begun("mnist", "sm").model.network if list(m.parameters())]
+    network, given = begun("mnist", "sm").model.network, settings("mnist", "sm")
+    layers = [type(m).__name__ for m in network if list(m.parameters())]
     assert layers == ["Conv2d", "Conv2d", "Linear", "Linear"]
-    network = begun("mnist", "sm").model.network
     shapes = [tuple(p.shape) for name, p in network.named_parameters() if "weight" in name]
     assert shapes == [(32, 1, 5, 5), (64, 32, 5, 5), (500, 64 * 7 * 7), (2, 500)]
-    assert (settings("mnist", "sm")["weights"], settings("mnist", "sm")["warm_up"]) == (
-        "none",
-        "none",
-    )
+    assert (given["weights"], given["warm_up"]) == ("none", "none")
 
 
 # --- classifier ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["bn", "hbn"])
-@pytest.mark.parametrize("dataset", PHOTOGRAPHS)
-def test_the_bottlenecks_batch_norm_has_a_shift_and_no_scale(dataset, method):
-    normalise = begun(dataset, method).model.normalization
-    assert not normalise.standardise.affine
-    assert (normalise.standardise.momentum, normalise.standardise.eps) == (0.05, 1e-3)
-    assert normalise.shift.requires_grad
-    assert normalise.shift.tolist() == [0] * 64
+def test_the_bottlenecks_batch_norm_has_a_shift_and_no_scale():
+    runs = [*((dataset, "bn") for dataset in PHOTOGRAPHS), ("cub200", "hbn")]
+    for normalise in (begun(*each).model.normalization for each in runs):
+        assert not normalise.standardise.affine
+        assert (normalise.standardise.momentum, normalise.standardise.eps) == (0.05, 1e-3)
+        assert normalise.shift.requires_grad
+        assert normalise.shift.tolist() == [0] * 64
 
 
-@pytest.mark.parametrize("method", ["sm", "ls", "ln", "hln", "bn", "hbn"])
-def test_there_is_a_bias_of_0_outside_alpha(method):
-    head = begun("cub200", method).model.head
-    assert head.bias.tolist() == [0] * 100
-    assert head.bias.requires_grad
-    assert not head.bias_inside
+def test_there_is_a_bias_of_0_outside_alpha():
+    for method in ("sm", "ls", "ln", "hln", "bn", "hbn"):
+        head = begun("cub200", method).model.head
+        assert head.bias.tolist() == [0] * 100
+        assert head.bias.requires_grad
+        assert not head.bias_inside
 
 
 def test_the_bottleneck_and_the_classes_begin_with_the_authors_deviations():
@@ -232,17 +206,11 @@ def test_the_bottleneck_and_the_classes_begin_with_the_authors_deviations():
 # --- evaluation ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("dataset", "recall_at", "restarts"),
-    [
-        ("cub200", [1, 2, 4, 8], 10),
-        ("cars196", [1, 2, 4, 8], 10),
-        ("sop", [1, 10, 100, 1000], 1),
-        ("in-shop", [1, 10, 20, 30], 1),
-        ("mnist", [1, 2, 4, 8], 10),
-    ],
-)
-def test_the_papers_ranks_and_restarts_of_k_means(dataset, recall_at, restarts):
-    evaluation = PARAMS.datasets[dataset].evaluation
-    assert evaluation.recall_at == recall_at
-    assert evaluation.kmeans.model_dump() == {"name": "scikit-learn", "restarts": restarts}
+def test_the_papers_ranks_and_restarts_of_k_means():
+    few, sop, in_shop = [1, 2, 4, 8], [1, 10, 100, 1000], [1, 10, 20, 30]
+    ranks = {"cub200": few, "cars196": few, "sop": sop, "in-shop": in_shop, "mnist": few}
+    for dataset, recall_at in ranks.items():
+        evaluation = PARAMS.datasets[dataset].evaluation
+        restarts = 1 if dataset in ("sop", "in-shop") else 10
+        assert evaluation.recall_at == recall_at
+        assert evaluation.kmeans.model_dump() == {"name": "scikit-learn", "restarts": restarts}

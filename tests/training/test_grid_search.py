@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ from test_training_run import CPU, SETTINGS
 
 from heated.common.errors import InputError
 from heated.common.history import NullLogger
+from heated.common.io import read_json
 from heated.common.samples import Split
 from heated.data.packed_dataset import Packed
 from heated.training import grid_search
@@ -56,30 +58,21 @@ def test_validation_classes_are_of_those_that_train_and_do_not_train():
         assert not trained & tested
         assert trained | tested == set(range(6))
     assert set().union(*(data.labels[part.query] for part in parts)) == set(range(6))
-
-
-def test_too_few_classes_for_the_folds_are_refused():
     with pytest.raises(InputError, match="came 4 folds of 6 training classes; allowed: at least"):
-        grid_search.validation(packed(), folds=4, fold=0)
+        grid_search.validation(data, folds=4, fold=0)
 
 
-def test_every_point_is_trained_once_and_the_best_is_chosen(tmp_path):
+def test_every_point_is_trained_once_and_the_best_of_its_last_epochs_is_chosen(tmp_path):
     found = tried(tmp_path, packed())
     assert [each["point"] for each in found["tried"]] == POINTS
     scores = [each["recall_at_1"] for each in found["tried"]]
     assert found["chosen"] == POINTS[int(np.argmax(scores))]
     assert found["trainings"] == 2
-    again = tried(tmp_path, packed())
-    assert again == found  # its seconds too: nothing was trained again
-
-
-def test_a_points_score_is_the_last_epochs_of_its_own_training(tmp_path):
-    found = tried(tmp_path, packed())
+    assert tried(tmp_path, packed()) == found  # its seconds too: nothing was trained again
     held = grid_search.validation(packed(), folds=3, fold=0)
     for each in found["tried"]:
-        run = Run(
-            Recipe.from_settings(SETTINGS | each["point"]), held, "data", CPU, tmp_path / "other"
-        )
+        recipe = Recipe.from_settings(SETTINGS | each["point"])
+        run = Run(recipe, held, "data", CPU, tmp_path / "other")
         done = run.finish([0], tmp_path / "models", NullLogger())[0]
         assert each["recall_at_1"] == done["history"][-1]["recall_at_1"]
 
@@ -128,17 +121,13 @@ def competed(tmp_path_factory):
 def test_a_competitor_is_tuned_and_then_trained_with_what_was_chosen(competed):
     for method in ("tuned-sm", "triplet"):
         folder = competed.folder / "runs/digits" / method
-        tuned, made = (
-            json.loads((folder / name).read_text(encoding="utf-8"))
-            for name in ("tuned.json", "provenance.json")
-        )
+        tuned, made = (read_json(folder / name) for name in ("tuned.json", "provenance.json"))
         assert tuned["trainings"] == 2
         assert made["params"]["lr"] == tuned["chosen"]["lr"]
         assert sorted(made["seeds"]) == ["0", "1"]
         assert all(seed["peak_mib"] > 0 for seed in made["seeds"].values())
-        assert {seed["images_seen"] for seed in made["seeds"].values()} == {
-            2 * made["split"]["train"]["images"]
-        }
+        seen = 2 * made["split"]["train"]["images"]
+        assert {seed["images_seen"] for seed in made["seeds"].values()} == {seen}
 
 
 @pytest.mark.xdist_group("competed")
@@ -146,11 +135,9 @@ def test_the_report_tells_what_was_tried_where_and_what_it_cost(competed):
     report = (competed.folder / "report/tables/digits.md").read_text(encoding="utf-8")
     assert "### Competitors, on equal terms" in report
     assert "validation classes, fold 0 of 5 of the training classes; the test classes" in report
-    chosen = json.loads((competed.folder / "runs/digits/triplet/tuned.json").read_text("utf-8"))
-    row = next(
-        line for line in report.splitlines() if line.startswith("| triplet | 2 | ") and "lr" in line
-    )
-    assert f"lr {chosen['chosen']['lr']}, loss.margin {chosen['chosen']['loss.margin']}" in row
+    tuned = read_json(competed.folder / "runs/digits/triplet/tuned.json")
+    lr, margin = tuned["chosen"]["lr"], tuned["chosen"]["loss.margin"]
+    assert re.search(rf"(?m)^\| triplet \| 2 \| .*lr {lr}, loss.margin {margin}", report)
     assert (competed.folder / "report/figures/digits-costs.svg").is_file()
     page = (competed.folder / "report/index.html").read_text(encoding="utf-8")
     assert "What the competitors cost" in page

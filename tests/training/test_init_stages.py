@@ -1,13 +1,13 @@
 from copy import deepcopy
+from itertools import product
 
 import numpy as np
-import pytest
 import torch
 from torch import nn
 
 from heated.data.batches import Held, Mapped
 from heated.models.embedding_model import Architecture, Model
-from heated.training.init_stages import WARM_UPS, class_means
+from heated.training.init_stages import WARM_UPS
 
 NORMALISATIONS = {
     "none": {"name": "none"},
@@ -109,31 +109,34 @@ def running(layer):
 INNER, OUTER = running("network.0"), running("normalization.standardise")
 
 
-@pytest.mark.parametrize("normalise", NORMALISATIONS)
-@pytest.mark.parametrize("name", WARM_UPS)
-def test_a_warm_up_changes_statistics_and_classifier_only(name, normalise):
-    model = built(normalise)
-    before = deepcopy(model.state_dict())
-    expected = set() if name == "none" else INNER | (OUTER if normalise == "batch" else set())
-    expected |= {"head.weight"} if name == "class_means" else set()
-    assert changed(warmed(name, model), before) == expected
-    assert all(parameter.grad is None for parameter in model.parameters())
+def test_a_warm_up_changes_statistics_and_classifier_only_and_draws_nothing(subtests):
+    for name, normalise in product(WARM_UPS, NORMALISATIONS):
+        with subtests.test(name=name, normalise=normalise):
+            model, state = built(normalise), torch.get_rng_state()
+            before = deepcopy(model.state_dict())
+            expected = INNER | (OUTER if normalise == "batch" else set())
+            expected |= {"head.weight"} if name == "class_means" else set()
+            assert changed(warmed(name, model), before) == (expected if name != "none" else set())
+            assert all(parameter.grad is None for parameter in model.parameters())
+            assert torch.equal(torch.get_rng_state(), state)
+            torch.manual_seed(5)
+            assert changed(warmed(name, built(normalise)), model.state_dict()) == set()
 
 
-@pytest.mark.parametrize("name", ["batch_norm", "class_means"])
-def test_statistics_are_those_of_one_pass_in_order_over_centre_crops(name):
-    model = warmed(name, built())
-    layers = (model.network[0], model.normalization.standardise)
-    for layer, (mean, variance) in zip(layers, settled(built()), strict=True):
-        close(layer.running_mean, mean)
-        close(layer.running_var, variance)
-        assert layer.num_batches_tracked == 3
+def test_statistics_are_those_of_one_pass_in_order_over_centre_crops():
+    for name in ("batch_norm", "class_means"):
+        model = warmed(name, built())
+        layers = (model.network[0], model.normalization.standardise)
+        for layer, (mean, variance) in zip(layers, settled(built()), strict=True):
+            close(layer.running_mean, mean)
+            close(layer.running_var, variance)
+            assert layer.num_batches_tracked == 3
 
 
-@pytest.mark.parametrize("normalise", NORMALISATIONS)
-def test_the_classifier_begins_at_the_unit_means_of_its_classes(normalise):
-    model = warmed("class_means", built(normalise))
-    close(model.head.weight, means_by_hand(built(normalise), normalise))
+def test_the_classifier_begins_at_the_unit_means_of_its_classes():
+    for normalise in NORMALISATIONS:
+        model = warmed("class_means", built(normalise))
+        close(model.head.weight, means_by_hand(built(normalise), normalise))
 
 
 def test_every_image_is_then_nearer_to_its_class_than_by_chance():
@@ -156,26 +159,9 @@ def test_a_memory_map_warms_up_as_what_is_held(tmp_path):
     assert changed(warmed("class_means", built(), source), expected) == set()
 
 
-def test_a_warm_up_draws_nothing():
-    torch.manual_seed(5)
-    model = built()
-    state = torch.get_rng_state()
-    first = warmed("class_means", model).state_dict()
-    assert torch.equal(torch.get_rng_state(), state)
-    assert changed(warmed("class_means", built()), first) == set()
-
-
 def test_the_network_computes_in_the_precision():
     seen = []
     model = built()
     model.network[2].register_forward_hook(lambda *arguments: seen.append(arguments[-1].dtype))
     warmed("batch_norm", model, precision="bfloat16")
     assert set(seen) == {torch.bfloat16}
-
-
-def test_class_means_are_numpys_in_float64():
-    rows = np.random.default_rng(0).normal(5, 1, (1000, 6)).astype(np.float32)
-    labels = np.random.default_rng(1).integers(7, size=1000)
-    found = class_means(torch.from_numpy(rows), torch.from_numpy(labels), 7)
-    expected = [rows[labels == label].astype(np.float64).mean(axis=0) for label in range(7)]
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)

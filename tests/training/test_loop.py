@@ -1,4 +1,5 @@
 from copy import deepcopy
+from itertools import product
 
 import pytest
 import torch
@@ -111,60 +112,44 @@ def reference(name, model, *, alphas, lrs, batch_size, weight_decay=0.0):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_one_step_equals_its_gradient_written_out_by_hand(name):
-    model = built(METHODS[name])
-    expected = deepcopy(model)
-    losses = reference(name, expected, alphas=[4.0], lrs=[0.1], batch_size=12)
-    history = trained(model, alphas=[4.0], lrs=[0.1], batch_size=12)
-    assert history[0]["loss"] == pytest.approx(losses[0], abs=1e-6)
-    for key, value in expected.named_parameters():
-        torch.testing.assert_close(model.get_parameter(key), value, atol=1e-6, rtol=0)
+def test_steps_equal_those_written_out_by_hand(name):
+    one = {"alphas": [4.0], "lrs": [0.1], "batch_size": 12}  # a step of the gradient alone
+    more = {"alphas": [4.0, 1.0], "lrs": [0.05, 0.005], "batch_size": 6, "weight_decay": 0.1}
+    for options, digits in ((one, 1e-6), (more, 1e-5)):
+        model = built(METHODS[name])
+        expected, start = deepcopy(model), deepcopy(model)
+        losses = reference(name, expected, **options)
+        optimiser = SGD | {"weight_decay": options.pop("weight_decay", 0.0)}
+        history = trained(model, **options, optimiser=optimiser)
+        assert [row["loss"] for row in history] == pytest.approx(losses, abs=digits)
+        for key, value in expected.named_parameters():
+            torch.testing.assert_close(model.get_parameter(key), value, atol=digits, rtol=0)
+        assert not torch.allclose(model.head.weight, start.head.weight, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_steps_with_momentum_and_changing_alpha_and_lr_equal_those_written_out(name):
-    model = built(METHODS[name])
-    expected, start = deepcopy(model), deepcopy(model)
-    schedules = {"alphas": [4.0, 1.0], "lrs": [0.05, 0.005]}
-    losses = reference(name, expected, **schedules, batch_size=6, weight_decay=0.1)
-    history = trained(
-        model,
-        **schedules,
-        batch_size=6,
-        optimiser={"name": "sgd", "momentum": 0.9, "weight_decay": 0.1},
-    )
-    assert [row["loss"] for row in history] == pytest.approx(losses, abs=1e-5)
-    for key, value in expected.named_parameters():
-        torch.testing.assert_close(model.get_parameter(key), value, atol=1e-5, rtol=0)
-    assert not torch.allclose(model.head.weight, start.head.weight, atol=1e-3)
-
-
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("factor", [0.5, 10])
-@pytest.mark.parametrize("part", ["bottleneck", "head"])
-def test_a_parts_step_is_the_networks_times_its_factor(name, factor, part):
+def test_a_parts_step_is_the_networks_times_its_factor(name):
     start = built(METHODS[name])
-    prefix = {
-        "bottleneck": f"network.{bottleneck(start.network)}.",
-        "head": ("head.", "normalization."),
-    }[part]
-    plain, other = deepcopy(start), deepcopy(start)
+    plain = deepcopy(start)
     trained(plain, lrs=[0.01], batch_size=12)
-    (row,) = trained(other, lrs=[0.01], batch_size=12, **{f"{part}_lr_factor": factor})
-    assert row["lr"] == 0.01
-    assert any(key.startswith(prefix) for key, _ in start.named_parameters())
-    for key, value in start.named_parameters():
-        step, same = other.get_parameter(key) - value, plain.get_parameter(key) - value
-        scaled = same * (factor if key.startswith(prefix) else 1)
-        torch.testing.assert_close(step, scaled, atol=1e-6, rtol=1e-4)
+    below = f"network.{bottleneck(start.network)}."
+    prefixes = {"bottleneck": below, "head": ("head.", "normalization.")}
+    for (part, prefix), factor in product(prefixes.items(), (0.5, 10)):
+        other = deepcopy(start)
+        (row,) = trained(other, lrs=[0.01], batch_size=12, **{f"{part}_lr_factor": factor})
+        assert row["lr"] == 0.01
+        assert any(key.startswith(prefix) for key, _ in start.named_parameters())
+        for key, value in start.named_parameters():
+            step, same = other.get_parameter(key) - value, plain.get_parameter(key) - value
+            scaled = same * (factor if key.startswith(prefix) else 1)
+            torch.testing.assert_close(step, scaled, atol=1e-6, rtol=1e-4)
 
 
 def test_what_is_frozen_does_not_learn_and_the_rest_does():
     model = built()
     first = model.network[0].requires_grad_(False)
     before = {key: value.clone() for key, value in model.named_parameters()}
-    optimiser = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1}
-    trained(model, lrs=[0.01], optimiser=optimiser)
+    trained(model, lrs=[0.01], optimiser=SGD | {"weight_decay": 0.1})
     still = {key for key, value in model.named_parameters() if torch.equal(value, before[key])}
     assert {f"network.0.{key}" for key, _ in first.named_parameters()} == still
 
@@ -188,22 +173,17 @@ def test_accuracy_is_the_share_of_images_right_while_training():
 
 
 def test_every_row_tells_the_epoch_and_the_alpha_and_lr_that_were_passed():
-    alphas, lrs, model, set_alphas = [16.0, 4.0, 2.0], [0.1, 0.01, 0.02], built(), []
-    history = trained(
-        model, alphas=alphas, lrs=lrs, log=lambda row: set_alphas.append(model.head.alpha.item())
-    )
-    assert [row["epoch"] for row in history] == [0, 1, 2]
-    assert [row["alpha"] for row in history] == alphas == set_alphas
-    assert [row["temperature"] for row in history] == [1 / 16, 1 / 4, 1 / 2]
-    assert [row["lr"] for row in history] == lrs
+    alphas, lrs, model, rows, set_alphas = [16.0, 4.0, 2.0], [0.1, 0.01, 0.02], built(), [], []
 
+    def log(row):
+        rows.append(row)
+        set_alphas.append(model.head.alpha.item())
 
-def test_the_log_gets_the_rows_that_are_returned():
-    rows = []
-    assert trained(built(), alphas=[4.0] * 2, lrs=[0.1] * 2, log=rows.append) == rows
-
-
-def test_more_lrs_than_alphas_are_refused():
+    assert trained(model, alphas=alphas, lrs=lrs, log=log) == rows
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert [row["alpha"] for row in rows] == alphas == set_alphas
+    assert [row["temperature"] for row in rows] == [1 / 16, 1 / 4, 1 / 2]
+    assert [row["lr"] for row in rows] == lrs
     with pytest.raises(ValueError, match="zip"):
         trained(built(), alphas=[4.0], lrs=[0.1, 0.1])
 
@@ -222,94 +202,61 @@ def orders(model, epochs=2, **changes):
     return [seen[start : start + 13] for start in range(0, len(seen), 13)]
 
 
-def test_every_image_is_seen_once_an_epoch():
-    for order in orders(built(), epochs=3):
-        assert sorted(order) == list(range(13))
-
-
-def test_the_order_of_an_epoch_depends_on_seed_and_epoch_only():
+def test_an_epoch_is_every_image_once_in_an_order_of_seed_and_epoch_only():
     expected = orders(built(BN), epochs=3)
+    assert all(sorted(order) == list(range(13)) for order in expected)
     assert expected[0] != expected[1]
     assert orders(built(SM, seed=5), epochs=2, alphas=[1.0, 2.0], lrs=[0.1, 0.2]) == expected[:2]
     assert orders(built(BN), epochs=3, batch_size=5) == expected
     assert orders(built(BN), epochs=3, seed=1) != expected
-
-
-def test_augmenting_leaves_the_order_of_an_epoch_alone():
     unmoved = {**AFFINE, "degrees": 0, "scale": 0, "shear": 0, "shift": 0}
-    assert orders(built(augment=[unmoved]), epochs=3) == orders(built(), epochs=3)
+    assert orders(built(augment=[unmoved]), epochs=3) == expected
 
 
-@pytest.mark.parametrize(
-    ("total", "size", "sizes"),
-    [(12, 4, [4, 4, 4]), (14, 4, [4, 4, 4, 2]), (13, 4, [4, 4, 5]), (1, 4, [1]), (5, 4, [5])],
-)
-def test_a_single_sample_left_over_joins_the_batch_before(total, size, sizes):
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
-    pieces = batches(order, size)
-    assert [len(piece) for piece in pieces] == sizes
-    assert torch.equal(torch.cat(pieces), order)
+def test_a_single_sample_left_over_joins_the_batch_before():
+    cases = {(12, 4): [4, 4, 4], (14, 4): [4, 4, 4, 2], (13, 4): [4, 4, 5], (1, 4): [1]}
+    for (total, size), sizes in (cases | {(5, 4): [5]}).items():
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
+        pieces = batches(order, size)
+        assert [len(piece) for piece in pieces] == sizes
+        assert torch.equal(torch.cat(pieces), order)
 
 
-def run(seed, model_seed=0):
-    model = built(BN, model_seed, augment=[AFFINE])
-    history = trained(model, alphas=[8.0, 2.0], lrs=[0.1, 0.01], seed=seed)
-    return model.state_dict(), history
-
-
-def test_the_same_seed_gives_the_same_weights_and_history_bit_for_bit():
-    (first, rows), (second, same) = run(3), run(3)
-    assert rows == same
-    for key, value in first.items():
-        assert torch.equal(value, second[key]), key
-
-
-def test_another_seed_gives_other_weights_and_another_history():
-    (first, rows), (second, others) = run(3), run(4)
-    assert not torch.equal(first["head.weight"], second["head.weight"])
-    assert rows != others
-
-
-def test_the_global_generator_has_no_part_in_training():
-    model, again = built(augment=[AFFINE]), built(augment=[AFFINE])
-    trained(model)
-    torch.manual_seed(99)
-    trained(again)
-    assert torch.equal(model.head.weight, again.head.weight)
+def test_the_seed_alone_decides_on_weights_and_history_to_the_last_bit():
+    found = []
+    for seed, elsewhere in ((3, 0), (3, 99), (4, 0)):
+        model = built(BN, augment=[AFFINE])
+        torch.manual_seed(elsewhere)  # the global generator has no part in it
+        found.append((trained(model, alphas=[8.0, 2.0], lrs=[0.1, 0.01], seed=seed), model))
+    (rows, first), (same, second), (others, third) = found
+    assert rows == same != others
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[key]), key
+    assert not torch.equal(first.head.weight, third.head.weight)
 
 
 def test_a_loss_that_is_not_finite_names_seed_epoch_alpha_and_lr():
     rows = []
     with pytest.raises(FloatingPointError) as caught:
         trained(built(SM), alphas=[2.0, 3.5, 2.0], lrs=[0.01, 1e30, 0.01], seed=8, log=rows.append)
-    told_of = ("seed 8", "step 1 of epoch 1", "'alpha': 3.5", "'lr': 1e+30", "smaller lr")
-    for told in told_of:
+    for told in ("seed 8", "step 1 of epoch 1", "'alpha': 3.5", "'lr': 1e+30", "smaller lr"):
         assert told in str(caught.value)
     assert [row["epoch"] for row in rows] == [0]
 
 
-@pytest.mark.parametrize(
-    ("every", "watched"), [(1, [0, 1, 2, 3, 4]), (2, [1, 3, 4]), (5, [4]), (9, [4])]
-)
-def test_every_so_many_epochs_and_the_last_are_watched(every, watched):
-    history = trained(
-        built(), alphas=[4.0] * 5, lrs=[0.01] * 5, watch_every=every, watch=lambda: {"seen": 0.5}
-    )
-    assert [row["epoch"] for row in history if "seen" in row] == watched
+def test_every_so_many_epochs_and_the_last_are_watched_and_watching_changes_no_training():
+    images, labels = samples()
+    long, weights = {"alphas": [4.0] * 5, "lrs": [0.01] * 5}, []
+    for every, watched in ((1, [0, 1, 2, 3, 4]), (2, [1, 3, 4]), (5, [4]), (9, [4])):
+        model = built()
 
+        def watch(model=model):
+            return {"seen": model.eval()(images).sum().item()}
 
-def test_watching_in_eval_mode_does_not_change_training():
-    model, watched = built(), built()
-    data = samples()
-    trained(model, data, alphas=[4.0] * 2, lrs=[0.1] * 2)
-    trained(
-        watched,
-        data,
-        alphas=[4.0] * 2,
-        lrs=[0.1] * 2,
-        watch=lambda: {"sum": watched.eval()(data[0]).sum().item()},
-    )
-    assert torch.equal(model.head.weight, watched.head.weight)
+        history = trained(model, (images, labels), **long, watch_every=every, watch=watch)
+        assert [row["epoch"] for row in history if "seen" in row] == watched
+        weights.append(model.head.weight)
+    assert all(torch.equal(weights[0], each) for each in weights)
 
 
 def put_away(progress):
@@ -318,27 +265,20 @@ def put_away(progress):
     return tensors, deepcopy(progress.history), progress.step
 
 
-@pytest.mark.parametrize("optimiser", [SGD, ADAM, ADAM_TF], ids=lambda choice: choice["name"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "optimiser"), [("sm", SGD), ("ln", ADAM), ("bn", ADAM_TF)])
 def test_going_on_from_any_step_gives_the_same_weights_and_history_bit_for_bit(name, optimiser):
     settings = {"alphas": [8.0, 2.0, 1.0], "lrs": [0.1, 0.01, 0.02], "optimiser": optimiser}
     settings |= {"bottleneck_lr_factor": 2, "head_lr_factor": 3}
     model, stops = built(METHODS[name], augment=[AFFINE]), []
     history = trained(model, **settings, keep=lambda p: stops.append(put_away(p)))
     assert len(stops) == 3 * (3 + 1)  # after each step and each epoch
-    for stop in stops:
-        other, rows = built(METHODS[name], seed=1, augment=[AFFINE]), []
-        assert trained(other, **settings, start=stop, log=rows.append) == history == rows
+    for number, stop in enumerate(stops, start=1):
+        other, rows, kept = built(METHODS[name], seed=1, augment=[AFFINE]), [], []
+        options = settings | {"start": stop, "log": rows.append, "keep": kept.append}
+        assert trained(other, **options) == history == rows
+        assert len(kept) == len(stops) - number  # of what is done, nothing again
         for key, value in model.state_dict().items():
             assert torch.equal(other.state_dict()[key], value), key
-
-
-def test_a_training_that_is_done_is_not_trained_on():
-    model, stops = built(), []
-    history = trained(model, keep=lambda progress: stops.append(put_away(progress)))
-    other = built(seed=1)
-    assert trained(other, start=stops[-1], watch=lambda: pytest.fail("trained")) == history
-    assert torch.equal(other.head.weight, model.head.weight)
 
 
 def test_bfloat16_computes_the_network_and_keeps_weights_and_loss_in_float32():

@@ -1,29 +1,21 @@
-import ast
-import inspect
-from importlib import import_module
-from pkgutil import iter_modules
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heated import training
+from heated.common.geometry import class_means, l2_normalize
 from heated.data.batches import Held
-from heated.evaluation import geometry
+from heated.evaluation.metrics import GEOMETRY
 from heated.evaluation.retrieval import retrieval
 from heated.training import monitor
-from heated.training.monitor import l2_normalize, measure
+from heated.training.monitor import measure
 
 
 def evaluated(embeddings, labels):
     """The same numbers by the final evaluation."""
-    unit = geometry.directions(embeddings)
-    return {
-        **retrieval(embeddings, labels, recall_at_k=[1], others=False).values,
-        "compactness": geometry.compactness(unit, labels),
-        "spread": geometry.spread(unit, labels),
-    }
+    recall = retrieval(embeddings, labels, recall_at_k=[1], others=False).values
+    means = class_means(l2_normalize(embeddings), labels)
+    return recall | {name: metric(means) for name, metric in GEOMETRY.items()}
 
 
 def random_case(size, classes, dim, noise):
@@ -48,27 +40,19 @@ CASES = {
     "nearly tied": (tied()[0] + 1e-9 * torch.randn(120, 3).double(), tied()[1]),
     "collapsed": (torch.full((60, 5), 0.3), torch.arange(60) % 4),
     "zero": (torch.zeros(12, 5), torch.arange(12) % 3),
-    "zero rows": (
-        random_case(90, 6, 4, 1.0)[0] * (torch.arange(90) % 5 > 0)[:, None],
-        random_case(90, 6, 4, 1.0)[1],
-    ),
-    "lone queries": (
-        torch.randn(9, 4, generator=torch.Generator().manual_seed(2)),
-        torch.arange(9),
-    ),
-    "a lone query": (
-        torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]),
-        torch.tensor([0, 0, 1]),
-    ),
+    "zero rows": (tied()[0] * (torch.arange(120) % 5 > 0)[:, None], tied()[1]),
+    "lone queries": (random_case(9, 9, 4, 1.0)[0], torch.arange(9)),
+    "a lone query": (torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), torch.tensor([0, 0, 1])),
 }
 
 
-@pytest.mark.parametrize("entries", [1, 1000, monitor.ENTRIES])
 @pytest.mark.parametrize("case", CASES)
-def test_the_monitor_equals_the_evaluation_exactly(case, entries, monkeypatch):
-    monkeypatch.setattr(monitor, "ENTRIES", entries)
+def test_the_monitor_equals_the_evaluation_exactly(case, monkeypatch):
     embeddings, labels = CASES[case]
-    assert measure(l2_normalize(embeddings), labels) == evaluated(embeddings, labels)
+    expected = evaluated(embeddings, labels)
+    for entries in (1, 1000, monitor.ENTRIES):
+        monkeypatch.setattr(monitor, "ENTRIES", entries)
+        assert measure(l2_normalize(embeddings), labels) == expected
 
 
 @given(
@@ -108,12 +92,3 @@ def test_a_look_stores_angles_of_two_dimensions_only(monkeypatch):
         assert list(training.pictures) == epochs
         for stored in training.pictures.values():
             torch.testing.assert_close(stored, angles)
-
-
-def test_training_imports_nothing_that_evaluates_or_reports():
-    for module in iter_modules(training.__path__, "heated.training."):
-        for node in ast.walk(ast.parse(inspect.getsource(import_module(module.name)))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("heated"):
-                names = [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
-                for folder in ("evaluation", "config", "tracking", "reporting"):
-                    assert not any(f"{name}.".startswith(f"heated.{folder}.") for name in names)

@@ -7,14 +7,11 @@ def key(folder, method="hln", params=SETTINGS):
     return provenance.of(run_in(folder), {"recipe": "digits", "method": method}, params)["key"]
 
 
-def test_methods_that_are_trained_alike_have_keys_of_their_own(tmp_path):
-    assert key(tmp_path) == key(tmp_path)
-    assert key(tmp_path) != key(tmp_path, method="tuned-hln")
-    assert key(tmp_path) != key(tmp_path, params=SETTINGS | {"note": "at another epoch"})
-
-
-def test_another_processor_rounds_differently_and_has_another_key(tmp_path, monkeypatch):
+def test_a_key_tells_methods_that_are_trained_alike_and_processors_apart(tmp_path, monkeypatch):
     here = key(tmp_path)
-    found = provenance.environment
+    assert key(tmp_path) == here
+    assert key(tmp_path, method="tuned-hln") != here
+    assert key(tmp_path, params=SETTINGS | {"note": "at another epoch"}) != here
+    found = provenance.environment  # another processor rounds differently
     monkeypatch.setattr(provenance, "environment", lambda d: found(d) | {"device": "another"})
     assert key(tmp_path) != here

@@ -42,22 +42,16 @@ def test_every_schedule_is_tested_here():
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-@given(data=st.data())
-def test_a_schedule_stays_between_the_values_it_is_given(name, data):
+@given(data=st.data(), epochs=st.integers(1, 40))
+def test_every_schedule_stays_between_its_values_and_has_a_float_an_epoch(name, data, epochs):
     options = data.draw(OPTIONS[name])
     at = SCHEDULES[name](data.draw(progress), **options)
     assert min(named(options)) * (1 - 1e-9) <= at <= max(named(options)) * (1 + 1e-9)
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-@given(data=st.data(), epochs=st.integers(1, 40))
-def test_there_is_a_float_an_epoch_evenly_spaced_in_progress(name, data, epochs):
-    options = data.draw(OPTIONS[name])
     series = values(name, options, epochs=epochs)
     assert len(series) == epochs
     assert all(type(at) is float for at in series)
     for epoch in {0, epochs // 2, epochs - 1}:
-        place = epoch / (epochs - 1) if epochs > 1 else 0.0
+        place = epoch / (epochs - 1) if epochs > 1 else 0.0  # evenly spaced in progress
         assert series[epoch] == SCHEDULES[name](place, **options)
 
 
@@ -66,48 +60,34 @@ def test_there_is_a_float_an_epoch_evenly_spaced_in_progress(name, data, epochs)
 def test_between_its_ends_a_schedule_goes_one_way(name, data, first, second):
     options = data.draw(OPTIONS[name])
     early, late = (SCHEDULES[name](place, **options) for place in sorted((first, second)))
-    slack = 1e-9 * max(named(options))
-    if options["start"] <= options["end"]:
-        assert early <= late + slack
-    else:
-        assert early >= late - slack
-
-
-@pytest.mark.parametrize("name", SMOOTH)
-@given(data=st.data())
-def test_a_smooth_schedule_begins_at_start_and_ends_at_end(name, data):
-    options = data.draw(OPTIONS[name])
-    assert SCHEDULES[name](0.0, **options) == pytest.approx(options["start"], rel=1e-12)
-    assert SCHEDULES[name](1.0, **options) == pytest.approx(options["end"], rel=1e-12)
-
-
-@pytest.mark.parametrize("name", SMOOTH)
-def test_one_epoch_is_the_start(name):
-    assert values(name, {"start": 16, "end": 4}, epochs=1) == [16.0]
+    up = 1 if options["start"] <= options["end"] else -1
+    assert up * early <= up * late + 1e-9 * max(named(options))
+    if name in SMOOTH:
+        ends = [SCHEDULES[name](place, **options) for place in (0.0, 1.0)]
+        assert ends == pytest.approx([options["start"], options["end"]], rel=1e-12)
+        assert values(name, options, epochs=1) == pytest.approx([options["start"]], rel=1e-12)
 
 
 # --- each by hand ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("linear", [16, 13, 10, 7, 4]),
-        ("cosine", [16, 10 + 6 / math.sqrt(2), 10, 10 - 6 / math.sqrt(2), 4]),
-        ("exponential", [16, 8 * math.sqrt(2), 8, 4 * math.sqrt(2), 4]),
-    ],
-)
-def test_a_smooth_schedule_by_hand(name, expected):
-    assert values(name, {"start": 16, "end": 4}, epochs=5) == pytest.approx(expected)
+STEP = {"start": 16, "end": 4}
+BY_HAND = [
+    ("linear", STEP, [16, 13, 10, 7, 4]),
+    ("cosine", STEP, [16, 10 + 6 / math.sqrt(2), 10, 10 - 6 / math.sqrt(2), 4]),
+    ("exponential", STEP, [16, 8 * math.sqrt(2), 8, 4 * math.sqrt(2), 4]),
+    ("constant", {"value": 16}, [16.0, 16.0, 16.0]),
+    ("step", STEP | {"at": 0.7625}, [16.0] * 61 + [4.0] * 19),  # the paper's 80 epochs
+    ("step", STEP | {"at": 0}, [4.0, 4.0, 4.0]),
+    ("step", STEP | {"at": 1}, [16.0, 16.0, 4.0]),
+    ("piecewise", {"points": [(0.2, 16), (0.4, 8), (0.8, 10)]}, [16, 16, 8, 9, 10, 10]),
+    ("piecewise", {"points": [(0.25, 16), (0.75, 8)]}, [16, 16, 12, 8, 8]),
+]
 
 
-def test_a_constant_is_constant():
-    assert values("constant", {"value": 16}, epochs=3) == [16.0, 16.0, 16.0]
-
-
-def test_the_papers_80_epochs_have_19_heated_ones_from_epoch_61():
-    series = values("step", {"start": 16, "end": 4, "at": 0.7625}, epochs=80)
-    assert series == [16.0] * 61 + [4.0] * 19
+@pytest.mark.parametrize(("name", "options", "expected"), BY_HAND)
+def test_by_hand(name, options, expected):
+    assert values(name, options, epochs=len(expected)) == pytest.approx(expected)
 
 
 @given(data=st.data(), epochs=st.integers(2, 200))
@@ -115,17 +95,6 @@ def test_a_step_at_an_epochs_progress_heats_that_epoch_and_all_after(data, epoch
     first = data.draw(st.integers(0, epochs - 1))
     options = {"start": 16, "end": 4, "at": first / (epochs - 1)}
     assert values("step", options, epochs=epochs) == [16.0] * first + [4.0] * (epochs - first)
-
-
-@pytest.mark.parametrize(("at", "expected"), [(0, [4.0, 4.0, 4.0]), (1, [16.0, 16.0, 4.0])])
-def test_a_step_at_either_end(at, expected):
-    assert values("step", {"start": 16, "end": 4, "at": at}, epochs=3) == expected
-
-
-def test_a_piecewise_schedule_goes_through_its_points_and_is_level_outside():
-    points = [(0.2, 16.0), (0.4, 8.0), (0.8, 10.0)]
-    at = [SCHEDULES["piecewise"](p, points=points) for p in (0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1)]
-    assert at == pytest.approx([16, 16, 16, 12, 8, 9, 10, 10])
 
 
 @given(options=piecewise_options())

@@ -1,9 +1,10 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import save_file
 
 from heated.common.history import NullLogger
@@ -12,7 +13,6 @@ from heated.common.samples import Split
 from heated.data.packed_dataset import Packed
 from heated.models.backbones import BACKBONES
 from heated.models.embedding_model import load, load_with_head
-from heated.training.checkpoints import Lock
 from heated.training.recipe import Recipe, by_epoch, throughout
 from heated.training.training_run import Run
 
@@ -63,110 +63,86 @@ def finish(run, tmp_path, *seeds):
     return done, rows
 
 
-def test_a_recipe_writes_alpha_and_lr_out_for_every_epoch():
+def test_a_recipe_writes_alpha_and_lr_out_for_every_epoch_and_is_json():
     found = Recipe.from_settings(SETTINGS | {"epochs": 3})
     assert found.epochs == 3
     assert found.alphas == [16, 4, 4]
     assert found.lrs == pytest.approx([0.05, 0.05 * 0.55, 0.05 * 0.1])
     for key in set(SETTINGS) - {"alpha", "lr", "lr_factor", "epochs"}:
         assert getattr(found, key) == SETTINGS[key]
-
-
-def test_a_recipe_is_json_and_what_it_sets_by_epoch_is_apart():
     found = Recipe.from_settings(SETTINGS)
     assert json.loads(json.dumps(asdict(found))) == asdict(found)
     assert set(asdict(found)) - set(throughout(found)) == {"alphas", "lrs", "watch_every"}
     assert by_epoch(found) == [[16, found.lrs[0], True], [4, found.lrs[1], True]]
-
-
-def test_a_setting_that_no_recipe_has_is_refused():
     with pytest.raises(TypeError, match="widht"):
         Recipe.from_settings(SETTINGS | {"widht": 3})
-
-
-def test_a_seed_is_trained_with_the_recipes_alpha_and_lr(tmp_path):
-    (done,), rows = finish(run_in(tmp_path / "cache"), tmp_path, 0)
-    assert done["epochs_trained"] == 2
-    assert done["seconds"] > 0
-    assert done["history"] == rows
-    assert [row["alpha"] for row in rows] == [16, 4]
-    assert [row["lr"] for row in rows] == pytest.approx([0.05, 0.005])
-    for row in rows:
-        assert {"recall_at_1", "compactness", "spread"} < set(row)
-
-
-def test_a_finished_seed_is_not_trained_again_and_its_history_is_told_again(tmp_path):
-    (first,), rows = finish(run_in(tmp_path / "cache"), tmp_path / "a", 0)
-    done, again = finish(run_in(tmp_path / "cache"), tmp_path / "b", 0, 1)
-    assert [seed["epochs_trained"] for seed in done] == [0, 2]
-    assert done[0]["history"] == first["history"] == rows == again[:2]
-    assert done[0]["seconds"] == first["seconds"]
-    assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
 def weights(folder, seed=0):
     return (folder / f"seed-{seed}.safetensors").read_bytes()
 
 
-def test_the_weights_are_the_same_with_and_without_the_cache(tmp_path):
-    finish(run_in(tmp_path / "one"), tmp_path / "a", 0)
-    (done,), _ = finish(run_in(tmp_path / "two"), tmp_path / "b", 0)
-    assert done["epochs_trained"] == 2
-    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The plain recipe's run, its folder, what became of seeds 0 and 1, and the logged rows."""
+    folder = tmp_path_factory.mktemp("trained")
+    run = run_in(folder / "cache")
+    return run, folder, *finish(run, folder, 0, 1)
 
 
-def test_seeds_give_different_weights_whatever_came_before_them(tmp_path):
-    finish(run_in(tmp_path / "one"), tmp_path / "a", 0, 1)
-    finish(run_in(tmp_path / "two"), tmp_path / "b", 1)
-    assert weights(tmp_path / "a", 0) != weights(tmp_path / "a", 1)
-    assert weights(tmp_path / "a", 1) == weights(tmp_path / "b", 1)
+def test_a_seed_is_trained_with_the_recipes_alpha_and_lr(trained):
+    _, folder, done, rows = trained
+    assert [each["epochs_trained"] for each in done] == [2, 2]
+    assert done[0]["seconds"] > 0
+    assert [*done[0]["history"], *done[1]["history"]] == rows
+    assert [row["alpha"] for row in rows] == [16, 4] * 2
+    assert [row["lr"] for row in rows] == pytest.approx([0.05, 0.005] * 2)
+    for row in rows:
+        assert {"recall_at_1", "compactness", "spread"} < set(row)
+    assert load(folder / "seed-0.safetensors", CPU).architecture.num_classes == 3  # that train
+    assert not list(folder.glob("*.npz"))  # looks are kept of two dimensions only
 
 
-def test_a_training_that_is_cut_off_leaves_no_model_and_is_done_again(tmp_path):
+def test_a_finished_seed_is_not_trained_again_and_its_history_is_told_again(trained, tmp_path):
+    run, folder, (first, _), rows = trained
+    (done,), again = finish(run, tmp_path, 0)
+    assert done["epochs_trained"] == 0
+    assert done["history"] == first["history"] == rows[:2] == again
+    assert done["seconds"] == first["seconds"]
+    assert weights(folder) == weights(tmp_path)
+
+
+def test_a_seeds_weights_are_the_same_without_the_cache_and_whatever_came_before(trained, tmp_path):
+    _, folder, *_ = trained
+    for seed in (1, 0):
+        (done,), _ = finish(run_in(tmp_path / "cache"), tmp_path, seed)
+        assert done["epochs_trained"] == 2
+        assert weights(folder, seed) == weights(tmp_path, seed)
+    assert weights(folder, 0) != weights(folder, 1)
+
+
+@pytest.mark.parametrize("last", [0, 3])
+def test_a_training_that_is_cut_off_goes_on_where_it_was(tmp_path, last):
     def cut_off(row):
-        raise KeyboardInterrupt
-
-    run, path = run_in(tmp_path / "cache"), tmp_path / "seed-0.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        run.finished(0, path, cut_off)
-    assert not path.exists()
-    (done,), _ = finish(run, tmp_path, 0)
-    assert done["epochs_trained"] == 2
-
-
-def test_a_training_that_is_cut_off_goes_on_where_it_was(tmp_path):
-    def cut_off(row):
-        if row["epoch"] == 3:
-            raise KeyboardInterrupt
-
-    long = {"epochs": 6}
-    whole = run_in(tmp_path / "one", **long)
-    finish(whole, tmp_path / "a", 0)
-    run = run_in(tmp_path / "two", **long)
-    with pytest.raises(KeyboardInterrupt):
-        run.finished(0, tmp_path / "b" / "seed-0.safetensors", cut_off)
-    (done,), rows = finish(run, tmp_path / "b", 0)
-    assert done["epochs_trained"] == 3  # the epoch that was cut off in its log, and two more
-    assert [row["epoch"] for row in rows] == list(range(6))
-    assert weights(tmp_path / "a") == weights(tmp_path / "b")
-
-
-def test_looks_at_two_dimensions_are_kept_whatever_cut_the_training_off(tmp_path):
-    def cut_off(row):
-        if row["epoch"] == 3:
+        if row["epoch"] == last:
             raise KeyboardInterrupt
 
     plane = {"epochs": 6, "embedding_dim": 2, "watch_every": 2}
     finish(run_in(tmp_path / "one", **plane), tmp_path / "a", 0)
     run = run_in(tmp_path / "two", **plane)
+    path = tmp_path / "b" / "seed-0.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        run.finished(0, tmp_path / "b" / "seed-0.safetensors", cut_off)
-    finish(run, tmp_path / "b", 0)
+        run.finished(0, path, cut_off)
+    assert not path.exists()
+    (done,), rows = finish(run, tmp_path / "b", 0)
+    assert done["epochs_trained"] == 6 - last  # with the epoch that was cut off in its log
+    assert [row["epoch"] for row in rows] == list(range(6))
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
     whole, resumed = (read_arrays(tmp_path / name / "seed-0.npz") for name in "ab")
     assert whole["epochs"].tolist() == [1, 3, 5]
     assert whole["labels"].tolist() == [1] * 6 + [2] * 6
-    model = load(tmp_path / "a" / "seed-0.safetensors", CPU)
     with torch.inference_mode():
+        model = load(tmp_path / "a" / "seed-0.safetensors", CPU)
         embeddings = model(torch.from_numpy(run.data.images[run.data.split.query])).numpy()
     angles = np.arctan2(embeddings[:, 1], embeddings[:, 0])
     np.testing.assert_allclose(whole["angles"][-1], angles, atol=1e-5)
@@ -174,26 +150,18 @@ def test_looks_at_two_dimensions_are_kept_whatever_cut_the_training_off(tmp_path
         np.testing.assert_array_equal(resumed[key], value)
 
 
-def test_no_looks_are_kept_of_more_dimensions(tmp_path):
-    finish(run_in(tmp_path / "cache"), tmp_path, 0)
-    assert {path.name for path in tmp_path.glob("seed-*")} == {"seed-0.safetensors"}
-
-
-def heated_family(**changes):
-    """The recipes of bn, bn-drop, bn-heat and hbn, as params.yaml has them."""
-    constant, at = {"name": "constant", "value": 1}, 0.7625
-    sixteen, drop = {"name": "constant", "value": 16}, {"name": "step", "start": 1, "end": 0.1}
-    heat = {"name": "step", "start": 16, "end": 4, "at": at} | changes
-    drop |= {"at": at}
-    pairs = {
-        "bn": (sixteen, constant),
-        "bn-drop": (sixteen, drop),
-        "bn-heat": (heat, constant),
-        "hbn": (heat, drop),
-    }
-    small = {"epochs": 80, "watch_every": 40}
+def heated_family(end=4):
+    """The recipes of bn, bn-drop, bn-heat and hbn; of 16 epochs the last 4 are heated."""
+    constant, sixteen = ({"name": "constant", "value": value} for value in (1, 16))
+    drop, heat = (
+        {"name": "step", "start": start, "end": end, "at": 0.7625}
+        for start, end in ((1, 0.1), (16, end))
+    )
+    pairs = {"bn": (sixteen, constant), "bn-drop": (sixteen, drop)}
+    pairs |= {"bn-heat": (heat, constant), "hbn": (heat, drop)}
+    small = SETTINGS | {"epochs": 16, "watch_every": 8}
     return {
-        name: Recipe.from_settings(SETTINGS | small | {"alpha": alpha, "lr_factor": factor})
+        name: Recipe.from_settings(small | {"alpha": alpha, "lr_factor": factor})
         for name, (alpha, factor) in pairs.items()
     }
 
@@ -204,40 +172,37 @@ def family_trained(folder, recipes, cache):
     for name, each in recipes.items():
         run = Run(each, packed(), "data", CPU, cache, others=list(recipes.values()))
         (done,), _ = finish(run, folder / name, 0)
-        trained[name] = done["epochs_trained"]
-        models[name] = weights(folder / name)
+        trained[name], models[name] = done["epochs_trained"], weights(folder / name)
     return trained, models
 
 
 def test_methods_that_begin_alike_train_their_beginning_once(tmp_path):
     recipes, cache = heated_family(), tmp_path / "cache"
     trained, models = family_trained(tmp_path / "first", recipes, cache)
-    assert trained == {"bn": 80, "bn-drop": 19, "bn-heat": 19, "hbn": 19}
-    changed = {"hbn": heated_family(end=2)["hbn"]}
-    again, hotter = family_trained(tmp_path / "second", recipes | changed, cache)
-    assert again == {"bn": 0, "bn-drop": 0, "bn-heat": 0, "hbn": 19}
+    assert trained == {"bn": 16, "bn-drop": 4, "bn-heat": 4, "hbn": 4}
+    changed = recipes | {"hbn": heated_family(end=2)["hbn"]}
+    again, hotter = family_trained(tmp_path / "second", changed, cache)
+    assert again == {"bn": 0, "bn-drop": 0, "bn-heat": 0, "hbn": 4}
+    models["hotter"] = hotter["hbn"]
     for name, each in {**recipes, "hotter": changed["hbn"]}.items():
         alone = Run(each, packed(), "data", CPU, tmp_path / f"cache-{name}")
         (done,), _ = finish(alone, tmp_path / f"alone-{name}", 0)
-        assert done["epochs_trained"] == 80
-        expected = hotter["hbn"] if name == "hotter" else models[name]
-        assert weights(tmp_path / f"alone-{name}") == expected, name
+        assert done["epochs_trained"] == 16
+        assert weights(tmp_path / f"alone-{name}") == models[name], name
 
 
-def test_a_recipe_that_differs_otherwise_shares_nothing(tmp_path):
-    one, other = run_in(tmp_path / "cache"), run_in(tmp_path / "cache", label_smoothing=0.1)
-    finish(one, tmp_path / "a", 0)
-    (done,), _ = finish(other, tmp_path / "b", 0)
+def test_a_recipe_that_differs_otherwise_shares_nothing(trained, tmp_path):
+    run, folder, *_ = trained
+    smooth = run_in(folder / "cache", label_smoothing=0.1)
+    (done,), _ = finish(smooth, tmp_path, 0)
     assert done["epochs_trained"] == 2
-    assert (
-        Run(other.recipe, packed(), "data", CPU, tmp_path, others=[one.recipe]).partings() == set()
-    )
+    assert replace(smooth, others=[run.recipe]).partings() == set()
 
 
 def test_a_seed_that_another_process_has_in_hand_comes_later(tmp_path):
     run = run_in(tmp_path / "cache")
-    lock = Lock(run.checkpoints(0).family / "beginning.lock")
-    assert lock.held(wait=False)
+    lock = FileLock(run.checkpoints(0).family / "beginning.lock")
+    lock.acquire(0)
     taken = []
 
     class Taken:
@@ -258,30 +223,19 @@ def test_a_seed_that_fails_lets_the_others_finish_and_is_told_at_the_end(tmp_pat
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_the_key_changes_with_all_that_makes_the_weights(tmp_path):
-    run = run_in(tmp_path)
-    keys = [
-        run.key(),
-        run.key(0),
-        run.key(1),
-        run_in(tmp_path, digest="other").key(0),
-        run_in(tmp_path, alpha={"name": "constant", "value": 16}).key(0),
-        run_in(tmp_path, lr=0.06).key(0),
-        run_in(tmp_path, epochs=3).key(0),
-        run_in(tmp_path, batch_size=9).key(0),
-        run_in(tmp_path, normalise={"name": "l2"}).key(0),
-        run_in(tmp_path, threads=2).key(0),
-        run_in(tmp_path, bottleneck_lr_factor=2).key(0),
-        run_in(tmp_path, head_lr_factor=2).key(0),
-    ]
+def test_the_key_changes_with_all_that_makes_the_weights_and_not_with_how_it_was_written(tmp_path):
+    plain = run_in(tmp_path)
+    changes = [{"alpha": {"name": "constant", "value": 16}}, {"normalise": {"name": "l2"}}]
+    changes += [{"lr": 0.06}, {"epochs": 3}, {"batch_size": 9}, {"threads": 2}, {"digest": "other"}]
+    changes += [{"bottleneck_lr_factor": 2}, {"head_lr_factor": 2}]
+    changes += [{"warm_up": "batch_norm"}, {"warm_up": "class_means"}]
+    keys = [plain.key(), plain.key(0), plain.key(1)]
+    keys += [run_in(tmp_path, **each).key(0) for each in changes]
     assert len(set(keys)) == len(keys)
-
-
-def test_the_key_is_of_values_not_of_how_they_were_written(tmp_path):
     constant = run_in(tmp_path, alpha={"name": "constant", "value": 4})
     step = run_in(tmp_path, alpha={"name": "step", "start": 4, "end": 4, "at": 0.5})
     assert constant.key(0) == step.key(0)
-    assert run_in(tmp_path / "elsewhere").key(0) == run_in(tmp_path).key(0)
+    assert run_in(tmp_path / "elsewhere").key(0) == plain.key(0)
 
 
 def stored(path, **changes):
@@ -302,9 +256,8 @@ def test_every_seed_begins_with_the_weights_of_the_file_but_for_its_bottleneck(t
     bottlenecks = []
     for seed in (0, 1):
         found = run.progress(seed)[0].model.network.state_dict()
-        (bottleneck,) = {name for name in found if found[name].shape != tensors[name].shape} - {
-            name for name in found if name.endswith("bias")
-        }
+        changed = {name for name in found if found[name].shape != tensors[name].shape}
+        (bottleneck,) = {name for name in changed if not name.endswith("bias")}
         for name in set(found) - {bottleneck, bottleneck.replace("weight", "bias")}:
             assert torch.equal(found[name], tensors[name]), name
         bottlenecks.append(found[bottleneck])
@@ -337,50 +290,27 @@ def test_weights_and_warm_up_come_before_the_first_epoch_only(tmp_path):
         assert torch.equal(value, expected[name]), name
 
 
-@pytest.mark.parametrize("warm_up", ["batch_norm", "class_means"])
-def test_a_warm_up_makes_another_training_from_the_same_start(tmp_path, warm_up):
-    cold, warm = run_in(tmp_path), run_in(tmp_path, warm_up=warm_up)
-    models = [run.progress(0)[0].model for run in (cold, warm)]
-    for name, value in models[0].named_parameters():
-        same = torch.equal(value, models[1].get_parameter(name))
-        assert same == (warm_up == "batch_norm" or name != "head.weight"), name
-    statistics = [model.normalization.standardise.running_mean for model in models]
-    assert not torch.equal(*statistics)
-    assert cold.key(0) != warm.key(0)
+def test_methods_and_warm_ups_of_one_seed_start_from_the_same_network(tmp_path):
+    changes = [{"normalise": BATCH}, {"normalise": {"name": "l2"}}, {"normalise": {"name": "none"}}]
+    changes += [{"warm_up": name} for name in ("batch_norm", "class_means")]
+    plain, *others = (run_in(tmp_path, **each).progress(0)[0].model for each in changes)
+    for other in others:
+        for name, value in plain.network.named_parameters():
+            assert torch.equal(other.network.get_parameter(name), value), name
+    for warmed in others[2:]:
+        mean = warmed.normalization.standardise.running_mean
+        assert not torch.equal(mean, plain.normalization.standardise.running_mean)
+    heads = [torch.equal(warmed.head.weight, plain.head.weight) for warmed in others[2:]]
+    assert heads == [True, False]
+    another = run_in(tmp_path).progress(1)[0].model
+    assert not torch.equal(another.network[0].weight, plain.network[0].weight)
 
 
-def test_methods_of_one_seed_start_from_the_same_network(tmp_path):
-    still = {"lr": 0.0, "epochs": 1}
-    for name in ("none", "l2", "batch"):
-        choice = BATCH if name == "batch" else {"name": name}
-        run = run_in(tmp_path / "cache", normalise=choice, **still)
-        finish(run, tmp_path / name, 0, 1)
-    models = {
-        (name, seed): dict(
-            load(tmp_path / name / f"seed-{seed}.safetensors", CPU).network.named_parameters()
-        )
-        for name in ("none", "l2", "batch")
-        for seed in (0, 1)
-    }
-    for key, value in models["none", 0].items():
-        assert torch.equal(models["l2", 0][key], value), key
-        assert torch.equal(models["batch", 0][key], value), key
-    assert not torch.equal(models["none", 0]["0.weight"], models["none", 1]["0.weight"])
-
-
-def test_the_classifier_has_the_training_classes_only(tmp_path):
-    finish(run_in(tmp_path / "cache"), tmp_path, 0)
-    assert load(tmp_path / "seed-0.safetensors", CPU).architecture.num_classes == 3
-
-
-def test_the_history_watches_the_classes_that_are_not_trained(tmp_path):
-    run = run_in(tmp_path)
-    finish(run, tmp_path, 3)
-    progress, _ = run.progress(3)
+def test_the_history_watches_the_classes_that_are_not_trained(trained):
+    run, *_ = trained
+    progress, _ = run.progress(1)
     model, history = progress.model, progress.history
-    assert run.monitor(progress)() == {
-        key: history[-1][key] for key in ("recall_at_1", "compactness", "spread")
-    }
+    assert run.monitor(progress)().items() <= history[-1].items()
     held_out = torch.from_numpy(run.data.images[run.data.split.query])
     with torch.inference_mode():
         unit = torch.nn.functional.normalize(model.eval()(held_out), dim=1)

@@ -1,7 +1,7 @@
-"""The gradients of a trained model's own samples against alpha, by kind of sample: near its class's
-centroid, near the boundary of its class, misclassified."""
+"""Gradient norms of a trained model's own samples against alpha, by kind of sample: near its
+class's centroid, near the boundary of its class, misclassified."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from heated.analysis.gradients import final_slopes, gradient_norms, margins
+from heated.common.geometry import class_means
 from heated.data.batches import Held, Mapped
-from heated.evaluation.geometry import class_means
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.models.embedding import at_a_time
 from heated.models.embedding_model import Model
@@ -22,40 +22,37 @@ SHARE = 0.1  # of a class's correct samples: those near the centroid, and those 
 def gradients_by_kind(
     model: Model, images: Held | Mapped, labels: Tensor, *, alphas: Sequence[float], samples: int
 ) -> dict[str, Any]:
-    """{"alpha": the model's own, "alphas": ascending, "images": N, "counts": how many there are of
-    each of KINDS, "kinds": a `summary` of each}; a kind that counts 0 has none.
+    """Return {"alpha": the model's own, "alphas": ascending, "images": N, "counts": samples of each
+    kind, "kinds": a `summary` of each that has samples}. Leaves the model in eval mode.
 
-    images: the N that the model was trained on; labels: (N,) int64 in [0, num_classes), on its
-    device. samples: of a kind, at most; of more, so many evenly over the images.
-    Leaves the model in eval mode.
+    Args:
+        model: A trained model.
+        images: The N images that it was trained on.
+        labels: (N,) int64 in [0, num_classes), on the model's device.
+        alphas: Values of alpha, in any order.
+        samples: At most so many of a kind, evenly spaced over the images.
     """
     head, rising = model.head, sorted(alphas)
     assert isinstance(head, HeatedSoftmax)
     embeddings = normalised(model, images).double()
     ahead = margins(head, embeddings, labels)
-    distances = centroid_distances(embeddings, labels)
-    numbers = {kind: members(ahead, distances, labels) for kind, members in KINDS.items()}
+    numbers = samples_by_kind(ahead, centroid_distances(embeddings, labels), labels)
     chosen = {kind: evenly(each, samples) for kind, each in numbers.items() if len(each)}
     return {
         "alpha": head.alpha.item(),
         "alphas": rising,
         "images": len(labels),
         "counts": {kind: len(each) for kind, each in numbers.items()},
-        "kinds": {
-            kind: summary(head, embeddings[each], labels[each], rising)
-            for kind, each in chosen.items()
-        },
+        "kinds": {k: summary(head, embeddings[n], labels[n], rising) for k, n in chosen.items()},
     }
 
 
 def summary(
     head: HeatedSoftmax, normalised: Tensor, labels: Tensor, alphas: Sequence[float]
 ) -> dict[str, Any]:
-    """{"n": samples, "quantiles": {"0.5": [a norm for each alpha], ..}} and medians over samples:
-    "peak_norm", "peak_alpha", a sample's largest norm and where among `alphas` it is, which is an
-    end of them when it is not between them; "final_slope", see `final_slopes`.
-
-    normalised: (N, D), labels: (N,) int64, N at least 1.
+    """Return {"n": N, "quantiles": {"0.5": [a norm for each alpha], ..}} and medians over samples:
+    "peak_norm" and "peak_alpha", a sample's largest norm and at which of `alphas` it is;
+    "final_slope", see `final_slopes`. normalised: (N, D), labels: (N,) int64, N at least 1.
     """
     norms = gradient_norms(head, normalised, labels, alphas).cpu().numpy()
     slopes = final_slopes(head, normalised, labels).cpu().numpy()
@@ -69,26 +66,22 @@ def summary(
 
 
 def normalised(model: Model, images: Held | Mapped) -> Tensor:
-    """(N, D) float32: the embeddings as the classifier sees them, raw where nothing is normalised;
-    leaves the model in eval mode."""
+    """Return (N, D) float32 as the classifier sees them; leaves the model in eval mode."""
     model.eval()
     pieces = torch.arange(len(images)).split(at_a_time(model))
     with torch.inference_mode():
-        parts = [
-            model.normalization(model.network(model.prepare(pixels)))
-            for pixels in images.batches(pieces)
-        ]
-    return torch.cat(parts)
+        prepared = map(model.prepare, images.batches(pieces))
+        return torch.cat([model.normalization(model.network(each)) for each in prepared])
 
 
 def centroid_distances(normalised: Tensor, labels: Tensor) -> Tensor:
-    """(N,): each sample's distance to the mean of its class's normalised embeddings."""
+    """Return (N,), each sample's distance to the mean of its class's normalised embeddings."""
     numbers = torch.unique(labels, return_inverse=True)[1]
     return (normalised - class_means(normalised, labels)[numbers]).norm(dim=1)
 
 
 def evenly(numbers: Tensor, count: int) -> Tensor:
-    """`count` of the numbers (N,), from the first to the last at equal steps, or all if fewer.
+    """Return `count` of the numbers (N,), from first to last at equal steps, or all if fewer.
 
     >>> evenly(torch.tensor([2, 3, 5, 7, 11]), 3).tolist()
     [2, 5, 11]
@@ -98,7 +91,7 @@ def evenly(numbers: Tensor, count: int) -> Tensor:
 
 
 def least(values: Tensor, labels: Tensor) -> Tensor:
-    """(M,) int64 numbers of a SHARE of each class, at least one sample, with its least values.
+    """Return (M,) int64, the samples of least value: a SHARE of each class, at least one.
 
     >>> least(torch.tensor([0.3, 0.1, 0.2, 9.0]), torch.tensor([0, 0, 0, 5])).tolist()
     [1, 3]
@@ -111,29 +104,17 @@ def least(values: Tensor, labels: Tensor) -> Tensor:
     return order[ranks < SHARE * counts[own]].sort().values
 
 
-def centroid(margins: Tensor, distances: Tensor, labels: Tensor) -> Tensor:
-    """Of each class's correctly classified samples the tenth nearest to the class's centroid."""
+def samples_by_kind(margins: Tensor, distances: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Return each kind's samples, (M,) int64, ascending: of each class's correct samples the tenth
+    nearest to the centroid, and the tenth of the smallest margins; and all misclassified ones.
+
+    A tenth and not the smallest margins of all, since the peak is at about 1.3 / margin or above:
+    near a margin of 0 it is at any alpha. A margin of 0 counts as misclassified, since its gradient
+    grows without bound too.
+    """
     correct = (margins > 0).nonzero()[:, 0]
-    return correct[least(distances[correct], labels[correct])]
-
-
-def boundary(margins: Tensor, distances: Tensor, labels: Tensor) -> Tensor:
-    """Of each class's correctly classified samples the tenth of the smallest margins. A tenth and
-    not the smallest of all: the peak is at about 1.3 / margin or above, so that those of a margin
-    of nearly 0 peak at any alpha, the further the more images there are."""
-    correct = (margins > 0).nonzero()[:, 0]
-    return correct[least(margins[correct], labels[correct])]
-
-
-def misclassified(margins: Tensor, distances: Tensor, labels: Tensor) -> Tensor:
-    """All misclassified samples; one on the very boundary is among them, since its gradient grows
-    without bound too."""
-    return (margins <= 0).nonzero()[:, 0]
-
-
-# (N,) margins, distances to the class's centroid, labels -> (M,) int64 numbers, ascending
-KINDS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "centroid": centroid,
-    "boundary": boundary,
-    "misclassified": misclassified,
-}
+    return {
+        "centroid": correct[least(distances[correct], labels[correct])],
+        "boundary": correct[least(margins[correct], labels[correct])],
+        "misclassified": (margins <= 0).nonzero()[:, 0],
+    }

@@ -1,7 +1,7 @@
 """The length of a sample's gradient dl/df against alpha, in closed form (paper, eqs. 2 and 3).
 
-f is the normalised embedding, as the classifier sees it. Weights, bias and embeddings are those of
-a trained model, whatever its own alpha; only alpha varies.
+f is the normalised embedding, as the classifier sees it. Weights, bias and embeddings are a trained
+model's; only alpha varies, and the model's own alpha does not matter.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,12 +19,11 @@ ENTRIES = 2**22  # logits at a time, 32 MiB of float64; the result does not depe
 def gradient_norms(
     head: HeatedSoftmax, normalised: Tensor, labels: Tensor, alphas: Sequence[float]
 ) -> Tensor:
-    """(N, A) float64: alpha ||sum_m (p_m - q_m) w_m|| of each sample alone, at each alpha.
+    """Return (N, A) float64, alpha ||sum_m (p_m - q_m) w_m|| of each sample alone, at each alpha.
 
-    normalised: (N, D); labels: (N,) int64 in [0, C). p: softmax, with the bias where the classifier
-    has it; q: the labels, smoothed as it has it; w: its weights, of unit length where it makes them
-    so. The classifier's own alpha does not matter. InputError for an alpha that is not finite and
-    above 0, and for labels or dimensions that are not the classifier's.
+    normalised: (N, D); labels: (N,) int64 in [0, C). p is the softmax, q the labels and w the
+    weights, with the head's bias, label smoothing and unit lengths. Raises InputError for an alpha
+    that is not finite and above 0, and for labels or dimensions that are not the head's.
     """
     if not all(0 < alpha < float("inf") for alpha in alphas):
         raise InputError(f"alphas: came {list(alphas)}; allowed: finite numbers above 0")
@@ -37,19 +36,18 @@ def gradient_norms(
 
 
 def final_slopes(head: HeatedSoftmax, normalised: Tensor, labels: Tensor) -> Tensor:
-    """(N,) float64: what the gradient's norm / alpha tends to as alpha grows, where p is all on the
-    class of the largest score: ||w_max - w_y|| of a misclassified sample, 0 of a correct one. With
-    smoothed labels w_y is (1 - s) w_y + s mean(w), so that it is not 0 of a correct one either."""
-    classes = len(head.weight)
-    slopes = [
-        pulls(head, F.one_hot(scores.argmax(dim=1), classes).double(), own)
-        for scores, own in blocks(head, normalised, labels)
-    ]
+    """Return (N,) float64, the limit of the gradient's norm / alpha as alpha grows and p is all on
+    the class of the largest score: ||w_max - w_y|| of a misclassified sample, 0 of a correct one.
+    With smoothed labels w_y becomes (1 - s) w_y + s mean(w), so that it is above 0 of both."""
+    slopes = []
+    for scores, own in blocks(head, normalised, labels):
+        certain = F.one_hot(scores.argmax(dim=1), len(head.weight)).double()
+        slopes.append(pulls(head, certain, own))
     return torch.cat(slopes)
 
 
 def pulls(head: HeatedSoftmax, probabilities: Tensor, labels: Tensor) -> Tensor:
-    """(N,): ||sum_m (p_m - q_m) w_m||, of probabilities (N, C) float64."""
+    """Return (N,), ||sum_m (p_m - q_m) w_m|| of probabilities (N, C) float64."""
     own = labels[:, None]
     errors = (probabilities - head.label_smoothing / len(head.weight)).scatter_(1, own, 0)
     # they sum to 0: so the label's keeps its digits where its probability is nearly 1
@@ -58,17 +56,14 @@ def pulls(head: HeatedSoftmax, probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def weights(head: HeatedSoftmax) -> Tensor:
-    """(C, D) float64: class weights as they meet the normalised embedding."""
+    """Return (C, D) float64, class weights as they meet the normalised embedding."""
     raw = head.weight.detach().double()
     return F.normalize(raw, dim=1) if head.unit_weights else raw
 
 
 def margins(head: HeatedSoftmax, normalised: Tensor, labels: Tensor) -> Tensor:
-    """(N,) float64: a sample's score of its own class less the best of the others. Above 0 it is
-    classified correctly.
-
-    By what alpha multiplies, the cosine, and not by the logits at the model's own alpha: so a
-    sample's kind does not hang on alpha, and says what its gradient comes to as alpha grows.
+    """Return (N,) float64, a sample's score of its own class less the best other score: above 0 it
+    is classified correctly. The scores are what alpha multiplies, so that it depends on no alpha.
     """
     found = []
     for scores, own in blocks(head, normalised, labels):
@@ -80,8 +75,8 @@ def margins(head: HeatedSoftmax, normalised: Tensor, labels: Tensor) -> Tensor:
 def blocks(
     head: HeatedSoftmax, normalised: Tensor, labels: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """A few samples at a time: (B, C) float64 scores, which are what alpha multiplies: z, or z + b
-    with the bias inside; and (B,) labels. At least one block."""
+    """Yield a few samples at a time, at least once: (B, C) float64 scores, which alpha multiplies
+    (z, or z + b with the bias inside), and (B,) labels."""
     classes, dim = head.weight.shape
     outside = int(((labels < 0) | (labels >= classes)).sum())
     if normalised.shape != (*labels.shape, dim) or outside:

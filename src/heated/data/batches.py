@@ -1,5 +1,5 @@
-"""Batches of packed images on the device, from wherever the images are: held there when they fit,
-else read ahead from the memory map, one batch while the one before it is trained on."""
+"""Batches of packed images on the device: from images held there, or read from a memory map, one
+batch ahead of the one that is trained on."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,14 +21,14 @@ class Held:
         return len(self.images)
 
     def batches(self, pieces: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The images of each piece: (B,) int64 numbers of images, on the CPU."""
+        """Yield the images of each piece, (B,) int64 numbers of images on the CPU."""
         for piece in pieces:
             yield self.images.index_select(0, piece.to(self.images.device))
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """Those of the images (M, H, W, C) uint8 in memory or a memory map that `numbers` (N,) name."""
+    """Images `numbers` (N,) of (M, H, W, C) uint8 in memory or a memory map."""
 
     images: NDArray[np.uint8]
     numbers: NDArray[np.int64]
@@ -38,7 +38,7 @@ class Mapped:
         return len(self.numbers)
 
     def batches(self, pieces: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The images of each piece: (B,) int64 numbers among N, on the CPU; one piece ahead."""
+        """Yield the images of each piece, (B,) int64 numbers among N on the CPU, read ahead."""
         with ThreadPoolExecutor(max_workers=1) as reader:
             reads = (reader.submit(self.read, piece) for piece in pieces)
             waiting = next(reads, None)
@@ -48,7 +48,7 @@ class Mapped:
                 waiting = following
 
     def read(self, piece: Tensor) -> Tensor:
-        """A piece's images on the CPU; for a GPU in memory that it can fetch by itself."""
+        """Return a piece's images on the CPU; in pinned memory for a GPU."""
         images = torch.from_numpy(self.images[self.numbers[piece.numpy()]])
         return images.pin_memory() if self.device.type == "cuda" else images
 
@@ -56,8 +56,8 @@ class Mapped:
 def feed(
     images: NDArray[np.uint8], numbers: NDArray[np.int64], device: torch.device
 ) -> Held | Mapped:
-    """The named images, held on a GPU where they take at most half of its free memory. A CPU reads
-    them where they are: a memory map is memory already."""
+    """Hold the numbered images on a GPU if they take at most half of its free memory; otherwise
+    read them from where they are."""
     if device.type == "cuda":
         size = len(numbers) * images[:1].nbytes
         if size <= torch.cuda.mem_get_info(device)[0] / 2:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heated.common.io import read_arrays, required, sha256
-from heated.common.samples import Split
+from heated.common.samples import Mask, Split
 
 
 @dataclass(frozen=True)
@@ -19,23 +19,20 @@ class Packed:
     class_names: tuple[str, ...]
     split: Split
 
+    def part(self, mask: Mask) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the numbers (n,) of a part's images and their classes, numbered from 0."""
+        numbers = np.flatnonzero(mask)
+        return numbers, np.unique(self.labels[numbers], return_inverse=True)[1]
+
 
 def unpack(folder: Path) -> Packed:
-    """What `pack` wrote; FileNotFoundError that names the stage to run when it is not there."""
+    """Return what `pack` wrote; raises FileNotFoundError, which names the stage to run."""
     index = read_arrays(required(folder / "index.npz", "split"))
-    return Packed(
-        images=np.load(required(folder / "images.npy", "split"), mmap_mode="r"),
-        labels=index["labels"],
-        class_names=tuple(index["class_names"].tolist()),
-        split=Split(
-            train=index["train"],
-            query=index["query"],
-            gallery=index["gallery"],
-            tested=str(index["tested"]),
-        ),
-    )
+    images = np.load(required(folder / "images.npy", "split"), mmap_mode="r")
+    split = Split(index["train"], index["query"], index["gallery"], str(index["tested"]))
+    return Packed(images, index["labels"], tuple(index["class_names"].tolist()), split)
 
 
 def digest(folder: Path) -> str:
-    """One SHA-256 for a packed data set: of its two files' own."""
+    """Return one SHA-256 for a packed data set, made of its two files'."""
     return f"{sha256(folder / 'images.npy')[:32]}{sha256(folder / 'index.npz')[:32]}"

@@ -1,4 +1,4 @@
-"""Which images make up the batches of an epoch; every image is seen once."""
+"""The batches of an epoch as numbers of images; every image is in one batch."""
 
 from collections.abc import Callable
 
@@ -9,17 +9,17 @@ from heated.common.errors import InputError
 
 
 def shuffled(labels: Tensor, size: int, generator: Generator) -> list[Tensor]:
-    """Batches of `size` numbers in [0, N) in random order, whatever their labels (N,)."""
+    """Return batches of `size` numbers in [0, N) in random order; labels: (N,)."""
     return batches(torch.randperm(len(labels), generator=generator), size)
 
 
 def per_class(labels: Tensor, size: int, generator: Generator, *, images: int) -> list[Tensor]:
-    """Batches of about `size` numbers in [0, N), with so many images of each class in them.
+    """Return batches of about `size` numbers in [0, N), with `images` of each of their classes.
 
-    Each class is shuffled and cut into groups of `images`; one that is left over joins the group
-    before. Batches are whole groups of different classes, as long as there are such; one that has a
-    single class takes more, or joins the batch before, since it needs others to compare with.
-    InputError where a class has one image only, or a batch no room for two classes.
+    Each class is shuffled and cut into groups of `images`; a single one left over joins the group
+    before. Batches are whole groups, of different classes as long as there are any; a batch of one
+    class takes another group, or joins the batch before. Raises InputError if a class has only one
+    image, or a batch has no room for two classes.
     """
     if images * 2 > size:
         raise InputError(
@@ -27,8 +27,13 @@ def per_class(labels: Tensor, size: int, generator: Generator, *, images: int) -
             f"most {size // 2}, so that two classes fit; lower `images`, or raise batch_size"
         )
     known = labels.cpu()
+    each = [groups(known, label, images, generator) for label in known.unique().tolist()]
+    order: list[Tensor] = []  # each class's first group, in random order, then each one's second
+    for number in range(max(map(len, each))):
+        having = [own[number] for own in each if number < len(own)]
+        order += [having[i] for i in torch.randperm(len(having), generator=generator).tolist()]
     found, batch = [], torch.empty(0, dtype=torch.int64)
-    for group in rounds(known, images, generator):
+    for group in order:
         if len(batch) + len(group) > size and len(known[batch].unique()) > 1:
             found.append(batch)
             batch = group
@@ -39,18 +44,8 @@ def per_class(labels: Tensor, size: int, generator: Generator, *, images: int) -
     return [*found, batch]
 
 
-def rounds(labels: Tensor, images: int, generator: Generator) -> list[Tensor]:
-    """The groups of all classes: each class's first, in random order, then each one's second."""
-    each = [groups(labels, label, images, generator) for label in labels.unique().tolist()]
-    found = []
-    for number in range(max(map(len, each))):
-        having = [own[number] for own in each if number < len(own)]
-        found += [having[i] for i in torch.randperm(len(having), generator=generator).tolist()]
-    return found
-
-
 def groups(labels: Tensor, label: int, images: int, generator: Generator) -> list[Tensor]:
-    """The numbers of a class's images in random order, in groups of `images`, none of one alone."""
+    """Return a class's images in random order, in groups of `images` and none of a single one."""
     numbers = (labels == label).nonzero()[:, 0]
     if len(numbers) == 1:
         raise InputError(
@@ -61,8 +56,8 @@ def groups(labels: Tensor, label: int, images: int, generator: Generator) -> lis
 
 
 def batches(order: Tensor, size: int) -> list[Tensor]:
-    """`order` in pieces of `size`; the last may be smaller, as in the authors' code, but a single
-    sample left over joins the piece before it, since batch norm needs two."""
+    """Split `order` into pieces of `size`; the last may be smaller, as in the authors' code, but a
+    single sample joins the piece before it, since batch norm needs two."""
     pieces = list(order.split(size))
     if len(pieces) > 1 and len(pieces[-1]) == 1:
         pieces[-2:] = [torch.cat(pieces[-2:])]

@@ -1,8 +1,7 @@
 """Batches from uint8 to what a network reads: augmentation and pixel range, on the batch's device.
 
-Every random number is drawn on the CPU for the whole batch, so that it is augmented alike on any
-device, and when it is shared among processes. Without draws an augmentation is its test-time
-counterpart.
+Random numbers are drawn on the CPU for the whole batch, so that it is augmented alike on any device
+and number of processes. Without draws an augmentation is its test-time counterpart.
 """
 
 import math
@@ -21,7 +20,7 @@ Step = tuple[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers for `part` of a batch of `count` images; the generator moves on by all."""
+    """Random numbers for `part` of a batch; the generator advances by all `count` images."""
 
     generator: Generator
     count: int
@@ -33,21 +32,14 @@ class Draws:
 
     def integers(self, below: int, rows: int) -> Tensor:
         """(rows, images of the part) in [0, below)."""
-        drawn = torch.randint(below, (rows, self.count), generator=self.generator)
-        return drawn[:, self.part]
+        return torch.randint(below, (rows, self.count), generator=self.generator)[:, self.part]
 
 
 def affine(
-    images: Tensor,
-    draws: Draws | None,
-    *,
-    degrees: float,
-    scale: float,
-    shear: float,
-    shift: float,
+    images: Tensor, draws: Draws | None, *, degrees: float, scale: float, shear: float, shift: float
 ) -> Tensor:
-    """(N, C, H, W) each rotated, scaled, sheared (degrees) and shifted (share of a side) by a
-    uniform draw from [-limit, limit]; what comes in from outside is 0. At test time: unchanged."""
+    """Rotate, scale, shear (degrees) and shift (share of a side) each of (N, C, H, W) by a uniform
+    draw from [-limit, limit], with 0 outside the image. At test time: unchanged."""
     if draws is None:
         return images
     drawn = draws.uniform(5) * 2 - 1
@@ -56,24 +48,16 @@ def affine(
     angle, slant = drawn[0] * math.radians(degrees), torch.tan(drawn[1] * math.radians(shear))
     size = 1 + drawn[2] * scale
     cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
-    rows = [
-        cos,
-        cos * slant - sin,
-        2 * shift * drawn[3],
-        sin,
-        sin * slant + cos,
-        2 * shift * drawn[4],
-    ]
-    theta = torch.stack(rows, dim=1).view(-1, 2, 3).to(images.device)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images.float(), grid, align_corners=False)
+    across, down = 2 * shift * drawn[3], 2 * shift * drawn[4]
+    theta = [cos, cos * slant - sin, across, sin, sin * slant + cos, down]
+    return sample(images, torch.stack(theta, dim=1).to(images.device), images.shape[2:], "zeros")
 
 
 def crop(images: Tensor, draws: Draws | None, *, size: int) -> Tensor:
-    """(N, C, size, size): each image's own random window; at test time the centre.
+    """Cut a random window of each image, (N, C, size, size); at test time the centre.
 
     The offset is drawn from [0, room), as in the authors' code, which never takes the last one.
-    InputError when the images are smaller than `size`.
+    Raises InputError if the images are smaller than `size`.
     """
     count, channels, height, width = images.shape
     room = min(height, width) - size
@@ -96,8 +80,8 @@ def crop(images: Tensor, draws: Draws | None, *, size: int) -> Tensor:
 def resized_crop(
     images: Tensor, draws: Draws | None, *, size: int, smallest: float, aspect: float
 ) -> Tensor:
-    """(N, C, size, size): a random window of each image, brought to `size` bilinearly; at test time
-    the centre as it is.
+    """Resize a random window of each image bilinearly to (N, C, size, size); at test time, crop the
+    centre.
 
     A window's area is a uniform share of the image's in [smallest, 1], its aspect log-uniform in
     [1 / aspect, aspect], cut to the image's sides; its place is uniform.
@@ -112,14 +96,19 @@ def resized_crop(
     width, height = (area.sqrt() * stretch).clamp(max=1), (area.sqrt() / stretch).clamp(max=1)
     left, top = (1 - width) * (2 * drawn[2] - 1), (1 - height) * (2 * drawn[3] - 1)
     zero = torch.zeros_like(width)
-    theta = torch.stack([width, zero, left, zero, height, top], dim=1).view(-1, 2, 3)
-    shape = [len(images), images.shape[1], size, size]
-    grid = F.affine_grid(theta, shape, align_corners=False)
-    return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    theta = torch.stack([width, zero, left, zero, height, top], dim=1)
+    return sample(images, theta, (size, size), "border")
+
+
+def sample(images: Tensor, theta: Tensor, size: Sequence[int], padding: str) -> Tensor:
+    """Sample (N, C, *size) bilinearly from images under affine maps `theta`, (N, 6)."""
+    shape = [*images.shape[:2], *size]
+    grid = F.affine_grid(theta.view(-1, 2, 3), shape, align_corners=False)
+    return F.grid_sample(images.float(), grid, padding_mode=padding, align_corners=False)
 
 
 def flip(images: Tensor, draws: Draws | None, *, probability: float) -> Tensor:
-    """(N, C, H, W), each mirrored left to right with this probability; at test time unchanged."""
+    """Mirror each of (N, C, H, W) left to right with the probability; at test time: unchanged."""
     if draws is None:
         return images
     mirrored = draws.uniform(1)[0] < probability
@@ -137,8 +126,8 @@ def prepare(
     mean: float | Tensor,
     std: float | Tensor,
 ) -> Tensor:
-    """(N, H, W, C) uint8 -> (N, C, H', W') float32: each step, then (x / 255 - mean) / std, of
-    numbers or tensors (C, 1, 1). Bytes stay bytes until a step blends pixels."""
+    """Turn (N, H, W, C) uint8 into (N, C, H', W') float32: each step, then (x / 255 - mean) / std
+    of numbers or tensors (C, 1, 1). Bytes stay bytes until a step blends pixels."""
     batch = images.permute(0, 3, 1, 2)
     for name, options in steps:
         batch = AUGMENTATIONS[name](batch, draws, **options)

@@ -1,7 +1,8 @@
-"""k-means over unit-length embeddings, and what its clusters say of the classes: a float in [0, 1]
-each, higher is better, from (N,) classes and (N,) clusters."""
+"""k-means over unit-length embeddings, and how well its clusters (N,) match the classes (N,): a
+float in [0, 1] per metric, higher is better."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 from sklearn.cluster import KMeans
 from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
-from sklearn.metrics.cluster import contingency_matrix
+from sklearn.metrics.cluster import contingency_matrix, pair_confusion_matrix
 from torch import Tensor
 
 from heated.evaluation.kmeans import Clusters, lloyd
@@ -19,8 +20,8 @@ Labels = NDArray[np.int64]
 
 
 def scikit_learn(unit: Tensor, clusters: int, *, restarts: int, seed: int) -> Clusters:
-    """Clusters of (N, D) float64 by scikit-learn in float32: k-means++ starts, the best of
-    `restarts` by inertia. The authors' protocol, with 10 restarts (utils.py)."""
+    """Cluster (N, D) float64 by scikit-learn in float32: k-means++ starts, the best of `restarts`
+    by inertia. The authors' protocol, with 10 restarts (utils.py)."""
     model = KMeans(clusters, n_init=restarts, random_state=seed)
     labels = torch.from_numpy(model.fit_predict(unit.float().cpu().numpy()).astype(np.int64))
     converged = model.n_iter_ < model.max_iter
@@ -30,14 +31,11 @@ def scikit_learn(unit: Tensor, clusters: int, *, restarts: int, seed: int) -> Cl
 def exact_lloyd(
     unit: Tensor, clusters: int, *, restarts: int, iterations: int, seed: int
 ) -> Clusters:
-    """Clusters of (N, D) float64 by `heated.kmeans`: random samples as starts, the best of
-    `restarts` by objective. For what scikit-learn is too slow for: tens of thousands of classes, or
-    a GPU."""
+    """Cluster (N, D) float64 by `lloyd`: random samples as starts, the best of `restarts` by
+    objective. For what scikit-learn is too slow for: tens of thousands of classes, or a GPU."""
     generator = torch.Generator().manual_seed(seed)
-    tries = [
-        lloyd(unit, clusters, iterations=iterations, generator=generator) for _ in range(restarts)
-    ]
-    return min(tries, key=lambda found: found.objective)
+    again = partial(lloyd, unit, clusters, iterations=iterations, generator=generator)
+    return min((again() for _ in range(restarts)), key=lambda found: found.objective)
 
 
 def nmi_geometric(classes: Labels, clusters: Labels) -> float:
@@ -59,9 +57,8 @@ def nmi_arithmetic(classes: Labels, clusters: Labels) -> float:
 
 
 def ami(classes: Labels, clusters: Labels) -> float:
-    """NMI less what chance gives (arithmetic mean; Vinh et al., 2010), and 0 where it is less than
-    chance. scikit-learn's, which walks through all pairs of a class and a cluster, takes half a
-    minute for 11,316 of each.
+    """NMI less what chance gives (arithmetic mean; Vinh et al., 2010), at least 0. scikit-learn's,
+    which walks through all pairs of a class and a cluster, takes half a minute for 11,316 of each.
 
     >>> ami(np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0]))
     1.0
@@ -69,7 +66,7 @@ def ami(classes: Labels, clusters: Labels) -> float:
     table = contingency_matrix(classes, clusters, sparse=True, dtype=np.float64)
     if table.shape == (table.nnz, table.nnz):
         return 1.0  # the same partition, also where chance could not give another
-    by_class, by_cluster = sizes(table)
+    by_class, by_cluster = (np.asarray(table.sum(axis=axis)).ravel() for axis in (1, 0))
     shared = mutual_info_score(None, None, contingency=table)
     chance = information_by_chance(by_class, by_cluster)
     most = (entropy(by_class) + entropy(by_cluster)) / 2
@@ -83,8 +80,7 @@ def entropy(counts: NDArray[np.float64]) -> float:
 
 
 def information_by_chance(by_class: NDArray[np.float64], by_cluster: NDArray[np.float64]) -> float:
-    """The mean mutual information of two partitions with these sizes. Each pair of sizes is
-    computed once, however many classes and clusters have them."""
+    """Mean mutual information of two partitions with these sizes; each pair of sizes once."""
     size, total = by_class.sum(), 0.0
     for a, classes in zip(*np.unique(by_class, return_counts=True), strict=True):
         for b, clusters in zip(*np.unique(by_cluster, return_counts=True), strict=True):
@@ -101,20 +97,14 @@ def log_binomial(n: Any, k: Any) -> Any:
 
 
 def f1(classes: Labels, clusters: Labels) -> float:
-    """2 P R / (P + R) over pairs: P of those in one cluster are in one class, R the other way.
-    0 where no pair is in one cluster and one class.
+    """2 P R / (P + R) over pairs: P of those in one cluster are in one class, R the other way; 0
+    where no pair is in one cluster and one class.
 
     >>> f1(np.array([0, 0, 1, 1]), np.array([0, 0, 0, 0]))
     0.5
     """
-    table = contingency_matrix(classes, clusters, sparse=True, dtype=np.int64)
-    together, apart = (table.data**2).sum(), sum((counts**2).sum() for counts in sizes(table))
-    return float(2 * (together - len(classes)) / max(apart - 2 * len(classes), 1))
-
-
-def sizes(table: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    """How many samples each class and each cluster of a contingency table has."""
-    return np.asarray(table.sum(axis=1)).ravel(), np.asarray(table.sum(axis=0)).ravel()
+    (_, in_cluster), (in_class, in_both) = pair_confusion_matrix(classes, clusters)
+    return float(2 * in_both / max(2 * in_both + in_class + in_cluster, 1))
 
 
 KMEANS: dict[str, Callable[..., Clusters]] = {"scikit-learn": scikit_learn, "lloyd": exact_lloyd}

@@ -1,8 +1,8 @@
 """Lloyd's k-means of unit vectors, exact in every assignment, on any device.
 
-A sample's distance to a centre c is 1 - 2 (x.c - |c|^2 / 2): the nearest centre has the largest
-x.c - |c|^2 / 2. All are screened in low precision (`screening`), |c|^2 / 2 going along as three
-columns more; the centres that the bound leaves in doubt are decided in float64.
+A sample's squared distance to a centre c is 1 - 2 (x.c - |c|^2 / 2): the nearest centre has the
+largest x.c - |c|^2 / 2. All are screened in low precision (`low_precision_screen`), with |c|^2 / 2
+in three more columns; the centres that the bound leaves in doubt are decided in float64.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,6 @@ from heated.evaluation.low_precision_screen import (
 from heated.runtime.device import fast_dtype
 from heated.runtime.distributed import mine, summed
 
-MIB = 2**20
 EXTRA = 8  # columns beside a vector's own: three for |c|^2 / 2, the others keep widths even
 
 
@@ -48,12 +47,11 @@ def lloyd(
     memory: int = 128,
     dtype: torch.dtype | None = None,
 ) -> Clusters:
-    """Clusters of (N, D) float64 vectors of length 1; distinct samples, drawn at random, are the
-    first centres.
+    """Cluster (N, D) float64 vectors of length 1; the first centres are distinct samples, drawn at
+    random. A cluster that loses its last sample restarts at the sample farthest from its centre.
 
-    A cluster that loses its last sample starts again at the sample farthest from its centre.
-    memory: MiB for what is held of N x clusters. dtype: what screens, by default what the hardware
-    does fast. Results depend on neither. InputError when there are more clusters than N.
+    memory: MiB for what grows with N x clusters. dtype: the screen's, by default what the hardware
+    does fast. Results depend on neither. Raises InputError if there are more clusters than N.
     """
     if clusters > len(unit):
         raise InputError(f"came {clusters} clusters for {len(unit)} samples; allowed: at most N")
@@ -80,8 +78,9 @@ class Assignment:
         beside[:, :3] = 1
         self.low = Rounded(torch.cat([low.values, beside], dim=1), low.error)
         bytes_a_sample = len(centres) * low.values.element_size()
-        self.rows = min(len(unit), max(1, memory * MIB // 2 // bytes_a_sample))
-        self.portion = memory * MIB // 2 // 64  # candidates, of about so many bytes each
+        half = memory * 2**20 // 2  # in bytes
+        self.rows = min(len(unit), max(1, half // bytes_a_sample))
+        self.portion = half // 64  # candidates, of about so many bytes each
         self.screen = Screen(self.extended(centres), rows=self.rows)
 
     def extended(self, centres: Tensor) -> Rounded:

@@ -1,16 +1,18 @@
 """Every metric of a set of embeddings by its name: retrieval, clustering and geometry."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from heated.common.geometry import class_means, compactness, l2_normalize, spread
 from heated.evaluation.clustering import CLUSTERING, KMEANS
-from heated.evaluation.geometry import GEOMETRY, directions
 from heated.evaluation.retrieval import retrieval
 
 Summaries = dict[str, dict[str, Any]]
+# of the means (C, D) of the classes' unit embeddings
+GEOMETRY: dict[str, Callable[[Tensor], float]] = {"compactness": compactness, "spread": spread}
 
 
 def evaluate(
@@ -24,21 +26,21 @@ def evaluate(
     kmeans_seeds: Sequence[int],
     memory: int,
 ) -> dict[str, float]:
-    """Every metric by name: retrieval of queries in the gallery, clustering and geometry of all;
-    and what they rest on: the share of queries without a match, and of k-means over its seeds.
+    """Compute every metric by name: retrieval of queries in the gallery, clustering and geometry of
+    all samples, and the share of queries without a match.
 
     embeddings: (N, D) floating, labels (N,) int64, query and gallery (N,) bool. kmeans: the name of
-    an engine and its options. memory: MiB for what grows with queries x gallery.
-    InputError as from `retrieval`.
+    an engine and its options. memory and InputError: see `retrieval`.
     """
     found = retrieval(
         embeddings, labels, query=query, gallery=gallery, recall_at_k=recall_at, memory=memory
     )
-    unit = directions(embeddings)
+    unit = l2_normalize(embeddings)
+    means = class_means(unit, labels)
     return {
         **found.values,
         **clustered(unit, labels, kmeans=kmeans, seeds=kmeans_seeds),
-        **{name: metric(unit, labels) for name, metric in GEOMETRY.items()},
+        **{name: metric(means) for name, metric in GEOMETRY.items()},
         "without_match": found.without_match,
     }
 
@@ -46,9 +48,9 @@ def evaluate(
 def clustered(
     unit: Tensor, labels: Tensor, *, kmeans: Mapping[str, Any], seeds: Sequence[int]
 ) -> dict[str, float]:
-    """Means over the seeds of k-means with as many clusters as classes; of several seeds also each
-    metric's standard deviation (n - 1). `kmeans_objective`: the mean squared distance of a unit
-    vector to its centre; `kmeans_converged`: the share of seeds that came to rest."""
+    """Compute means over the seeds of k-means with as many clusters as classes, and for several
+    seeds each metric's standard deviation (n - 1). `kmeans_objective`: the mean squared distance of
+    a unit vector to its centre; `kmeans_converged`: the share of seeds that converged."""
     options = {key: value for key, value in kmeans.items() if key != "name"}
     classes = labels.cpu().numpy()
     values: dict[str, list[float]] = {name: [] for name in CLUSTERING}
@@ -66,8 +68,6 @@ def clustered(
 
 
 def with_engine(summaries: Summaries, engine: str) -> Summaries:
-    """The summaries with the k-means that gave a number beside it."""
-    return {
-        name: {**summary, "engine": engine} if name in CLUSTERING or "kmeans" in name else summary
-        for name, summary in summaries.items()
-    }
+    """Return the summaries with the engine of k-means in those that depend on it."""
+    by_kmeans = [name for name in summaries if name in CLUSTERING or "kmeans" in name]
+    return {**summaries, **{name: {**summaries[name], "engine": engine} for name in by_kmeans}}

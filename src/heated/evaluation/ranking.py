@@ -2,14 +2,14 @@
 
 Nearness is cosine similarity, which orders unit vectors as Euclidean distance does. Rules:
 - A sample is never its own neighbour, also where it is both query and gallery.
-- Ties count against the query: of samples equally near, those of other classes stand first. So
-  a network that maps everything to one point scores nothing, and no score depends on the order
-  of the samples. Cosines are taken in float64 and rounded to multiples of 2^-32; equal then is a
-  tie. An embedding of length 0 has cosine 0 with everything.
+- Ties count against the query: of samples equally near, those of other classes come first. So a
+  network that maps everything to one point scores nothing, and no score depends on the order of the
+  samples. A tie is an equal cosine, computed in float64 and rounded to a multiple of 2^-32. An
+  embedding of length 0 has cosine 0 with everything.
 - A query without another sample of its class in the gallery has no ranks; it scores 0.
 
-All cosines are screened in low precision (`screening`); those that the screen's bound leaves in
-doubt, as to which same-class samples they are nearer than, are decided in float64.
+All cosines are screened in low precision (`low_precision_screen`). Where the bound leaves in doubt
+which same-class samples one is nearer than, it is computed in float64.
 """
 
 from dataclasses import dataclass, fields
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.linalg import vecdot
 
 from heated.common.errors import InputError
-from heated.evaluation.geometry import directions
+from heated.common.geometry import l2_normalize
 from heated.evaluation.low_precision_screen import (
     Block,
     Screen,
@@ -34,15 +34,14 @@ from heated.runtime.device import fast_dtype
 GRID = 2**32  # cosines are compared as whole multiples of 1 / GRID
 FAR = -2 * GRID  # farther than any sample
 STRIP = {"cpu": 128, "cuda": 1024}  # queries whose same-class cosines are one product
-MIB = 2**20
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """For B queries, int64, ranks from 1: `nearest` (B,), that of the nearest same-class sample,
-    0 if it is deeper than asked for; `within` (B, W), those of same-class samples that are at most
-    R, rising, then 0; `relevant` (B,), R: how many same-class samples the gallery holds.
-    `doubtful`: how many cosines were decided in float64."""
+    """For B queries, int64, ranks from 1: `nearest` (B,), of the nearest same-class sample, 0 if it
+    is deeper than asked for; `within` (B, W), of the same-class samples up to R, rising, then 0;
+    `relevant` (B,), R: same-class samples in the gallery. `doubtful`: cosines decided in float64.
+    """
 
     nearest: Tensor
     within: Tensor
@@ -53,7 +52,7 @@ class Ranks:
 @dataclass(frozen=True)
 class Queries:
     """B queries in the order of classes, each (B,) int64: the sample's number, where its class
-    starts and stops in the gallery, where itself stands there (-1: nowhere), and R."""
+    starts and stops in the gallery, its own place there (-1: none), and R."""
 
     sample: Tensor
     start: Tensor
@@ -68,13 +67,19 @@ class Queries:
 class Neighbours:
     """Queries and a gallery, each in the order of classes, and the ranks of a block of queries.
 
-    embeddings: (N, D) floating, of any length; labels: (N,) int64; query, gallery: (N,) bool, all
-    samples by default. deepest: the nearest same-class sample is ranked up to here. within: whether
-    all same-class samples are ranked up to R. memory: MiB for what is held of queries x gallery;
-    beside it stand three copies of the embeddings. dtype: what screens, by default what the
-    hardware does fast. Results depend on neither.
-    InputError when embeddings are not floating or not finite, or differ from labels in number, or
-    when there is no query or no gallery.
+    Args:
+        embeddings: (N, D) floating, of any length.
+        labels: (N,) int64.
+        query: (N,) bool, all samples by default; `gallery` likewise.
+        deepest: The nearest same-class sample is ranked up to here.
+        within: Whether all same-class samples are ranked up to R.
+        memory: MiB for what grows with queries x gallery; in addition, three copies of the
+            embeddings. Results depend neither on it nor on `dtype`, the screen's, by default what
+            the hardware does fast.
+
+    Raises:
+        InputError: If embeddings are not finite floats, one per label, or there is no query or no
+            gallery.
     """
 
     def __init__(
@@ -95,18 +100,24 @@ class Neighbours:
         self.gallery = order if gallery is None else order[gallery[order]]
         if not len(samples) or not len(self.gallery):
             raise InputError(f"came {len(samples)} queries and {len(self.gallery)} in the gallery")
-        self.queries = placed(samples, self.gallery, labels)
+        classes, own = labels[self.gallery], inverse(self.gallery, len(labels))[samples]
+        start = torch.searchsorted(classes, labels[samples])
+        stop = torch.searchsorted(classes, labels[samples], right=True)
+        relevant = stop - start - (own >= 0).long()
+        self.queries = Queries(samples, start, stop, own, relevant)
         self.deepest, self.within = deepest, within
-        self.unit = directions(embeddings)
+        self.unit = l2_normalize(embeddings)
         self.low = rounded(self.unit, dtype or fast_dtype(self.unit.device))
         most, size = int(self.queries.relevant.max()), len(self.gallery)
         bytes_a_query = size * self.low.values.element_size() + 128 * most
-        self.rows = min(len(samples), max(1, memory * MIB // 2 // bytes_a_query))
-        self.portion = memory * MIB // 2 // 128  # candidates, of about so many bytes each
+        half = memory * 2**20 // 2  # in bytes
+        self.rows = min(len(samples), max(1, half // bytes_a_query))
+        self.portion = half // 128  # candidates, of about so many bytes each
         # Shuffled, so that a class's samples are in different chunks of the screen.
         shuffle = torch.randperm(size, generator=torch.Generator().manual_seed(0)).to(labels.device)
         self.shuffle, self.column = shuffle, inverse(shuffle, size)
-        width = chunk_width(size, most)
+        # the largest power of 2 up to 64 that leaves at least 8 chunks a same-class sample
+        width = 1 << max(0, min(6, (size // (8 * max(most, 1))).bit_length() - 1))
         self.screen = Screen(self.low[self.gallery[shuffle]], rows=self.rows, width=width)
 
     def blocks(self) -> list[slice]:
@@ -126,7 +137,12 @@ class Neighbours:
         for rows in portions(costs, self.portion):
             found = screened.candidates(rows, farthest)
             doubtful += self.count(queries, screened, right, candidates=found, counts=counts)
-        return self.read(queries, counts.cumsum(dim=1)[:, :-1], sought, doubtful)
+        nearer = counts.cumsum(dim=1)[:, :-1]  # samples of other classes, than each of the same
+        places = torch.arange(nearer.shape[1], device=nearer.device)
+        ranks = (nearer + places + 1).masked_fill(places >= sought[:, None], 0)
+        nearest = ranks[:, 0].masked_fill(ranks[:, 0] > self.deepest, 0)
+        within = ranks.masked_fill(ranks > queries.relevant[:, None], 0)
+        return Ranks(nearest, within, queries.relevant, doubtful)
 
     def same_class(self, queries: Queries) -> Tensor:
         """(B, W) the same-class samples' cosines on the grid, falling, padded with FAR."""
@@ -164,9 +180,8 @@ class Neighbours:
         candidates: tuple[Tensor, Tensor, Tensor],
         counts: Tensor,
     ) -> int:
-        """Add to `counts` (B, W + 1), for each candidate of another class, 1 where the nearest of
-        the same-class samples stands that it is as near as, or nearer than. Returned: how many
-        were in doubt."""
+        """Add each candidate of another class to `counts` (B, W + 1), at the nearest same-class
+        sample that it is at least as near as. Return how many were in doubt."""
         row, column, product = candidates
         place = self.shuffle[column]
         other = (place < queries.start[row]) | (place >= queries.stop[row])
@@ -198,27 +213,10 @@ class Neighbours:
         found = [vecdot(self.unit[a], self.unit[b]) for a, b in pairs(one, other)]
         return on_grid(torch.cat(found))
 
-    def read(self, queries: Queries, nearer: Tensor, sought: Tensor, doubtful: int) -> Ranks:
-        """Ranks, from how many samples of other classes are as near as each of the same class."""
-        places = torch.arange(nearer.shape[1], device=nearer.device)
-        ranks = (nearer + places + 1).masked_fill(places >= sought[:, None], 0)
-        nearest = ranks[:, 0].masked_fill(ranks[:, 0] > self.deepest, 0)
-        within = ranks.masked_fill(ranks > queries.relevant[:, None], 0)
-        return Ranks(nearest, within, queries.relevant, doubtful)
-
-
-def placed(samples: Tensor, gallery: Tensor, labels: Tensor) -> Queries:
-    """Queries and gallery, sample numbers in the order of classes, brought together."""
-    sought, classes = labels[samples], labels[gallery]
-    start = torch.searchsorted(classes, sought)
-    stop = torch.searchsorted(classes, sought, right=True)
-    own = inverse(gallery, len(labels))[samples]
-    return Queries(samples, start, stop, own, stop - start - (own >= 0).long())
-
 
 def outermost(relevant: Tensor, screened: Block) -> Tensor:
-    """(B,) on the grid: no rank of at most R is farther. The R-th largest of the chunks' maxima
-    vouches for R samples that are at least so near."""
+    """(B,) on the grid: no rank up to R is farther, since the R-th largest of the chunks' maxima
+    proves that R samples are at least as near."""
     chunks = screened.maxima.shape[1]
     top = screened.maxima.topk(min(chunks, max(1, int(relevant.max()))), dim=1).values
     last = (relevant - 1).clamp(min=0, max=top.shape[1] - 1)
@@ -229,16 +227,13 @@ def outermost(relevant: Tensor, screened: Block) -> Tensor:
 
 
 def checked(embeddings: Tensor, labels: Tensor) -> None:
-    """InputError unless there is one finite embedding a label."""
-    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1] or not len(labels):
+    """Raise InputError if there is not one finite embedding per label."""
+    shaped = embeddings.ndim == 2 and labels.shape == embeddings.shape[:1] and len(labels)
+    if not shaped or not embeddings.is_floating_point() or labels.dtype != torch.int64:
         raise InputError(
-            f"came embeddings {tuple(embeddings.shape)} and labels {tuple(labels.shape)}; "
-            "allowed: (N, D) and (N,), N at least 1"
-        )
-    if not embeddings.is_floating_point() or labels.dtype != torch.int64:
-        raise InputError(
-            f"came embeddings of {embeddings.dtype} and labels of {labels.dtype}; allowed: "
-            "floating-point embeddings and int64 labels"
+            f"came embeddings {tuple(embeddings.shape)} of {embeddings.dtype} and labels "
+            f"{tuple(labels.shape)} of {labels.dtype}; allowed: floating-point embeddings (N, D) "
+            "and int64 labels (N,), N at least 1"
         )
     if not torch.isfinite(embeddings).all():
         wrong = int((~torch.isfinite(embeddings)).any(dim=1).sum())
@@ -250,11 +245,6 @@ def inverse(numbers: Tensor, size: int) -> Tensor:
     places = torch.full((size,), -1, device=numbers.device)
     places[numbers] = torch.arange(len(numbers), device=numbers.device)
     return places
-
-
-def chunk_width(size: int, most: int) -> int:
-    """The largest power of 2 up to 64 that leaves at least 8 chunks a same-class sample."""
-    return 1 << max(0, min(6, (size // (8 * max(most, 1))).bit_length() - 1))
 
 
 def on_grid(cosines: Tensor) -> Tensor:

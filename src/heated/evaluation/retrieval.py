@@ -1,5 +1,5 @@
-"""What the ranks of same-class samples say of a query: (B,) float64 in [0, 1] each, higher is
-better; and their means over all queries, in one pass."""
+"""Retrieval metrics from the ranks of a query's same-class samples: (B,) float64 in [0, 1] each,
+higher is better; and their means over all queries, in one pass."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ def recall_at(found: Ranks, k: int) -> Tensor:
 
 
 def r_precision(found: Ranks) -> Tensor:
-    """The share of the query's class among the R nearest, R being how many of the class there are
-    (Musgrave et al., arXiv 2003.08505).
+    """The share of the query's class among the R nearest, where R is how many of the class there
+    are (Musgrave et al., arXiv 2003.08505).
 
     >>> found = Ranks(torch.tensor([1, 2]), torch.tensor([[1, 0], [2, 0]]), torch.tensor([2, 2]))
     >>> r_precision(found).tolist()
@@ -49,8 +49,7 @@ def map_at_r(found: Ranks) -> Tensor:
 
 
 def without_match(found: Ranks) -> Tensor:
-    """1 where the gallery holds no other sample of the query's class: such a query has no right
-    answer, and counts as a miss in every score.
+    """1 where the gallery holds no other sample of the query's class, a miss in every score.
 
     >>> without_match(Ranks(torch.tensor([1, 0]), torch.zeros(2, 1), torch.tensor([3, 0]))).tolist()
     [0.0, 1.0]
@@ -63,8 +62,8 @@ RETRIEVAL: dict[str, Callable[[Ranks], Tensor]] = {"map_at_r": map_at_r, "r_prec
 
 @dataclass(frozen=True)
 class Scores:
-    """Means over all queries: `values` by name; `without_match`, the share of queries that cannot
-    be answered; `doubtful`, the share of all cosines that were decided in float64."""
+    """Means over all queries: `values` by name; `without_match`, the share of queries that have no
+    right answer; `doubtful`, the share of all cosines that were decided in float64."""
 
     values: dict[str, float]
     without_match: float
@@ -82,11 +81,9 @@ def retrieval(
     memory: int = 128,
     dtype: torch.dtype | None = None,
 ) -> Scores:
-    """Recall at each k and, unless `others` is false, all of RETRIEVAL; by all processes together.
-
-    The other arguments, and the errors, are those of `Neighbours`. InputError also where a k is not
-    smaller than the gallery.
-    """
+    """Compute recall at each k and, unless `others` is false, all of RETRIEVAL; processes share the
+    work. Other arguments and errors: see `Neighbours`. Raises InputError also if a k is not smaller
+    than the gallery."""
     size = len(labels) if gallery is None else int(gallery.sum())
     if max(recall_at_k) >= size > 0:
         raise InputError(
@@ -117,5 +114,4 @@ def retrieval(
         for row, metric in zip(scores, metrics.values(), strict=True):
             row[block] = metric(found)
     means = dict(zip(metrics, summed(scores).mean(dim=1).tolist(), strict=True))
-    cosines = count * size
-    return Scores(means, means.pop("without_match"), summed(doubtful).item() / cosines)
+    return Scores(means, means.pop("without_match"), summed(doubtful).item() / (count * size))

@@ -9,8 +9,8 @@ from scipy.special import stdtrit
 
 
 def summary(values: Mapping[int, float]) -> dict[str, Any]:
-    """Mean, standard deviation (n - 1), 95 % interval of the mean by Student's t, n, and the value
-    of each seed. With one seed there is no deviation and no interval: null.
+    """Compute mean, standard deviation (n - 1), Student's 95 % interval of the mean, and n, with
+    the value of each seed. With one seed, deviation and interval are null.
 
     >>> summary({0: 0.7, 1: 0.8, 2: 0.9})["interval"]  # 0.8 +- 4.303 * 0.1 / sqrt(3)
     [0.55158622882..., 1.04841377117...]

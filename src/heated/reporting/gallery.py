@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from heated.common.geometry import l2_normalize
 from heated.common.io import read_arrays, required
 from heated.data.packed_dataset import Packed, unpack
-from heated.evaluation.geometry import directions
 from heated.evaluation.ranking import GRID, Neighbours
 from heated.evaluation.retrieval import map_at_r
 
@@ -149,7 +149,7 @@ def chosen_of(order: Numbers, labels: Numbers, count: int) -> Numbers:
 def neighbours(given: Mapping[str, Tensor], queries: Sequence[int] | Numbers) -> list[list[int]]:
     """The nearest of each query in the gallery by cosine, itself left out; of equally near ones
     those of other classes first, then by number."""
-    unit, labels = directions(given["embeddings"]), given["labels"].numpy()
+    unit, labels = l2_normalize(given["embeddings"]), given["labels"].numpy()
     numbers = np.flatnonzero(given["gallery"].numpy())
     found = []
     for query in queries:

@@ -18,17 +18,16 @@ METRIC = "recall_at_1"  # of the last epoch, by which points are compared
 
 
 def validation(data: Packed, *, folds: int, fold: int) -> Packed:
-    """The data without the test classes: of the training classes one fold is tested, which the
-    others train for. InputError where there are too few."""
+    """Return the data without the test classes: one fold of the training classes is tested, and the
+    others train. Raises InputError if there are too few."""
     samples = Samples(data.class_names, data.labels, (), data.split, lambda: iter(()))
     return replace(data, split=held_out(samples, data.split, folds=folds, fold=fold))
 
 
 def tuned(run: Run, points: Sequence[Point], recipes: Sequence[Recipe], *, seed: int) -> Any:
-    """What was tried on the run's data, a recipe a point, and the point that did best, the first of
-    equals: {"metric", "seed", "tested", "tried": [{"point", METRIC: None where its loss was no
-    longer finite, "seconds"}], "chosen", "trainings"}. FloatingPointError where none came through.
-    """
+    """Train one recipe per point; return what was tried and the best point, the first of equals:
+    {"metric", "seed", "tested", "tried": [{"point", METRIC: None if its loss was not finite,
+    "seconds"}], "chosen", "trainings"}. Raises FloatingPointError if none was finite."""
     tried: list[dict[str, Any]] = [
         {"point": dict(point), **outcome(replace(run, recipe=recipe), seed)}
         for point, recipe in zip(points, recipes, strict=True)
@@ -47,7 +46,7 @@ def tuned(run: Run, points: Sequence[Point], recipes: Sequence[Recipe], *, seed:
 
 
 def outcome(run: Run, seed: int) -> dict[str, Any]:
-    """How a seed of the run did in its last epoch, and how long its training took."""
+    """Return METRIC of a seed's last epoch, and the seconds of its training."""
     with TemporaryDirectory() as folder:
         try:
             done = run.finish([seed], Path(folder), NullLogger())[seed]

@@ -8,13 +8,12 @@ without another sample of its class is a miss. An embedding of length 0 has cosi
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from heated.common.geometry import class_means, compactness, l2_normalize, spread
 from heated.data.batches import Held, Mapped
 from heated.models.embedding import embed
 from heated.runtime.distributed import mine, summed
-from heated.training.init_stages import class_means
 from heated.training.loop import Progress
 
 GRID = 2.0**32  # cosines are compared as whole multiples of 1 / GRID
@@ -59,40 +58,9 @@ def measure(unit: Tensor, labels: Tensor) -> dict[str, float]:
             "monitor: got embeddings that hold NaN or infinity, expected finite numbers. Try a "
             "smaller lr, or a smaller alpha at the start."
         )
-    means = class_means(unit, labels, int(labels.max()) + 1)
-    return {
-        "recall_at_1": recall_at_1(unit, labels),
-        "compactness": compactness(means),
-        "spread": spread(means),
-    }
-
-
-def l2_normalize(embeddings: Tensor) -> Tensor:
-    """Return (N, D) float64 of length 1; rows of length 0 stay 0."""
-    lengths = embeddings.double().norm(dim=1, keepdim=True)
-    return embeddings.double() / lengths.masked_fill_(lengths == 0, 1)
-
-
-def compactness(means: Tensor) -> float:
-    """Compute the mean over classes of 1 - |mean|, the circular variance; lower is more compact.
-
-    Args:
-        means: (C, D) the mean of each class's unit embeddings.
-    """
-    return (1 - means.norm(dim=1)).mean().clamp(0, 1).item()
-
-
-def spread(means: Tensor) -> float:
-    """Compute the mean over pairs of classes of (1 - cos) / 2; 0 for a single class.
-
-    Args:
-        means: (C, D) the mean of each class's unit embeddings.
-    """
-    directions, count = F.normalize(means, dim=1), len(means)
-    if count == 1:
-        return 0.0
-    off_diagonal = directions.sum(dim=0).square().sum() - directions.square().sum()
-    return ((1 - off_diagonal / (count * (count - 1))) / 2).clamp(0, 1).item()
+    means = class_means(unit, labels)
+    recall = recall_at_1(unit, labels)
+    return {"recall_at_1": recall, "compactness": compactness(means), "spread": spread(means)}
 
 
 def recall_at_1(unit: Tensor, labels: Tensor) -> float:

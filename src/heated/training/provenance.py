@@ -16,9 +16,9 @@ Record = dict[str, Any]
 
 
 def of(run: Run, tags: Mapping[str, str], params: Mapping[str, Any]) -> Record:
-    """What is known of a run before it is trained. tags: by what it is grouped, its method and its
-    recipe among them. `key` tells it from others in MLflow: two methods may be trained alike, and
-    another processor rounds differently."""
+    """Return what is known of a run before it is trained. tags: by what it is grouped, with its
+    method and recipe. `key` identifies it in MLflow: two methods may be trained alike, and another
+    processor rounds differently."""
     machine = environment(run.device)
     return {
         "dataset": tags["recipe"],
@@ -27,7 +27,7 @@ def of(run: Run, tags: Mapping[str, str], params: Mapping[str, Any]) -> Record:
         "key": fingerprint([run.key(), tags["method"], dict(params), machine["device"]]),
         "params": dict(params),
         "data_sha256": run.digest,
-        "split": parts(run.data),
+        "split": {"tested": run.data.split.tested, **parts(run.data)},
         "source": source_commit(),
         "environment": machine,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -36,30 +36,19 @@ def of(run: Run, tags: Mapping[str, str], params: Mapping[str, Any]) -> Record:
 
 
 def parts(data: Packed) -> dict[str, Any]:
-    """What query and gallery are, and the images and classes of each part."""
-    counts = {
+    """Count the images and classes of each part of the split."""
+    return {
         name: {"images": int(mask.sum()), "classes": len(np.unique(data.labels[mask]))}
         for name, mask in data.split.masks().items()
     }
-    return {"tested": data.split.tested, **counts}
 
 
 def finished(
     record: Record, done: Mapping[int, Mapping[str, Any]], usage: Mapping[int, Sequence[Row]]
 ) -> Record:
-    """The record with each seed's seconds of training, how many epochs were trained now, and what
-    these took of the machine."""
+    """Return the record with each seed's results, except its history, which has a file of its own,
+    and with the use of the machine in the epochs that were trained now."""
     before = {seed: len(each["history"]) - each["epochs_trained"] for seed, each in done.items()}
-    now = {
-        seed: [row for row in rows if row["epoch"] >= before[seed]] for seed, rows in usage.items()
-    }
-    return {
-        **record,
-        "seeds": {str(seed): told(result) for seed, result in done.items()},
-        "usage": {str(seed): rows for seed, rows in now.items() if rows},
-    }
-
-
-def told(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's record keeps of a seed's training; its history has a file of its own."""
-    return {key: value for key, value in result.items() if key != "history"}
+    now = {s: [row for row in rows if row["epoch"] >= before[s]] for s, rows in usage.items()}
+    seeds = {str(s): {k: v for k, v in each.items() if k != "history"} for s, each in done.items()}
+    return {**record, "seeds": seeds, "usage": {str(s): rows for s, rows in now.items() if rows}}

@@ -93,7 +93,7 @@ class Recipe:
 
 
 def alpha(choice: Options | None, epochs: int) -> dict[str, Any]:
-    """What a recipe says of alpha: its value in each epoch, or how it adapts."""
+    """Return a recipe's fields for alpha: its value in each epoch, or how it adapts."""
     if choice is None:
         return {"alphas": [None] * epochs}
     if choice["name"] in ADAPTATIONS:
@@ -103,19 +103,18 @@ def alpha(choice: Options | None, epochs: int) -> dict[str, Any]:
 
 
 def scheduled(choice: Options, epochs: int) -> list[float]:
-    """A schedule's value in each epoch."""
-    name, options = split_choice(choice)
-    return values(name, options, epochs=epochs)
+    """Return a schedule's value in each epoch."""
+    return values(*split_choice(choice), epochs=epochs)
 
 
 def by_epoch(recipe: Recipe) -> list[list[Any]]:
-    """What is set in each epoch: alpha, learning rate, whether the unseen classes are looked at."""
+    """Return [alpha, learning rate, whether unseen classes are measured] for each epoch."""
     looks = watched(recipe.epochs, recipe.watch_every)
     return [list(each) for each in zip(recipe.alphas, recipe.lrs, looks, strict=True)]
 
 
 def throughout(recipe: Recipe) -> dict[str, Any]:
-    """What holds in every epoch, by field."""
+    """Return the fields that do not change from epoch to epoch."""
     return {key: value for key, value in asdict(recipe).items() if key not in BY_EPOCH}
 
 

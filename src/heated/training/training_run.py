@@ -1,10 +1,10 @@
-"""A run: one data set, one method, every seed; what was trained before, in whole or in part, by
-this run or by one that began alike, is not trained again."""
+"""A run: one data set, one method, every seed. Epochs that were trained before, by this run or by
+one with the same first epochs, are not trained again."""
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from heated.common.errors import InputError
@@ -26,7 +26,7 @@ from heated.models import embedding_model, pretrained
 from heated.models.embedding_model import Architecture, Model
 from heated.runtime.device import keep_memory, peak_memory
 from heated.runtime.distributed import agreed, first, place
-from heated.training.checkpoints import Checkpoints, Lock, code_digest, fingerprint, partings
+from heated.training.checkpoints import Checkpoints, code_digest, fingerprint, partings
 from heated.training.init_stages import WARM_UPS
 from heated.training.loop import Progress, train
 from heated.training.monitor import make_monitor
@@ -35,9 +35,12 @@ from heated.training.recipe import Recipe, by_epoch, throughout
 
 @dataclass(frozen=True)
 class Run:
-    """A recipe on a packed data set; `digest` identifies the data. `others`: the recipes that may
-    share a beginning with this one. `folder` holds checkpoints, one in `every` seconds within an
-    epoch, up to `budget` MiB."""
+    """A recipe on a packed data set, which `digest` identifies.
+
+    Attributes:
+        folder: Holds checkpoints, one per `every` seconds within an epoch, up to `budget` MiB.
+        others: Recipes that may share their first epochs with this one.
+    """
 
     recipe: Recipe
     data: packed_dataset.Packed
@@ -49,7 +52,7 @@ class Run:
     budget: float = 10_000
 
     def beginning(self, seed: int | None) -> dict[str, Any]:
-        """What makes the weights, beside what is set epoch by epoch."""
+        """Return all that decides on the weights, except the settings of each epoch."""
         return {
             "recipe": throughout(self.recipe) | {"weights": self.weights_identity},
             "data": self.digest,
@@ -67,26 +70,26 @@ class Run:
 
     @cached_property
     def weights_identity(self) -> str:
-        """What tells the weights that training begins with from others, wherever they lie."""
+        """Identify the weights that training begins with, wherever their file is."""
         return pretrained.identity(self.recipe.weights, self.recipe.backbone["name"])
 
     @cached_property
     def weights(self) -> dict[str, Tensor] | None:
-        """The weights that every seed begins with, if any."""
+        """Load the weights that every seed begins with, if any."""
         return pretrained.tensors(self.recipe.weights, self.recipe.backbone["name"])
 
     def key(self, seed: int | None = None) -> str:
-        """What identifies the training of a seed, or without one the run: equal keys, equal
-        weights."""
+        """Identify the training of a seed, or the run: equal keys, equal weights."""
         return fingerprint([self.beginning(seed), by_epoch(self.recipe)])
 
     def partings(self) -> frozenset[int]:
-        """After how many epochs other recipes part from this one."""
+        """Return after how many epochs other recipes differ from this one."""
         alike = [other for other in self.others if throughout(other) == throughout(self.recipe)]
         return partings(by_epoch(self.recipe), map(by_epoch, alike))
 
     def checkpoints(self, seed: int) -> Checkpoints:
-        """A seed's; those where others part stay, and one in every tenth of the training."""
+        """Return a seed's checkpoints; one per tenth of the training stays, and each where another
+        recipe parts."""
         epochs = self.recipe.epochs
         tenths = range(0, epochs + 1, max(1, epochs // 10))
         return Checkpoints(
@@ -101,9 +104,11 @@ class Run:
     def finish(
         self, seeds: Sequence[int], folder: Path, logger: Logger
     ) -> dict[int, dict[str, Any]]:
-        """What became of each seed, whose model is then `folder / seed-<s>.safetensors`. A seed
-        that another process has in hand comes later; if all are, the first is waited for.
-        FloatingPointError when the loss of a seed was no longer finite, after the other seeds."""
+        """Train all seeds; write `folder / seed-<s>.safetensors` and return `finished` by seed.
+
+        Seeds that other processes train are tried last; if all are, the first is waited for.
+        Raises FloatingPointError if the loss of a seed is not finite, after the other seeds.
+        """
         self.check_processes()
         keep_memory(True)
         folder.mkdir(exist_ok=True)
@@ -121,7 +126,7 @@ class Run:
         return {seed: done[seed] for seed in seeds}
 
     def check_processes(self) -> None:
-        """InputError where several processes share a batch whose loss needs the whole of it."""
+        """Raise InputError if several processes share a batch whose loss needs the whole of it."""
         loss = self.recipe.loss or {"name": self.recipe.adaptation}
         if place()[1] > 1 and loss["name"] not in ("none", "learned"):
             raise InputError(
@@ -130,34 +135,32 @@ class Run:
             )
 
     @contextmanager
-    def free(self, seeds: Sequence[int]) -> Iterator[tuple[int, Lock | None]]:
-        """One of the seeds, held against other trainers, and the lock on what it shares; the
-        processes of one training take the first one's."""
+    def free(self, seeds: Sequence[int]) -> Iterator[tuple[int, FileLock | None]]:
+        """Lock one of the seeds against other trainers; yield it, and the lock on the epochs that
+        it shares with other recipes. The processes of one training take the first one's seed."""
         if not first():
             yield agreed(0, self.device), None
             return
-        for wait, seed in [*((False, seed) for seed in seeds), (True, seeds[0])]:
+        for seconds, seed in [*((0, seed) for seed in seeds), (-1, seeds[0])]:
             family = self.checkpoints(seed).family
-            own = Lock(family / f"{self.key(seed)[:32]}.lock")
-            beginning = Lock(family / "beginning.lock")
-            if wait:
+            own = FileLock(family / f"{self.key(seed)[:32]}.lock")
+            beginning = FileLock(family / "beginning.lock")
+            if seconds:
                 print(f"seed {seed}: another process is training it; waiting", file=sys.stderr)
-            if own.held(wait=wait):
-                try:
-                    if beginning.held(wait=wait):
-                        yield agreed(seed, self.device), beginning
-                        return
-                finally:
-                    beginning.release()
-                    own.release()
+            with suppress(Timeout), own.acquire(seconds), beginning.acquire(seconds):
+                yield agreed(seed, self.device), beginning
+                return
 
     def finished(
-        self, seed: int, path: Path, log: Callable[[Row], None], beginning: Lock | None = None
+        self, seed: int, path: Path, log: Callable[[Row], None], beginning: FileLock | None = None
     ) -> dict[str, Any]:
-        """{"history": rows, "seconds": of training, "epochs_trained": now, "images_seen" in all,
-        "peak_mib": memory that the process had at most} of a seed whose model then lies at `path`;
-        `log` is called with every row. `beginning` is released once no other recipe shares what is
-        trained."""
+        """Train a seed and write its model; release `beginning` once no other recipe shares what is
+        trained. `log` is called with every row.
+
+        Returns:
+            "history": rows; "seconds" of training; "epochs_trained" now; "images_seen" in all;
+            "peak_mib": the most memory that the process had.
+        """
         progress, seconds = self.progress(seed)
         trained = self.recipe.epochs - len(progress.history)
         started, kept = time.monotonic() - seconds, self.checkpoints(seed)
@@ -172,21 +175,18 @@ class Run:
             if not first() or (progress.step and not kept.due()):
                 return
             done["seconds"] = time.monotonic() - started
-            record = {
-                "history": progress.history,
-                "step": progress.step,
-                "seconds": done["seconds"],
-            }
-            kept.keep(progress.tensors(), record, epochs, within=progress.step > 0)
+            step, record = progress.step, {"history": progress.history, "seconds": done["seconds"]}
+            kept.keep(progress.tensors(), {**record, "step": step}, epochs, within=step > 0)
 
         self.train(progress, seed, log, keep)
         if first():
             embedding_model.save(path, progress.model)
-            self.draw(path.with_suffix(".npz"), progress.pictures)
+            if progress.pictures:
+                self.write_pictures(path.with_suffix(".npz"), progress.pictures)
         return {"history": progress.history, **done, "peak_mib": peak_memory(self.device)}
 
     def progress(self, seed: int) -> tuple[Progress, float]:
-        """A seed's training, as far as it came before, and the seconds that took."""
+        """Return a seed's training from its latest checkpoint, and the seconds that took."""
         started = time.monotonic()
         progress = Progress.begin(
             self.model(seed).to(self.device),
@@ -202,35 +202,24 @@ class Run:
         return progress, saved.record["seconds"]
 
     def model(self, seed: int) -> Model:
-        """A seed's model, as it is drawn."""
-        _, height, width, channels = self.data.images.shape
+        """Return a seed's model with random weights."""
         classes = len(np.unique(self.data.labels[self.data.split.train]))
+        sizes = {"image_shape": self.data.images.shape[1:], "num_classes": classes}
         torch.manual_seed(seed)
-        return Model(
-            Architecture.of(
-                vars(self.recipe), image_shape=(height, width, channels), num_classes=classes
-            )
-        )
+        return Model(Architecture.of(vars(self.recipe), **sizes))
 
     def warm_up(self, model: Model) -> None:
-        """Bring a drawn model to where its first epoch begins."""
+        """Prepare a model with random weights for its first epoch."""
         if self.weights is not None:
             pretrained.begin_with(model.network, self.weights)
-        numbers, labels = self.training_samples()
+        numbers, labels = self.data.part(self.data.split.train)
         WARM_UPS[self.recipe.warm_up](
             model,
             Mapped(self.data.images, numbers, self.device),
-            labels,
+            torch.from_numpy(labels).to(self.device),
             batch_size=self.recipe.batch_size,
             precision=self.recipe.precision,
         )
-
-    def training_samples(self) -> tuple[NDArray[np.int64], Tensor]:
-        """The numbers (N,) of the images to train on, and their labels in [0, num_classes), on the
-        device."""
-        numbers = np.flatnonzero(self.data.split.train)
-        classes = np.unique(self.data.labels[numbers], return_inverse=True)[1]
-        return numbers, torch.from_numpy(classes).to(self.device)
 
     def train(
         self,
@@ -240,11 +229,11 @@ class Run:
         keep: Callable[[Progress], None],
     ) -> None:
         """Train a seed to the end."""
-        numbers, labels = self.training_samples()
+        numbers, labels = self.data.part(self.data.split.train)
         train(
             progress,
             feed(self.data.images, numbers, self.device),
-            labels,
+            torch.from_numpy(labels).to(self.device),
             alphas=self.recipe.alphas,
             lrs=self.recipe.lrs,
             batch_size=self.recipe.batch_size,
@@ -257,23 +246,18 @@ class Run:
             keep=keep,
         )
 
-    def draw(self, path: Path, pictures: Mapping[int, Tensor]) -> None:
-        """`epochs` (E,), `angles` (E, N) of the test images' embeddings in radians, and `labels`
-        (N,), where embeddings have two dimensions."""
-        if pictures:
-            write_arrays(
-                path,
-                epochs=np.array(sorted(pictures)),  # restored ones come in another order
-                angles=torch.stack([pictures[epoch] for epoch in sorted(pictures)]).numpy(),
-                labels=self.data.labels[self.data.split.query],
-            )
+    def write_pictures(self, path: Path, pictures: dict[int, Tensor]) -> None:
+        """Write `epochs` (E,), `angles` (E, N) of the test images' two-dimensional embeddings in
+        radians, and `labels` (N,)."""
+        write_arrays(
+            path,
+            epochs=np.array(sorted(pictures)),  # restored ones come in another order
+            angles=torch.stack([pictures[epoch] for epoch in sorted(pictures)]).numpy(),
+            labels=self.data.labels[self.data.split.query],
+        )
 
     def monitor(self, progress: Progress) -> Callable[[], dict[str, float]]:
-        """A function that says how the model does on the unseen classes' queries."""
-        numbers = np.flatnonzero(self.data.split.query)
-        classes = np.unique(self.data.labels[numbers], return_inverse=True)[1]
-        return make_monitor(
-            progress,
-            Mapped(self.data.images, numbers, self.device),
-            torch.from_numpy(classes).to(self.device),
-        )
+        """Return a function that measures the model on the unseen classes' queries."""
+        numbers, labels = self.data.part(self.data.split.query)
+        images = Mapped(self.data.images, numbers, self.device)
+        return make_monitor(progress, images, torch.from_numpy(labels).to(self.device))
