@@ -56,9 +56,12 @@ def comparison(more: list[str], less: list[str], margin: float = 0.0) -> dict[st
     return {"metric": "recall_at_1", "more": more, "less": less, "margin": margin}
 
 
+STATED = {"status": "exploratory", "stated": None, "smallest_effect": 0.005}
 CLAIMS: dict[str, dict[str, Any]] = {
-    "heat": {"says": "Heat <helps>", "origin": "paper", "all": [comparison(["hbn"], ["bn"])]},
-    "best": {
+    "heat": STATED
+    | {"says": "Heat <helps>", "origin": "paper", "all": [comparison(["hbn"], ["bn"])]},
+    "best": STATED
+    | {
         "says": "16 is best",
         "origin": "open",
         "all": [comparison(["bn"], ["bn-4"]), comparison(["bn"], ["bn-8"])],

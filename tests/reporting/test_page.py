@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from reported import GRIDS, METHODS, Page, comparison
+from reported import GRIDS, METHODS, STATED, Page, comparison
 
 from heated.reporting.html import inlined
 from heated.reporting.page import page
@@ -25,7 +25,7 @@ def two(report):
 def other(more):
     """A page without neighbors, with two studies, and with a claim of two comparisons."""
     pair = [comparison(["hbn"], ["bn"], 0.5), comparison(["bn"], ["hbn"], 0.5)]
-    claims = {"same": {"says": "They are the same", "origin": "paper", "all": pair}}
+    claims = {"same": STATED | {"says": "They are the same", "origin": "paper", "all": pair}}
     grids = GRIDS | {"alphas": {"datasets": ["more"], "methods": ["bn"]}}
     grids["run"] = {"datasets": ["more"], "methods": ["hbn"]}
     return page([replace(more, claims=claims, grids=grids)])
@@ -49,10 +49,10 @@ def test_the_page_has_every_methods_cells_and_every_heading(html):
 
 
 def test_a_verdict_is_told_by_word_and_symbol_and_what_was_not_run_with_what_to_do(html):
-    verdict = re.search(r'<span class="verdict">(.*?)</span> *(\w+)</span>', html)
-    assert verdict.group(1).endswith("?")
-    assert verdict.group(2) == "undecided"
-    assert "0 hold, 0 fail, 1 undecided, 1 not run" in html
+    verdict = re.search(r'<span class="verdict">(.*?)</span> *([\w ]+)</span>', html)
+    assert verdict.group(1).endswith("·")
+    assert verdict.group(2) == "no verdict"
+    assert "2 claims: 1 no verdict, 1 not run" in html
     (folded,) = re.findall(r'<details class="absent">(.*?)</details>', html, re.DOTALL)
     assert "16 is best" in folded
     assert "add digits to studies.alphas.datasets" in folded

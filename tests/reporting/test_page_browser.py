@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, Project
 from playwright.sync_api import Browser, Page, sync_playwright
-from reported import EXAMPLES, GRIDS, chapter, comparison
+from reported import EXAMPLES, GRIDS, STATED, chapter, comparison
 
 from heated.common.io import write_text
 from heated.evaluation.summary import summaries
@@ -76,11 +76,17 @@ def long_page(results: list[Any], tmp_path_factory: pytest.TempPathFactory) -> P
     values = [0.5, 0.9, 0.1, 0.7]
     made = []
     for number, (name, value) in enumerate(zip(names, values, strict=True)):
-        seeds = {seed: {"recall_at_1": value + seed % (2 + number) / 1e6} for seed in range(4)}
+        seeds = {seed: {"recall_at_1": value + seed % (2 + number) / 1e6} for seed in range(6)}
         made.append(replace(results[0], method=name, metrics=summaries(seeds)))
-    compared = {"holds": ["bn-4"], "fails": names[3:], "undecided": ["bn-16"], "not run": ["sm"]}
+    compared = {
+        "supported": ["bn-4"],
+        "contradicted": names[3:],
+        "no verdict": ["bn-16"],
+        "not run": ["sm"],
+    }
     claims = {
-        verdict: {
+        verdict.replace(" ", "-"): STATED
+        | {
             "says": f"Claimed, and it is: {verdict}",
             "origin": "open",
             "all": [comparison(["bn-16"], less), comparison(["ln"], ["bn-4"])],
@@ -145,8 +151,8 @@ def test_the_page_follows_the_readers_scheme(visit, built_page, long_page, schem
         assert len(found) > 30
         assert [each for each in found if each[0] < 4.5] == []
     page = visits[1].page
-    for kind in ("holds", "fails", "undecided"):
-        (item,) = page.locator(f".verdicts > li.{kind}").all()
+    for kind in ("supported", "contradicted", "no verdict"):
+        (item,) = page.locator(f".verdicts > li.{kind.replace(' ', '-')}").all()
         assert f"Claimed, and it is: {kind}" in item.inner_text()
         assert kind in item.locator(".verdict").inner_text()
         assert item.locator("details li").count() == 2

@@ -18,10 +18,10 @@ from heated.reporting.tables import Table, in_markdown
 from heated.reporting.verdicts import (
     SYMBOLS,
     Judgement,
+    compared,
     decisive,
     points,
     probability,
-    survives,
 )
 
 HEAD = """# Results
@@ -33,12 +33,14 @@ other seeds, had the opposite sign. Each table first lists where it departs from
 protocol; where it does, its numbers are not comparable to the paper's. [results/](results) has the
 same numbers unrounded, for every seed.
 """
-RULES = """A claim holds where the 95 % interval (paired by seed, Student's t, percentage points)
-lies above what is claimed, and fails where it lies below. One of several comparisons holds where
-all of them do, and fails where one lies below at 95 % shared among them (Bonferroni); shown is the
-one farthest from holding. p is one-sided, of what the verdict says, or of the claim where it is
-undecided, after Holm's correction for the claims tested here; where it is 0.025 or more, the
-verdict does not survive that correction."""
+RULES = """Differences are paired by seed, in points of percent, with a 95 % interval (Student's t).
+A claim is *supported* where the interval lies above what is claimed, *contradicted* where it lies
+below, of *no relevant difference* where two one-sided tests at 5 % show the effect to be smaller
+than the smallest one of interest (0.5 points unless a claim says other), and else *undecided*.
+Fewer than five seeds give an estimate and no verdict. A claim of several comparisons shows the one
+farthest from support. p is one-sided, of what the verdict says, after Holm's correction for the
+claims of the same status; the last column is the verdict after that correction. Confirmatory claims
+were stated before their seeds were trained ([plan](docs/preregistration.md))."""
 SAME = """The first command makes all of it, the second one method with one seed. On a processor of
 the same kind with the versions above that seed's number comes out to the digit
 (`results/{dataset}.json` has it under `seeds`). Elsewhere numbers are rounded differently from the
@@ -99,31 +101,28 @@ def differs(chapter: Chapter, study: str | None = None) -> list[str]:
 
 
 def verdicts(judgements: Sequence[Judgement]) -> str:
-    """A row a claim, of its comparison farthest from holding."""
+    """A row per claim, of its comparison farthest from support; then those that were not run."""
     rows = []
     for one in judgements:
-        verdict = f"{SYMBOLS[one['verdict']]} {one['verdict']}"
-        if one["verdict"] == "not run" or one["effect"] is None:
-            rows.append([one["says"], "", "", "", str(one["n"] or ""), "", verdict])
+        if one["verdict"] == "not run":
             continue
         ends = "" if one["interval"] is None else " to ".join(map(points, one["interval"]))
         p = "" if one["p"] is None else probability(decisive(one)[1])
-        verdict += "" if survives(one) else ", not after Holm"
-        effect = points(one["effect"])
-        rows.append([one["says"], compared(one), effect, ends, str(one["n"]), p, verdict])
-    heading = ["claim", "compared", "effect", "95 % interval", "n", "p, Holm", "verdict"]
-    return f"{RULES}\n\n{in_markdown(heading, rows)}"
+        effect = "" if one["effect"] is None else points(one["effect"])
+        margin = f" > {points(-one['margin'])}" if one["margin"] else ""
+        sides = f"{one['metric']}: {compared(one)}{margin}"
+        says = f"{one['says']} ({one['status']})"
+        first, last = (symbol(one[key]) for key in ("verdict", "verdict_adjusted"))
+        rows.append([says, sides, effect, ends, str(one["n"]), p, first, last])
+    heading = ["claim", "compared", "effect", "95 % interval", "n", "p, Holm", "verdict", "Holm"]
+    absent = [one["claim"] for one in judgements if one["verdict"] == "not run"]
+    told = f"\n\nNot run: {', '.join(absent)}." if absent else ""
+    return f"{RULES}\n\n{in_markdown(heading, rows)}{told}"
 
 
-def compared(part: Judgement) -> str:
-    """What is claimed to be above nothing, or above less than nothing.
-
-    >>> compared({"metric": "f1", "a": "hbn + bn", "b": "bn-heat + bn-drop", "margin": 0.01})
-    'f1: (hbn + bn) − (bn-heat + bn-drop) > −1.00'
-    """
-    a, b = (f"({part[side]})" if " + " in part[side] else part[side] for side in ("a", "b"))
-    above = f" > {points(-part['margin'])}" if part["margin"] else ""
-    return f"{part['metric']}: {a} − {b}{above}"
+def symbol(verdict: str) -> str:
+    """A verdict after its symbol."""
+    return f"{SYMBOLS[verdict]} {verdict}"
 
 
 def commands(chapter: Chapter) -> list[str]:

@@ -61,7 +61,7 @@ def verdict(
     ran = judgement["verdict"] != "not run"
     return Verdict(
         says=judgement["says"],
-        origin=ORIGINS[judgement["origin"]],
+        origin=f"{ORIGINS[judgement['origin']]}, {judgement['status']}",
         verdict=judgement["verdict"],
         evidence=evidence(judgement, results, section) if ran else "",
         notes=notes(judgement) if ran else remedies(judgement, results, grids),
