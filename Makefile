@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: repro preview experiments track test test-all lint format results bench ui lock clean
+.PHONY: repro preview experiments track test test-all lint format results judge bench ui lock clean
 
 repro: $(VENV)/.ready      ## rebuild every result that is out of date
 	python -m stages.resolve --check
@@ -42,6 +42,10 @@ format: $(VENV)/.ready-dev
 
 results: repro             ## RESULTS.md and results/, with what the report has
 	python -m heated.reporting.release
+
+judge: $(VENV)/.ready      ## the verdicts on the released numbers anew, by claims.yaml as it is now
+	python -m stages.resolve
+	python -m heated.reporting.judge
 
 bench: $(VENV)/.ready-dev  ## what an evaluation costs, beside its limit and others' tools
 	mkdir -p benchmarks/results

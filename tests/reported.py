@@ -56,7 +56,7 @@ def comparison(more: list[str], less: list[str], margin: float = 0.0) -> dict[st
     return {"metric": "recall_at_1", "more": more, "less": less, "margin": margin}
 
 
-STATED = {"status": "exploratory", "stated": None, "smallest_effect": 0.005}
+STATED = {"status": "exploratory", "stated": None, "first_seed": 0, "smallest_effect": 0.005}
 CLAIMS: dict[str, dict[str, Any]] = {
     "heat": STATED
     | {"says": "Heat <helps>", "origin": "paper", "all": [comparison(["hbn"], ["bn"])]},

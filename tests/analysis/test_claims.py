@@ -43,6 +43,7 @@ def claim(*comparisons, status="exploratory", smallest=0.005):
         "origin": "paper",
         "status": status,
         "stated": None,
+        "first_seed": 0,
         "smallest_effect": smallest,
         "all": list(comparisons),
     }
@@ -317,6 +318,18 @@ def test_the_correction_counts_the_claims_of_one_status_that_were_tested():
         assert second[f"{p}_adjusted"] == pytest.approx(max(second[p], 2 * first[p]))
         assert none[f"{p}_adjusted"] is None
         assert confirmatory[f"{p}_adjusted"] == confirmatory[p] == one[p]
+
+
+def test_seeds_from_before_a_claim_was_stated_explore_and_do_not_confirm():
+    stated = A_OVER_B | {"status": "confirmatory", "first_seed": 100}
+    early = values(a=shifted(0.1), b=FIVE)
+    late = {
+        name: {metric: {seed + 100: each for seed, each in column.items()}}
+        for name, metrics in early.items()
+        for metric, column in metrics.items()
+    }
+    assert judge(stated, early)["status"] == "exploratory"
+    assert judge(stated, late)["status"] == judge(stated, {})["status"] == "confirmatory"
 
 
 def test_a_verdict_that_does_not_survive_the_correction_is_undecided_after_it():

@@ -136,6 +136,11 @@ BAD: dict[str, list[tuple[str, Any, str]]] = {
     "claims.yaml": [
         ("claims.hln-over-ln.all.0.less.0", "lnn", "got 'lnn', expected one of sm, ls, ln,"),
         ("claims.ln-interaction-recall.all.0.more", ["hln"], "all.0: got ... as many methods in"),
+        (
+            "claims.ln-heat-recall.stated",
+            None,
+            "got ... `stated` and `first_seed` of a confirmatory",
+        ),
         ("claims.ln-heat-recall.origin", "opinion", "got 'opinion', expected one of paper,"),
     ],
 }

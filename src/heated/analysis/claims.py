@@ -47,13 +47,15 @@ def judged(
     """Judge every claim on a data set.
 
     Args:
-        claims: By name: `says`, `origin`, `status`, `stated`, `smallest_effect` and the comparisons
-            `all`.
+        claims: By name: `says`, `origin`, `status`, `stated`, `first_seed`, `smallest_effect` and
+            the comparisons `all`. A confirmatory claim is tested by seeds from `first_seed` on;
+            where earlier ones were used, too, its status is exploratory.
         values: By method, metric and seed.
         dataset: The data set's name.
 
     Returns:
-        For each claim those entries, `verdict` and `verdict_adjusted` (after Holm), and of the
+        For each claim those entries, `verdict` and `verdict_adjusted` (after Holm: the same or
+        "undecided", since a correction finds nothing new), and of the
         comparison farthest from supporting the claim `metric`, `a`, `b`, `effect`, `interval`, `n`,
         `std` and `seeds_needed` (see `seeds_to_decide`). `parts` has all comparisons, `missing` the
         methods without values. `p`, `p_against` and `p_equivalent` are the one-sided p of the
@@ -62,20 +64,32 @@ def judged(
     """
     found = [
         {key: value for key, value in claim.items() if key != "all"}
-        | {"claim": name, "dataset": dataset}
+        | {"claim": name, "dataset": dataset, "status": status(claim, values)}
         | judgement(claim["all"], values, claim["smallest_effect"])
         for name, claim in claims.items()
     ]
-    for status in {one["status"] for one in found}:
+    for family in ("confirmatory", "exploratory"):
         for p in TESTS:
-            tested = [one for one in found if one["status"] == status and one[p] is not None]
+            tested = [one for one in found if one["status"] == family and one[p] is not None]
             for one, adjusted in zip(tested, holm([one[p] for one in tested]), strict=True):
                 one[f"{p}_adjusted"] = adjusted
     for one in found:
-        one["verdict_adjusted"] = one["verdict"]
-        if one["p"] is not None:
-            one["verdict_adjusted"] = verdict(*(one[f"{p}_adjusted"] for p in TESTS))
+        again = verdict(*(one[f"{p}_adjusted"] for p in TESTS))
+        decided = one["p"] is not None and again != one["verdict"]
+        one["verdict_adjusted"] = "undecided" if decided else one["verdict"]
     return found
+
+
+def status(claim: Mapping[str, Any], values: Values) -> str:
+    """Confirmatory only if no seed that was used before the claim was stated tests it."""
+    used = {
+        seed
+        for each in claim["all"]
+        if not any(absent(each, values))
+        for seed in shared_seeds(each, values)
+    }
+    early = claim["status"] == "confirmatory" and min(used, default=inf) < claim["first_seed"]
+    return "exploratory" if early else str(claim["status"])
 
 
 def judgement(comparisons: Sequence[Comparison], values: Values, smallest: float) -> Judgement:
@@ -88,7 +102,7 @@ def judgement(comparisons: Sequence[Comparison], values: Values, smallest: float
             named(each) | paired(differences(each, values), each["margin"], smallest)
             for each in comparisons
         ]
-    worst = max(parts, key=lambda part: -1 if part["p"] is None else part["p"])
+    worst = max(parts, key=lambda part: inf if part["p"] is None else part["p"])
     tests: dict[str, float | None] = dict.fromkeys(TESTS)
     if all(part["p"] is not None for part in parts):
         tests["p"] = worst["p"]
@@ -119,13 +133,23 @@ def named(comparison: Comparison) -> Judgement:
     return rest | {side: " + ".join(methods) for side, methods in sides.items()}
 
 
+def shared_seeds(comparison: Comparison, values: Values) -> list[int]:
+    """The seeds that all methods of a comparison have, in rising order."""
+    methods = (*comparison["more"], *comparison["less"])
+    return sorted(set.intersection(*(set(values[each][comparison["metric"]]) for each in methods)))
+
+
 def differences(comparison: Comparison, values: Values) -> NDArray[np.float64]:
     """(n,) differences of means, of the seeds that all methods share, in rising order."""
-    metric, more, less = (comparison[key] for key in ("metric", "more", "less"))
-    columns = [values[method][metric] for method in (*more, *less)]
-    seeds = sorted(set.intersection(*(set(column) for column in columns)))
-    table = np.array([[column[seed] for seed in seeds] for column in columns], dtype=np.float64)
-    return table[: len(more)].mean(axis=0) - table[len(more) :].mean(axis=0)
+    seeds = shared_seeds(comparison, values)
+    more, less = (
+        np.array(
+            [[values[method][comparison["metric"]][seed] for seed in seeds] for method in methods],
+            dtype=np.float64,
+        )
+        for methods in (comparison["more"], comparison["less"])
+    )
+    return more.mean(axis=0) - less.mean(axis=0)
 
 
 def paired(

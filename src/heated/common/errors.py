@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from urllib.parse import urlsplit
 
 
 class InputError(ValueError):
@@ -20,3 +21,16 @@ def one_of(option: str, value: str, allowed: Iterable[str]) -> None:
     if value not in names:
         hint = suggestion(value, names)
         raise InputError(f"{option}: came {value!r}; allowed: {', '.join(names)}.{hint}")
+
+
+def without_secrets(address: str) -> str:
+    """An address as it may be printed: without user, password and query, which may be secrets.
+
+    >>> without_secrets("https://me:secret@example.org/a?token=b"), without_secrets("../mirror")
+    ('https://example.org/a?...', '../mirror')
+    """
+    if "://" not in address:
+        return address
+    parts = urlsplit(address)
+    query = "?..." if parts.query else ""
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{query}"

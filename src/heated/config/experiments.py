@@ -104,6 +104,7 @@ class Claim(Section):
 
     Attributes:
         stated: The commit that stated it, or empty.
+        first_seed: A confirmatory claim is tested by this seed and later ones.
         smallest_effect: Differences within +- this are of no interest. Of Recall@1: 0.005 is half
             a percentage point.
     """
@@ -112,8 +113,19 @@ class Claim(Section):
     origin: Literal["paper", "authors", "open"]
     status: Literal["exploratory", "confirmatory"] = "exploratory"
     stated: str | None = None
+    first_seed: Seed = 0
     smallest_effect: Positive = 0.005
     all: Annotated[list[Comparison], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def stated_beforehand(self) -> Self:
+        """ValueError for a confirmatory claim without its commit and first seed."""
+        if self.status == "confirmatory" and not (self.stated and self.first_seed):
+            raise ValueError(
+                "`stated` and `first_seed` of a confirmatory claim: the commit that stated it, and "
+                "the first seed that was trained after that"
+            )
+        return self
 
 
 class Report(Section):

@@ -153,7 +153,7 @@ def packing(weights: Path) -> dict[str, object]:
     if not settings.is_file():
         raise InputError(
             f"{weights}: got the data set {dataset!r}, which {settings} does not describe. Name it "
-            "in params.yaml and run `python -m stages.resolve`."
+            "in params.yaml or datasets.yaml and run `python -m stages.resolve`."
         )
     found: dict[str, object] = read_json(settings)["packing"]
     return found

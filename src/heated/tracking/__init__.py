@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from heated.common.errors import without_secrets
 from heated.common.io import project_root
 
+shown = without_secrets
 Record = dict[str, Any]  # a run's provenance, and `tags`: what runs are grouped by
 
 
@@ -36,13 +37,3 @@ def wanted(enabled: bool) -> bool:
 def address() -> str:
     """MLFLOW_TRACKING_URI where it is set, else a database in the project's folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root()}/mlflow.db"
-
-
-def shown(address: str) -> str:
-    """An address as it may be printed: without a user's name and password.
-
-    >>> shown("https://me:secret@mlflow.example.org/team")
-    'https://mlflow.example.org/team'
-    """
-    user = urlsplit(address).netloc.rpartition("@")
-    return address.replace(f"{user[0]}@", "", 1) if user[1] else address

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -266,7 +267,9 @@ def half(folder, content, origin):
 
 def test_what_is_known_of_a_partial_file_decides_its_use(site, new_folder, subtests):
     address = site.serve("/data.bin")
-    known = f'{{"address": "{address}", "validator": "\\"1\\"", "total": {len(BYTES)}}}'
+    known = (
+        f'{{"address": "{http.identity(address)}", "validator": "\\"1\\"", "total": {len(BYTES)}}}'
+    )
     for content, origin, ranges in [
         (BYTES, known, []),  # complete already
         (bytes(MIDDLE), known, [REST, None]),  # damaged: costs one more download
@@ -378,16 +381,21 @@ def test_the_cache_gives_a_copy_where_it_cannot_give_a_link(site, tmp_path, monk
 def test_beyond_the_limit_the_oldest_files_that_nobody_uses_are_removed(site, tmp_path):
     kept = tmp_path / "cache"
     kept.mkdir()
-    for age, name in enumerate(["new", "used.part", "old.part.json", "old.part", "oldest"]):
+    theirs = ["thesis.docx", "md5-notes.txt"]
+    new, used, old, oldest = (f"md5-{digit * 32}" for digit in "abcd")
+    cached = [new, f"{used}.part", f"{old}.part.json", f"{old}.part", oldest]
+    (kept / f"md5-{'e' * 32}").mkdir()
+    for age, name in enumerate([*cached, *theirs]):
         (kept / name).write_bytes(bytes(10_000))
         os.utime(kept / name, (10_000 - age, 10_000 - age))
     file = remote(site.serve("/data.bin"))
-    with FileLock(kept / "used.lock"):
+    with FileLock(kept / f"{used}.lock"):
         gathered(tmp_path, file, limit_gb=36e-6)
-    assert names(kept) == ["new", KEPT, "used.part"]
+    rest = [*theirs, f"md5-{'e' * 32}"]
+    assert names(kept) == sorted([new, KEPT, f"{used}.part", *rest])
     shutil.rmtree(tmp_path / "raw")
     raw = gathered(tmp_path, file, limit_gb=0)
-    assert names(kept) == []
+    assert names(kept) == sorted(rest)
     assert (raw / "data.bin").read_bytes() == BYTES  # of which the cache's was a second name
 
 
@@ -408,7 +416,10 @@ def test_a_mirror_folder_comes_before_the_addresses(site, new_folder):
             held(folder := new_folder(), place)
             file = remote(site.serve("/data.bin"))
             assert fetched(folder, file, f"{folder}/mirror{end}") == BYTES
-            assert names(folder / "cache") == []  # a copy of a copy would only take room
+            assert names(folder / "cache") == [KEPT]
+            shutil.rmtree(folder / "raw")  # as DVC does before it runs a stage again
+            shutil.rmtree(folder / "mirror")
+            assert fetched(folder, replace(file, addresses=())) == BYTES
     assert site.asked == []
 
 
@@ -668,3 +679,16 @@ def test_a_relative_mirror_starts_at_dvcs_root(tmp_path, monkeypatch):
     assert mirror_from("mirror") == expected
     monkeypatch.setenv("HEATED_MIRROR", "mirror")
     assert mirror_from(None) == expected
+
+
+def test_passwords_and_tokens_of_addresses_are_neither_told_nor_stored(site, tmp_path, capsys):
+    host = site.serve("/mirror/set/data.bin", CUT, GONE).partition("://")[2].partition("/")[0]
+    mirror = f"http://me:secret@{host}/mirror"
+    file = remote(f"http://{host}/gone?token=hidden")
+    with pytest.raises(DownloadError) as caught:
+        gathered(tmp_path, file, mirror=mirror)
+    written = "".join(path.read_text("utf-8") for path in tmp_path.rglob("*.json"))
+    told = str(caught.value) + "".join(capsys.readouterr()) + written
+    assert "secret" not in told
+    assert "hidden" not in told
+    assert f"http://{host}/mirror/set/data.bin" in told

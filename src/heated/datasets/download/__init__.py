@@ -4,13 +4,15 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock
 
+from heated.common.errors import without_secrets
 from heated.common.io import project_root, whole
-from heated.datasets.download.cache import Cache
+from heated.datasets.download.cache import Cache, complete
 from heated.datasets.download.checksum import Checksum, RemoteFile, check, right
 from heated.datasets.download.http import Refusal, check_room, length
 
@@ -52,7 +54,7 @@ def gather(
     except OSError as error:
         raise DownloadError(
             f"{raw} cannot be made: {error}.\n"
-            f"What was fetched stays in {cache.folder}; the next run resumes there."
+            f"What was fetched with a checksum stays in {cache.folder}; the next run resumes there."
         ) from error
     return raw
 
@@ -88,31 +90,39 @@ def fetch(
     target, answers = folder / file.name, []
     base = mirror.rstrip("/") if mirror else "FOLDER"
     mirrored = (f"{base}/{subfolder}/{file.name}", f"{base}/{file.name}")
-    for place in (*(mirrored if mirror else ()), *file.addresses):
+    places = [*(mirrored if mirror else ()), *file.addresses]
+    for place in [""] if cache.has(file) else places:
         try:
-            if "://" in place:
-                cache.download(place, file, target)
+            if place.startswith("package:"):  # is here already, and needs no cache
+                obtain(place, file, target)
             else:
-                copy(place, file, target)
+                cache.provide(file, target, partial(obtain, place, file))
         except Refusal as refusal:
-            answers.append(f"{place}: {refusal}")
+            answers.append(f"{without_secrets(place)}: {refusal}")
         else:
             if answers:
-                told = "\n  ".join([f"{file.name} is from {place}, after", *answers])
-                print(told, file=sys.stderr)
+                came = f"{file.name} is from {without_secrets(place)}, after"
+                print("\n  ".join([came, *answers]), file=sys.stderr)
             return
+    base, wanted = map(without_secrets, (base, mirrored[0]))
     lines = [f"{file.name} could not be had{f' with {file.checksum}' if file.checksum else ''}."]
     advice = (
         f"Fetch it by hand{file.by_hand and f' from {file.by_hand}'}, and put it at "
-        f"{mirrored[0]}, where HEATED_MIRROR or download.mirror names {base}."
+        f"{wanted}, where HEATED_MIRROR or download.mirror names {base}."
     )
     if file.instead:
         advice += f" Or put {file.instead} at {base}/{subfolder}, in place of all the set's files."
     raise DownloadError("\n  ".join([*lines, *answers, advice]))
 
 
-def copy(place: str, file: RemoteFile, target: Path) -> None:
-    """Copy a local file: not a second name for the user's own, which DVC would make read-only."""
+def obtain(place: str, file: RemoteFile, kept: Path) -> None:
+    """Write the right file to `kept` from an address, or from a local file.
+
+    That is a copy, and not a second name for the user's own file, which DVC would make read-only.
+    """
+    if "://" in place:
+        complete(place, file, kept)
+        return
     source = shipped(place) if place.startswith("package:") else Path(place)
     try:
         check(source, file)
@@ -120,8 +130,10 @@ def copy(place: str, file: RemoteFile, target: Path) -> None:
         raise
     except OSError as error:
         raise Refusal(str(error)) from error
-    check_room(target.parent, length(source))
-    shutil.copyfile(source, target)
+    check_room(kept.parent, length(source))
+    with whole(kept) as copied:
+        shutil.copyfile(source, copied)
+        check(copied, file)
 
 
 def shipped(place: str) -> Path:

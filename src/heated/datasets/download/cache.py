@@ -1,8 +1,9 @@
 """Fetched files, kept once per checksum, so that no data set fetches the same bytes again."""
 
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from heated.datasets.download.checksum import RemoteFile, check, right
 from heated.datasets.download.http import Refusal, begun, check_room, discard, length, receive
 
 GB = 10**9
+OURS = re.compile(r"(md5|sha256)-[0-9a-f]+(\.part(\.json)?)?")  # anything else is not removed
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,24 @@ class Cache:
         have = length(kept) or length(part(kept))
         return max((file.size or 0) - have, 0)
 
-    def download(self, address: str, file: RemoteFile, target: Path) -> None:
-        """Write the right file to `target`, from the cache or else from an address."""
+    def provide(self, file: RemoteFile, target: Path, fetch: Callable[[Path], None]) -> None:
+        """Write the right file to `target`: from the cache, or else by `fetch`, which is kept."""
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = self.path(file)
         with FileLock(lock(kept)):
-            if not (file.checksum and right(kept, file)):
-                complete(address, file, kept)
+            if not self.has(file):
+                fetch(kept)
+                discard(part(kept))
             if file.checksum:
                 link(kept, target)
             else:
                 shutil.move(kept, target)
         self.shrink()
+
+    def has(self, file: RemoteFile) -> bool:
+        """Whether the right file is kept."""
+        kept = self.path(file)
+        return file.checksum is not None and kept.exists() and right(kept, file)
 
     def shrink(self) -> None:
         """Remove the oldest files that no process uses until the rest is within the limit."""
@@ -56,15 +64,15 @@ class Cache:
         for _, size, path in files:
             if excess <= 0:
                 return
-            with suppress(Timeout), FileLock(lock(path), timeout=0):
+            with suppress(Timeout, OSError), FileLock(lock(path), timeout=0):
                 path.unlink(missing_ok=True)
                 excess -= size
 
     def files(self) -> Iterator[tuple[float, int, Path]]:
         """Yield time, bytes and path of each file; another process may be removing it."""
         for path in self.folder.iterdir():
-            with suppress(FileNotFoundError):
-                if path.suffix != ".lock":
+            with suppress(OSError):
+                if OURS.fullmatch(path.name) and path.is_file():
                     yield path.stat().st_mtime, path.stat().st_size, path
 
 
@@ -101,4 +109,3 @@ def complete(address: str, file: RemoteFile, kept: Path) -> None:
         complete(address, file, kept)
     else:
         partial.replace(kept)
-        discard(partial)

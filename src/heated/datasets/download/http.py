@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from time import sleep
 
@@ -42,7 +43,7 @@ class Refusal(OSError):
 class Origin:
     """The file that a partial file belongs to."""
 
-    address: str
+    address: str  # its identity
     validator: str | None  # the strong ETag, else Last-Modified
     total: int | None  # bytes
 
@@ -125,12 +126,12 @@ def retry_after(header: str | None) -> float:
 
     >>> retry_after("7"), retry_after("86400"), retry_after("soon"), retry_after(None)
     (7.0, 60.0, 0.0, 0.0)
-    >>> retry_after("Fri, 31 Dec 1999 23:59:59 GMT")
-    0.0
+    >>> retry_after("Fri, 31 Dec 1999 23:59:59 GMT"), retry_after("Fri, 31 Dec 99999 23:59:59 GMT")
+    (0.0, 0.0)
     """
     try:
         return float(min(Retry().parse_retry_after(header or "0"), PATIENCE))
-    except InvalidHeader:
+    except (InvalidHeader, ValueError, OverflowError):  # or a date that no calendar has
         return 0.0
 
 
@@ -159,7 +160,7 @@ def begin(partial: Path, response: requests.Response, address: str, *, checked: 
     """Empty the partial file, and write its origin if it could be resumed."""
     discard(partial)
     partial.touch()
-    known = Origin(address, validator(response), response.raw.length_remaining)
+    known = Origin(identity(address), validator(response), response.raw.length_remaining)
     if known.validator or (checked and response.headers.get("Accept-Ranges") == "bytes"):
         write_json(sidecar(partial), asdict(known))
 
@@ -195,7 +196,12 @@ def origin(partial: Path, address: str) -> Origin | None:
         known = Origin(**read_json(sidecar(partial)))
     except (FileNotFoundError, TypeError, ValueError):
         return None
-    return known if known.address == address else None
+    return known if known.address == identity(address) else None
+
+
+def identity(address: str) -> str:
+    """What tells an address from others; it may hold a password, so it is not written down."""
+    return sha256(address.encode()).hexdigest()
 
 
 def begun(partial: Path, address: str) -> int:
