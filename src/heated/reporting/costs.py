@@ -43,8 +43,8 @@ def told(costs: Sequence[Result]) -> str:
         f"Every method's settings were chosen among {tried}, each trained once, by Recall@1 on "
         f"{tested}; the test classes had no part in it. What all methods share (epochs, batches, "
         "augmentation) was not chosen here: the data set's section in datasets.yaml says where "
-        "it comes from. Seconds and memory are those of a training on this hardware, beside whatever "
-        "else ran there."
+        "it comes from. Seconds and memory are those of a training on this hardware, beside "
+        "whatever else ran there."
     )
 
 

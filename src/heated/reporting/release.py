@@ -33,8 +33,8 @@ omniglot and omniglot-small) and changes Recall@1 little. Lowering the learning 
 time, as the paper does, lowers MAP@R on omniglot. The seeds of these trainings suggested those
 claims, so they do not confirm them; the trainings that will are running
 ([plan](docs/preregistration.md)). Each table first lists where it departs from the paper's
-protocol; where it does, its numbers are not comparable to the paper's. [results/](results) has the same
-numbers unrounded, for every seed.
+protocol; where it does, its numbers are not comparable to the paper's. [results/](results) has the
+same numbers unrounded, for every seed.
 
 The claim that heating leaves the training accuracy as it was (`heated-as-accurate`) was judged when
 these sets were trained, and is not judged anew: their training accuracy by seed was not released.
