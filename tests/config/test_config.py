@@ -139,7 +139,7 @@ BAD: dict[str, list[tuple[str, Any, str]]] = {
         (
             "claims.ln-heat-recall.stated",
             None,
-            "got ... `stated` and `first_seed` of a confirmatory",
+            "recall: got ... `stated` and `first_seed`",
         ),
         ("claims.ln-heat-recall.origin", "opinion", "got 'opinion', expected one of paper,"),
     ],
