@@ -160,7 +160,7 @@ RERUN = {
     "inference": {"track"},
     "reporting": {"report", "track"},
     "analysis": {"gradients", "report"},
-    "evaluation": {"evaluate", "evaluate-planes", "gradients", "report"},
+    "evaluation": {"evaluate", "evaluate-planes", "report"},
     "config": {"resolve"},
     "losses": {"resolve", *TRAINED},
     "models": TRAINED,

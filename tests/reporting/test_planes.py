@@ -76,7 +76,7 @@ def test_classes_spread_as_alpha_grows(name, tmp_path, request):
     short = {}
     if name == "mnist":
         data = packed(name, tmp_path, str(request.getfixturevalue("mirror")))
-        few = {"train": first(5000, data.split.train), "query": first(2000, data.split.query)}
+        few = {"train": first(2000, data.split.train), "query": first(1000, data.split.query)}
         data = replace(data, split=replace(data.split, **few))
         short = {"epochs": 6, "watch_every": 6, "batch_size": 32}
     else:

@@ -74,12 +74,11 @@ if first():
 def test_several_processes_warm_up_as_one_does(tmp_path):
     script, warmed = tmp_path / "script.py", {}
     script.write_text(WARM_UP, encoding="utf-8")
-    for processes in (1, 2, 3):
+    for processes in (1, 3):
         launched(processes, script, tmp_path / f"{processes}.safetensors")
         warmed[processes] = load_file(tmp_path / f"{processes}.safetensors")
     for name, values in warmed[1].items():
-        for many in (warmed[2][name], warmed[3][name]):
-            np.testing.assert_allclose(many, values, rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(warmed[3][name], values, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.slow
@@ -122,11 +121,10 @@ def split_project(project):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 3])
-def test_several_processes_train_what_one_trains(project, processes):
+def test_several_processes_train_what_one_trains(project):
     split_project(project)
     trained, histories = {}, []
-    for count in (1, processes):
+    for count in (1, 3):  # two: the next test
         for left in ("checkpoints", RUN):
             shutil.rmtree(project.folder / left, ignore_errors=True)
         start = (*TORCHRUN, f"--nproc-per-node={count}") if count > 1 else (sys.executable,)

@@ -158,4 +158,4 @@ def test_a_misspelt_option_stops_the_check_by_its_methods_name(competed):
     with competed.edited({"methods.triplet.loss": {"name": "triplet", "marign": 0.2}}):
         told = competed.stage("resolve", "--check", status=1)
     assert told.startswith("methods.triplet: triplet.marign: came 'marign'; allowed: ")
-    assert "did you mean 'margin'?" in told
+    assert "Did you mean 'margin'?" in told

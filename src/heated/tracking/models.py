@@ -25,7 +25,7 @@ from heated.tracking import Trained, address, shown
 from heated.tracking.store import DIGEST, Store, alone, opened, reason
 
 DATA = "data/model"  # in what MLflow keeps: the folder for `inference`
-REQUIRED = ("mlflow", "numpy", "pillow", "safetensors", "torch", "torchvision", "tqdm")
+REQUIRED = ("mlflow", "numpy", "pillow", "psutil", "safetensors", "torch", "torchvision", "tqdm")
 CHAMPION = "champion"
 
 
