@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from base64 import b64encode
@@ -28,6 +29,7 @@ from heated.evaluation.summary import summaries
 from heated.inference import embedder
 from heated.models import embedding_model
 from heated.tracking import Trained, models
+from heated.tracking.__main__ import main
 from heated.tracking.publishing import publish
 from heated.tracking.store import opened
 
@@ -132,11 +134,12 @@ def test_without_validation_classes_the_first_seed_of_the_first_method_is_the_ch
     assert again != runs[0].run_id
     assert len(logged(client, "first")) == 2
     assert len(client.get_run(again).outputs.model_outputs) == 1
-    assert int(version_of(client, "first").version) == 1
+    assert version_of(client, "first").run_id == again
+    assert int(version_of(client, "first").version) == 3
 
     shutil.copy(runs[0].models / "seed-7.safetensors", runs[0].models / "seed-0.safetensors")
     models.keep([anew, runs[1]], given.packing, metric=None, register=True)
-    assert int(version_of(client, "first").version) == 3
+    assert int(version_of(client, "first").version) == 4
 
 
 @pytest.mark.parametrize(
@@ -218,6 +221,31 @@ def test_a_model_is_read_by_its_address_and_a_wrong_address_or_packing_is_told(
     with pytest.raises(InputError, match="was trained on images of"):
         models.save(tmp_path / "model", given.weights, {**given.packing, "size": 9})
     assert not any(tmp_path.iterdir())
+
+
+def test_a_database_that_mlflow_cannot_read_is_told_with_what_to_do(
+    mlflow_template, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sys, "argv", ["heated.tracking"])
+    for problem in ("damaged", "version"):
+        folder = tmp_path / problem
+        folder.mkdir()
+        database = shutil.copy(mlflow_template, folder / "mlflow.db")
+        if problem == "damaged":
+            database.write_bytes(b"no database")
+        else:
+            with closing(sqlite3.connect(database)) as connection, connection:
+                connection.execute("UPDATE alembic_version SET version_num = 'another'")
+        monkeypatch.setenv("DVC_ROOT", str(folder))
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow itself sets it
+        with pytest.raises(InputError) as caught:
+            models.read("models:/heated-digits@champion")
+        lines = str(caught.value).splitlines()
+        assert lines[0].startswith(f"MLflow at sqlite:///{database}: ")
+        assert "delete mlflow.db and run `make track`" in lines[1]
+        assert len(lines) == 2
+        with pytest.raises(SystemExit, match="delete mlflow.db and run `make track`"):
+            main()  # of the pages
 
 
 def alone(folder, code, *arguments):

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from tracked import (
@@ -17,13 +18,14 @@ from tracked import (
     record,
 )
 
+from heated import reporting
 from heated.common.errors import InputError
 from heated.common.history import read_history, write_history
 from heated.evaluation.summary import summaries
 from heated.tracking import address, publishing, wanted
 from heated.tracking.live import Live, live
 from heated.tracking.publishing import publish, publish_report
-from heated.tracking.store import DIGEST, NOTE, PARENT, Store, opened
+from heated.tracking.store import DIGEST, FILES, NOTE, PARENT, TITLE, WRITTEN, Store, opened, told
 
 pytestmark = [
     pytest.mark.xdist_group("mlflow-tracking"),
@@ -195,7 +197,22 @@ def test_other_metrics_files_note_or_code_write_the_run_anew(client, monkeypatch
         assert points(client, run, "final/recall_at_1") == [(0, 0.5)]
     monkeypatch.setattr(publishing, "code", lambda: ["another"])
     assert publish(record("anew"), HISTORIES, metrics) != parent.info.run_id
+    client.delete_run(child(client, "anew", 7).info.run_id)
+    publish(record("anew"), HISTORIES, metrics)  # a seed that a user deleted is there again
     assert statuses(client, "anew") == (["FINISHED"], ["FINISHED", "FINISHED"])
+
+
+def test_the_digest_is_of_the_code_that_writes_and_draws_and_of_matplotlib(tmp_path, monkeypatch):
+    package = shutil.copytree(Path(reporting.__file__).parent, tmp_path / "reporting")
+    monkeypatch.setattr(reporting, "__file__", str(package / "__init__.py"))
+    code = publishing.code.__wrapped__
+    for name in ("results.py", "paper.py", "figures/planes.py", "figures/report.mplstyle"):
+        before = code()
+        (package / name).write_text("changed")
+        assert code() != before
+    before = code()
+    monkeypatch.setattr(publishing, "version", lambda package: f"another {package}")
+    assert code() == ["another matplotlib", *before[1:]]
 
 
 def test_a_run_written_anew_keeps_what_users_wrote(client):
@@ -203,16 +220,35 @@ def test_a_run_written_anew_keeps_what_users_wrote(client):
         return publish(record("users"), HISTORIES, METRICS, note=text)
 
     number = note("ours")
-    client.set_tag(number, "liked", "yes")
+    for tag, value in {"liked": "yes", "experiments": "two", "experiment": "ours"}.items():
+        client.set_tag(number, tag, value)
     client.set_tag(child(client, "users", 7).info.run_id, NOTE, "a seed of theirs")
+    below = client.create_run(child(client, "users", 7).info.experiment_id, tags={PARENT: number})
     number = note("ours, again")
     assert client.get_run(number).data.tags[NOTE] == "ours, again"
+    assert client.get_run(number).info.run_name == "hbn · digits"
+    assert client.get_run(below.info.run_id).data.tags[PARENT] == number
     client.set_tag(number, NOTE, "theirs")
+    client.update_run(number, name="the best")
     for text in ("ours, later", "ours, at last"):
-        tags = client.get_run(note(text)).data.tags
-        assert (tags[NOTE], tags["liked"]) == ("theirs", "yes")
+        run = client.get_run(note(text))
+        tags = run.data.tags
+        assert (tags[NOTE], tags["liked"], tags["experiments"]) == ("theirs", "yes", "two")
+        assert run.info.run_name == "the best"
+        assert "experiment" not in tags
     assert child(client, "users", 7).data.tags[NOTE] == "a seed of theirs"
     assert NOTE not in child(client, "users", 0).data.tags
+
+
+def test_a_note_of_an_earlier_version_is_ours(client):
+    number = publish(record("before"), HISTORIES, METRICS, note="ours")
+    for tag in (DIGEST, TITLE, WRITTEN):
+        client.delete_tag(number, tag)
+    client.set_tag(number, FILES, "ab")
+    number = publish(record("before"), HISTORIES, METRICS, note="ours, later")
+    assert client.get_run(number).data.tags[NOTE] == "ours, later"
+    assert FILES not in client.get_run(number).data.tags
+    assert client.get_run(number).info.run_name == "hbn · digits"
 
 
 def test_a_seed_more_or_fewer_writes_the_means_anew_and_no_curve_has_two_values(client, whole):
@@ -260,6 +296,9 @@ def test_of_two_runs_that_two_machines_wrote_at_once_one_is_left(client):
     (run,) = runs(client, "double", "run")
     tags = {name: run.data.tags[name] for name in (DIGEST, "heated.key", "heated.kind")}
     first = client.create_run(run.info.experiment_id, 4000, tags, "hbn · digits")
+    for seed in HISTORIES:
+        below = {PARENT: first.info.run_id, "seed": str(seed)}
+        client.create_run(run.info.experiment_id, 4000, below)
     assert publish(record("double"), HISTORIES, METRICS) == first.info.run_id
     assert [r.info.run_id for r in runs(client, "double", "run")] == [first.info.run_id]
 
@@ -281,14 +320,33 @@ def test_a_project_that_moved_is_told_to_delete_the_store_and_track_again(
     with pytest.raises(InputError) as caught:
         publish(record("moved"), HISTORIES, METRICS)
     told = str(caught.value)
-    assert told.startswith(f"mlflow.db: got artifacts at {mlflow_folder.as_uri()}/mlartifacts/")
-    assert told.endswith(
-        f"expected {tmp_path.as_uri()}/mlartifacts/digits: the project moved. "
-        "Delete mlflow.db and run `make track`"
+    assert told == (
+        f"mlflow.db: got artifacts in {mlflow_folder.as_uri()}, expected {tmp_path.as_uri()}: "
+        "the project moved. Delete mlflow.db and run `make track`"
     )
-    assert "\n" not in told
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{mlflow_folder}/mlflow.db")
     publish(record("elsewhere"), HISTORIES, METRICS)  # a store that several projects share
+
+
+def test_experiments_that_a_user_renamed_or_made_do_not_tell_of_a_project_that_moved(
+    mlflow_template, tmp_path, monkeypatch
+):
+    shutil.copy(mlflow_template, tmp_path / "mlflow.db")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    publish(record("renamed"), {}, {})
+    users = opened()
+    users.create_experiment("theirs", artifact_location="file:///elsewhere/mlartifacts/theirs")
+    users.rename_experiment(users.get_experiment_by_name("digits").experiment_id, "numbers")
+    publish(record("renamed"), {}, {})
+    names = {experiment.name for experiment in opened().search_experiments()}
+    assert names >= {"digits", "numbers", "theirs"}
+
+
+def test_an_error_of_a_file_is_not_told_as_one_of_mlflow():
+    for error in (FileNotFoundError("history.csv"), OSError(28, "No space left on device")):
+        with pytest.raises(OSError, match=error.args[-1]) as caught, told():
+            raise error
+        assert caught.value is error
 
 
 def seen(client, key):
@@ -354,6 +412,21 @@ def test_a_training_that_was_cut_off_is_followed_by_one_run_and_tracked_as_one(c
     publish(record("again"), HISTORIES, METRICS)
     assert every_point(client, "again") == every_point(client, "whole")
     assert statuses(client, "again") == (["FINISHED"], ["FINISHED", "FINISHED"])
+
+
+def test_two_equal_trainings_at_once_are_one_run_without_an_error(client, capsys):
+    loggers = [Live(record("twice"), every=0) for _ in range(2)]
+    for row in history(0):
+        for run in loggers:
+            run.log(0, row)
+            run.sending.result()
+    (parent,) = runs(client, "twice", "run")
+    for run in loggers:
+        run.end("FINISHED")
+    assert statuses(client, "twice") == (["FINISHED"], ["FINISHED"])
+    assert runs(client, "twice", "run")[0].info.run_id == parent.info.run_id
+    assert seen(client, "twice") == list(enumerate(ALPHAS))
+    assert capsys.readouterr().err == ""
 
 
 def test_training_goes_on_when_tracking_fails(monkeypatch, capsys):

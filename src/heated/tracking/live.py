@@ -26,9 +26,6 @@ class Live:
         self.sender = ThreadPoolExecutor(1)
         self.sending: Future[None] | None = None
         self.failed = False
-        self.parent = ""  # the method's run in MLflow
-        self.children: dict[int, str] = {}  # the seeds' runs
-        self.sent: dict[int, int] = {}  # how many rows of each seed MLflow has
 
     def log(self, seed: int, row: Row) -> None:
         """Add a seed's row, and publish if it is time and nothing is on its way."""
@@ -39,8 +36,7 @@ class Live:
             self.sending = self.sender.submit(self.send, "RUNNING")
 
     def send(self, status: str) -> None:
-        """Publish what is new. A failure is told once; as nobody knows how much arrived, the next
-        time writes the run from its first row."""
+        """Publish what is new. A failure is told once; the next time sends what did not arrive."""
         seen = {seed: list(rows) for seed, rows in list(self.histories.items())}
         try:
             with alone():
@@ -50,30 +46,28 @@ class Live:
             if not self.failed:
                 told = f"tracking failed, the stage track will make up for it: {reason(error)}"
                 print(told, file=sys.stderr)
-            self.failed, self.parent = True, ""
+            self.failed = True
 
     def append(self, histories: Mapping[int, Sequence[Row]], status: str) -> None:
-        """Add the rows that MLflow lacks. A seed that has every epoch is FINISHED, whatever becomes
-        of the others."""
-        store = Store(self.record["dataset"])
-        if not self.parent:
-            self.children, self.sent = {}, {}
-            found = store.find(key=self.record["key"], kind="run")
-            cut_off = [run for run in found if DIGEST not in run.data.tags]
-            self.parent = store.create(self.record, former=cut_off)
-            for run in cut_off:
-                store.delete(run)
+        """Add the rows that MLflow lacks to the run that is not whole: this training's own, that of
+        one that was cut off, or of an equal one that goes on elsewhere. A seed that has every epoch
+        is FINISHED, whatever becomes of the others."""
+        store, key = Store(self.record["dataset"]), self.record["key"]
+        found = store.find(key=key, kind="run")
+        begun = (run.info.run_id for run in found if DIGEST not in run.data.tags)
+        parent = next(begun, None) or store.create(self.record)
+        below = {run.data.tags.get("seed"): run.info.run_id for run in store.find(parent=parent)}
         for seed, rows in histories.items():
-            if seed not in self.children:
-                self.children[seed] = store.create(self.record, seed, parent=self.parent)
-            new = rows[self.sent.get(seed, 0) :]
-            store.log(self.children[seed], seed_points(new), self.record, None)
-            self.sent[seed] = len(rows)
-            whole = len(rows) == self.record["params"]["epochs"]
-            if (whole and new) or status != "RUNNING":
-                store.client.set_terminated(self.children[seed], "FINISHED" if whole else status)
-        if status != "RUNNING":
-            store.client.set_terminated(self.parent, status)
+            run = below.get(str(seed)) or store.create(self.record, seed, parent=parent)
+            points = seed_points(rows)
+            name = next(iter(points[0][0]))  # of a column that every row has
+            there = {point.step for point in store.client.get_metric_history(run, name)}
+            new = [point for point in points if point[1] not in there]
+            store.log(run, new, self.record, None)
+            whole = len(there) + len(new) == self.record["params"]["epochs"]
+            if new or status != "RUNNING":
+                store.set_status(run, "FINISHED" if whole else status)
+        store.set_status(parent, status)
 
     def end(self, status: str) -> None:
         """Publish the rest, after what is on its way."""

@@ -95,12 +95,13 @@ def logged(store: Store, run: Trained, seed: int, packing: Mapping[str, Any]) ->
 
 
 def registered(client: Any, name: str, run_id: str, model: str) -> str:
-    """The model's version under the data set's name, given it where it has none."""
+    """The version of a run's model under the data set's name, given it where it has none: a run
+    that was written anew has the model of the former one, whose version names the former run."""
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     source = f"models:/{model}"
     for known in client.search_model_versions(f"name = '{name}'"):
-        if known.source == source:
+        if (known.source, known.run_id) == (source, run_id):
             return str(known.version)
     return str(client.create_model_version(name, source, run_id).version)
 

@@ -7,13 +7,14 @@ written anew, and the former one is deleted.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from heated import reporting
 from heated.common.errors import InputError
 from heated.common.history import Row, joined
 from heated.common.io import sha256
-from heated.reporting import figures
 from heated.reporting.paper import published
 from heated.reporting.results import Result
 from heated.tracking import Record, Trained, address, describing, files, naming
@@ -73,12 +74,12 @@ def publish(
     content, key = digest([record, histories, metrics, note, code()]), record["key"]
     with alone():
         store = Store(record["dataset"])
-        if not store.whole(content, key, histories):
-            run_id = write(store, record, histories, metrics, note=note, files=files())
-            store.client.set_tag(run_id, DIGEST, content)
-        run_id = store.whole(content, key, histories)
+        if not (run_id := store.whole(content, key, histories)):
+            written = write(store, record, histories, metrics, note=note, files=files())
+            store.client.set_tag(written, DIGEST, content)
+            run_id = store.whole(content, key, histories)
     if not run_id:
-        raise OSError("another process deleted the run that this one wrote")
+        raise InputError(f"run {written}: another process deleted it; run this again")
     return run_id
 
 
@@ -134,9 +135,11 @@ def publish_report(record: Record, files: Mapping[str, str], *, note: str) -> No
 
 @cache
 def code() -> list[str]:
-    """Digests of the modules that decide what is written and drawn."""
-    folders = (Path(__file__).parent, Path(figures.__file__).parent)
-    return [sha256(path) for folder in folders for path in sorted(folder.glob("*.py"))]
+    """Matplotlib's version, and digests of the files that decide what is written and drawn."""
+    folders = (Path(__file__).parent, Path(reporting.__file__).parent)
+    files = [path for folder in folders for path in sorted(folder.rglob("*.*"))]
+    digests = [sha256(path) for path in files if path.suffix in (".py", ".mplstyle")]
+    return [version("matplotlib"), *digests]
 
 
 def patiently(publish: Callable[[], T]) -> T:

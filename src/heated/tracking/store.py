@@ -22,7 +22,10 @@ NOTE, PARENT = "mlflow.note.content", "mlflow.parentRunId"
 TAGS = {"key": "heated.key", "kind": "heated.kind", "note": NOTE, "parent": PARENT}
 DIGEST = "heated.digest"  # of a run's whole content; a run that is not whole has none
 WRITTEN = "heated.note"  # the digest of the note that we wrote
-OURS = ("heated.", "mlflow.", "source.", "environment.", "experiment")  # tags; others are users'
+TITLE = "heated.title"  # the name that we gave a run
+FILES = "heated.files"  # a tag of earlier versions, which wrote notes without the tag WRITTEN
+OURS = ("heated.", "mlflow.", "source.", "environment.")  # tags; others are users'
+RAISING = ("alembic", "mlflow", "requests", "sqlalchemy", "sqlite3", "urllib3")  # by MLflow's calls
 PATIENCE = {  # MLflow itself tries for minutes, and what it tries again may then be there twice
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
@@ -32,6 +35,32 @@ PATIENCE = {  # MLflow itself tries for minutes, and what it tries again may the
 }
 
 
+def is_local() -> bool:
+    """Whether the store is the project's own database."""
+    return address() == f"sqlite:///{project_root()}/mlflow.db"
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What MLflow, its database or the connection raises, as InputError that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in RAISING:
+            raise
+        advice = (
+            "If it is damaged or of another MLflow version, delete mlflow.db and run `make track`"
+            if is_local()
+            else "Start it or name another one in MLFLOW_TRACKING_URI, then run this again, which "
+            "adds what is missing"
+        )
+        raise InputError(
+            f"MLflow at {shown(address())}: {reason(error)}\n{advice}; "
+            "HEATED_TRACKING=off goes without it"
+        ) from error
+
+
+@told()
 def opened() -> Any:
     """MLflow's client of the store.
 
@@ -43,21 +72,16 @@ def opened() -> Any:
         os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient  # 3 to 7 seconds: only where something is tracked
 
-    client, database = MlflowClient(address()), project_root() / "mlflow.db"
-    if address() == f"sqlite:///{database}" and database.exists():
-        for experiment in client.search_experiments():
-            place, expected = experiment.artifact_location, artifacts(experiment.name)
-            if "/mlartifacts/" in place and place != expected:
-                raise InputError(
-                    f"mlflow.db: got artifacts at {place}, expected {expected}: the project moved. "
-                    "Delete mlflow.db and run `make track`"
-                )
+    client, here = MlflowClient(address()), project_root().as_uri()
+    for experiment in client.search_experiments() if is_local() else ():
+        found = experiment.artifact_location.rpartition("/mlartifacts/")[0]
+        ours = [experiment.experiment_id], f"tags.`{TAGS['key']}` LIKE '%'"
+        if found not in ("", here) and client.search_runs(*ours, max_results=1):
+            raise InputError(
+                f"mlflow.db: got artifacts in {found}, expected {here}: the project moved. "
+                "Delete mlflow.db and run `make track`"
+            )
     return client
-
-
-def artifacts(dataset: str) -> str:
-    """The address of the project's folder for the artifacts of an experiment."""
-    return (project_root() / "mlartifacts" / dataset).as_uri()
 
 
 @contextmanager
@@ -67,26 +91,9 @@ def alone() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def told() -> Iterator[None]:
-    """What MLflow raises, as InputError that says what to do."""
-    try:
-        yield
-    except Exception as error:
-        from mlflow.exceptions import MlflowException  # not before `opened`
-
-        if not isinstance(error, (MlflowException, OSError)):
-            raise
-        raise InputError(
-            f"MLflow at {shown(address())}: {reason(error)}\nStart it or name another one in "
-            "MLFLOW_TRACKING_URI, then run this again, which adds what is missing; "
-            "HEATED_TRACKING=off goes without it"
-        ) from error
-
-
 def reason(error: Exception) -> str:
-    """What an error says, without a password that stands in the store's address."""
-    return str(error).replace(address(), shown(address()))[:500]
+    """An error's first line, without a password that stands in the store's address."""
+    return str(error).partition("\n")[0].replace(address(), shown(address()))[:500]
 
 
 class Store:
@@ -98,9 +105,10 @@ class Store:
             self.experiment = known.experiment_id
             return
         local = address().startswith("sqlite:")  # else artifacts lie with the server
+        folder = project_root() / "mlartifacts" / dataset
         self.experiment = self.client.create_experiment(
             dataset,
-            artifact_location=artifacts(dataset) if local else None,
+            artifact_location=folder.as_uri() if local else None,
             tags={"mlflow.experimentKind": "custom_model_development"},
         )
 
@@ -120,8 +128,8 @@ class Store:
     ) -> str:
         """Create a method's run, or that of a seed, with parameters and data set; return its id.
 
-        former: the method's runs before, whose descriptions and tags by users are kept. more: the
-        `parent` and the `note`.
+        former: the method's runs before, whose names, descriptions and tags by users are kept.
+        more: the `parent` and the `note`.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
@@ -131,15 +139,20 @@ class Store:
             title, key, kind = f"{title} · seed {seed}", f"{key}-{seed}", "seed"
             params["seed"] = seed
             below = [child for run in former for child in self.find(parent=run.info.run_id)]
-            former = [child for child in below if child.data.tags["seed"] == str(seed)]
+            former = [child for child in below if child.data.tags.get("seed") == str(seed)]
         own = {"key": key, "kind": kind, **more}.items()
         wanted = {**tags(record, seed), **{TAGS[name]: value for name, value in own if value}}
         wanted |= {WRITTEN: digest(wanted[NOTE])} if NOTE in wanted else {}
-        for had in (run.data.tags for run in former):
-            wanted |= {k: v for k, v in had.items() if k not in wanted and not k.startswith(OURS)}
-            if NOTE in had and had.get(WRITTEN) != digest(had[NOTE]):
+        wanted, name = wanted | {TITLE: title}, title
+        for run in former:
+            had, known = run.data.tags, {*wanted, "experiment"}
+            wanted |= {k: v for k, v in had.items() if k not in known and not k.startswith(OURS)}
+            earlier = NOTE in wanted and FILES in had and WRITTEN not in had
+            if NOTE in had and had.get(WRITTEN) != digest(had[NOTE]) and not earlier:
                 wanted[NOTE] = had[NOTE]
-        made = self.client.create_run(self.experiment, ended(record, 0), wanted, title)
+            if run.info.run_name != had.get(TITLE, title):
+                name = run.info.run_name
+        made = self.client.create_run(self.experiment, ended(record, 0), wanted, name)
         pairs = [Param(name, str(value)) for name, value in params.items()]
         self.client.log_batch(made.info.run_id, params=pairs)
         source = {"source": record["tags"]["dataset"], "dvc": f"data/packed/{self.dataset}"}
@@ -169,6 +182,11 @@ class Store:
         for start in range(0, len(new), 1000):  # MLflow takes so many at once
             self.client.log_batch(run_id, metrics=new[start : start + 1000])
 
+    def set_status(self, run_id: str, status: str) -> None:
+        """Set a run's status; a run that is not RUNNING ends now."""
+        update = self.client.update_run if status == "RUNNING" else self.client.set_terminated
+        update(run_id, status)
+
     def attach(self, run_id: str, files: Mapping[str, str]) -> None:
         """Keep texts as the run's artifacts, by their paths."""
         with TemporaryDirectory() as folder:
@@ -178,24 +196,26 @@ class Store:
                 self.client.log_artifacts(run_id, folder)
 
     def whole(self, content: str, key: str, seeds: Collection[int]) -> str:
-        """The id of the method's run of this digest, "" where there is none. Where there is, other
-        runs of its key are deleted with these seeds: former ones, and those of a process that was
-        killed, or that wrote the same at the same time."""
-        runs = self.find(key=key, kind="run")
-        same = [run.info.run_id for run in runs if run.data.tags.get(DIGEST) == content]
-        for run in runs if same else ():
-            if run.info.run_id != same[0]:
-                self.delete(run, seeds, same[0])
-        return str(same[0]) if same else ""
-
-    def delete(self, run: Any, seeds: Collection[int] | None = None, heir: str = "") -> None:
-        """Delete a run with its seeds; those that `seeds` leaves out come under another run."""
-        for child in self.find(parent=run.info.run_id):
-            if seeds is None or int(child.data.tags["seed"]) in seeds:
-                self.client.delete_run(child.info.run_id)
+        """The id of the method's run of this digest with all these seeds, "" where there is none.
+        Where there is, other runs of its key are deleted with these seeds: former ones, and those
+        of a process that was killed, or that wrote the same at the same time. What else is below
+        them comes under the one that is left."""
+        names, same, others = {str(seed) for seed in seeds}, "", {}
+        for run in self.find(key=key, kind="run"):
+            run_id, children = run.info.run_id, self.find(parent=run.info.run_id)
+            below = {child.info.run_id: child.data.tags.get("seed") for child in children}
+            if not same and run.data.tags.get(DIGEST) == content and names <= {*below.values()}:
+                same = str(run_id)
             else:
-                self.client.set_tag(child.info.run_id, PARENT, heir)
-        self.client.delete_run(run.info.run_id)
+                others[run_id] = below
+        for run_id, below in others.items() if same else ():
+            for child, seed in below.items():
+                if seed in names:
+                    self.client.delete_run(child)
+                else:
+                    self.client.set_tag(child, PARENT, same)
+            self.client.delete_run(run_id)
+        return same
 
 
 def digest(content: Any) -> str:
