@@ -31,7 +31,7 @@ the verdicts. **Most of these are short trainings: 6 to 20 epochs, where the pap
 after 80 to 100.** In them, lowering alpha improves MAP@R (with batch norm, after correction, on
 omniglot and omniglot-small) and changes Recall@1 little. Lowering the learning rate at the same
 time, as the paper does, lowers MAP@R on omniglot. The seeds of these trainings suggested those
-claims, so they do not confirm them; the trainings that will are running
+claims, so they do not confirm them; the trainings that will have only begun
 ([plan](docs/preregistration.md)). Each table first lists where it departs from the paper's
 protocol; where it does, its numbers are not comparable to the paper's. [results/](results) has the
 same numbers unrounded, for every seed.
