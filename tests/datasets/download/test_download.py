@@ -684,7 +684,7 @@ def test_a_relative_mirror_starts_at_dvcs_root(tmp_path, monkeypatch):
 def test_passwords_and_tokens_of_addresses_are_neither_told_nor_stored(site, tmp_path, capsys):
     host = site.serve("/mirror/set/data.bin", CUT, GONE).partition("://")[2].partition("/")[0]
     mirror = f"http://me:secret@{host}/mirror"
-    file = remote(f"http://{host}/gone?token=hidden")
+    file = remote(f"http://{host}/gone?token=hidden", f"ftp://me:secret@{host}/a?token=hidden")
     with pytest.raises(DownloadError) as caught:
         gathered(tmp_path, file, mirror=mirror)
     written = "".join(path.read_text("utf-8") for path in tmp_path.rglob("*.json"))
@@ -692,3 +692,4 @@ def test_passwords_and_tokens_of_addresses_are_neither_told_nor_stored(site, tmp
     assert "secret" not in told
     assert "hidden" not in told
     assert f"http://{host}/mirror/set/data.bin" in told
+    assert f"ftp://{host}/a?..." in told

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from urllib3.exceptions import HTTPError, InvalidHeader
 from urllib3.util import Retry
 
+from heated.common.errors import without_secrets
 from heated.common.io import read_json, remove, write_json
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -108,7 +109,8 @@ def ask(address: str, headers: dict[str, str]) -> requests.Response:
         cause = getattr(error.args[0] if error.args else error, "reason", None) or error
         passing = isinstance(error, (ConnectionError, Timeout, HTTPError))
         passing &= not (isinstance(error, SSLError) and "CERTIFICATE_VERIFY" in str(error))
-        raise Refusal(str(cause), again=0 if passing else None) from error
+        told = str(cause).replace(address, without_secrets(address))
+        raise Refusal(told, again=0 if passing else None) from error
     status = response.status_code
     if status in (200, 206):
         return response
