@@ -1,0 +1,229 @@
+"""Recompute every number of RESULTS.md's tables from the values per seed in results/*.json.
+
+Needs numpy and scipy only, and shares no code with the pipeline. Exits with 1 if a number differs:
+
+    python results/recompute.py
+
+Recomputed: means and intervals of the metrics, and effects, intervals, n, p and both verdicts of
+the claims. Seconds and MiB of the cost table are measurements, so that they are compared with
+nothing.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+METRICS = {
+    "R@1": "recall_at_1",
+    "R@2": "recall_at_2",
+    "R@4": "recall_at_4",
+    "R@8": "recall_at_8",
+    "MAP@R": "map_at_r",
+    "R-precision": "r_precision",
+    "NMI, geometric": "nmi_geometric",
+    "NMI, arithmetic": "nmi_arithmetic",
+    "AMI": "ami",
+    "F1": "f1",
+    "compactness ↓": "compactness",
+    "spread": "spread",
+}
+TABLES = {
+    "Main table": "run",
+    "Constant alphas": "alphas",
+    "Smooth schedules": "shapes",
+    "Competitors, on equal terms": "competitors",
+}
+ROUNDING = 0.005 + 1e-9  # tables have two decimals
+LEVEL, EQUIVALENCE_LEVEL, MIN_SEEDS = 0.025, 0.05, 5
+P_VALUES = ("supported", "contradicted", "no relevant difference")
+
+Seeds = dict[int, float]
+Values = dict[str, dict[str, Seeds]]  # by method and metric
+
+
+def read_values(document: dict[str, Any]) -> Values:
+    """Return the values per seed of a results file."""
+    values: Values = {}
+    for methods in document["studies"].values():
+        for method, metrics in methods.items():
+            values[method] = {name: seeds_of(each["seeds"]) for name, each in metrics.items()}
+    for method, seeds in document.get("accuracy", {}).items():
+        values[method]["accuracy"] = seeds_of(seeds)
+    return values
+
+
+def seeds_of(seeds: dict[str, float]) -> Seeds:
+    """Return a mapping with integer seeds."""
+    return {int(seed): value for seed, value in seeds.items()}
+
+
+def interval(sample: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Return Student's t interval of a mean."""
+    low, high = stats.t.interval(level, len(sample) - 1, sample.mean(), stats.sem(sample))
+    return float(low), float(high)
+
+
+def differences(part: dict[str, Any], values: Values) -> np.ndarray:
+    """Return the difference of the two sides' means for each seed that all methods have."""
+    sides = [part[side].split(" + ") for side in ("a", "b")]
+    tables = [[values[method][part["metric"]] for method in side] for side in sides]
+    seeds = sorted(set.intersection(*(set(table) for side in tables for table in side)))
+    a, b = (np.array([[table[seed] for seed in seeds] for table in side]) for side in tables)
+    return a.mean(axis=0) - b.mean(axis=0)
+
+
+def p_values(claim: dict[str, Any], values: Values) -> list[float | None]:
+    """Return the one-sided p of the claim, of its opposite, and of equivalence."""
+    samples = [(differences(part, values), part["margin"]) for part in claim["parts"]]
+    if any(len(sample) < MIN_SEEDS or np.ptp(sample) < 1e-9 for sample, _ in samples):
+        return [None, None, None]
+
+    def p(sample: np.ndarray, mean: float, alternative: str) -> float:
+        return float(stats.ttest_1samp(sample, mean, alternative=alternative).pvalue)
+
+    worst = max(p(sample, -margin, "greater") for sample, margin in samples)
+    opposite = min(1.0, len(samples) * (1 - worst))
+    effect = claim["smallest_effect"]
+    if any(margin for _, margin in samples):
+        return [worst, opposite, None]
+    equivalent = max(
+        max(p(sample, -effect, "greater"), p(sample, effect, "less")) for sample, _ in samples
+    )
+    return [worst, opposite, equivalent]
+
+
+def holm(family: list[float]) -> list[float]:
+    """Return p-values corrected by Holm's method."""
+    order = np.argsort(family, kind="stable")
+    scaled = np.array(family)[order] * (len(family) - np.arange(len(family)))
+    adjusted = np.empty(len(family))
+    adjusted[order] = np.maximum.accumulate(np.minimum(scaled, 1))
+    return adjusted.tolist()
+
+
+def verdict(p: list[float | None]) -> str:
+    """Return the verdict of the three p-values."""
+    supported, contradicted, equivalent = p
+    if supported is None or contradicted is None:
+        return "no verdict"
+    if equivalent is not None and equivalent < EQUIVALENCE_LEVEL:
+        return "no relevant difference"
+    if supported < LEVEL:
+        return "supported"
+    return "contradicted" if contradicted < LEVEL else "undecided"
+
+
+def judge(claims: list[dict[str, Any]], values: Values) -> Iterator[dict[str, Any]]:
+    """Yield the recomputed row of each claim that was run."""
+    claims = [claim for claim in claims if not claim["missing"]]
+    p = [p_values(claim, values) for claim in claims]
+    adjusted = [list(each) for each in p]
+    for status in ("confirmatory", "exploratory"):
+        for column in range(3):
+            rows = [
+                row
+                for row, claim in enumerate(claims)
+                if claim["status"] == status and p[row][column] is not None
+            ]
+            for row, value in zip(rows, holm([p[row][column] or 0.0 for row in rows]), strict=True):
+                adjusted[row][column] = value
+    for claim, before, after in zip(claims, p, adjusted, strict=True):
+        sample = differences(claim, values)
+        first, last = verdict(before), verdict(after)
+        decisive = P_VALUES.index(first) if first in P_VALUES else 0
+        yield {
+            "claim": claim["claim"],
+            "effect": float(sample.mean()),
+            "interval": list(interval(sample)) if len(sample) > 1 else None,
+            "n": len(sample),
+            "p": after[decisive],
+            "verdict": first,
+            "verdict_adjusted": last if last in (first, "no verdict") else "undecided",
+        }
+
+
+def numbers(cell: str) -> list[float]:
+    """Return the numbers of a table's cell."""
+    return [float(each) for each in re.findall(r"[-+]?\d+\.?\d*", cell.replace("−", "-"))]
+
+
+def table_rows(text: str, title: str) -> list[dict[str, str]]:
+    """Return the rows of the table under a heading, by column."""
+    _, found, rest = text.partition(f"\n### {title}\n")
+    lines = [line for line in rest.partition("\n### ")[0].splitlines() if line.startswith("| ")]
+    if not found or not lines:
+        return []
+    heading, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return [dict(zip(heading, row, strict=True)) for row in rows]
+
+
+def check_metrics(text: str, document: dict[str, Any], values: Values) -> Iterator[str]:
+    """Yield what differs between the tables of metrics and the values per seed."""
+    for title, study in TABLES.items():
+        rows = table_rows(text, title)
+        if {row["method"] for row in rows} != set(document["studies"].get(study, {})):
+            yield f"{title}: got methods {[row['method'] for row in rows]}"
+        for row in rows:
+            for column, cell in row.items():
+                metric = METRICS.get(column.partition(" (")[0])
+                if metric is None:
+                    continue
+                sample = np.array(list(values[row["method"]][metric].values()))
+                half = np.diff(interval(sample))[0] / 2 if len(sample) > 1 else None
+                expected = [100 * sample.mean(), *([] if half is None else [100 * half])]
+                if not np.allclose(numbers(cell), expected, rtol=0, atol=ROUNDING):
+                    yield f"{title}, {row['method']}, {column}: got {cell}, expected {expected}"
+                if int(row["n"]) != len(sample):
+                    yield f"{title}, {row['method']}: got n = {row['n']}, expected {len(sample)}"
+
+
+def check_claims(text: str, document: dict[str, Any], values: Values) -> Iterator[str]:
+    """Yield what differs between the claims, their table and the values per seed."""
+    stored = [claim for claim in document["claims"] if not claim["missing"]]
+    rows = table_rows(text, "Verdicts")
+    for claim, row, new in zip(stored, rows, judge(stored, values), strict=True):
+        for key in ("effect", "interval", "n", "verdict", "verdict_adjusted"):
+            old = claim[key]
+            equal = old == new[key] if isinstance(old, str | None) else np.allclose(old, new[key])
+            if not equal:
+                yield f"{claim['claim']}, {key}: got {old}, expected {new[key]}"
+        cells = [row["effect"], row["95 % interval"]]
+        shown = [100 * new["effect"], *(100 * bound for bound in new["interval"] or [])]
+        got = [number for cell in cells for number in numbers(cell)]
+        if not np.allclose(got, shown, rtol=0, atol=ROUNDING):
+            yield f"{claim['claim']}: the table has {cells}, expected {shown}"
+        p = numbers(row["p, Holm"])
+        if (new["p"] is None) != (not p) or (
+            p and not (new["p"] < p[0] if "<" in row["p, Holm"] else abs(p[0] - new["p"]) < 6e-4)
+        ):
+            yield f"{claim['claim']}: the table has p {row['p, Holm']}, expected {new['p']}"
+        if [row["verdict"].split(" ", 1)[1], row["Holm"].split(" ", 1)[1]] != [
+            new["verdict"],
+            new["verdict_adjusted"],
+        ]:
+            yield f"{claim['claim']}: the table has {row['verdict']}, {row['Holm']}"
+
+
+def main(folder: Path = Path(__file__).parent) -> int:
+    """Check every data set; return the exit status."""
+    failed = 0
+    joined = (folder.parent / "RESULTS.md").read_text(encoding="utf-8")
+    for path in sorted(folder.glob("*.json")):
+        document = json.loads(path.read_text(encoding="utf-8"))
+        values, text = read_values(document), path.with_suffix(".md").read_text(encoding="utf-8")
+        problems = [*check_metrics(text, document, values), *check_claims(text, document, values)]
+        if text.strip() not in joined:
+            problems.append(f"RESULTS.md does not have the text of {path.with_suffix('.md').name}")
+        print(f"{path.stem}: {len(problems)} differences", *problems, sep="\n  ")
+        failed += len(problems)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

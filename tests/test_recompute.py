@@ -1,0 +1,57 @@
+"""The released tables follow from the released values per seed."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def recompute(folder: Path) -> tuple[int, str]:
+    script = [sys.executable, str(folder / "recompute.py")]
+    done = subprocess.run(script, capture_output=True, text=True, encoding="utf-8")
+    assert not done.stderr
+    return done.returncode, done.stdout
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    shutil.copy(ROOT / "RESULTS.md", tmp_path)
+    return tmp_path / "results"
+
+
+def test_every_number_of_the_tables_is_recomputed(copy):
+    status, printed = recompute(copy)
+    assert status == 0, printed
+    assert printed.count(": 0 differences") == len(list(copy.glob("*.json")))
+
+
+def test_an_altered_number_is_found(copy, subtests):
+    def metric(document):
+        document["studies"]["run"]["bn"]["map_at_r"]["seeds"]["0"] += 0.01
+
+    def effect(document):
+        document["claims"][0]["effect"] += 0.001
+
+    def verdict(document):
+        document["claims"][0]["verdict_adjusted"] = "contradicted"
+
+    path = copy / "omniglot.json"
+    original = path.read_text(encoding="utf-8")
+    for alter in (metric, effect, verdict):
+        with subtests.test(alter.__name__):
+            document = json.loads(original)
+            alter(document)
+            path.write_text(json.dumps(document), encoding="utf-8")
+            status, printed = recompute(copy)
+            assert status == 1 and "omniglot: 0 differences" not in printed
+    path.write_text(original, encoding="utf-8")
+    text = path.with_suffix(".md")
+    text.write_text(text.read_text(encoding="utf-8").replace("| bn | 8 |", "| bn | 7 |"))
+    status, printed = recompute(copy)
+    assert status == 1 and "expected 8" in printed and "RESULTS.md does not have" in printed
