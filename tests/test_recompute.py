@@ -33,6 +33,8 @@ def test_an_altered_number_is_found(copy, capsys, subtests):
     def verdict(document):
         document["claims"][0]["verdict_adjusted"] = "contradicted"
 
+    for other in {*copy.glob("*.json")} - {copy / "omniglot.json"}:
+        other.unlink()
     path = copy / "omniglot.json"
     original = path.read_text(encoding="utf-8")
     for alter in (metric, effect, verdict):
