@@ -40,7 +40,7 @@ class Embedder:
     digest: str  # SHA-256 of both, in hexadecimal
 
     def predict(self, images: Iterable[Image]) -> NDArray[np.float32]:
-        """Compute embeddings (N, D) of unit length; see `to_content` for what an image may be.
+        """Compute embeddings (N, D) of unit length, of images as `to_content` takes them.
 
         Images of one size may be one array, (N, H, W) or (N, H, W, 3). Raises InputError with the
         index of an invalid image.

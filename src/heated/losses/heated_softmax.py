@@ -20,10 +20,11 @@ DENOMINATORS = ("all", "others")
 class HeatedSoftmax(nn.Module):
     """Cross entropy of softmax(alpha z) over C classes, with an alpha that may change in training.
 
-    With f the normalized embedding of a sample, y its label, and w_c and b_c the weights and bias
-    of class c, the loss is the mean over the batch of
+    The loss is the mean over the batch of
 
         -log(exp(alpha z_y + b_y) / sum_c exp(alpha z_c + b_c)), z_c = w_c^T f
+
+    f is the normalized embedding, y the label; w_c and b_c are the weights and bias of class c.
 
     Shape:
         Embeddings: (N, D) float, before normalization. Labels: (N,) int64 in [0, C). Loss: ().
@@ -66,9 +67,7 @@ class HeatedSoftmax(nn.Module):
         one_of("denominator", denominator, DENOMINATORS)
         one_of("adaptation", adaptation, ADAPTATIONS)
         if label_smoothing and denominator == "others":
-            raise ValueError(
-                f"label_smoothing: got {label_smoothing}, expected 0 with denominator 'others'"
-            )
+            raise ValueError(f"label_smoothing: got {label_smoothing}, expected 0 with 'others'")
         if isinstance(normalise, str):
             one_of("normalise", normalise, NORMALISATIONS)
             normalise = NORMALISATIONS[normalise](embedding_dim)

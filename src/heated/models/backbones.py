@@ -75,10 +75,7 @@ def torchvision_network(
         network.fc, network.dropout = nn.Linear(features, embedding_dim), nn.Identity()
         blocks = [*network.children()][:-3]  # without pooling, dropout and bottleneck
     if frozen_blocks > len(blocks):
-        raise InputError(
-            f"frozen_blocks: got {frozen_blocks}, expected 0 to {len(blocks)}, which is all of the "
-            "network except its bottleneck"
-        )
+        raise InputError(f"frozen_blocks: got {frozen_blocks}, expected 0 to {len(blocks)}")
     frozen_layers = [layer for block in blocks[:frozen_blocks] for layer in block.modules()]
     for layer in frozen_layers:
         layer.requires_grad_(False)

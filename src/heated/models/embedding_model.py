@@ -68,10 +68,8 @@ class EmbeddingModel(nn.Module):
         for name in ("pixel_mean", "pixel_std"):
             value = getattr(architecture, name)
             if isinstance(value, list) and len(value) != channels:
-                raise InputError(
-                    f"{name}: got {value}, expected one number or a list of {channels}, one per "
-                    "channel of the images"
-                )
+                what = f"one number or a list of {channels}, one per channel"
+                raise InputError(f"{name}: got {value}, expected {what}")
             per_channel = torch.tensor(value, dtype=torch.float32).view(-1, 1, 1)
             self.register_buffer(name, per_channel, persistent=False)
         blank = torch.zeros(1, *architecture.image_shape, dtype=torch.uint8)

@@ -57,11 +57,9 @@ def result_page(
         except (DamagedImage, InputError, OSError):
             uri = None
         figures.append({"name": str(image), "uri": uri, "distance": distance})
-    return (
-        environment()
-        .get_template("search/result.html")
-        .render(query=figures[0], found=figures[1:], model=index.model, count=len(index.images))
-    )
+    facts = {"model": index.model, "count": len(index.images)}
+    template = environment().get_template("search/result.html")
+    return template.render(query=figures[0], found=figures[1:], **facts)
 
 
 def positive_int(text: str) -> int:
