@@ -30,9 +30,7 @@ BATCH = 256  # images that are decoded before they are embedded together
 ROWS = 2**16  # of embeddings that are compared, or added to faiss, at once
 SAMPLES_PER_CELL = 64  # from which faiss learns its cells
 CELLS_PER_PROBE = 16  # a query searches one cell in 16
-Neighbors = tuple[
-    NDArray[np.float32], NDArray[np.int64]
-]  # (Q, K) distances or cosines, (Q, K) rows
+Neighbors = tuple[NDArray[np.float32], NDArray[np.int64]]  # (Q, K) distances, (Q, K) numbers
 
 
 @dataclass(frozen=True)
