@@ -73,9 +73,9 @@ def pooled(backbone: str, weights: str) -> Model:
         pixel_std=[0.229, 0.224, 0.225],
     )
     model = Model(architecture)
-    found = pretrained.tensors(weights, backbone)
+    found = pretrained.pretrained_state_dict(weights, backbone)
     if found is not None:
-        pretrained.begin_with(model.network, found)
+        pretrained.load_pretrained(model.network, found)
     setattr(model.network, layer, nn.Identity())
     return model
 

@@ -12,19 +12,20 @@ from heated.runtime.device import prepared
 
 
 def main(dataset: str, method: str) -> None:
-    """Write embeddings, labels, query and gallery for every seed of a run."""
+    """Write embeddings, labels, query and gallery masks for every seed of a run."""
     device = prepared(resolved("threads.json")["threads"])
     data, files = packed_dataset.unpack(packed_folder(dataset)), run_folder(dataset, method)
-    tested = data.split.query | data.split.gallery
-    numbers = np.flatnonzero(tested)
-    images, labels = Mapped(data.images, numbers, device), data.labels[numbers]
-    masks = {"query": data.split.query[tested], "gallery": data.split.gallery[tested]}
+    is_test = data.split.query | data.split.gallery
+    indices = np.flatnonzero(is_test)
+    images, labels = Mapped(data.images, indices, device), data.labels[indices]
+    masks = {"query": data.split.query[is_test], "gallery": data.split.gallery[is_test]}
     with whole(files / "embeddings") as folder:
         folder.mkdir()
         for path in sorted(required(files / "models", "train").glob("seed-*.safetensors")):
             model = embedding_model.load(path, device)
-            values = embedding.embed(model, images).cpu().numpy()
-            write_arrays(folder / f"{path.stem}.npz", embeddings=values, labels=labels, **masks)
+            embeddings = embedding.embed(model, images).cpu().numpy()
+            output = folder / f"{path.stem}.npz"
+            write_arrays(output, embeddings=embeddings, labels=labels, **masks)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def main(*, check: bool = False, show: str | None = None) -> None:
         if isinstance(method, LibraryLoss):
             from heated.losses import pml  # imports torch
 
-            pml.check(f"methods.{name}", **method.model_dump(include={"loss", "miner"}))
+            pml.check_options(f"methods.{name}", **method.model_dump(include={"loss", "miner"}))
     if show is not None:
         print(shown(config.read(Path()), show))
     elif not check:

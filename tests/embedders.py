@@ -40,45 +40,39 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def digits() -> tuple[list[Content], np.ndarray]:
-    """300 digits of 8 x 8."""
-    given = load_digits()
-    images = np.round(given.images[:300] * (255 / 16)).astype(np.uint8)
-    return list(images), given.target[:300].astype(np.int64)
+def make_samples(kind: str) -> Samples:
+    """Make images of a kind; the second half of the classes is the test set.
 
-
-def drawings() -> tuple[list[Content], np.ndarray]:
-    """Files of dark ink on light paper."""
-    files = [layouts.picture(seed, mode="1", form="PNG") for seed in range(24)]
-    return list(files), np.arange(len(files)) % 4
-
-
-def photographs() -> tuple[list[Content], np.ndarray]:
-    """Files of all sizes, grey, coloured and transparent."""
-    kinds = [("RGB", "JPEG"), ("L", "JPEG"), ("RGBA", "PNG"), ("CMYK", "JPEG"), ("P", "PNG")]
-    files = [layouts.picture(seed, mode=m, form=f) for seed in range(6) for m, f in kinds]
-    return list(files), np.arange(len(files)) % 4
-
-
-def samples(contents: list[Content], labels: np.ndarray) -> Samples:
-    """The images with as many classes as there are labels; the second half of those is tested."""
-    given = Samples(
+    Digits are 300 arrays of 8 x 8, drawings files of dark ink on light paper, photographs files of
+    several sizes, in gray, color and with transparency.
+    """
+    contents: list[Content]
+    if kind == "digits":
+        digits = load_digits()
+        contents = list(np.round(digits.images[:300] * (255 / 16)).astype(np.uint8))
+        labels = digits.target[:300].astype(np.int64)
+    else:
+        photographs = [("RGB", "JPEG"), ("L", "JPEG"), ("RGBA", "PNG"), ("CMYK", "JPEG")]
+        modes = {"drawings": [("1", "PNG")] * 4, "photographs": [*photographs, ("P", "PNG")]}
+        files = [(seed, *each) for seed in range(6) for each in modes[kind]]
+        contents = [
+            layouts.picture(number if kind == "drawings" else seed, mode=mode, form=form)
+            for number, (seed, mode, form) in enumerate(files)
+        ]
+        labels = np.arange(len(contents)) % 4
+    samples = Samples(
         class_names=tuple(str(label) for label in range(labels.max() + 1)),
         labels=labels,
         names=[str(number) for number in range(len(labels))],
         split=None,
         contents=lambda: enumerate(contents),
     )
-    return replace(given, split=split(given, "halves"))
-
-
-CONTENTS = {"digits": digits, "drawings": drawings, "photographs": photographs}
+    return replace(samples, split=split(samples, "halves"))
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model's file, its packing, images as they came, and what the stage `embed` made of those
-    that are tested, of length 1."""
+    """A model's file, its packing, test images as files or arrays, and their unit embeddings."""
 
     weights: Path
     packing: dict[str, Any]
@@ -88,58 +82,49 @@ class Case:
     labels: np.ndarray
 
 
-def settle(model: Model, images: torch.Tensor) -> None:
-    """Batch norm's statistics become those of the images, so that embeddings point everywhere."""
-    model.train()
-    with torch.no_grad():
-        for _ in range(60):
-            model(images)
-
-
-def case(kind: str, folder: Path, given: Samples | None = None) -> Case:
-    """The case of this kind, written below the folder; of the given images, or of its own."""
-    given = given or samples(*CONTENTS[kind]())
-    assert given.split is not None
-    options, parted = KINDS[kind], given.split
-    packing = options["packing"]
+def case(kind: str, folder: Path, samples: Samples | None = None) -> Case:
+    """Write a packed data set and a model of a kind into a folder, by default of its own images."""
+    samples, options = samples or make_samples(kind), KINDS[kind]
+    assert samples.split is not None
     packed, weights = folder / "packed", folder / "models" / "seed-0.safetensors"
-    pack(given, parted, packed, **packing, damaged=0, workers=1)
+    pack(samples, samples.split, packed, **options["packing"], damaged=0, workers=1)
+    data, (mean, std) = unpack(packed), options["pixels"]
     torch.manual_seed(0)
-    mean, std = options["pixels"]
     model = Model(
         Architecture(
-            image_shape=np.load(packed / "images.npy", mmap_mode="r").shape[1:],
+            image_shape=data.images.shape[1:],
             num_classes=3,
             embedding_dim=16,
             backbone={"name": "conv4", "width": 8},
             normalise={"name": "batch", "momentum": 0.05, "eps": 1e-3},
             bias="outside",
-            label_smoothing=0.0,
             augment=options["augment"],
             pixel_mean=mean,
             pixel_std=std,
         )
     )
-    settle(model, torch.from_numpy(np.load(packed / "images.npy")[:: len(given.labels) // 500 + 1]))
+    images = torch.from_numpy(np.array(data.images[:: len(samples.labels) // 500 + 1]))
+    model.train()
+    with torch.no_grad():
+        for _ in range(60):  # fit batch norm's statistics, so that embeddings point everywhere
+            model(images)
     embedding_model.save(weights, model)
-    device, data = torch.device("cpu"), unpack(packed)
-    tested = np.flatnonzero(data.split.query | data.split.gallery)
-    loaded = embedding_model.load(weights, device)
-    values = embed(loaded, Mapped(data.images, tested, device)).numpy()
-    found = {"embeddings": values, "labels": data.labels[tested]}
-    numbers, contents = np.flatnonzero(parted.query | parted.gallery), dict(given.contents())
+    indices = np.flatnonzero(data.split.query | data.split.gallery)
+    loaded = embedding_model.load(weights, torch.device("cpu"))
+    embeddings = l2_normalize(embed(loaded, Mapped(data.images, indices, torch.device("cpu"))))
+    contents = dict(samples.contents())
     return Case(
         weights,
-        packing,
+        options["packing"],
         packed,
-        [contents[number] for number in numbers],
-        l2_normalize(torch.from_numpy(found["embeddings"])).float().numpy(),
-        found["labels"],
+        [contents[index] for index in indices],
+        embeddings.float().numpy(),
+        data.labels[indices],
     )
 
 
 def as_file(image: Content) -> bytes:
-    """An image's bytes, as they came or as PNG."""
+    """Return the bytes of an image file, PNG for an array."""
     if isinstance(image, bytes):
         return image
     file = BytesIO()

@@ -19,11 +19,10 @@ from heated.data.transforms import AUGMENTATIONS, Draws
 from heated.datasets import SOURCES
 from heated.datasets.splits import SPLITS
 from heated.evaluation.clustering import KMEANS
-from heated.losses.adaptive_scale import ADAPTATIONS
 from heated.losses.embedding_norm import NORMALISATIONS
-from heated.losses.heated_softmax import BIASES, DENOMINATORS
+from heated.losses.heated_softmax import ADAPTATIONS, BIASES, DENOMINATORS
 from heated.models.backbones import BACKBONES
-from heated.models.pretrained import SUFFIXES, identity
+from heated.models.pretrained import SUFFIXES, weights_id
 from heated.preprocessing.decoding import CHANNELS
 from heated.training.init_stages import WARM_UPS
 from heated.training.optimizers import OPTIMISERS
@@ -181,7 +180,7 @@ def test_every_network_and_augmentation_and_optimiser_binds(subtests):
                 network = BACKBONES[backbone.name](images.shape[1:], dim, **backbone.options)
             assert network(images.to("meta")).shape == (2, dim)
             if not training.weights.endswith(SUFFIXES):  # a user's own file
-                identity(training.weights, backbone.name)
+                weights_id(training.weights, backbone.name)
             optimiser = OPTIMISERS[training.optimiser.name]
             stepper = optimiser(network.parameters(), lr=training.lr, **training.optimiser.options)
             assert stepper.param_groups[0]["lr"] == training.lr

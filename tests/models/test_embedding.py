@@ -7,10 +7,14 @@ from heated.data.batches import Held, Mapped
 from heated.models import embedding
 from heated.models.embedding_model import Architecture, Model
 
+PIXELS = np.random.default_rng(0).integers(256, size=(23, 6, 6, 1), dtype=np.uint8)
+IMAGES = Held(torch.from_numpy(PIXELS))
 
-def built(normalise="batch"):
+
+def make_model(normalise="batch"):
     torch.manual_seed(0)
     batch = {"name": "batch", "momentum": 0.05, "eps": 1e-3}
+    affine = {"name": "affine", "degrees": 90, "scale": 0.5, "shear": 9, "shift": 0.5}
     return Model(
         Architecture(
             image_shape=(6, 6, 1),
@@ -18,80 +22,56 @@ def built(normalise="batch"):
             embedding_dim=4,
             backbone={"name": "conv4", "width": 4},
             normalise=batch if normalise == "batch" else {"name": normalise},
-            bias="outside",
-            label_smoothing=0.0,
-            augment=[
-                {"name": "affine", "degrees": 90, "scale": 0.5, "shear": 9, "shift": 0.5},
-            ],
+            augment=[affine],
             pixel_mean=0.5,
             pixel_std=0.5,
         )
     )
 
 
-def images(size=23):
-    return np.random.default_rng(0).integers(256, size=(size, 6, 6, 1), dtype=np.uint8)
+def test_every_image_gets_the_models_raw_embedding_in_order_at_any_batch_size(monkeypatch):
+    model = make_model()
+    expected = model.eval()(IMAGES.images).detach()
+    for size in (1, 4, 22, 23, 512):
+        monkeypatch.setattr(embedding, "MAX_BATCH", size)
+        embeddings = embedding.embed(model, IMAGES, quiet=True)
+        assert (embeddings.shape, embeddings.dtype) == ((23, 4), torch.float32)
+        torch.testing.assert_close(embeddings, expected, atol=1e-6, rtol=0)
+    assert embedding.embed(model, Held(IMAGES.images[:0])).shape == (0, 4)
+    for normalise in ("none", "l2"):  # not of unit length
+        assert embedding.embed(make_model(normalise), IMAGES).norm(dim=1).std() > 1e-3
 
 
-def held(size=23):
-    return Held(torch.from_numpy(images(size)))
+def test_a_memory_map_is_read_batch_by_batch_and_gives_the_same_embeddings(tmp_path, monkeypatch):
+    np.save(tmp_path / "images.npy", PIXELS)
+    memmap = np.load(tmp_path / "images.npy", mmap_mode="r")
+    indices, sizes, read = np.arange(1, 23, 2), [], Mapped.read
 
+    def spy(self, batch):
+        sizes.append(len(batch))
+        return read(self, batch)
 
-def test_the_batch_size_changes_nothing(monkeypatch):
-    whole = embedding.embed(built(), held())
-    for batch in (1, 4, 22, 23):
-        monkeypatch.setattr(embedding, "IMAGES", batch)
-        torch.testing.assert_close(embedding.embed(built(), held()), whole, atol=1e-6, rtol=0)
-
-
-def test_each_image_gets_the_models_embedding_in_order():
-    model = built()
-    found = embedding.embed(model, held(), quiet=True)
-    assert found.shape == (23, 4)
-    assert found.dtype == torch.float32
-    one = model(torch.from_numpy(images()[5:6])).detach()
-    torch.testing.assert_close(found[5:6], one, atol=1e-6, rtol=0)
-
-
-def test_a_memory_map_is_read_piece_by_piece_and_embeds_as_what_is_held(tmp_path, monkeypatch):
-    np.save(tmp_path / "images.npy", images())
-    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
-    numbers, sizes, read = np.arange(1, 23, 2), [], Mapped.read
-
-    def noting(self, piece):
-        sizes.append(len(piece))
-        return read(self, piece)
-
-    monkeypatch.setattr(embedding, "IMAGES", 4)
-    expected = embedding.embed(built(), Held(torch.from_numpy(images()[numbers])))
-    monkeypatch.setattr(Mapped, "read", noting)
-    found = embedding.embed(built(), Mapped(mapped, numbers, torch.device("cpu")))
-    assert torch.equal(found, expected)
+    monkeypatch.setattr(embedding, "MAX_BATCH", 4)
+    expected = embedding.embed(make_model(), Held(IMAGES.images[indices]))
+    monkeypatch.setattr(Mapped, "read", spy)
+    images = Mapped(memmap, indices, torch.device("cpu"))
+    assert torch.equal(embedding.embed(make_model(), images), expected)
     assert sizes == [4, 4, 3]
 
 
-def test_fewer_images_go_through_at_once_where_they_are_large():
-    model = built()
-    for shape, count in (((1, 8, 8), 512), ((3, 224, 224), 111), ((3, 9999, 9999), 1)):
+def test_large_images_have_smaller_batches():
+    model = make_model()
+    for shape, size in (((1, 8, 8), 512), ((3, 224, 224), 111), ((3, 9999, 9999), 1)):
         model.input_shape = shape
-        assert embedding.at_a_time(model) == count
+        assert embedding.batch_size_for(model) == size
 
 
-def test_no_image_gives_no_embedding():
-    assert embedding.embed(built(), held(0)).shape == (0, 4)
-
-
-def test_embeddings_are_raw_not_of_unit_length():
-    for normalise in ("none", "l2"):
-        assert embedding.embed(built(normalise), held()).norm(dim=1).std() > 1e-3
-
-
-def test_a_training_model_is_left_in_eval_mode_and_otherwise_as_it_was():
-    model = built().train()
+def test_a_training_model_is_left_in_eval_mode_and_otherwise_unchanged():
+    model = make_model().train()
     before, state = deepcopy(model.state_dict()), torch.get_rng_state()
-    first = embedding.embed(model, held())
+    first = embedding.embed(model, IMAGES)
     assert not any(module.training for module in model.modules())
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
-    assert torch.equal(embedding.embed(model, held()), first)  # not augmented
+    assert torch.equal(embedding.embed(model, IMAGES), first)  # not augmented
     assert torch.equal(torch.get_rng_state(), state)

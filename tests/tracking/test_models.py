@@ -217,7 +217,7 @@ def test_a_model_is_read_by_its_address_and_a_wrong_address_or_packing_is_told(
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(saved), "model")
     read = models.read(f"runs:/{run.info.run_id}/model")
-    assert read.digest == embedder.embedder(given.weights, given.packing).digest
+    assert read.digest == embedder.make_embedder(given.weights, given.packing).digest
     with pytest.raises(InputError, match="was trained on images of"):
         models.save(tmp_path / "model", given.weights, {**given.packing, "size": 9})
     assert not any(tmp_path.iterdir())

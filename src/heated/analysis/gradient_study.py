@@ -12,7 +12,7 @@ from heated.analysis.gradients import final_slopes, gradient_norms, margins
 from heated.common.geometry import class_means
 from heated.data.batches import Held, Mapped
 from heated.losses.heated_softmax import HeatedSoftmax
-from heated.models.embedding import at_a_time
+from heated.models.embedding import batch_size_for
 from heated.models.embedding_model import Model
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -68,7 +68,7 @@ def summary(
 def normalised(model: Model, images: Held | Mapped) -> Tensor:
     """Return (N, D) float32 as the classifier sees them; leaves the model in eval mode."""
     model.eval()
-    pieces = torch.arange(len(images)).split(at_a_time(model))
+    pieces = torch.arange(len(images)).split(batch_size_for(model))
     with torch.inference_mode():
         prepared = map(model.prepare, images.batches(pieces))
         return torch.cat([model.normalization(model.network(each)) for each in prepared])

@@ -1,7 +1,6 @@
-"""Images as people have them, of any size, to embeddings of unit length: a model with how its
-images were packed, so that it is used without params.yaml.
+"""Embed images of any size and format: a model with its packing, independent of params.yaml.
 
-A folder holds both: `model.safetensors`, as `models.save` wrote it, and `packing.json`.
+Both are saved in a folder: the model as `model.safetensors`, its packing as `packing.json`.
 """
 
 import binascii
@@ -28,121 +27,116 @@ from heated.models.embedding_model import EmbeddingModel
 from heated.preprocessing.decoding import decode
 
 WEIGHTS, PACKING = "model.safetensors", "packing.json"
-OPTIONS = ("size", "fit", "colour", "filter")  # of packing: what decides the pixels
-Image = bytes | str | NDArray[Any] | Sequence[Any]  # see `content`
+OPTIONS = ("size", "fit", "colour", "filter")  # of packing: those that change pixels
+Image = bytes | str | NDArray[Any] | Sequence[Any]  # see `to_content`
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """A model and its packing: OPTIONS, as keyword arguments of `decode`. digest: 64 hexadecimal
-    digits of both."""
+    """A model and its packing."""
 
     model: EmbeddingModel
-    packing: Mapping[str, Any]
-    digest: str
+    packing: Mapping[str, Any]  # OPTIONS, keyword arguments of `decode`
+    digest: str  # SHA-256 of both, in hexadecimal
 
     def predict(self, images: Iterable[Image]) -> NDArray[np.float32]:
-        """(N, D) of length 1, of N images of any sizes, each one as `content` takes it.
+        """Compute embeddings (N, D) of unit length, of images as `to_content` takes them.
 
-        Images of one size may come as one array, (N, H, W) or (N, H, W, 3) uint8. InputError that
-        names the first image that is none.
+        Images of one size may be one array, (N, H, W) or (N, H, W, 3). Raises InputError with the
+        index of an invalid image.
         """
-        came: tuple[int, ...] = getattr(images, "shape", ())
-        if len(came) == 2 or (len(came) == 3 and came[2] == 3):
+        shape: tuple[int, ...] = getattr(images, "shape", ())
+        if len(shape) == 2 or (len(shape) == 3 and shape[2] == 3):
             raise InputError(
-                f"came {came}; allowed: images, one after the other; a single one is image[None], "
-                "and of a table it is the column of images"
+                f"images: got an array of shape {shape}, expected a sequence of images. Pass a "
+                "single image as image[None], and of a table the column of images."
             )
-        return self.embeddings(
-            self.square(image, f"image {number}") for number, image in enumerate(images)
-        )
+        return self.embed_packed(self.pack(image, f"image {i}") for i, image in enumerate(images))
 
-    def square(self, image: Image, name: str) -> NDArray[np.uint8]:
-        """An image as the model was trained on; InputError that names it where it is none."""
+    def pack(self, image: Image, name: str) -> NDArray[np.uint8]:
+        """Decode an image to the model's size and color. An InputError starts with `name`."""
         try:
-            return decode(content(image), **self.packing)
+            return decode(to_content(image), **self.packing)
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
 
-    def embeddings(self, squares: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """(N, D) of length 1, of N images packed as the model's."""
-        packed = list(squares)
+    def embed_packed(self, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Compute embeddings (N, D) of unit length, of N images from `pack`."""
+        packed = list(images)
         if not packed:
             return np.empty((0, self.model.architecture.embedding_dim), dtype=np.float32)
-        device = self.model.device
-        images = Mapped(np.stack(packed), np.arange(len(packed)), device)
-        raw = embedding.embed(self.model, images, quiet=True)
+        batches = Mapped(np.stack(packed), np.arange(len(packed)), self.model.device)
+        raw = embedding.embed(self.model, batches, quiet=True)
         return F.normalize(raw.double(), dim=1).float().cpu().numpy()
 
 
-def content(image: Image) -> Content:
-    """What `decode` takes, from an image file's bytes, the same in base64, or pixels (H, W),
-    (H, W, 1) or (H, W, 3), whole numbers from 0 to 255, as an array or as lists; InputError for all
-    else."""
+def to_content(image: Image) -> Content:
+    """Convert an image file's bytes, the same in base64, or pixels to what `decode` takes.
+
+    Pixels are (H, W), (H, W, 1) or (H, W, 3), an array or lists of integers from 0 to 255.
+    """
     if isinstance(image, bytes):
         return image
     if isinstance(image, str):
         try:
             return b64decode("".join(image.split()), validate=True)
         except (binascii.Error, ValueError) as error:
-            raise InputError(f"came text that is not base64 ({error})") from error
+            raise InputError(f"got text that is not base64 ({error})") from error
     try:
         pixels = np.asarray(image)
         pixels = np.asarray(pixels.tolist()) if pixels.dtype == object else pixels
     except ValueError as error:
-        raise InputError("came lists of different lengths; allowed: pixels (H, W, 3)") from error
+        raise InputError("got lists of different lengths, expected pixels (H, W, 3)") from error
     pixels = pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
-    shaped = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
-    if not (shaped and pixels.size and pixels.dtype.kind in "iu"):
+    is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+    if not (is_image and pixels.size and pixels.dtype.kind in "iu"):
         raise InputError(
-            f"came {pixels.dtype} of shape {pixels.shape}; allowed: an image file's bytes, the "
-            "same in base64, or pixels (H, W) or (H, W, 3), whole numbers from 0 to 255"
+            f"got {pixels.dtype} of shape {pixels.shape}, expected an image file's bytes, the same "
+            "in base64, or pixels (H, W) or (H, W, 3), integers from 0 to 255"
         )
     if pixels.min() < 0 or pixels.max() > 255:
-        raise InputError(f"came pixels from {pixels.min()} to {pixels.max()}; allowed: 0 to 255")
+        raise InputError(f"got pixels from {pixels.min()} to {pixels.max()}, expected 0 to 255")
     return pixels.astype(np.uint8, copy=False)
 
 
-def embedder(weights: Path, packing: Mapping[str, Any]) -> Embedder:
-    """A trained model's file with its packing, on the GPU where there is one; InputError where the
-    packing is not the one it was trained on."""
+def make_embedder(weights: Path, packing: Mapping[str, Any]) -> Embedder:
+    """Load a model, on a GPU if available; raises InputError if the packing does not fit it."""
     options = {name: packing[name] for name in OPTIONS}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = embedding_model.load(weights, device)
-    blank = np.zeros((1, 1, 3), dtype=np.uint8)
-    packed, trained = decode(blank, **options).shape, model.architecture.image_shape
-    if packed != trained:
+    packed = decode(np.zeros((1, 1, 3), dtype=np.uint8), **options).shape
+    if packed != model.architecture.image_shape:
         raise InputError(
-            f"{weights} was trained on images of {trained}, and packing makes {packed}; give the "
-            "packing of its data set"
+            f"{weights} was trained on images of {model.architecture.image_shape}, and packing "
+            f"makes {packed}. Use the packing of the model's data set."
         )
-    return Embedder(model, options, digest(weights, packing))
+    return Embedder(model, options, embedder_digest(weights, packing))
 
 
-def digest(weights: Path, packing: Mapping[str, Any]) -> str:
-    """The same for equal models of equal packing."""
+def embedder_digest(weights: Path, packing: Mapping[str, Any]) -> str:
+    """Compute `Embedder.digest` without loading the model."""
     options = {name: packing[name] for name in OPTIONS}
-    told = f"{sha256(weights)} {json.dumps(options, sort_keys=True)}"
-    return hashlib.sha256(told.encode()).hexdigest()
+    text = f"{sha256(weights)} {json.dumps(options, sort_keys=True)}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write(folder: Path, weights: Path, packing: Mapping[str, Any]) -> None:
-    """The folder that `read` reads; InputError as of `embedder`."""
-    checked = embedder(weights, packing)
+def save_embedder(folder: Path, weights: Path, packing: Mapping[str, Any]) -> None:
+    """Write a folder for `load_embedder`. Raises InputError as `make_embedder`."""
+    embedder = make_embedder(weights, packing)
     with whole(folder) as temporary:
         temporary.mkdir()
         shutil.copyfile(weights, temporary / WEIGHTS)
-        write_json(temporary / PACKING, checked.packing)
+        write_json(temporary / PACKING, embedder.packing)
 
 
-def read(folder: Path) -> Embedder:
-    """What `write` wrote; InputError where it is not there."""
+def load_embedder(folder: Path) -> Embedder:
+    """Load a folder of `save_embedder`. Raises InputError if a file is missing."""
     missing = [name for name in (WEIGHTS, PACKING) if not (folder / name).is_file()]
     if missing:
-        raise InputError(f"{folder} is no model of heated: {', '.join(missing)} is not in it")
-    return embedder(folder / WEIGHTS, read_json(folder / PACKING))
+        raise InputError(f"{folder} is not a model of heated: {', '.join(missing)} is missing")
+    return make_embedder(folder / WEIGHTS, read_json(folder / PACKING))
 
 
 def _load_pyfunc(path: str) -> Embedder:
-    """`read` under the name by which MLflow looks for it."""
-    return read(Path(path))
+    """Load a folder; MLflow calls this function by its name."""
+    return load_embedder(Path(path))

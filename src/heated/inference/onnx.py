@@ -1,50 +1,37 @@
-"""A trained model as ONNX, for runtimes without torch: `python -m heated.inference.onnx MODEL OUT`.
+"""Export a trained model to ONNX: `python -m heated.inference.onnx MODEL OUT`.
 
-In: `images`, (N, H, W, C) uint8, squares as the data set was packed; cut, pixel range, network and
-normalisation are part of the graph. Out: `embeddings`, (N, D) float32 of length 1.
+Input: `images`, (N, H, W, C) uint8, as packed for the data set. Cropping, pixel range, network and
+normalization are part of the graph. Output: `embeddings`, (N, D) float32 of unit length.
 """
 
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from heated.common.cli import run
 from heated.common.errors import InputError
 from heated.common.io import whole
+from heated.losses.embedding_norm import L2Normalization
 from heated.models import embedding_model
-from heated.models.embedding_model import EmbeddingModel
-
-
-class Directions(nn.Module):
-    """A model whose embeddings have length 1."""
-
-    def __init__(self, model: EmbeddingModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, H, W, C) uint8 -> (N, D)."""
-        return F.normalize(self.model(images), dim=1)
 
 
 def export(weights: Path, path: Path) -> None:
-    """The ONNX file of a trained model's file, for any number of images; InputError where what
-    torch needs for it is not installed."""
+    """Export a model's file to ONNX, for any number of images."""
     if find_spec("onnxscript") is None:
-        raise InputError("torch exports by onnxscript, which is missing: pip install onnxscript")
-    model = Directions(embedding_model.load(weights, torch.device("cpu"))).eval()
-    images = torch.zeros(2, *model.model.architecture.image_shape, dtype=torch.uint8)
+        raise InputError("torch's export needs onnxscript. Run `pip install onnxscript`.")
+    model = embedding_model.load(weights, torch.device("cpu"))
+    images = torch.zeros(2, *model.architecture.image_shape, dtype=torch.uint8)
     with whole(path) as temporary, torch.no_grad():
         torch.onnx.export(
-            model,
+            nn.Sequential(model, L2Normalization()).eval(),
             (images,),
             temporary,
             input_names=["images"],
             output_names=["embeddings"],
-            dynamic_shapes={"images": {0: torch.export.Dim("N")}},
+            # Sequential names its argument so
+            dynamic_shapes={"input": {0: torch.export.Dim("N")}},
             dynamo=True,
             external_data=False,
             verbose=False,

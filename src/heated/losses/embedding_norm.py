@@ -1,4 +1,4 @@
-"""Normalizations of an embedding before the classifier: none, unit length, or batch norm."""
+"""Normalizations of embeddings before the classifier: none, unit length, or batch norm."""
 
 from collections.abc import Callable
 
@@ -8,61 +8,53 @@ from torch import Tensor, nn
 
 
 class Normalization(nn.Module):
-    """Map embeddings (N, D) to those that the classifier sees.
+    """Identity: SM and LS in the paper (section 3.1)."""
 
-    This one changes nothing: SM and LS (paper section 3.1). `unit_weights` says whether class
-    weights have unit length.
-    """
-
-    unit_weights = False
+    def __init__(self, *, unit_weights: bool = False) -> None:
+        super().__init__()
+        self.unit_weights = unit_weights  # whether to divide class weights by their length
 
     def forward(self, embeddings: Tensor) -> Tensor:
+        """Map embeddings (N, D) to the input of the classifier (N, D)."""
         return embeddings
 
     def embedding(self, embeddings: Tensor) -> Tensor:
-        """Return (N, D) whose directions to compare after training."""
+        """Map embeddings (N, D) to those that retrieval compares by cosine (N, D)."""
         return embeddings
 
 
-class L2(Normalization):
-    """Divide each row by its length; unit class weights too: LN and HLN (paper section 3.3)."""
+class L2Normalization(Normalization):
+    """Division by the length: LN and HLN in the paper (section 3.3) with unit class weights.
 
-    unit_weights = True
+    With free ones: L2-constrained softmax (Ranjan et al., arXiv 1703.09507), of radius alpha.
+    """
 
     def forward(self, embeddings: Tensor) -> Tensor:
+        """Return unit vectors (N, D)."""
         return F.normalize(embeddings, dim=1)
 
 
-class L2Embeddings(L2):
-    """As `L2`, with free class weights: L2-constrained softmax (Ranjan et al., arXiv 1703.09507),
-    whose radius is alpha."""
+class BatchNormEmbedding(Normalization):
+    """Batch norm with a learned shift and no scale, / sqrt(D): BN and HBN (paper section 3.3).
 
-    unit_weights = False
-
-
-class Batch(Normalization):
-    """Batch norm with learned shift and no learned scale, divided by sqrt(D), so that a row's
-    length is about 1; unit class weights: BN and HBN (paper section 3.3). `momentum` is the share
-    of the new batch: 0.05 is the authors' decay of 0.95."""
-
-    unit_weights = True
+    The division makes lengths about 1. The default momentum is the authors' decay of 0.95.
+    """
 
     def __init__(self, embedding_dim: int, *, momentum: float = 0.05, eps: float = 1e-3) -> None:
-        super().__init__()
+        super().__init__(unit_weights=True)
         self.standardise = nn.BatchNorm1d(embedding_dim, eps=eps, momentum=momentum, affine=False)
         self.shift = nn.Parameter(torch.zeros(embedding_dim))
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        standard: Tensor = self.standardise(embeddings)
-        return (standard + self.shift) / embeddings.shape[1] ** 0.5
+        """Normalize embeddings (N, D) by the batch, or by running statistics in eval mode."""
+        return (self.standardise(embeddings) + self.shift) / embeddings.shape[1] ** 0.5
 
-    def embedding(self, embeddings: Tensor) -> Tensor:
-        return self.forward(embeddings)
+    embedding = forward
 
 
 NORMALISATIONS: dict[str, Callable[..., Normalization]] = {
     "none": lambda embedding_dim: Normalization(),
-    "l2": lambda embedding_dim: L2(),
-    "l2_embeddings": lambda embedding_dim: L2Embeddings(),
-    "batch": Batch,
+    "l2": lambda embedding_dim: L2Normalization(unit_weights=True),
+    "l2_embeddings": lambda embedding_dim: L2Normalization(),
+    "batch": BatchNormEmbedding,
 }

@@ -1,8 +1,6 @@
-"""The heated softmax: softmax(alpha z) over cosine logits, alpha = 1 / temperature.
+"""The heated softmax loss (Zhang et al., Heated-Up Softmax Embedding, arXiv 1809.04157).
 
-In addition to the paper's LN and BN, its options give published losses: NormFace (l2, no bias;
-Wang et al., arXiv 1704.06369), also with alpha learned; L2-constrained softmax (Ranjan et al.,
-1703.09507); AdaCos (Zhang et al., 1905.00292); Proxy-NCA (Movshovitz-Attias et al., 1703.07464).
+Training starts at a large alpha = 1 / temperature and lowers it, which "heats up" the softmax.
 """
 
 import math
@@ -13,7 +11,6 @@ from torch import Tensor, nn
 
 from heated.common.errors import one_of
 from heated.common.initializers import variance_scaling_
-from heated.losses.adaptive_scale import ADAPTATIONS
 from heated.losses.embedding_norm import NORMALISATIONS
 
 BIASES = ("outside", "inside", "none")
@@ -21,25 +18,33 @@ DENOMINATORS = ("all", "others")
 
 
 class HeatedSoftmax(nn.Module):
-    """Cross entropy of softmax(alpha z), z = w^T f, over C classes and embeddings of D dimensions.
+    """Cross entropy of softmax(alpha z) over C classes, with an alpha that may change in training.
 
-    Weights start from a normal cut off at two deviations, variance 1 / D; bias at 0 (the authors'
-    layers.py).
+    The loss is the mean over the batch of
+
+        -log(exp(alpha z_y + b_y) / sum_c exp(alpha z_c + b_c)), z_c = w_c^T f
+
+    f is the normalized embedding, y the label; w_c and b_c are the weights and bias of class c.
+
+    Shape:
+        Embeddings: (N, D) float, before normalization. Labels: (N,) int64 in [0, C). Loss: ().
 
     Args:
-        num_classes, embedding_dim: C and D.
-        normalise: "none" (with alpha 1, plain softmax), "l2" (LN), "l2_embeddings", "batch" (BN),
-            or a module of `heated.losses.embedding_norm`.
-        unit_weights: Whether class weights have unit length, if not as `normalise` says: "none"
-            with True is for embeddings that come normalized.
-        alpha: 1 / temperature. Set it at any time (`head.alpha = 4.0`).
-        bias: "outside" adds it after alpha, as the authors' code does; "inside" is eq. 1 of the
-            paper, alpha (z + b); "none" has no bias.
-        label_smoothing: Share of the target spread over all classes.
-        denominator: Of the softmax: "all" classes, or the "others" than the label's, as in
-            Proxy-NCA (its squared distances of unit vectors are 2 - 2 z, so alpha is 2 there).
-        adaptation: "none"; "learned" makes alpha's logarithm a parameter; "adacos" sets alpha in
-            every training step (see `heated.losses.adaptive_scale`).
+        num_classes: C.
+        embedding_dim: D.
+        normalise: "none" (with alpha 1: plain softmax), "l2" (LN in the paper), "batch" (BN),
+            "l2_embeddings" (L2 with free class weights: L2-constrained softmax, Ranjan et al.,
+            arXiv 1703.09507), or a module of `heated.losses.embedding_norm`.
+        unit_weights: Whether class weights are divided by their length. By default `normalise`
+            decides. Set it if `normalise` is "none" because embeddings are normalized already.
+        alpha: 1 / temperature, above 0. Can be set at any time: `loss.alpha = 4.0`.
+        bias: "outside" gives logits alpha z + b, as in the authors' code; "inside" gives
+            alpha (z + b), eq. 1 of the paper; "none" has no b.
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1].
+        denominator: Sum over "all" classes, or over the "others" than y. The latter with alpha 2 is
+            Proxy-NCA (Movshovitz-Attias et al., arXiv 1703.07464): squared distances are 2 - 2 z.
+        adaptation: "none"; "learned" trains alpha (NormFace, Wang et al., arXiv 1704.06369);
+            "adacos" sets it in every training step (Zhang et al., arXiv 1905.00292).
     """
 
     _alpha: Tensor
@@ -62,15 +67,14 @@ class HeatedSoftmax(nn.Module):
         one_of("denominator", denominator, DENOMINATORS)
         one_of("adaptation", adaptation, ADAPTATIONS)
         if label_smoothing and denominator == "others":
-            raise ValueError("label_smoothing: came a share of all classes; allowed: 0 of others")
+            raise ValueError(f"label_smoothing: got {label_smoothing}, expected 0 with 'others'")
         if isinstance(normalise, str):
             one_of("normalise", normalise, NORMALISATIONS)
             normalise = NORMALISATIONS[normalise](embedding_dim)
         self.normalise = normalise
         self.unit_weights = bool(normalise.unit_weights) if unit_weights is None else unit_weights
-        self.weight = nn.Parameter(
-            variance_scaling_(torch.empty(num_classes, embedding_dim), scale=1)
-        )
+        weight = torch.empty(num_classes, embedding_dim)
+        self.weight = nn.Parameter(variance_scaling_(weight, scale=1))  # as the authors' layers.py
         self.bias = nn.Parameter(torch.zeros(num_classes)) if bias != "none" else None
         self.bias_inside = bias == "inside"
         self.label_smoothing = label_smoothing
@@ -81,55 +85,117 @@ class HeatedSoftmax(nn.Module):
 
     @property
     def alpha(self) -> Tensor:
-        """1 / temperature, a tensor without dimensions."""
-        return self.adaptation.alpha(self._alpha)
+        """1 / temperature, a scalar tensor."""
+        return self.adaptation(self._alpha)
 
     @alpha.setter
     def alpha(self, value: float) -> None:
         if not 0 < value < math.inf:
-            raise ValueError(f"alpha: came {value!r}; allowed: a finite number above 0")
+            raise ValueError(f"alpha: got {value!r}, expected a finite number above 0")
         self._alpha.fill_(value)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean loss of embeddings (N, D) float and labels (N,) int64 in [0, C)."""
-        return self.outcome(embeddings, labels)[0]
+        """Compute the mean loss of a batch."""
+        return self.loss_and_correct(embeddings, labels)[0]
 
-    def outcome(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean loss, and how many logits are largest at their label. An empty batch has
-        a loss of 0 that is connected to all parameters."""
+    def loss_and_correct(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the mean loss of a batch and its number of correctly classified samples.
+
+        The loss of an empty batch is 0 and connected to all parameters.
+        """
         z = self.similarities(embeddings)
         if not len(labels):
-            return self.scaled(z).sum() * 0, labels.sum()
-        self.adaptation.adapt(self, z, labels)
-        logits = self.scaled(z)
-        return self.loss(logits, labels), (logits.detach().argmax(dim=1) == labels).sum()
-
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross entropy of logits (N, C)."""
+            return self.scale(z).sum() * 0, labels.sum()
+        self.adaptation.update(z, labels)
+        logits = self.scale(z)
+        correct = (logits.detach().argmax(dim=1) == labels).sum()
         if self.denominator == "all":
-            return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        own = labels[:, None]
-        others = logits.scatter(1, own, -math.inf).logsumexp(dim=1)
-        return (others - logits.gather(1, own)[:, 0]).mean()
+            return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), correct
+        target = labels[:, None]
+        log_sum = logits.scatter(1, target, -math.inf).logsumexp(dim=1)
+        return (log_sum - logits.gather(1, target)[:, 0]).mean(), correct
 
     def logits(self, embeddings: Tensor) -> Tensor:
-        """Return (N, C): alpha z + b, alpha (z + b) or alpha z, by the place of the bias."""
-        return self.scaled(self.similarities(embeddings))
+        """Compute the logits (N, C) of embeddings (N, D)."""
+        return self.scale(self.similarities(embeddings))
 
     def similarities(self, embeddings: Tensor) -> Tensor:
-        """Return z (N, C), the products of normalized embeddings and class weights."""
+        """Compute z (N, C), the dot products of normalized embeddings and class weights."""
         weight = F.normalize(self.weight, dim=1) if self.unit_weights else self.weight
-        z: Tensor = self.normalise(embeddings) @ weight.T
-        return z
+        return self.normalise(embeddings) @ weight.T
 
-    def scaled(self, z: Tensor) -> Tensor:
-        """Return the logits (N, C) of z."""
+    def scale(self, z: Tensor) -> Tensor:
+        """Turn z (N, C) into logits."""
         if self.bias is None:
             return self.alpha * z
         return self.alpha * (z + self.bias) if self.bias_inside else self.alpha * z + self.bias
 
     def embedding(self, embeddings: Tensor) -> Tensor:
-        """Return (N, D) whose directions to compare after training: the network's output, under
-        batch norm the normalized one, as in the authors' code. Call `eval()` first."""
-        normalised: Tensor = self.normalise.embedding(embeddings)  # type: ignore[operator]
-        return normalised
+        """Map network outputs (N, D) to the embeddings that retrieval compares by cosine.
+
+        Only "batch" changes them, as in the authors' code. Call `eval()` first.
+        """
+        return self.normalise.embedding(embeddings)  # type: ignore[operator]
+
+
+class FixedScale(nn.Module):
+    """Alpha as the training loop sets it."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+
+    def forward(self, alpha: Tensor) -> Tensor:
+        """Return the scale to use in place of the alpha that was set."""
+        return alpha
+
+    def update(self, z: Tensor, labels: Tensor) -> None:
+        """Adapt to a batch of similarities z (N, C) and labels (N,)."""
+
+
+class LearnableScale(FixedScale):
+    """Alpha learned by gradient descent (NormFace, section 3.3).
+
+    The parameter is log(alpha / alpha as set), so that alpha is positive and learns at the same
+    relative pace at any size.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.exponent = nn.Parameter(torch.zeros(()))
+
+    def forward(self, alpha: Tensor) -> Tensor:
+        """Multiply alpha as set by the learned factor."""
+        return alpha * self.exponent.exp()
+
+
+class AdaCos(FixedScale):
+    """Alpha from the angles of each training batch (AdaCos, eq. 12 and 15), for cosines z.
+
+    alpha <- log(B) / cos(min(pi / 4, theta)), from sqrt(2) log(C - 1). B is the batch mean of
+    sum_{c != y} exp(alpha z_c), theta the median of arccos(z_y).
+    """
+
+    current: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        if num_classes < 3:
+            raise ValueError(f"adacos: got {num_classes} classes, expected at least 3")
+        self.register_buffer("current", torch.tensor(math.sqrt(2) * math.log(num_classes - 1)))
+
+    def forward(self, alpha: Tensor) -> Tensor:
+        """Return the adapted scale; ignores alpha as set."""
+        return self.current
+
+    @torch.no_grad()
+    def update(self, z: Tensor, labels: Tensor) -> None:
+        """Adapt in training mode."""
+        if self.training:
+            target = labels[:, None]
+            log_sums = (self.current * z).scatter(1, target, -math.inf).logsumexp(dim=1)
+            log_mean = log_sums.logsumexp(dim=0) - math.log(len(z))
+            angle = z.gather(1, target).clamp(-1, 1).acos().median()
+            self.current.copy_(log_mean / angle.clamp(max=math.pi / 4).cos())
+
+
+ADAPTATIONS = {"none": FixedScale, "learned": LearnableScale, "adacos": AdaCos}

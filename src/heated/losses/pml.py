@@ -1,12 +1,12 @@
-"""Losses and miners of pytorch-metric-learning behind the same training loop.
+"""Losses and miners of pytorch-metric-learning (PML) for the same training loop.
 
-The library is optional: it is imported where a method that names one of its losses is trained.
+The library is optional: it is imported when one of its losses is built.
 """
 
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from heated.common.errors import InputError, one_of
 
 LIBRARY = "pytorch_metric_learning"
-PARTS = {  # options that are objects of the library, by its module
+Config = Mapping[str, Any]  # {"name": ..., option: value, ...}
+COMPONENTS = {  # options whose values are objects, with the library's module
     "distance": "distances",
     "embedding_regularizer": "regularizers",
     "reducer": "reducers",
@@ -44,90 +45,86 @@ MINERS = {
 }
 
 
-class LibraryLoss(nn.Module):
-    """A loss, and the miner that chooses what it compares, or None.
+class PMLLoss(nn.Module):
+    """A loss of LOSSES with an optional miner of MINERS, as names with options.
 
-    Each is {"name": a key of LOSSES or MINERS, option: value}. An option that is an object of the
-    library is {"name": its class, option: value}. InputError if an option is unknown, or the
-    library is missing.
+    An option that is an object of the library is the name of its class with options in turn. Raises
+    InputError if the library is missing or rejects an option.
     """
 
     def __init__(
-        self,
-        num_classes: int,
-        embedding_dim: int,
-        *,
-        loss: Mapping[str, Any],
-        miner: Mapping[str, Any] | None,
+        self, num_classes: int, embedding_dim: int, *, loss: Config, miner: Config | None
     ) -> None:
         super().__init__()
         sizes = {"num_classes": num_classes, "embedding_size": embedding_dim}
-        self.criterion = built("losses", loss, LOSSES, sizes)
-        self.miner = None if miner is None else built("miners", miner, MINERS, {})
+        self.criterion = instantiate("losses", loss, LOSSES, sizes)
+        self.miner = instantiate("miners", miner, MINERS) if miner else None
 
-    def outcome(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of embeddings (N, D) and labels (N,), and NaN for how many are right: the
-        library's losses need not know."""
-        chosen = None if self.miner is None else self.miner(embeddings, labels)
-        return self.criterion(embeddings, labels, chosen), embeddings.new_tensor(torch.nan)
+    def loss_and_correct(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the loss; the number of correct samples is NaN, as most losses define none."""
+        pairs = None if self.miner is None else self.miner(embeddings, labels)
+        return self.criterion(embeddings, labels, pairs), embeddings.new_tensor(torch.nan)
 
 
 @contextmanager
-def drawing(seed: int) -> Iterator[None]:
-    """Seed torch's global generators, from which miners draw; restore them at the end."""
+def forked_rng(seed: int) -> Iterator[None]:
+    """Seed torch's global generators, which miners use, and restore them on exit."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         yield
 
 
-def check(place: str, *, loss: Mapping[str, Any], miner: Mapping[str, Any] | None) -> None:
-    """Raise InputError that names the place if the library does not take the options."""
+def check_options(where: str, *, loss: Config, miner: Config | None) -> None:
+    """Raise InputError, starting with `where`, if the library rejects the options."""
     try:
-        LibraryLoss(4, 2, loss=loss, miner=miner)
+        PMLLoss(4, 2, loss=loss, miner=miner)
     except InputError as error:
-        raise InputError(f"{place}: {error}") from error
+        raise InputError(f"{where}: {error}") from error
 
 
-def built(
-    part: str,
-    choice: Mapping[str, Any],
-    classes: Mapping[str, str] | None,
-    sizes: Mapping[str, int],
+def instantiate(
+    module_name: str,
+    config: Config,
+    classes: Mapping[str, str] | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> Any:
-    """Return an object of the library's module `part`, with its options and the sizes it needs.
+    """Build an object of a module of the library, such as "losses", from its name and options.
 
-    Without `classes`, the name is that of a class.
+    `classes` are class names by name, by default all of the module. `sizes` are not options; they
+    are passed to classes that require them.
     """
-    name, given = choice["name"], {key: choice[key] for key in choice if key != "name"}
+    name, sizes = config["name"], sizes or {}
     try:
-        module = import_module(f"{LIBRARY}.{part}")
+        module = import_module(f"{LIBRARY}.{module_name}")
     except ImportError as error:
-        told = "it is pytorch-metric-learning's, which is not installed: "
-        raise InputError(f"{part} {name}: {told}pip install pytorch-metric-learning") from error
-    classes = classes or {each: each for each in vars(module) if each[0].isupper()}
-    one_of(f"{part} name", name, classes)
-    kind = getattr(module, classes[name])
-    known = options(kind)
-    values: dict[str, Any] = {}
-    for key, value in given.items():
-        one_of(f"{name}.{key}", key, [each for each in known if each not in sizes])
-        is_part = key in PARTS and value is not None
-        values[key] = built(PARTS[key], value, None, {}) if is_part else value
-    needed = {key: size for key, size in sizes.items() if known.get(key) is inspect.Parameter.empty}
+        raise InputError(
+            f"{module_name} {name}: pytorch-metric-learning is not installed. "
+            "Run `pip install pytorch-metric-learning`."
+        ) from error
+    one_of(f"{module_name} name", name, classes or [n for n in vars(module) if n[0].isupper()])
+    cls = getattr(module, classes[name] if classes else name)
+    defaults = init_defaults(cls)
+    required = {key: sizes[key] for key in sizes if defaults.get(key) is Parameter.empty}
+    options = {key: value for key, value in config.items() if key != "name"}
+    for key, value in options.items():
+        one_of(f"{name}.{key}", key, [option for option in defaults if option not in sizes])
+        if key in COMPONENTS and value is not None:
+            options[key] = instantiate(COMPONENTS[key], value)
     try:
-        return kind(**needed, **values)
+        return cls(**required, **options)
     except (TypeError, ValueError, AssertionError) as error:
-        raise InputError(f"{part} {name}: came {given}; {LIBRARY} refuses it: {error}") from error
+        raise InputError(
+            f"{module_name} {name}: got {options}, rejected by {LIBRARY}: {error}"
+        ) from error
 
 
-def options(kind: type) -> dict[str, Any]:
-    """Return the options of a class with their defaults: its own and those of its base classes, to
-    which it passes options on."""
-    found: dict[str, Any] = {}
-    for each in kind.__mro__:
-        if each.__module__.startswith(LIBRARY) and "__init__" in vars(each):
-            parameters = [*inspect.signature(vars(each)["__init__"]).parameters.values()][1:]
+def init_defaults(cls: type) -> dict[str, Any]:
+    """Return the defaults of all arguments that a class and its base classes take."""
+    defaults: dict[str, Any] = {}
+    for base in cls.__mro__:
+        if base.__module__.startswith(LIBRARY) and "__init__" in vars(base):
+            parameters = [*signature(vars(base)["__init__"]).parameters.values()][1:]
             named = (p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
-            found = {p.name: p.default for p in named} | found
-    return found
+            defaults = {p.name: p.default for p in named} | defaults
+    return defaults

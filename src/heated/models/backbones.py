@@ -13,8 +13,7 @@ Shape = tuple[int, int, int]  # channels, height, width
 
 
 def lenet(image_shape: Shape, embedding_dim: int) -> nn.Module:
-    """Build the authors' LeNet: two 5x5 convolutions of 32 and 64 channels, each max-pooled, 500
-    hidden units, ReLU throughout; no batch norm, no dropout (paper section 4.1; lenet.py)."""
+    """Build the LeNet of the paper (section 4.1) and the authors' lenet.py, without batch norm."""
     channels, height, width = image_shape
     pooled = 64 * -(-height // 4) * -(-width // 4)
     network = nn.Sequential(
@@ -29,12 +28,11 @@ def lenet(image_shape: Shape, embedding_dim: int) -> nn.Module:
         nn.ReLU(),
         nn.Linear(500, embedding_dim),
     )
-    return initialised(network)
+    return initialize_weights(network)
 
 
 def conv4(image_shape: Shape, embedding_dim: int, *, width: int) -> nn.Module:
-    """Build four blocks of 3x3 convolution, batch norm, ReLU and, while two pixels a side are left,
-    2x2 max-pooling; then a linear bottleneck. The few-shot field's network, for 8x8 to 84x84."""
+    """Build the Conv-4 of few-shot learning, with fewer poolings for images below 16x16."""
     channels, height, width_left = image_shape
     layers: list[nn.Module] = []
     for _ in range(4):
@@ -44,8 +42,8 @@ def conv4(image_shape: Shape, embedding_dim: int, *, width: int) -> nn.Module:
         if min(height, width_left) >= 2:
             layers += [nn.MaxPool2d(2)]
             height, width_left = height // 2, width_left // 2
-    bottleneck = nn.Linear(channels * height * width_left, embedding_dim)
-    return initialised(nn.Sequential(*layers, nn.Flatten(), bottleneck))
+    layers += [nn.Flatten(), nn.Linear(channels * height * width_left, embedding_dim)]
+    return initialize_weights(nn.Sequential(*layers))
 
 
 def torchvision_network(
@@ -56,43 +54,36 @@ def torchvision_network(
     batch_norm: Mapping[str, Any],
     frozen_blocks: int,
 ) -> nn.Module:
-    """Build one of torchvision's networks for 3 channels, about 224x224, whose pooled features a
-    linear bottleneck without dropout brings to D.
+    """Build a torchvision network for images of about 224x224, with a linear bottleneck.
 
-    - googlenet: GoogLeNet (Inception V1) with batch norm, as in the paper; 1024 features.
-      ImageNet's weights need pixels in [-1, 1]: mean and deviation 0.5.
-    - resnet50, mobilenet_v2: 2048 and 1280 features. Published with batch norm of eps 1e-5; their
-      weights need ImageNet's mean and deviation.
-
-    `batch_norm` is momentum (the share of the new batch), eps, and whether all are frozen. The
-    first `frozen_blocks` blocks keep their starting weights. InputError if there are fewer.
+    The ImageNet weights of googlenet (Inception V1 with batch norm, as in the paper) need a pixel
+    mean and std of 0.5; those of resnet50 and mobilenet_v2 need ImageNet's, and batch norm with eps
+    1e-5. `batch_norm`: options of `configure_batch_norm`. `frozen_blocks`: number of first blocks
+    that are not trained; raises InputError if there are fewer.
     """
-    from torchvision.models import get_model  # takes a second: only where wanted
+    from torchvision.models import get_model  # takes a second to import
 
     if image_shape[0] != 3:
-        raise InputError(f"came images of {image_shape[0]} channels; allowed: 3, red green blue")
-    without = ("init_weights", "aux_logits", "transform_input") if name == "googlenet" else ()
-    network = get_model(name, weights=None, **dict.fromkeys(without, False))
+        raise InputError(f"{name}: got images of {image_shape[0]} channels, expected 3 (RGB)")
+    disabled = ("init_weights", "aux_logits", "transform_input") if name == "googlenet" else ()
+    network = get_model(name, weights=None, **dict.fromkeys(disabled, False))
     features = network.get_submodule(bottleneck(network)).in_features
     if name == "mobilenet_v2":
         network.classifier = nn.Linear(features, embedding_dim)
         blocks = [*network.features]
     else:
         network.fc, network.dropout = nn.Linear(features, embedding_dim), nn.Identity()
-        blocks = [*network.children()][:-3]  # all but pooling, dropout and bottleneck
+        blocks = [*network.children()][:-3]  # without pooling, dropout and bottleneck
     if frozen_blocks > len(blocks):
-        raise InputError(
-            f"frozen_blocks: came {frozen_blocks}; allowed: 0 to {len(blocks)}, all of the network "
-            "but its bottleneck"
-        )
+        raise InputError(f"frozen_blocks: got {frozen_blocks}, expected 0 to {len(blocks)}")
     frozen_layers = [layer for block in blocks[:frozen_blocks] for layer in block.modules()]
     for layer in frozen_layers:
         layer.requires_grad_(False)
-    set_batch_norm(network, frozen_layers, **batch_norm)
-    return initialised(network)
+    configure_batch_norm(network, frozen_layers, **batch_norm)
+    return initialize_weights(network)
 
 
-def set_batch_norm(
+def configure_batch_norm(
     network: nn.Module,
     frozen_layers: Sequence[nn.Module],
     *,
@@ -100,8 +91,10 @@ def set_batch_norm(
     eps: float,
     frozen: bool,
 ) -> None:
-    """Set momentum and eps of every batch norm; freeze all of them, or those in `frozen_layers`: in
-    training mode, too, their statistics, scale and shift stay."""
+    """Set momentum (the weight of the new batch) and eps of every batch norm; freeze some or all.
+
+    A frozen one keeps statistics, scale and shift in training mode, too.
+    """
     from torchvision.ops import FrozenBatchNorm2d
 
     for parent in list(network.modules()):
@@ -112,8 +105,8 @@ def set_batch_norm(
                     setattr(parent, name, FrozenBatchNorm2d(layer.num_features, eps))
 
 
-def initialised(network: nn.Module) -> nn.Module:
-    """Fill every weight by variance scaling of factor 2 and every bias with 0."""
+def initialize_weights(network: nn.Module) -> nn.Module:
+    """Initialize weights by variance scaling of factor 2, and biases by 0."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             variance_scaling_(layer.weight, scale=2)
@@ -123,7 +116,7 @@ def initialised(network: nn.Module) -> nn.Module:
 
 
 def bottleneck(network: nn.Module) -> str:
-    """Return the name of a backbone's last layer, which brings its features to D."""
+    """Return the name of the last linear layer, which maps features to embeddings."""
     return [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1]
 
 

@@ -1,4 +1,4 @@
-"""A trained model over many images: embeddings (N, D) float32, raw, not of unit length."""
+"""Embed many images with a trained model."""
 
 import math
 
@@ -10,26 +10,26 @@ from heated.data.batches import Held, Mapped
 from heated.models.embedding_model import EmbeddingModel
 from heated.runtime.distributed import first, mine, summed
 
-IMAGES = 512  # at a time, at most; the result does not depend on it, nor on the pixels
-PIXELS = 2**24  # prepared, at a time: 64 MiB of float32
+MAX_BATCH = 512  # images; neither limit affects the result
+MAX_PIXELS = 2**24  # values per batch: 64 MiB of float32
 
 
 def embed(model: EmbeddingModel, images: Held | Mapped, *, quiet: bool = False) -> Tensor:
-    """Return (N, D) float32 on the model's device, and leave the model in eval mode.
+    """Compute embeddings (N, D) float32, not of unit length, on the model's device.
 
-    Processes share the work, and each returns the whole.
+    Processes share the work, and each returns all embeddings. Leaves the model in eval mode.
     """
     model.eval()
     device = model.device
     embeddings = torch.zeros(len(images), model.architecture.embedding_dim, device=device)
-    pieces = mine(torch.arange(len(images)).split(at_a_time(model)))
-    told = tqdm(pieces, desc="embedding", disable=quiet or not first() or None)
+    batches = mine(torch.arange(len(images)).split(batch_size_for(model)))
+    progress = tqdm(batches, desc="embedding", disable=quiet or not first() or None)
     with torch.inference_mode():
-        for numbers, pixels in zip(told, images.batches(pieces), strict=True):
-            embeddings[numbers.to(device)] = model(pixels).float()
+        for indices, pixels in zip(progress, images.batches(batches), strict=True):
+            embeddings[indices.to(device)] = model(pixels).float()
     return summed(embeddings)
 
 
-def at_a_time(model: EmbeddingModel) -> int:
-    """Return how many images go through the model at once: fewer if they are large."""
-    return max(1, min(IMAGES, PIXELS // math.prod(model.input_shape)))
+def batch_size_for(model: EmbeddingModel) -> int:
+    """Return how many images to embed at once: fewer if they are large."""
+    return max(1, min(MAX_BATCH, MAX_PIXELS // math.prod(model.input_shape)))

@@ -1,6 +1,6 @@
-"""Weights that a network starts from: ImageNet's as torchvision offers them, or a file's.
+"""Starting weights of a network: torchvision's ImageNet weights, or a file's.
 
-Its last linear layer, the bottleneck, takes none of them: it is drawn for each seed.
+The bottleneck, the network's last linear layer, always starts from random weights.
 """
 
 import sys
@@ -18,108 +18,112 @@ from heated.common.io import project_root, sha256
 from heated.models.backbones import bottleneck
 
 IMAGENET = {
-    "googlenet": "GoogLeNet_Weights.IMAGENET1K_V1",  # TF-slim's, which the paper began with
-    "resnet50": "ResNet50_Weights.IMAGENET1K_V1",  # the one that papers on metric learning use
+    "googlenet": "GoogLeNet_Weights.IMAGENET1K_V1",  # TF-slim's, as in the paper
+    "resnet50": "ResNet50_Weights.IMAGENET1K_V1",  # as in most papers on metric learning
     "mobilenet_v2": "MobileNet_V2_Weights.IMAGENET1K_V1",
 }
 SUFFIXES = (".safetensors", ".pth")
-TOLD = 10  # keys that an error lists
+MAX_LISTED = 10  # keys in an error message
 
 
-def identity(weights: str, backbone: str) -> str:
-    """Return what tells weights apart: "none", the name of ImageNet's file, which has its hash, or
-    a file's SHA-256. InputError if there are no such weights."""
+def weights_id(weights: str, backbone: str) -> str:
+    """Return "none", the name of torchvision's file (it contains a hash), or a file's SHA-256.
+
+    Arguments and errors are those of `pretrained_state_dict`.
+    """
     if weights == "none":
         return weights
-    return Path(imagenet(backbone).url).name if weights == "imagenet" else sha256(located(weights))
+    if weights == "imagenet":
+        return Path(imagenet_entry(backbone).url).name
+    return sha256(weights_path(weights))
 
 
-def tensors(weights: str, backbone: str) -> dict[str, Tensor] | None:
-    """Return the weights by name, on the CPU: "imagenet" for the backbone, or a file's, by its path
-    from the project's root; None for "none". InputError if they cannot be had."""
+def pretrained_state_dict(weights: str, backbone: str) -> dict[str, Tensor] | None:
+    """Return weights by name, on the CPU: "none" (None), "imagenet", or a file's.
+
+    A file's path is relative to the project's root. Raises InputError if there are no such weights,
+    or a file is damaged, or holds code or other objects.
+    """
     if weights == "none":
         return None
-    return downloaded(imagenet(backbone)) if weights == "imagenet" else read(located(weights))
-
-
-def located(weights: str) -> Path:
-    """Return the path of a file with weights; a relative one is from the project's root."""
-    path = project_root() / weights
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"training.weights: came {weights!r}; allowed: a file of {SUFFIXES}")
-    if not path.is_file():
-        advice = "put the file there, or write the path of another"
-        raise InputError(f"training.weights: {path} is missing; {advice}")
-    return path
-
-
-def read(path: Path) -> dict[str, Tensor]:
-    """Read a file's tensors; raise InputError if it is damaged, or holds code or anything else."""
+    if weights == "imagenet":
+        return download_state_dict(imagenet_entry(backbone))
+    path = weights_path(weights)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may raise anything
         reason = str(error).partition("\n")[0]
         raise InputError(
-            f"{path} cannot be read as weights ({type(error).__name__}: {reason}); allowed: "
-            "safetensors, or what torch.save wrote of a state_dict"
+            f"{path} cannot be read as weights ({type(error).__name__}: {reason}), expected "
+            "safetensors, or a state_dict written by torch.save"
         ) from None
-    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise InputError(f"{path} holds a {type(found).__name__}; allowed: tensors by name alone")
-    return found
+    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise InputError(f"{path}: got a {type(loaded).__name__}, expected only tensors by name")
+    return loaded
 
 
-def imagenet(backbone: str) -> Any:
+def weights_path(weights: str) -> Path:
+    """Return the path of an existing file with weights."""
+    path = project_root() / weights
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"training.weights: got {weights!r}, expected a file of {SUFFIXES}")
+    if not path.is_file():
+        raise InputError(f"training.weights: {path} does not exist. Put it there, or name another.")
+    return path
+
+
+def imagenet_entry(backbone: str) -> Any:
     """Return torchvision's entry for the backbone's ImageNet weights."""
     if backbone not in IMAGENET:
         raise InputError(
-            f"training.weights: came 'imagenet' for the backbone {backbone!r}; allowed: none, the "
+            f"training.weights: got 'imagenet' for the backbone {backbone!r}, expected none, the "
             f"path of a file, or one of the backbones {', '.join(IMAGENET)}"
         )
-    from torchvision.models import get_weight  # takes a second: only where wanted
+    from torchvision.models import get_weight  # takes a second to import
 
     return get_weight(IMAGENET[backbone])
 
 
-def downloaded(entry: Any) -> dict[str, Tensor]:
-    """Return the weights of one of torchvision's entries, from torch's cache or its address."""
-    place = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
-    if place.exists() and not sha256(place).startswith(place.stem.rpartition("-")[2]):
-        raise InputError(f"{place} is not the file, by its SHA-256 {sha256(place)}: remove it")
+def download_state_dict(entry: Any) -> dict[str, Tensor]:
+    """Return the weights of a torchvision entry, from torch's cache or its URL."""
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+    if cached.exists() and not sha256(cached).startswith(cached.stem.rpartition("-")[2]):
+        raise InputError(f"{cached} has the wrong SHA-256, {sha256(cached)}. Remove it.")
     options = {"progress": sys.stderr.isatty(), "check_hash": True, "map_location": "cpu"}
     try:
-        found: dict[str, Tensor] = entry.get_state_dict(**options, weights_only=True)
+        return dict(entry.get_state_dict(**options, weights_only=True))
     except (OSError, HTTPException, RuntimeError) as error:
         raise InputError(
-            f"{entry.url} could not be had ({error}): put the file into {place.parent}, or write "
-            "its path as training.weights"
+            f"{entry.url} cannot be downloaded ({error}). Put the file into {cached.parent}, or "
+            "set training.weights to its path."
         ) from None
-    return found
 
 
-def begin_with(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy the weights into the network, all of it but the bottleneck.
+def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy weights into a network, except into its bottleneck.
 
-    GoogLeNet's auxiliary classifiers are left out, and how many batches were seen, which old files
-    lack. InputError lists the keys that are missing, unknown, or of another shape.
+    Ignores GoogLeNet's auxiliary classifiers and batch counts, which old files lack. Raises
+    InputError with a list if other names or shapes differ.
     """
-    above = (f"{bottleneck(network)}.", "aux1.", "aux2.")
-    wanted, given = (
+    ignored = (f"{bottleneck(network)}.", "aux1.", "aux2.")
+    expected, given = (
         {
             name: weight
-            for name, weight in each.items()
-            if not name.startswith(above) and not name.endswith(".num_batches_tracked")
+            for name, weight in state.items()
+            if not name.startswith(ignored) and not name.endswith(".num_batches_tracked")
         }
-        for each in (network.state_dict(), weights)
+        for state in (network.state_dict(), weights)
     )
-    wrong = []
-    for name in sorted(wanted.keys() | given.keys()):
-        shapes = [str(tuple(t[name].shape)) if name in t else "nothing" for t in (given, wanted)]
-        if shapes[0] != shapes[1]:
-            wrong.append(f"{name}: came {shapes[0]}; allowed: {shapes[1]}")
-    if wrong:
-        more = [f"and {len(wrong) - TOLD} more"] if len(wrong) > TOLD else []
-        heading = f"training.weights: {len(wrong)} keys do not fit the network:"
-        raise InputError("\n  ".join([heading, *wrong[:TOLD], *more]))
+    problems = []
+    for name in sorted(expected.keys() | given.keys()):
+        got, want = (str(tuple(t[name].shape)) if name in t else "none" for t in (given, expected))
+        if got != want:
+            problems.append(f"{name}: got {got}, expected {want}")
+    if problems:
+        count = len(problems)
+        more = [f"and {count - MAX_LISTED} more"] if count > MAX_LISTED else []
+        heading = f"training.weights: {count} keys do not fit the network:"
+        raise InputError("\n  ".join([heading, *problems[:MAX_LISTED], *more]))
     network.load_state_dict(given, strict=False)

@@ -1,5 +1,5 @@
-"""Search by image: an index of anybody's images, and what is nearest to another one.
+"""Search by image: index images with a trained model, and find those nearest to a query.
 
-`python -m heated.search` says how. Nearness is cosine distance, 1 - cos of the embeddings' angle,
-in [0, 2], exact up to MANY images; equally near ones stand in the index's order.
+See `python -m heated.search --help`. The distance is 1 - cosine of the embeddings, in [0, 2]. It is
+exact for fewer than `index.MANY` images. Ties keep the order of the index.
 """

@@ -1,79 +1,92 @@
-"""`python -m heated.search index IMAGES... --model URI --out INDEX`, and
-`python -m heated.search query IMAGE --index INDEX --top 10 --page result.html`."""
+"""Commands of the image search.
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+python -m heated.search index IMAGES... --model MODEL --out INDEX
+python -m heated.search query IMAGE --index INDEX --top 10 --page result.html
+"""
+
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from heated.common.cli import run
 from heated.common.errors import InputError
 from heated.common.io import write_text
-from heated.search.images import contents, listed
-from heated.search.index import build, matching, nearest, opened
-from heated.search.page import page
+from heated.preprocessing.decoding import DamagedImage, decode
+from heated.reporting.gallery import THUMBNAIL, data_uri
+from heated.reporting.html import environment
+from heated.search.images import Image, list_images, read_images
+from heated.search.index import Index, build_index, load_index_model, open_index, search
 
 
-def index(given: Namespace) -> None:
-    """Make an index."""
-    count = build(given.images, given.model, given.out)
-    print(f"{given.out}: {count} images")
+def index_command(images: Sequence[Path], model: str, out: Path) -> None:
+    """Index images."""
+    print(f"{out}: {build_index(images, model, out)} images")
 
 
-def query(given: Namespace) -> None:
-    """Print what is nearest, a line each: rank, cosine distance, name; with `page`, draw it."""
-    searched = opened(given.index)
-    image, *more = listed([given.image])
+def query_command(image: Path, index: Path, top: int, page: Path | None, model: str | None) -> None:
+    """Print rank, distance and name of the images nearest to one, and write them to a page."""
+    opened = open_index(index)
+    query, *more = list_images([image])
     if more:
-        raise InputError(f"{given.image}: came {1 + len(more)} images; allowed: one")
-    embedder = matching(searched, given.model)
-    ((_, content),) = contents([image])
-    embedding = embedder.embeddings([embedder.square(content, str(image))])
-    distances, numbers = nearest(searched, embedding, top=given.top)
-    found = [(searched.images[n], float(d)) for n, d in zip(numbers[0], distances[0], strict=True)]
-    if given.page:
-        write_text(given.page, page(image, found, searched, fit=embedder.packing["fit"]))
-    for rank, (each, distance) in enumerate(found, 1):
-        print(f"{rank}\t{distance:.4f}\t{printable(str(each))}")
+        raise InputError(f"{image}: got {1 + len(more)} images, expected one")
+    embedder = load_index_model(opened, model)
+    ((_, content),) = read_images([query])
+    embedding = embedder.embed_packed([embedder.pack(content, str(query))])
+    distances, numbers = search(opened, embedding, top=top)
+    names = [opened.images[number] for number in numbers[0]]
+    found = list(zip(names, distances[0].tolist(), strict=True))
+    if page:
+        write_text(page, result_page(query, found, opened, fit=embedder.packing["fit"]))
+    for rank, (name, distance) in enumerate(found, 1):
+        # a terminal would obey control characters
+        text = "".join(letter if letter.isprintable() else "?" for letter in str(name))
+        print(f"{rank}\t{distance:.4f}\t{text}")
 
 
-def printable(name: str) -> str:
-    """A name in one line, with nothing in it that a terminal would obey.
+def result_page(
+    query: Image, found: Sequence[tuple[Image, float]], index: Index, *, fit: str
+) -> str:
+    """Render a query and its neighbors as HTML without links; images as the model sees them."""
+    figures: list[dict[str, Any]] = []
+    for image, distance in [(query, None), *found]:
+        try:
+            ((_, content),) = read_images([image])
+            square = decode(content, size=THUMBNAIL, fit=fit, colour="rgb", filter="bilinear")
+            uri = data_uri(square)
+        except (DamagedImage, InputError, OSError):
+            uri = None
+        figures.append({"name": str(image), "uri": uri, "distance": distance})
+    facts = {"model": index.model, "count": len(index.images)}
+    template = environment().get_template("search/result.html")
+    return template.render(query=figures[0], found=figures[1:], **facts)
 
-    >>> printable("an ape\\n.jpg")
-    'an ape?.jpg'
-    """
-    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
-
-def positive(text: str) -> int:
-    """A whole number from 1 on."""
+def positive_int(text: str) -> int:
+    """Parse an integer above 0."""
     if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"came {text!r}; allowed: whole numbers from 1 on")
+        raise ArgumentTypeError(f"got {text!r}, expected an integer above 0")
     return int(text)
 
 
-def parser() -> ArgumentParser:
-    """Both commands with their options."""
-    both = ArgumentParser("python -m heated.search", description="Search images by an image.")
-    commands = both.add_subparsers(required=True)
-    made = commands.add_parser("index", help="make an index of images")
-    made.add_argument("images", nargs="+", type=Path, help="image files, folders, zips and tars")
-    told = "an address of MLflow's, a folder that it keeps, or a file of the pipeline's runs/"
-    made.add_argument("--model", required=True, help=told)
-    made.add_argument("--out", required=True, type=Path, help="the index: a folder, written whole")
-    made.set_defaults(command=index)
-    asked = commands.add_parser("query", help="what is nearest to an image")
-    asked.add_argument("image", type=Path)
-    asked.add_argument("--index", required=True, type=Path)
-    asked.add_argument("--top", type=positive, default=10, help="how many (10)")
-    asked.add_argument("--page", type=Path, help="an HTML file with the pictures")
-    asked.add_argument("--model", help="the index's model, where it has another name by now")
-    asked.set_defaults(command=query)
-    return both
-
-
 def main() -> None:
-    """Do what the command line says."""
-    run(lambda **given: given["command"](Namespace(**given)), parser())
+    """Run the command that the command line names."""
+    parser = ArgumentParser("python -m heated.search", description="Search images by an image.")
+    commands = parser.add_subparsers(required=True)
+    index = commands.add_parser("index", help="index images")
+    index.add_argument("images", nargs="+", type=Path, help="image files, folders, zips and tars")
+    model_help = "an MLflow model URI, a folder with an MLflow model, or a model file in runs/"
+    index.add_argument("--model", required=True, help=model_help)
+    index.add_argument("--out", required=True, type=Path, help="folder for the index")
+    index.set_defaults(command=index_command)
+    query = commands.add_parser("query", help="find the images nearest to an image")
+    query.add_argument("image", type=Path)
+    query.add_argument("--index", required=True, type=Path)
+    query.add_argument("--top", type=positive_int, default=10, help="number of results (10)")
+    query.add_argument("--page", type=Path, help="HTML file to write the results to")
+    query.add_argument("--model", help="the index's model, if it has moved")
+    query.set_defaults(command=query_command)
+    run(lambda command, **arguments: command(**arguments), parser)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Image files as a user names them: single ones, folders at any depth, zip and tar archives."""
+"""Images that a user names: files, folders at any depth, zip and tar archives."""
 
 import tarfile
 import zipfile
@@ -13,7 +13,7 @@ from heated.datasets.image_folder import SUFFIXES, is_image
 
 
 class Image(NamedTuple):
-    """A file, absolute, or a member of an archive."""
+    """The absolute path of an image file, or of an archive and its member."""
 
     path: str
     member: str | None = None
@@ -22,44 +22,41 @@ class Image(NamedTuple):
         return self.path if self.member is None else f"{self.path}/{self.member}"
 
 
-def listed(places: Sequence[Path]) -> list[Image]:
-    """The images at the places, each once, a folder's in the order of their names and an archive's
-    as they are stored; InputError for a place without any."""
-    found = [image for place in places for image in at(place.absolute())]
-    for image in found:
-        try:
-            str(image).encode()
-        except UnicodeEncodeError:
-            raise InputError(f"{str(image)!r}: a name that is not UTF-8; rename the file") from None
-    return list(dict.fromkeys(found))
+def list_images(paths: Sequence[Path]) -> list[Image]:
+    """List the images at the paths, each once: a folder's by name, an archive's as stored.
+
+    Raises InputError if a path has no images, or a name is not UTF-8.
+    """
+    images: list[Image] = []
+    for path in map(Path.absolute, paths):
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+            names = [PurePosixPath(file.relative_to(path).as_posix()) for file in files]
+            pairs = zip(files, names, strict=True)
+            found = [Image(str(file)) for file, name in pairs if is_image(name)]
+        elif path.is_file() and is_image(PurePosixPath(path.name)):
+            found = [Image(str(path))]
+        elif path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
+            members = archives.names(path)
+            found = [Image(str(path), name) for name in members if is_image(PurePosixPath(name))]
+        else:
+            problem = "is not an image, zip or tar" if path.exists() else "does not exist"
+            raise InputError(f"{path} {problem}, expected image files, folders or archives of them")
+        if not found:
+            raise InputError(f"{path} has no images, expected files that end in {SUFFIXES}")
+        images += found
+    for image in images:
+        if any("\ud800" <= letter <= "\udfff" for letter in str(image)):
+            raise InputError(f"{str(image)!r}: the name is not UTF-8. Rename the file.")
+    return list(dict.fromkeys(images))
 
 
-def at(place: Path) -> list[Image]:
-    """The images at one place."""
-    if place.is_dir():
-        files = sorted(path for path in place.rglob("*") if path.is_file())
-        below = ((path, PurePosixPath(path.relative_to(place).as_posix())) for path in files)
-        found = [Image(str(path)) for path, name in below if is_image(name)]
-    elif place.is_file() and is_image(PurePosixPath(place.name)):
-        found = [Image(str(place))]
-    elif place.is_file() and (zipfile.is_zipfile(place) or tarfile.is_tarfile(place)):
-        names = archives.names(place)
-        found = [Image(str(place), name) for name in names if is_image(PurePosixPath(name))]
-    else:
-        told = "neither an image nor a zip or tar" if place.exists() else "not there"
-        raise InputError(f"{place} is {told}; allowed: image files, folders and archives of them")
-    if not found:
-        raise InputError(f"{place} holds no images; allowed are the endings {', '.join(SUFFIXES)}")
-    return found
-
-
-def contents(images: Sequence[Image]) -> Iterator[tuple[Image, bytes]]:
-    """Each image with its file's bytes, in their order; those of an archive lie together, in the
-    order they are stored."""
-    for place, group in groupby(images, key=lambda image: image.member and image.path):
-        if place is None:
+def read_images(images: Sequence[Image]) -> Iterator[tuple[Image, bytes]]:
+    """Yield images and the bytes of their files, given an archive's members as it stores them."""
+    for archive, group in groupby(images, key=lambda image: image.member and image.path):
+        if archive is None:
             yield from ((image, Path(image.path).read_bytes()) for image in group)
         else:
             members = [str(image.member) for image in group]
-            for name, content in archives.read(Path(place), members):
-                yield Image(place, name), content
+            for name, content in archives.read(Path(archive), members):
+                yield Image(archive, name), content

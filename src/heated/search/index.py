@@ -1,11 +1,16 @@
-"""The index: a folder with `embeddings.npy` (N, D) float32 of length 1, memory-mapped, and
-`index.json`, which images they are of and by which model; beyond MANY images `index.faiss` too."""
+"""An index of images, a folder.
 
+`embeddings.npy` has (N, D) float32 of unit length, `index.json` their images and model. From MANY
+images on there is `index.faiss`, too.
+"""
+
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -15,21 +20,22 @@ from tqdm import tqdm
 from heated.common.errors import InputError
 from heated.common.io import read_json, whole, write_json
 from heated.common.paths import RESOLVED
-from heated.inference import embedder as embedders
-from heated.inference.embedder import Embedder
-from heated.search import approximate
-from heated.search.images import Image, contents, listed
+from heated.inference.embedder import Embedder, load_embedder, make_embedder
+from heated.search.images import Image, list_images, read_images
 from heated.tracking import models
 
 ARRAY, RECORD, FAISS = "embeddings.npy", "index.json", "index.faiss"
-MANY = 1_000_000  # images, from which on faiss searches
-AT_ONCE = 256  # images that are decoded before they are embedded together
-ROWS = 2**16  # of the index that are compared at once
+MANY = 1_000_000  # images from which on faiss searches, approximately
+BATCH = 256  # images that are decoded before they are embedded together
+ROWS = 2**16  # of embeddings that are compared, or added to faiss, at once
+SAMPLES_PER_CELL = 64  # from which faiss learns its cells
+CELLS_PER_PROBE = 16  # a query searches one cell in 16
+Neighbors = tuple[NDArray[np.float32], NDArray[np.int64]]  # (Q, K) distances, (Q, K) numbers
 
 
 @dataclass(frozen=True)
 class Index:
-    """An index as it lies in a folder; `embeddings` is a read-only memory map."""
+    """An open index; `embeddings` is a read-only memory map."""
 
     folder: Path
     embeddings: NDArray[np.float32]
@@ -38,122 +44,153 @@ class Index:
     digest: str
 
 
-def build(places: Sequence[Path], model: str, folder: Path) -> int:
-    """Index the images at the places, written whole or not at all; returned: how many there are.
-    InputError for an image that is none, and where the folder holds anything but an index."""
-    empty = folder.is_dir() and not any(folder.iterdir())
-    if folder.exists() and not empty and not (folder / RECORD).is_file():
-        raise InputError(f"{folder} is there already, and no index; name another folder")
-    images = listed(places)
+def build_index(paths: Sequence[Path], model: str, folder: Path) -> int:
+    """Index the images at the paths and return their number; replaces an index in the folder.
+
+    Raises InputError if an image is damaged, or the folder holds something else.
+    """
+    is_empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not is_empty and not (folder / RECORD).is_file():
+        raise InputError(f"{folder} exists and is not an index. Name another folder.")
+    images = list_images(paths)
     if len(images) >= MANY:
-        approximate.faiss()  # or say that it is missing, before the images are embedded
-    embedder = named(model)
+        import_faiss()  # fails before the images are embedded
+    embedder = find_model(model)
     shape = (len(images), embedder.model.architecture.embedding_dim)
     with whole(folder) as temporary:
         temporary.mkdir()
         array = open_memmap(temporary / ARRAY, "w+", np.dtype(np.float32), shape)
-        seen = tqdm(contents(images), "indexing", len(images), unit="image", disable=None)
-        squares = (embedder.square(content, str(image)) for image, content in seen)
-        for start in range(0, len(images), AT_ONCE):
-            array[start : start + AT_ONCE] = embedder.embeddings(islice(squares, AT_ONCE))
+        progress = tqdm(read_images(images), "indexing", len(images), unit="image", disable=None)
+        packed = (embedder.pack(content, str(image)) for image, content in progress)
+        for start in range(0, len(images), BATCH):
+            array[start : start + BATCH] = embedder.embed_packed(islice(packed, BATCH))
         array.flush()
         if len(images) >= MANY:
-            approximate.write(temporary / FAISS, array)
-        path = Path(model)  # of a model that is a file or a folder: as it holds in any folder
-        name = str(path.absolute()) if path.exists() else model
+            write_faiss(temporary / FAISS, array)
+        name = str(Path(model).absolute()) if Path(model).exists() else model
         record = {"model": name, "digest": embedder.digest, "images": images}
         write_json(temporary / RECORD, record)
     return len(images)
 
 
-def opened(folder: Path) -> Index:
-    """The index in a folder; InputError where there is none, or not a whole one."""
+def write_faiss(path: Path, embeddings: NDArray[np.float32]) -> None:
+    """Write a faiss index of unit vectors (N, D), in 4 sqrt(N) cells."""
+    faiss, (count, dim) = import_faiss(), embeddings.shape
+    cells = max(1, min(round(4 * math.sqrt(count)), count // SAMPLES_PER_CELL))
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, cells, faiss.METRIC_INNER_PRODUCT)
+    size = min(count, SAMPLES_PER_CELL * cells)
+    sample = np.random.default_rng(0).choice(count, size, replace=False)
+    index.train(np.ascontiguousarray(embeddings[np.sort(sample)]))
+    for start in range(0, count, ROWS):
+        index.add(np.ascontiguousarray(embeddings[start : start + ROWS]))
+    faiss.write_index(index, str(path))
+
+
+def import_faiss() -> Any:
+    """Import faiss, which is optional."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise InputError(
+            f"{MANY} or more images are searched by faiss, which is not installed. "
+            "Run `pip install faiss-cpu`."
+        ) from error
+    return faiss
+
+
+def open_index(folder: Path) -> Index:
+    """Open the index in a folder. Raises InputError if there is none, or it is damaged."""
     if not (folder / RECORD).is_file() or not (folder / ARRAY).is_file():
-        raise InputError(f"{folder} is no index; `python -m heated.search index` makes one")
+        raise InputError(f"{folder} is not an index. Make one by `python -m heated.search index`.")
     try:
         record, embeddings = read_json(folder / RECORD), np.load(folder / ARRAY, mmap_mode="r")
         images = [Image(*image) for image in record["images"]]
         index = Index(folder, embeddings, images, record["model"], record["digest"])
+        if embeddings.ndim != 2 or len(embeddings) != len(images):
+            raise ValueError(f"embeddings of shape {embeddings.shape} for {len(images)} images")
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} is damaged ({error}); index the images again") from error
-    if embeddings.ndim != 2 or len(embeddings) != len(images):
-        raise InputError(f"{folder} is damaged: {len(images)} images; index them again")
+        raise InputError(f"{folder} is damaged ({error}). Index the images again.") from error
     return index
 
 
-def matching(index: Index, model: str | None = None) -> Embedder:
-    """The index's model, or the same one by another name; InputError where it is another one."""
-    embedder = named(model or index.model)
-    if embedder.digest != index.digest:
-        raise InputError(
-            f"{model or index.model} is another model than the one that {index.folder} was made "
-            "with; index the images again, or name that one by --model"
-        )
-    return embedder
+def search(index: Index, queries: NDArray[np.float32], *, top: int) -> Neighbors:
+    """Find the K = min(top, N) images nearest to queries (Q, D) of unit length.
 
-
-def nearest(
-    index: Index, queries: NDArray[np.float32], *, top: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Cosine distances (Q, K), rising, and the images' numbers (Q, K), of the K = `top` nearest to
-    each of the queries (Q, D), which are of length 1; K is all there are where they are fewer."""
+    Returns cosine distances (Q, K), ascending, and the images' numbers (Q, K).
+    """
     top = min(top, len(index.images))
     if (index.folder / FAISS).is_file():
-        cosines, numbers = approximate.nearest(index.folder / FAISS, queries, top=top)
+        cosines, numbers = search_faiss(index.folder / FAISS, queries, top=top)
     else:
-        cosines, numbers = exact(index.embeddings, queries, top=top)
+        cosines, numbers = search_exact(index.embeddings, queries, top=top)
     return (1 - cosines).clip(0, 2), numbers
 
 
-def exact(
+def search_exact(
     embeddings: NDArray[np.float32], queries: NDArray[np.float32], *, top: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Cosines, falling, and numbers of the nearest; of equal cosines the lower number first."""
+) -> Neighbors:
+    """Return cosines, descending, and numbers of the nearest; ties by ascending number."""
     cosines = np.empty((len(queries), 0), dtype=np.float32)
     numbers = np.empty((len(queries), 0), dtype=np.int64)
     for start in range(0, len(embeddings), ROWS):
         block = queries @ embeddings[start : start + ROWS].T
-        here = np.broadcast_to(np.arange(start, start + block.shape[1]), block.shape)
+        rows = np.broadcast_to(np.arange(start, start + block.shape[1]), block.shape)
         cosines = np.concatenate([cosines, block], axis=1)
-        numbers = np.concatenate([numbers, here], axis=1)
+        numbers = np.concatenate([numbers, rows], axis=1)
         order = np.argsort(-cosines, axis=1, kind="stable")[:, :top]
         cosines = np.take_along_axis(cosines, order, axis=1)
         numbers = np.take_along_axis(numbers, order, axis=1)
     return cosines, numbers
 
 
-def named(name: str) -> Embedder:
-    """A model of MLflow's by its address or folder, or one of the pipeline's by its file,
-    runs/<dataset>/<method>/models/seed-<s>.safetensors; InputError where there is none."""
+def search_faiss(path: Path, queries: NDArray[np.float32], *, top: int) -> Neighbors:
+    """Return cosines, descending, and numbers of the nearest in the cells that are searched."""
+    faiss = import_faiss()
+    queries = np.ascontiguousarray(queries)  # faiss rejects rows of a memory map
+    index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+    index.nprobe = math.ceil(index.nlist / CELLS_PER_PROBE)
+    cosines, numbers = index.search(queries, top)
+    while (numbers < 0).any() and index.nprobe < index.nlist:  # the cells have fewer than `top`
+        index.nprobe = min(2 * index.nprobe, index.nlist)
+        cosines, numbers = index.search(queries, top)
+    return cosines, numbers
+
+
+def load_index_model(index: Index, model: str | None = None) -> Embedder:
+    """Load the index's model, or the equal one of another name."""
+    embedder = find_model(model or index.model)
+    if embedder.digest != index.digest:
+        raise InputError(
+            f"{model or index.model} is not the model that {index.folder} was made with. Index the "
+            "images again, or name the index's model with --model."
+        )
+    return embedder
+
+
+def find_model(name: str) -> Embedder:
+    """Load a model by its MLflow URI, MLflow folder, or file in runs/."""
     path = Path(name)
     if re.match(r"[a-z][a-z-]+:/", name):
         return models.read(name)
     if (path / "MLmodel").is_file():
-        return embedders.read(path / models.DATA)
-    if path.suffix == ".safetensors" and path.is_file():
-        return embedders.embedder(path, packing(path.resolve()))
-    raise InputError(
-        f"{name} is no model; allowed: an address of MLflow's, such as models:/name@alias or "
-        "runs:/id/model, the folder of a model that it keeps, or the pipeline's own "
-        "runs/<dataset>/<method>/models/seed-<s>.safetensors"
-    )
-
-
-def packing(weights: Path) -> dict[str, object]:
-    """How the data set of a model file of the pipeline is packed; InputError where the resolved
-    settings beside `runs` do not have the data set."""
-    folders = weights.parents
+        return load_embedder(path / models.DATA)
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise InputError(
+            f"model: got {name}, expected an MLflow URI such as models:/name@alias or "
+            "runs:/id/model, the folder of an MLflow model, or "
+            "runs/<dataset>/<method>/models/seed-<s>.safetensors"
+        )
+    folders = path.resolve().parents
     if len(folders) < 5 or (folders[0].name, folders[3].name) != ("models", "runs"):
         raise InputError(
-            f"{weights} does not lie in runs/<dataset>/<method>/models, so that nothing tells how "
-            "its images are packed; save it as a model of MLflow's, which knows"
+            f"{path} is not in runs/<dataset>/<method>/models, so the packing of its images is "
+            "unknown. Use a model saved in MLflow, which includes it."
         )
     dataset = folders[2].name
     settings = folders[4] / RESOLVED / "packing" / f"{dataset}.json"
     if not settings.is_file():
         raise InputError(
-            f"{weights}: got the data set {dataset!r}, which {settings} does not describe. Name it "
-            "in params.yaml or datasets.yaml and run `python -m stages.resolve`."
+            f"{path}: got the data set {dataset!r}, which {settings} does not describe. Name it in "
+            "params.yaml or datasets.yaml and run `python -m stages.resolve`."
         )
-    found: dict[str, object] = read_json(settings)["packing"]
-    return found
+    return make_embedder(path, read_json(settings)["packing"])

@@ -74,7 +74,7 @@ def logged(store: Store, run: Trained, seed: int, packing: Mapping[str, Any]) ->
     from mlflow.entities import LoggedModelOutput
 
     client, weights = store.client, run.models / f"seed-{seed}.safetensors"
-    name, digest = f"{run.record['method']}-seed-{seed}", embedder.digest(weights, packing)
+    name, digest = f"{run.record['method']}-seed-{seed}", embedder.embedder_digest(weights, packing)
     found = client.search_logged_models(
         [store.experiment], f"name = '{name}' and tags.`{DIGEST}` = '{digest}'"
     )
@@ -113,7 +113,7 @@ def save(path: Path, weights: Path, packing: Mapping[str, Any]) -> None:
     from mlflow.pyfunc import save_model
     from mlflow.types import Schema, TensorSpec
 
-    dim = embedder.embedder(weights, packing).model.architecture.embedding_dim
+    dim = embedder.make_embedder(weights, packing).model.architecture.embedding_dim
     images = TensorSpec(np.dtype(object), (-1,))
     signature = ModelSignature(
         Schema([images]), Schema([TensorSpec(np.dtype(np.float32), (-1, dim))])
@@ -125,7 +125,7 @@ def save(path: Path, weights: Path, packing: Mapping[str, Any]) -> None:
     Image.new("L", (packing["size"], packing["size"]), 128).save(example, "png")
     with TemporaryDirectory() as folder, whole(path) as temporary:
         data = Path(folder) / Path(DATA).name
-        embedder.write(data, weights, packing)
+        embedder.save_embedder(data, weights, packing)
         save_model(
             temporary,
             data_path=str(data),
@@ -152,7 +152,7 @@ def read(uri: str) -> embedder.Embedder:
         except (MlflowException, OSError) as error:
             told = f"{uri} cannot be had from {shown(address())}: {reason(error)}"
             raise InputError(told) from error
-        return embedder.read(Path(found) / DATA)
+        return embedder.load_embedder(Path(found) / DATA)
 
 
 def name_store() -> None:

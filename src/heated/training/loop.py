@@ -21,7 +21,7 @@ from heated.common.history import Row
 from heated.data.batches import Held, Mapped
 from heated.data.samplers import SAMPLERS
 from heated.data.transforms import Draws
-from heated.losses.pml import LibraryLoss, drawing
+from heated.losses.pml import PMLLoss, forked_rng
 from heated.models.backbones import bottleneck
 from heated.models.embedding_model import Model, Options, split_choice
 from heated.runtime.distributed import first, part, share_batch_norm, sum_gradients
@@ -199,15 +199,15 @@ def train_epoch(
     if progress.step == 0:
         generator.manual_seed(epoch_seed + 1)
         progress.sums.zero_()
-    draws_itself = isinstance(model.head, LibraryLoss)  # a miner may; our own loss never does
+    draws_itself = isinstance(model.head, PMLLoss)  # a miner may; our own loss never does
     pieces = SAMPLERS[name](labels, batch_size, draw, **options)[progress.step :]
     own = [batch[part(len(batch))] for batch in pieces]
     for batch, numbers, pixels in zip(pieces, own, images.batches(own), strict=True):
         target = labels[numbers.to(device)]
         draws = Draws(generator, len(batch), part(len(batch)))
         raw = raw_embeddings(model, model.prepare(pixels, draws), precision)
-        with drawing(epoch_seed + 2 + progress.step) if draws_itself else nullcontext():
-            loss, right = model.head.outcome(model.normalization(raw), target)
+        with forked_rng(epoch_seed + 2 + progress.step) if draws_itself else nullcontext():
+            loss, right = model.head.loss_and_correct(model.normalization(raw), target)
         loss = loss * (len(target) / len(batch))  # whose sum over processes is the batch's mean
         progress.optimiser.zero_grad()
         loss.backward()
@@ -229,7 +229,7 @@ def raw_embeddings(model: Model, prepared: Tensor, precision: str) -> Tensor:
 
 def temperature(model: Model) -> dict[str, float]:
     """Alpha, and temperature = 1 / alpha, of a model whose loss has them."""
-    if isinstance(model.head, LibraryLoss):
+    if isinstance(model.head, PMLLoss):
         return {}
     alpha = model.head.alpha.item()
     return {"alpha": alpha, "temperature": 1 / alpha}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from heated.common.io import read_json, required
-from heated.losses.adaptive_scale import ADAPTATIONS
+from heated.losses.heated_softmax import ADAPTATIONS
 from heated.models.embedding_model import Options, split_choice
 from heated.training.loop import watched
 from heated.training.schedules import values

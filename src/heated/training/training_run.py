@@ -71,12 +71,12 @@ class Run:
     @cached_property
     def weights_identity(self) -> str:
         """Identify the weights that training begins with, wherever their file is."""
-        return pretrained.identity(self.recipe.weights, self.recipe.backbone["name"])
+        return pretrained.weights_id(self.recipe.weights, self.recipe.backbone["name"])
 
     @cached_property
     def weights(self) -> dict[str, Tensor] | None:
         """Load the weights that every seed begins with, if any."""
-        return pretrained.tensors(self.recipe.weights, self.recipe.backbone["name"])
+        return pretrained.pretrained_state_dict(self.recipe.weights, self.recipe.backbone["name"])
 
     def key(self, seed: int | None = None) -> str:
         """Identify the training of a seed, or the run: equal keys, equal weights."""
@@ -211,7 +211,7 @@ class Run:
     def warm_up(self, model: Model) -> None:
         """Prepare a model with random weights for its first epoch."""
         if self.weights is not None:
-            pretrained.begin_with(model.network, self.weights)
+            pretrained.load_pretrained(model.network, self.weights)
         numbers, labels = self.data.part(self.data.split.train)
         WARM_UPS[self.recipe.warm_up](
             model,
