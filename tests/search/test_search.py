@@ -14,7 +14,7 @@ from reported import Page
 from heated.common.errors import InputError
 from heated.common.io import write_json
 from heated.datasets import SOURCES
-from heated.evaluation.retrieval import retrieval
+from heated.evaluation.retrieval import retrieval_metrics
 from heated.models import embedding_model
 from heated.search import __main__ as command
 from heated.search import approximate
@@ -106,7 +106,7 @@ def hits(given, image_index):
 def recalls(given):
     """What the stage `evaluate` says of the stage `embed`'s embeddings."""
     embeddings, labels = torch.from_numpy(given.embeddings), torch.from_numpy(given.labels)
-    return retrieval(embeddings, labels, recall_at_k=KS).values
+    return retrieval_metrics(embeddings, labels, recall_at_k=KS).values
 
 
 def test_the_querys_class_is_among_the_first_as_often_as_recall_says(given, image_index):
