@@ -28,8 +28,8 @@ from torch import Tensor
 
 from heated.common.geometry import l2_normalize
 from heated.evaluation.kmeans import lloyd, squared_distances
-from heated.evaluation.ranking import Neighbours
-from heated.evaluation.retrieval import Scores, retrieval
+from heated.evaluation.ranking import NeighborSearch
+from heated.evaluation.retrieval import RetrievalScores, retrieval_metrics
 from heated.runtime.device import fast_dtype
 from heated.runtime.environment import environment
 
@@ -141,25 +141,29 @@ def farthest(ours: dict[str, float], theirs: dict[str, float]) -> float:
 def bench_retrieval(embeddings: Tensor, labels: Tensor, options: argparse.Namespace) -> Figures:
     """Medians over the repeats, each of which times everything once, in turn."""
     device, dtype = embeddings.device, getattr(torch, options.dtype or "none", None)
-    how = {"recall_at_k": KS, "memory": options.memory, "dtype": dtype}
-    rows = Neighbours(embeddings, labels, deepest=1, memory=options.memory, dtype=dtype).rows
+    how = {"recall_at_k": KS, "memory_mib": options.memory, "dtype": dtype}
+    rows = (
+        NeighborSearch(embeddings, labels, max_k=1, memory_mib=options.memory, dtype=dtype)
+        .blocks[0]
+        .stop
+    )
     screen = dtype or fast_dtype(device)
     work: dict[str, Callable[[], Any]] = {
         "float32_product": lambda: product(embeddings, rows, torch.float32),
         "screen_product": lambda: product(embeddings, rows, screen),
-        "recall": lambda: retrieval(embeddings, labels, others=False, **how),
-        "retrieval": lambda: retrieval(embeddings, labels, **how),
+        "recall": lambda: retrieval_metrics(embeddings, labels, with_map_at_r=False, **how),
+        "retrieval": lambda: retrieval_metrics(embeddings, labels, **how),
     }
     if find_spec("pytorch_metric_learning") and find_spec("faiss") and not options.no_peers:
         work["accuracy_calculator"] = lambda: accuracy_calculator(embeddings, labels)
     results, seconds, memory = repeated(work, device, options.repeats)
-    scores: Scores = results["retrieval"]
+    scores: RetrievalScores = results["retrieval"]
     figures = {
         "screen": str(screen).removeprefix("torch."),
         "rows_a_block": rows,
         **{f"{name}_s": statistics.median(times) for name, times in seconds.items()},
         **{f"{name}_mib": round(most) for name, most in memory.items()},
-        "doubtful_share": scores.doubtful,
+        "doubtful_share": scores.recomputed_share,
         **scores.values,
         "recall_ratio_to_float32_product": ratio(seconds, "recall", "float32_product"),
         "retrieval_ratio_to_float32_product": ratio(seconds, "retrieval", "float32_product"),

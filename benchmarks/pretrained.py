@@ -23,7 +23,7 @@ from heated.data.batches import feed
 from heated.data.packed_dataset import Packed, unpack
 from heated.datasets.image_folder import in_directories
 from heated.datasets.splits import split
-from heated.evaluation.retrieval import retrieval
+from heated.evaluation.retrieval import retrieval_metrics
 from heated.models import pretrained
 from heated.models.embedding import embed
 from heated.models.embedding_model import Architecture, Model
@@ -87,7 +87,7 @@ def recall(model: Model, data: Packed) -> dict[str, Any]:
     embeddings = embed(model, feed(data.images, numbers, torch.device("cpu")))
     seconds = time.perf_counter() - started
     labels = torch.from_numpy(data.labels[numbers])
-    scores = retrieval(embeddings, labels, recall_at_k=[1], others=False)
+    scores = retrieval_metrics(embeddings, labels, recall_at_k=[1], with_map_at_r=False)
     return {
         "recall_at_1": scores.values["recall_at_1"],
         "images": len(numbers),

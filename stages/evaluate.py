@@ -1,30 +1,27 @@
-"""Compute every metric for every seed's embeddings, with mean and interval."""
-
-from typing import Any
+"""Compute every metric of every seed's embeddings, with means and confidence intervals."""
 
 import torch
 
 from heated.common.cli import run
 from heated.common.io import read_arrays, required, write_json
 from heated.common.paths import resolved, run_folder
-from heated.evaluation.metrics import evaluate, with_engine
+from heated.evaluation.metrics import evaluate
 from heated.evaluation.summary import summaries
 from heated.runtime.device import prepared
 from heated.runtime.distributed import first
 
 
 def main(dataset: str, method: str) -> None:
-    """Write the metrics of a run; `torchrun` shares the work among processes."""
-    given, folder = resolved(f"evaluation/{dataset}.json"), run_folder(dataset, method)
-    settings, device = given["evaluation"], prepared(given["threads"])
-    values = {}
+    """Write the metrics of a run. The processes of `torchrun` share the work."""
+    config, folder = resolved(f"evaluation/{dataset}.json"), run_folder(dataset, method)
+    settings, device = config["evaluation"], prepared(config["threads"])
+    memory_mib, values = settings.pop("memory"), {}
     for path in required(folder / "embeddings", "embed").glob("seed-*.npz"):
-        arrays: dict[str, Any] = read_arrays(path)
-        arrays = {name: torch.from_numpy(each).to(device) for name, each in arrays.items()}
-        values[int(path.stem.removeprefix("seed-"))] = evaluate(**arrays, **settings)
+        arrays = {k: torch.from_numpy(array).to(device) for k, array in read_arrays(path).items()}
+        seed = int(path.stem.removeprefix("seed-"))
+        values[seed] = evaluate(arrays, memory_mib=memory_mib, **settings)
     if first():
-        engine = settings["kmeans"]["name"]
-        write_json(folder / "metrics.json", with_engine(summaries(values), engine))
+        write_json(folder / "metrics.json", summaries(values, settings["kmeans"]["name"]))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import torch
 
-from heated.analysis.gradient_study import gradients_by_kind
+from heated.analysis.gradients import gradients_by_kind
 from heated.common.cli import run
 from heated.common.io import required, write_json
 from heated.common.paths import packed_folder, resolved, run_folder
@@ -17,8 +17,8 @@ def main(dataset: str, method: str) -> None:
     study, folder = resolved("gradients.json"), run_folder(dataset, method)
     device = prepared(study.pop("threads"))
     data = packed_dataset.unpack(packed_folder(dataset))
-    numbers, classes = data.part(data.split.train)
-    images, labels = Mapped(data.images, numbers, device), torch.from_numpy(classes).to(device)
+    indices, classes = data.part(data.split.train)
+    images, labels = Mapped(data.images, indices, device), torch.from_numpy(classes).to(device)
     seeds = {}
     for path in sorted(required(folder / "models", "train").glob("seed-*.safetensors")):
         model = embedding_model.load_with_head(path, device)

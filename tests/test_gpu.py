@@ -205,16 +205,11 @@ def test_metrics_are_those_of_the_cpu():
         "recall_at": [1, 4],
         "kmeans": {"name": "lloyd", "restarts": 2, "iterations": 20},
         "kmeans_seeds": [0, 1],
-        "memory": 64,
+        "memory_mib": 64,
     }
+    arrays = {"embeddings": embeddings, "labels": labels, "query": every, "gallery": every}
     here, there = (
-        evaluate(
-            embeddings.to(each),
-            labels.to(each),
-            query=every.to(each),
-            gallery=every.to(each),
-            **settings,
-        )
+        evaluate({name: array.to(each) for name, array in arrays.items()}, **settings)
         for each in (CPU, GPU)
     )
     assert there == pytest.approx(here, rel=1e-6)

@@ -15,10 +15,10 @@ from typing import Any
 PUBLIC = {
     "HeatedSoftmax": ("heated.losses.heated_softmax", "HeatedSoftmax"),
     "SCHEDULES": ("heated.training.schedules", "SCHEDULES"),
-    "clustering_metrics": ("heated.evaluation.metrics", "clustered"),
+    "clustering_metrics": ("heated.evaluation.metrics", "clustering_metrics"),
     "embed": ("heated.models.embedding", "embed"),
     "load_model": ("heated.models.embedding_model", "load"),
-    "retrieval_metrics": ("heated.evaluation.retrieval", "retrieval"),
+    "retrieval_metrics": ("heated.evaluation.retrieval", "retrieval_metrics"),
     "schedule_values": ("heated.training.schedules", "values"),
 }
 __all__ = [*PUBLIC]

@@ -9,27 +9,27 @@ from scipy import stats
 
 from heated.analysis.claims import (
     EQUIVALENCE_LEVEL,
-    LEVEL,
-    POWER,
-    differences,
-    holm,
-    judged,
-    paired,
-    power,
-    seeds_to_decide,
-    verdict,
+    SIGNIFICANCE_LEVEL,
+    TARGET_POWER,
+    adjust_by_holm,
+    assess_claims,
+    choose_verdict,
+    paired_differences,
+    paired_t_test,
+    required_seeds,
+    t_test_power,
 )
 
-RUNS = 2000  # of a simulation: its share of 0.95 has a standard error of 0.005
+RUNS = 2000  # per simulation: its share of 0.95 has a standard error of 0.005
 FIVE = [0.70, 0.71, 0.70, 0.72, 0.71]
-SPREAD = [0.000, 0.001, -0.001, 0.002, -0.002]
+NOISE = [0.000, 0.001, -0.001, 0.002, -0.002]
 
 
-def simulated(effect, n, *, seed=0, runs=RUNS):
-    """(runs, n) differences of pairs that share most of their noise, as seeds do."""
+def simulate(effect, n, *, seed=0):
+    """(RUNS, n) differences of pairs that share most of their noise, as seeds do."""
     random = np.random.default_rng(seed)
-    shared = random.normal(scale=3.0, size=(runs, n))
-    a, b = (shared + random.normal(scale=1.0, size=(runs, n)) for _ in range(2))
+    shared = random.normal(scale=3.0, size=(RUNS, n))
+    a, b = (shared + random.normal(scale=1.0, size=(RUNS, n)) for _ in range(2))
     return a + effect - b
 
 
@@ -50,31 +50,31 @@ def claim(*comparisons, status="exploratory", smallest=0.005):
 
 
 A_OVER_B = claim(comparison(["a"], ["b"]))
-ALIKE = claim(comparison(["a"], ["b"], margin=0.01), comparison(["b"], ["a"], margin=0.01))
+EQUAL = claim(comparison(["a"], ["b"], margin=0.01), comparison(["b"], ["a"], margin=0.01))
 
 
 def values(metric="recall_at_1", **columns):
     return {name: {metric: dict(enumerate(column))} for name, column in columns.items()}
 
 
-def judge(given_claim, given_values):
-    (one,) = judged({"it-is-so": given_claim}, given_values, "digits")
+def assess(given_claim, given_values):
+    (one,) = assess_claims({"it-is-so": given_claim}, given_values, "digits")
     return one
 
 
-def shifted(effect, spread=SPREAD):
+def shifted(effect, noise=NOISE):
     """Five seeds whose mean difference from `FIVE` is the effect."""
-    return [value + effect + noise for value, noise in zip(FIVE, spread, strict=True)]
+    return [value + effect + each for value, each in zip(FIVE, noise, strict=True)]
 
 
 def at_most(share, level):
     return share <= level + 3 * sqrt(level * (1 - level) / RUNS)
 
 
-def alone(pairs, smallest=0.005):
+def verdict_of(differences, smallest_effect=0.005):
     """The verdict on one comparison."""
-    found = paired(pairs, smallest=smallest)
-    return verdict(found["p"], 1 - found["p"], found["p_equivalent"])
+    found = paired_t_test(differences, smallest_effect=smallest_effect)
+    return choose_verdict(found["p"], 1 - found["p"], found["p_equivalent"])
 
 
 # --- the interval and the tests --------------------------------------------------------------
@@ -84,53 +84,46 @@ def alone(pairs, smallest=0.005):
 def test_the_interval_covers_the_effect_in_95_of_100(subtests):
     for n, effect in product([2, 3, 8, 20], [0.0, 0.7]):
         with subtests.test(n=n, effect=effect):
-            found = [paired(pairs)["interval"] for pairs in simulated(effect, n)]
+            found = [paired_t_test(each)["interval"] for each in simulate(effect, n)]
             covered = np.mean([low <= effect <= high for low, high in found])
             assert 0.93 <= covered <= 0.97
 
 
 def test_error_rates_are_at_most_their_level(subtests):
-    """Of the difference without an effect, of equivalence at the edge of what is of interest."""
+    """Of the difference without an effect, and of equivalence at the edge of what is relevant."""
     for n in (5, 8, 12):
         with subtests.test(n=n):
-            without = [alone(pairs) for pairs in simulated(0.0, n)]
+            without = [verdict_of(each) for each in simulate(0.0, n)]
             for kind in ("supported", "contradicted"):
-                assert at_most(without.count(kind) / RUNS, LEVEL)
+                assert at_most(without.count(kind) / RUNS, SIGNIFICANCE_LEVEL)
             for edge in (-3.0, 3.0):
-                found = [alone(pairs, smallest=3.0) for pairs in simulated(edge, n)]
+                found = [verdict_of(each, smallest_effect=3.0) for each in simulate(edge, n)]
                 share = found.count("no relevant difference") / RUNS
                 assert at_most(share, EQUIVALENCE_LEVEL)
                 assert share > EQUIVALENCE_LEVEL / 2  # the test is not void
-
-
-@pytest.mark.parametrize("parts", [2, 4])
-def test_a_claim_of_several_parts_without_an_effect_has_no_more_false_verdicts(parts):
-    chances = [
-        [paired(pairs)["p"] for pairs in simulated(0.0, 5, seed=part)] for part in range(parts)
-    ]
-    verdicts = [
-        verdict(max(each), min(1.0, parts * (1 - max(each))), None)
-        for each in zip(*chances, strict=True)
-    ]
-    for kind in ("supported", "contradicted"):
-        assert at_most(verdicts.count(kind) / RUNS, LEVEL)
+    for parts in (2, 4):  # claims of several comparisons
+        columns = [[paired_t_test(x)["p"] for x in simulate(0.0, 5, seed=i)] for i in range(parts)]
+        worst = [max(each) for each in zip(*columns, strict=True)]
+        verdicts = [choose_verdict(p, min(1.0, parts * (1 - p)), None) for p in worst]
+        for kind in ("supported", "contradicted"):
+            assert at_most(verdicts.count(kind) / RUNS, SIGNIFICANCE_LEVEL)
 
 
 def test_sign_and_size_of_an_effect_are_recovered(subtests):
     for effect in (-2.0, -0.5, 0.5, 2.0):
         with subtests.test(effect=effect):
-            pairs = simulated(effect, 8, runs=2000)
-            effects = [paired(each)["effect"] for each in pairs]
+            samples = simulate(effect, 8)
+            effects = [paired_t_test(each)["effect"] for each in samples]
             assert np.mean(effects) == pytest.approx(effect, abs=0.05)
             wrong = "contradicted" if effect > 0 else "supported"
-            assert [alone(each) for each in pairs].count(wrong) <= 0.005 * len(pairs)
+            assert [verdict_of(each) for each in samples].count(wrong) <= 0.005 * RUNS
 
 
-def test_a_large_effect_is_found_and_pairing_is_what_finds_it():
+def test_an_effect_is_found_that_an_unpaired_test_misses():
     random = np.random.default_rng(0)
     shared = random.normal(scale=3.0, size=8)
     a, b = shared + 0.5 + random.normal(scale=0.1, size=8), shared
-    assert judge(A_OVER_B, values(a=a, b=b))["verdict"] == "supported"
+    assert assess(A_OVER_B, values(a=a, b=b))["verdict"] == "supported"
     assert stats.ttest_ind(a, b).pvalue > 0.05
 
 
@@ -141,7 +134,7 @@ def test_interval_and_p_are_those_of_scipys_paired_tests(sample, margin, smalles
     a = np.array(sample)
     if a.std() < 1e-6:
         return
-    found = paired(a, margin, smallest)
+    found = paired_t_test(a, margin, smallest)
     interval = stats.ttest_1samp(a, 0).confidence_interval(0.95)
     assert found["interval"] == pytest.approx([interval.low, interval.high], abs=1e-9)
     expected = stats.ttest_1samp(a, -margin, alternative="greater").pvalue
@@ -159,7 +152,7 @@ def test_interval_and_p_are_those_of_scipys_paired_tests(sample, margin, smalles
 
 def test_fewer_than_five_seeds_or_no_spread_give_an_estimate_and_no_verdict():
     for column in ([0.8], [0.8, 0.9], [0.8, 0.9, 0.85, 0.9], [0.8] * 8):
-        one = judge(A_OVER_B, values(a=column, b=[0.5] * len(column)))
+        one = assess(A_OVER_B, values(a=column, b=[0.5] * len(column)))
         assert one["verdict"] == one["verdict_adjusted"] == "no verdict"
         assert one["effect"] == pytest.approx(np.mean(column) - 0.5)
         assert (one["interval"] is None) == (len(column) < 2)
@@ -169,96 +162,88 @@ def test_fewer_than_five_seeds_or_no_spread_give_an_estimate_and_no_verdict():
 # --- verdicts --------------------------------------------------------------------------------
 
 
-def test_each_verdict_is_given_where_it_belongs():
+def test_each_verdict():
     wide = [0.02, -0.02, 0.01, -0.01, 0.0]
+    unsure = [0.0, 0.03, -0.03, 0.02, -0.02]
     cases = {
-        "supported": shifted(0.02),
-        "contradicted": shifted(-0.02),
-        "no relevant difference": shifted(0.001),
-        "undecided": shifted(0.002, wide),
+        "supported": (shifted(0.02), shifted(0.001)),
+        "contradicted": (shifted(-0.02), shifted(0.05)),
+        "undecided": (shifted(0.002, wide), shifted(0.0, unsure)),
     }
-    for expected, column in cases.items():
-        assert judge(A_OVER_B, values(a=column, b=FIVE))["verdict"] == expected
+    for expected, (column, within_margin) in cases.items():
+        assert assess(A_OVER_B, values(a=column, b=FIVE))["verdict"] == expected
+        one = assess(EQUAL, values(a=within_margin, b=FIVE))
+        assert (one["verdict"], one["p_equivalent"]) == (expected, None)
+    one = assess(A_OVER_B, values(a=shifted(0.001), b=FIVE))
+    assert one["verdict"] == "no relevant difference"
 
 
-def test_an_effect_that_is_significant_and_too_small_is_no_relevant_difference():
-    column = shifted(0.002, [each / 10 for each in SPREAD])
-    one = judge(A_OVER_B, values(a=column, b=FIVE))
+def test_a_significant_effect_that_is_too_small_is_no_relevant_difference():
+    column = shifted(0.002, [each / 10 for each in NOISE])
+    one = assess(A_OVER_B, values(a=column, b=FIVE))
     assert one["interval"][0] > 0
     assert one["verdict"] == "no relevant difference"
     large = claim(comparison(["a"], ["b"]), smallest=0.001)
-    assert judge(large, values(a=column, b=FIVE))["verdict"] == "supported"
+    assert assess(large, values(a=column, b=FIVE))["verdict"] == "supported"
 
 
-def test_likeness_within_a_margin_is_supported_contradicted_beyond_it_and_else_undecided():
-    unsure = shifted(0.0, [0.0, 0.03, -0.03, 0.02, -0.02])
-    cases = {"supported": shifted(0.001), "contradicted": shifted(0.05), "undecided": unsure}
-    for expected, column in cases.items():
-        one = judge(ALIKE, values(a=column, b=FIVE))
-        assert (one["verdict"], one["p_equivalent"]) == (expected, None)
-
-
-def test_of_several_comparisons_the_one_farthest_from_support_is_shown():
+def test_of_several_comparisons_the_one_that_supports_the_claim_least_decides():
     both = claim(comparison(["a"], ["b"]), comparison(["a"], ["c"]))
-    one = judge(both, values(a=FIVE, b=[0.1, 0.1, 0.1, 0.1, 0.11], c=[0.69, 0.72, 0.7, 0.7, 0.7]))
+    one = assess(both, values(a=FIVE, b=[0.1, 0.1, 0.1, 0.1, 0.11], c=[0.69, 0.72, 0.7, 0.7, 0.7]))
     assert (one["b"], one["verdict"]) == ("c", "undecided")
     assert [part["b"] for part in one["parts"]] == ["b", "c"]
-
-
-def test_several_comparisons_are_equivalent_when_each_is():
-    both = claim(comparison(["a"], ["b"]), comparison(["a"], ["c"]))
     near, far = shifted(0.001), shifted(-0.03)
-    assert judge(both, values(a=FIVE, b=near, c=near))["verdict"] == "no relevant difference"
-    assert judge(both, values(a=FIVE, b=near, c=far))["verdict"] != "no relevant difference"
+    assert assess(both, values(a=FIVE, b=near, c=near))["verdict"] == "no relevant difference"
+    assert assess(both, values(a=FIVE, b=near, c=far))["verdict"] != "no relevant difference"
 
 
-# --- how many seeds would decide -------------------------------------------------------------
+# --- required seeds --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("effect", [0.4, 1.0, -1.0])
-def test_the_number_of_seeds_decides_as_often_as_it_says(effect):
-    needed = seeds_to_decide(effect, sqrt(2))
+def test_the_required_seeds_reach_the_target_power(effect):
+    needed = required_seeds(effect, sqrt(2))
     side = "supported" if effect > 0 else "contradicted"
     for n, reaches in ((needed, True), (needed - 1, False)):
-        share = [alone(pairs) for pairs in simulated(effect, n)].count(side) / RUNS
-        error = 3 * sqrt(POWER * (1 - POWER) / RUNS)
-        assert share >= POWER - error if reaches else share <= POWER + error
+        share = [verdict_of(each) for each in simulate(effect, n)].count(side) / RUNS
+        error = 3 * sqrt(TARGET_POWER * (1 - TARGET_POWER) / RUNS)
+        assert share >= TARGET_POWER - error if reaches else share <= TARGET_POWER + error
 
 
-def missed(size, n, level):
-    """The type II error of n differences: averaged over their standard deviation."""
+def type_2_error(size, n, level):
+    """The type II error of n differences, averaged over their standard deviation."""
     quantiles = (np.arange(4000) + 0.5) / 4000
     deviation = np.sqrt(stats.chi2.ppf(quantiles, n - 1) / (n - 1))
     bound = stats.t.ppf(1 - level, n - 1)
     return 1 - stats.norm.cdf(size * sqrt(n) - bound * deviation).mean()
 
 
-@pytest.mark.parametrize("level", [LEVEL, LEVEL / 5])
-def test_the_number_of_seeds_is_the_fewest_at_every_size_of_effect(level):
+@pytest.mark.parametrize("level", [SIGNIFICANCE_LEVEL, SIGNIFICANCE_LEVEL / 5])
+def test_the_required_seeds_are_the_fewest_for_every_effect(level):
     for size in np.geomspace(0.05, 60, 200):
-        n = seeds_to_decide(size, 1.0, level)
-        assert 1 - missed(size, n, level) >= POWER - 0.002
-        assert n == 5 or 1 - missed(size, n - 1, level) < POWER + 0.002
+        n = required_seeds(size, 1.0, level)
+        assert 1 - type_2_error(size, n, level) >= TARGET_POWER - 0.002
+        assert n == 5 or 1 - type_2_error(size, n - 1, level) < TARGET_POWER + 0.002
 
 
-def test_no_number_of_seeds_is_given_where_none_would_do():
-    assert seeds_to_decide(0.0, 1.0) is None
-    assert seeds_to_decide(1e-6, 1.0) is None
-    assert seeds_to_decide(0.5, 0.0) == 5
-    assert power(0.0, 0.0, 5) == 0
+def test_no_number_of_seeds_is_enough_without_an_effect():
+    assert required_seeds(0.0, 1.0) is None
+    assert required_seeds(1e-6, 1.0) is None
+    assert required_seeds(0.5, 0.0) == 5
+    assert t_test_power(0.0, 0.0, 5) == 0
 
 
-def test_the_number_of_seeds_is_for_the_smallest_effect_of_interest_whatever_was_seen():
+def test_the_required_seeds_are_for_the_smallest_effect_of_interest():
     noise = np.array([0.01, -0.01, 0.02, -0.02, 0.0])
-    needed = {paired(noise + effect)["seeds_needed"] for effect in (-0.3, 0.0, 0.001, 0.4)}
-    assert needed == {seeds_to_decide(0.005, float(noise.std(ddof=1)))}
+    needed = {paired_t_test(noise + effect)["seeds_needed"] for effect in (-0.3, 0.0, 0.001, 0.4)}
+    assert needed == {required_seeds(0.005, float(noise.std(ddof=1)))}
 
 
-# --- what is compared ------------------------------------------------------------------------
+# --- comparisons -----------------------------------------------------------------------------
 
 
 def test_only_the_seeds_that_all_methods_share_are_compared():
-    found = differences(
+    found = paired_differences(
         comparison(["a"], ["b"]),
         {"a": {"recall_at_1": {3: 0.5, 1: 0.75, 2: 0.25}}, "b": {"recall_at_1": {1: 0.5, 3: 0.25}}},
     )
@@ -273,21 +258,21 @@ def test_main_effects_and_interaction_are_those_of_a_two_by_two_design():
     for (first, *_), effect in expected.items():
         more = ["both", first]
         less = [name for name in cells if name not in more]
-        found = differences(comparison(more, less), columns)
+        found = paired_differences(comparison(more, less), columns)
         assert found == pytest.approx([effect] * 5)
 
 
 def test_a_claim_without_its_runs_is_not_run_and_names_what_is_missing():
-    one = judge(claim(comparison(["a"], ["b"]), comparison(["c"], ["b"])), values(b=[1, 2, 3]))
+    one = assess(claim(comparison(["a"], ["b"]), comparison(["c"], ["b"])), values(b=[1, 2, 3]))
     assert (one["verdict"], one["missing"]) == ("not run", ["a", "c"])
     assert one["effect"] is one["interval"] is one["p"] is one["p_adjusted"] is None
     assert one["n"] == 0
-    other = judge(claim(comparison(["a"], ["b"], metric="f1")), values(a=[1, 2], b=[1, 2]))
+    other = assess(claim(comparison(["a"], ["b"], metric="f1")), values(a=[1, 2], b=[1, 2]))
     assert (other["verdict"], other["missing"]) == ("not run", ["a", "b"])
 
 
-def test_a_judgement_has_what_readers_rely_on():
-    one = judge(A_OVER_B, values(a=shifted(0.1), b=FIVE))
+def test_a_result_has_the_entries_that_reports_use():
+    one = assess(A_OVER_B, values(a=shifted(0.1), b=FIVE))
     assert {"status", "stated", "smallest_effect", "says", "a", "b", "p_adjusted"} < set(one)
     assert (one["claim"], one["dataset"], one["metric"]) == ("it-is-so", "digits", "recall_at_1")
 
@@ -296,12 +281,12 @@ def test_a_judgement_has_what_readers_rely_on():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_holms_correction_is_by_the_book(chances):
+def test_holms_correction_equals_its_definition(p_values):
     expected, highest = {}, 0.0
-    for rank, index in enumerate(sorted(range(len(chances)), key=lambda i: chances[i])):
-        highest = max(highest, min(1.0, chances[index] * (len(chances) - rank)))
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, p_values[index] * (len(p_values) - rank)))
         expected[index] = highest
-    assert holm(chances) == pytest.approx([expected[i] for i in range(len(chances))])
+    assert adjust_by_holm(p_values) == pytest.approx([expected[i] for i in range(len(p_values))])
 
 
 def test_the_correction_counts_the_claims_of_one_status_that_were_tested():
@@ -311,7 +296,7 @@ def test_the_correction_counts_the_claims_of_one_status_that_were_tested():
         "none": claim(comparison(["a"], ["z"])),
         "confirmatory": A_OVER_B | {"status": "confirmatory"},
     }
-    one, two, none, confirmatory = judged(claims, values(a=shifted(0.003), b=FIVE), "digits")
+    one, two, none, confirmatory = assess_claims(claims, values(a=shifted(0.003), b=FIVE), "digits")
     for p in ("p", "p_against"):
         first, second = sorted((one, two), key=lambda each: each[p])
         assert first[f"{p}_adjusted"] == pytest.approx(2 * first[p])
@@ -328,13 +313,13 @@ def test_seeds_from_before_a_claim_was_stated_explore_and_do_not_confirm():
         for name, metrics in early.items()
         for metric, column in metrics.items()
     }
-    assert judge(stated, early)["status"] == "exploratory"
-    assert judge(stated, late)["status"] == judge(stated, {})["status"] == "confirmatory"
+    assert assess(stated, early)["status"] == "exploratory"
+    assert assess(stated, late)["status"] == assess(stated, {})["status"] == "confirmatory"
 
 
 def test_a_verdict_that_does_not_survive_the_correction_is_undecided_after_it():
     column = shifted(0.013, [0.01, -0.01, 0.005, -0.005, 0.0])
     several = {str(index): A_OVER_B for index in range(12)}
-    first = judged(several, values(a=column, b=FIVE), "digits")[0]
+    first = assess_claims(several, values(a=column, b=FIVE), "digits")[0]
     assert (first["verdict"], first["verdict_adjusted"]) == ("supported", "undecided")
-    assert judge(A_OVER_B, values(a=column, b=FIVE))["verdict_adjusted"] == "supported"
+    assert assess(A_OVER_B, values(a=column, b=FIVE))["verdict_adjusted"] == "supported"

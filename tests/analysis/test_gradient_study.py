@@ -1,4 +1,4 @@
-"""The gradient picture of the paper (part 1) on networks that were trained here, and its edges."""
+"""The gradients of the paper (part 1) on trained networks."""
 
 import json
 from functools import cache
@@ -10,22 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from heated.analysis.gradient_study import (
+from heated.analysis.gradients import (
     QUANTILES,
-    centroid_distances,
-    evenly,
+    evenly_spaced,
+    gradient_norms,
     gradients_by_kind,
-    least,
-    normalised,
+    lowest_per_class,
+    margins,
+    normalized_embeddings,
     samples_by_kind,
 )
-from heated.analysis.gradients import gradient_norms, margins
 from heated.common.errors import InputError
 from heated.data.batches import Held
 from heated.models.embedding_model import Architecture, Model, load_with_head, save
 from heated.training.loop import Progress, train
 
-pytestmark = pytest.mark.xdist_group("gradient-study")  # one process makes what they share
+pytestmark = pytest.mark.xdist_group("gradient-study")  # one process trains the shared models
 SM = {"name": "none"}
 LN = {"name": "l2"}
 BN = {"name": "batch", "momentum": 0.05, "eps": 1e-3}
@@ -35,13 +35,12 @@ CPU = torch.device("cpu")
 
 @cache
 def digits():
-    """1,797 images of ten digits; every hundredth has the next one's label, which no network that
-    learns the others gives it."""
+    """1,797 images of ten digits; every hundredth has a wrong label, which no network learns."""
     images, labels = load_digits(return_X_y=True)
-    grey = torch.from_numpy(np.round(images * (255 / 16)).astype(np.uint8)).view(-1, 8, 8, 1)
+    gray = torch.from_numpy(np.round(images * (255 / 16)).astype(np.uint8)).view(-1, 8, 8, 1)
     labels = torch.from_numpy(labels).long()
     labels[::100] = (labels[::100] + 1) % 10
-    return grey, labels
+    return gray, labels
 
 
 def built(normalise, smoothing=0.0):
@@ -80,7 +79,7 @@ def model(request):
     return trained(request.param)
 
 
-def studied(model, alphas=ALPHAS, samples=10_000, data=None):
+def study(model, alphas=ALPHAS, samples=10_000, data=None):
     images, labels = digits() if data is None else data
     return gradients_by_kind(model, Held(images), labels, alphas=alphas, samples=samples)
 
@@ -88,22 +87,18 @@ def studied(model, alphas=ALPHAS, samples=10_000, data=None):
 @pytest.fixture(scope="module")
 def found(model):
     """The study of the model."""
-    return studied(model)
+    return study(model)
 
 
-def measured(model):
-    """Embeddings of the digits, labels, margins and distances to the centroids."""
+def samples_of(model, kind=None):
+    """Normalized embeddings, labels and margins of the digits, or of a kind's samples."""
     images, labels = digits()
-    embeddings = normalised(model, Held(images)).double()
-    ahead = margins(model.head, embeddings, labels)
-    return embeddings, labels, ahead, centroid_distances(embeddings, labels)
-
-
-def among(model, kind):
-    """Normalised embeddings, labels and margins of a kind's samples, as the study has them."""
-    embeddings, labels, ahead, distances = measured(model)
-    numbers = samples_by_kind(ahead, distances, labels)[kind]
-    return embeddings[numbers], labels[numbers], ahead[numbers]
+    embeddings = normalized_embeddings(model, Held(images)).double()
+    found = embeddings, labels, margins(model.head, embeddings, labels)
+    if kind is None:
+        return found
+    indices = samples_by_kind(embeddings, found[2], labels)[kind]
+    return tuple(each[indices] for each in found)
 
 
 # --- the paper's picture ---------------------------------------------------------------------
@@ -114,7 +109,7 @@ def test_a_correct_sample_is_pulled_most_at_a_middle_alpha_and_no_more_at_a_larg
 ):
     for kind in ["centroid", "boundary"]:
         with subtests.test(kind=kind):
-            embeddings, labels, ahead = among(model, kind)
+            embeddings, labels, ahead = samples_of(model, kind)
             alphas = np.geomspace(1e-3, 60 / ahead.min().item(), 200)
             norms = gradient_norms(model.head, embeddings, labels, alphas.tolist()).numpy()
             peaks = norms.max(axis=1)
@@ -141,7 +136,7 @@ def test_a_misclassified_samples_gradient_grows_without_bound_and_its_slope_to_a
     median = found["quantiles"]["0.5"]
     assert median == sorted(median)
     assert found["peak_alpha"] == ALPHAS[-1]
-    embeddings, labels, _ = among(model, "misclassified")
+    embeddings, labels, _ = samples_of(model, "misclassified")
     norms = gradient_norms(model.head, embeddings, labels, [1e2, 1e4, 1e6])
     slopes = norms / torch.tensor([1e2, 1e4, 1e6])
     unit = torch.nn.functional.normalize(model.head.weight.detach().double(), dim=1)
@@ -154,18 +149,18 @@ def test_a_misclassified_samples_gradient_grows_without_bound_and_its_slope_to_a
 
 
 def test_correct_samples_have_a_final_slope_only_with_smoothed_labels():
-    plain, smooth = (studied(trained(SM, alpha=1.0, smoothing=s))["kinds"] for s in (0.0, 0.1))
+    plain, smooth = (study(trained(SM, alpha=1.0, smoothing=s))["kinds"] for s in (0.0, 0.1))
     for kind in ("centroid", "boundary"):
         assert plain[kind]["final_slope"] == 0
         assert smooth[kind]["final_slope"] > 0
         assert smooth[kind]["peak_alpha"] == ALPHAS[-1]
 
 
-# --- what is told ----------------------------------------------------------------------------
+# --- results ---------------------------------------------------------------------------------
 
 
-def test_the_study_is_json_with_a_number_for_each_alpha(model, tmp_path):
-    few = studied(model, samples=20)
+def test_the_study_is_json_with_a_number_per_alpha(model, tmp_path):
+    few = study(model, samples=20)
     assert json.loads(json.dumps(few, allow_nan=False)) == few
     assert (few["alpha"], few["alphas"], few["images"]) == (16, ALPHAS, 1797)
     assert list(few["counts"]) == list(few["kinds"]) == ["centroid", "boundary", "misclassified"]
@@ -177,11 +172,11 @@ def test_the_study_is_json_with_a_number_for_each_alpha(model, tmp_path):
         assert kind["n"] <= 20
     save(tmp_path / "model.safetensors", model)
     saved = load_with_head(tmp_path / "model.safetensors", CPU)
-    assert studied(saved, alphas=ALPHAS[::-1], samples=20) == few
+    assert study(saved, alphas=ALPHAS[::-1], samples=20) == few
 
 
-def test_a_summary_is_of_each_samples_own_peak(model, found):
-    embeddings, labels, _ = among(model, "boundary")
+def test_statistics_are_of_each_samples_own_peak(model, found):
+    embeddings, labels, _ = samples_of(model, "boundary")
     norms = gradient_norms(model.head, embeddings, labels, ALPHAS).numpy()
     found = found["kinds"]["boundary"]
     assert found["n"] == len(norms)
@@ -192,10 +187,10 @@ def test_a_summary_is_of_each_samples_own_peak(model, found):
 
 
 @pytest.mark.parametrize("normalise", [SM, LN, BN], ids=["sm", "ln", "bn"])
-def test_the_normalised_embeddings_are_those_that_the_classifier_sees(normalise):
+def test_the_normalized_embeddings_are_the_classifiers_input(normalise):
     model, (images, _) = built(normalise), digits()
     raw = model.eval().network(model.prepare(images)).detach()
-    found = normalised(model.train(), Held(images))
+    found = normalized_embeddings(model.train(), Held(images))
     assert not model.training
     torch.testing.assert_close(found, model.normalization(raw))
 
@@ -203,30 +198,24 @@ def test_the_normalised_embeddings_are_those_that_the_classifier_sees(normalise)
 # --- kinds -----------------------------------------------------------------------------------
 
 
-def test_every_kind_is_what_its_name_says(model):
-    _, labels, ahead, distances = measured(model)
-    found = samples_by_kind(ahead, distances, labels)
-    correct = ahead > 0
+def test_every_kind_has_the_samples_of_its_name(model):
+    embeddings, labels, margin = samples_of(model)
+    found = samples_by_kind(embeddings, margin, labels)
+    means = torch.stack([embeddings[labels == label].mean(dim=0) for label in range(10)])
+    distances, correct = (embeddings - means[labels]).norm(dim=1), margin > 0
     assert torch.equal(found["misclassified"], (~correct).nonzero()[:, 0])
-    for values, numbers in ((distances, found["centroid"]), (ahead, found["boundary"])):
-        assert correct[numbers].all()
+    for values, indices in ((distances, found["centroid"]), (margin, found["boundary"])):
+        assert correct[indices].all()
         for label in range(10):
-            own = values[correct & (labels == label)].sort().values
-            mine = values[numbers[labels[numbers] == label]].sort().values
-            assert torch.equal(mine, own[: -(-len(own) // 10)])
-
-
-def test_distances_are_to_the_mean_of_the_samples_own_class():
-    embeddings = torch.tensor([[0.0, 0.0], [4.0, 0.0], [5.0, 5.0], [4.0, 6.0]]).double()
-    found = centroid_distances(embeddings, torch.tensor([3, 3, 0, 3]))
-    expected = [np.hypot(8 / 3, 2), np.hypot(4 / 3, 2), 0, np.hypot(4 / 3, 4)]
-    assert found.tolist() == pytest.approx(expected)
+            every = values[correct & (labels == label)].sort().values
+            chosen = values[indices[labels[indices] == label]].sort().values
+            torch.testing.assert_close(chosen, every[: -(-len(every) // 10)])
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(-3, 3)), max_size=60))
-def test_the_least_of_each_class_are_a_tenth_of_it_and_at_least_one(pairs):
+def test_the_lowest_of_each_class_are_a_tenth_of_it_and_at_least_one(pairs):
     labels, values = (torch.tensor([pair[i] for pair in pairs]).long() for i in (0, 1))
-    numbers = least(values, labels).tolist()
+    numbers = lowest_per_class(values, labels).tolist()
     assert numbers == sorted(set(numbers))
     for label in set(labels.tolist()):
         own = [i for i in range(len(pairs)) if labels[i] == label]
@@ -237,8 +226,8 @@ def test_the_least_of_each_class_are_a_tenth_of_it_and_at_least_one(pairs):
 
 
 @given(st.integers(0, 50), st.integers(1, 60))
-def test_evenly_takes_so_many_different_numbers_in_order(size, count):
-    found = evenly(torch.arange(size), count).tolist()
+def test_evenly_spaced_indices_are_unique_and_in_order(size, count):
+    found = evenly_spaced(torch.arange(size), count).tolist()
     assert len(found) == min(size, count)
     assert found == sorted(set(found))
     assert not 1 < count <= size or (found[0], found[-1]) == (0, size - 1)
@@ -248,41 +237,41 @@ def test_evenly_takes_so_many_different_numbers_in_order(size, count):
 
 
 def predicted(model):
-    """The digits' images with the labels that the model gives them."""
+    """The digits' images with the model's predictions as labels."""
     images, _ = digits()
-    embeddings = normalised(model, Held(images)).double()
+    embeddings = normalized_embeddings(model, Held(images)).double()
     unit = torch.nn.functional.normalize(model.head.weight.detach().double(), dim=1)
     return images, (embeddings @ unit.T).argmax(dim=1)
 
 
-def test_a_kind_without_samples_is_counted_and_not_there(model):
+def test_a_kind_without_samples_has_a_count_and_no_curves(model):
     images, labels = predicted(model)
-    found = studied(model, data=(images, labels))
+    found = study(model, data=(images, labels))
     assert found["counts"]["misclassified"] == 0
     assert list(found["kinds"]) == ["centroid", "boundary"]
-    found = studied(model, data=(images[:1], labels[:1]))
+    found = study(model, data=(images[:1], labels[:1]))
     assert found["counts"] == {"centroid": 1, "boundary": 1, "misclassified": 0}
     assert found["kinds"]["centroid"] == found["kinds"]["boundary"]
-    found = studied(model, data=(images, (labels + 1) % 10))
+    found = study(model, data=(images, (labels + 1) % 10))
     assert found["counts"] == {"centroid": 0, "boundary": 0, "misclassified": 1797}
     assert list(found["kinds"]) == ["misclassified"]
 
 
-def test_a_class_without_samples_leaves_the_others_as_they_are(model):
+def test_a_class_without_samples_does_not_change_the_others(model):
     images, labels = digits()
     kept = labels != 4
-    found = studied(model, data=(images[kept], labels[kept]))
+    found = study(model, data=(images[kept], labels[kept]))
     assert found["images"] == kept.sum()
-    embeddings, own, _ = among(model, "boundary")
+    embeddings, own, _ = samples_of(model, "boundary")
     norms = gradient_norms(model.head, embeddings, own, ALPHAS)[own != 4].numpy()
     assert found["kinds"]["boundary"]["quantiles"]["0.5"] == pytest.approx(
         np.median(norms, axis=0).tolist(), abs=1e-5
     )
 
 
-def test_labels_that_the_model_was_not_trained_on_are_refused(model):
+def test_labels_of_another_data_set_raise(model):
     images, labels = digits()
-    with pytest.raises(InputError, match=r"1797 out of range.*in \[0, 10\)"):
-        studied(model, data=(images, labels + 10))
-    with pytest.raises(InputError, match=r"labels \(1796,\).*of what the model was trained on"):
-        studied(model, data=(images, labels[1:]))
+    with pytest.raises(InputError, match=r"1797 labels out of range.*in \[0, 10\)"):
+        study(model, data=(images, labels + 10))
+    with pytest.raises(InputError, match=r"and \(1796,\).*the model was trained on"):
+        study(model, data=(images, labels[1:]))

@@ -1,4 +1,4 @@
-"""The closed form of the gradient against autograd, and what becomes of it as alpha grows."""
+"""The closed form of the gradient against autograd, and its limit as alpha grows."""
 
 from itertools import product
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import one_hot
 
 from heated.analysis import gradients
-from heated.analysis.gradients import final_slopes, gradient_norms, margins
+from heated.analysis.gradients import class_weights, final_slopes, gradient_norms, margins
 from heated.common.errors import InputError
 from heated.losses.embedding_norm import NORMALISATIONS
 from heated.losses.heated_softmax import BIASES, HeatedSoftmax
@@ -33,7 +33,7 @@ def built(normalise="l2", *, bias="outside", smoothing=0.0, seed=0):
 
 
 def samples(head, size=N, seed=1):
-    """Normalised embeddings and labels, some right and some wrong."""
+    """Normalized embeddings and labels, some correct and some not."""
     generator = torch.Generator().manual_seed(seed)
     raw = torch.randn(size, D, generator=generator, dtype=torch.float64)
     labels = torch.randint(C, (size,), generator=generator)
@@ -50,12 +50,9 @@ def differentiated(head, raw, label, alpha):
     return torch.autograd.grad(loss, seen[0])[0].norm().item()
 
 
-def difference(head, labels, others):
-    """||w_other - w_y|| of weights as the classifier uses them."""
-    weight = head.weight.detach()
-    if head.normalise.unit_weights:
-        weight = weight / weight.norm(dim=1, keepdim=True)
-    return (weight[others] - weight[labels]).norm(dim=1)
+def difference(head, labels, rivals):
+    """||w_rival - w_y|| of the classifier's weights."""
+    return (class_weights(head)[rivals] - class_weights(head)[labels]).norm(dim=1)
 
 
 def test_the_closed_form_is_autograds_gradient_of_each_sample_alone(subtests):
@@ -100,7 +97,7 @@ def test_the_models_own_alpha_the_size_of_blocks_and_the_order_of_alphas_change_
         back = gradient_norms(head, *samples(head), ALPHAS[::-1])
         assert torch.equal(back.flip(1), before[0])
         for entries in (1, 3 * C, 5 * C):
-            monkeypatch.setattr(gradients, "ENTRIES", entries)
+            monkeypatch.setattr(gradients, "MAX_LOGITS", entries)
             for function, expected in zip(functions, before, strict=True):
                 values = function(head, *samples(head))
                 torch.testing.assert_close(values, expected, rtol=1e-12, atol=1e-15)
@@ -111,35 +108,35 @@ def test_correct_samples_fall_to_0_and_misclassified_ones_grow_by_a_constant(sub
     for bias, normalise in product(BIASES, NORMALISATIONS):
         with subtests.test(bias=bias, normalise=normalise):
             head = built(normalise, bias=bias)
-            normalised, labels = samples(head, size=200)
-            ahead = margins(head, normalised, labels)
-            slopes = gradient_norms(head, normalised, labels, [1e6])[:, 0] / 1e6
+            normalized, labels = samples(head, size=200)
+            ahead = margins(head, normalized, labels)
+            slopes = gradient_norms(head, normalized, labels, [1e6])[:, 0] / 1e6
             clear = ahead.abs() > 1e-4
-            right, wrong = clear & (ahead > 0), clear & (ahead < 0)
-            assert min(right.sum(), wrong.sum()) > 10
-            scores = normalised @ gradients.weights(head).T
+            correct, wrong = clear & (ahead > 0), clear & (ahead < 0)
+            assert min(correct.sum(), wrong.sum()) > 10
+            scores = normalized @ class_weights(head).T
             if bias == "inside":
                 scores = scores + head.bias.detach()
             expected = difference(head, labels, scores.argmax(dim=1))
             torch.testing.assert_close(slopes[wrong], expected[wrong], rtol=1e-6, atol=0)
-            torch.testing.assert_close(final_slopes(head, normalised, labels), expected)
-            assert slopes[right].max() < 1e-12
-            assert expected[right].max() == 0
+            torch.testing.assert_close(final_slopes(head, normalized, labels), expected)
+            assert slopes[correct].max() < 1e-12
+            assert expected[correct].max() == 0
 
 
 def test_smoothed_labels_pull_on_correct_samples_at_every_alpha(subtests):
     for normalise in NORMALISATIONS:
         with subtests.test(normalise=normalise):
             head = built(normalise, smoothing=0.1)
-            normalised, labels = samples(head, size=200)
-            right = margins(head, normalised, labels) > 1e-4
-            weight = gradients.weights(head)
+            normalized, labels = samples(head, size=200)
+            correct = margins(head, normalized, labels) > 1e-4
+            weight = class_weights(head)
             targets = 0.9 * one_hot(labels, C).double() + 0.1 / C
             expected = (weight[labels] - targets @ weight).norm(dim=1)
-            slopes = gradient_norms(head, normalised, labels, [1e6])[:, 0] / 1e6
-            torch.testing.assert_close(slopes[right], expected[right], rtol=1e-6, atol=0)
+            slopes = gradient_norms(head, normalized, labels, [1e6])[:, 0] / 1e6
+            torch.testing.assert_close(slopes[correct], expected[correct], rtol=1e-6, atol=0)
             torch.testing.assert_close(
-                final_slopes(head, normalised, labels)[right], expected[right]
+                final_slopes(head, normalized, labels)[correct], expected[correct]
             )
 
 
@@ -153,40 +150,40 @@ def test_a_gradient_keeps_its_digits_where_the_probability_is_nearly_1():
 
 
 @pytest.mark.parametrize("bias", BIASES)
-def test_a_margin_is_above_0_where_the_class_of_the_largest_score_is_right(bias):
+def test_a_margin_is_above_0_for_a_correct_class(bias):
     head = built(bias=bias)
-    normalised, labels = samples(head, size=100)
-    scores = normalised @ gradients.weights(head).T
+    normalized, labels = samples(head, size=100)
+    scores = normalized @ class_weights(head).T
     if bias == "inside":
         scores = scores + head.bias.detach()
-    found = margins(head, normalised, labels)
+    found = margins(head, normalized, labels)
     assert torch.equal(found > 0, scores.argmax(dim=1) == labels)
     for score, label, margin in zip(scores.tolist(), labels.tolist(), found.tolist(), strict=True):
         best = max(value for number, value in enumerate(score) if number != label)
         assert margin == pytest.approx(score[label] - best, abs=1e-12)
 
 
-def test_samples_are_alone_whatever_their_number_and_classes():
+def test_each_samples_gradient_depends_on_no_other():
     head = built()
-    normalised, _ = samples(head)
+    normalized, _ = samples(head)
     labels = torch.arange(N) % 2  # none of classes 2 and 3
-    norms = gradient_norms(head, normalised, labels, ALPHAS)
+    norms = gradient_norms(head, normalized, labels, ALPHAS)
     assert norms.shape == (N, len(ALPHAS))
-    assert torch.equal(norms[:1], gradient_norms(head, normalised[:1], labels[:1], ALPHAS))
-    assert gradient_norms(head, normalised[:0], labels[:0], ALPHAS).shape == (0, 5)
+    assert torch.equal(norms[:1], gradient_norms(head, normalized[:1], labels[:1], ALPHAS))
+    assert gradient_norms(head, normalized[:0], labels[:0], ALPHAS).shape == (0, 5)
 
 
-def test_an_alpha_that_is_not_above_0_and_finite_is_refused():
+def test_an_invalid_alpha_raises():
     head = built()
     for alpha in (0.0, -1.0, float("inf"), float("nan")):
-        with pytest.raises(InputError, match="alphas: came .*; allowed: finite numbers above 0"):
+        with pytest.raises(InputError, match="alphas: got .*, expected finite numbers above 0"):
             gradient_norms(head, *samples(head), [1.0, alpha])
 
 
-def test_samples_that_are_not_the_classifiers_are_refused():
+def test_samples_of_another_classifier_raise():
     cases = [((2, D + 1), [0, 1]), ((3, D), [0, 1]), ((D,), [0, 1])]
     cases += [((2, D), [0, C]), ((2, D), [-1, 0]), ((2, D), [[0], [1]])]
     functions = (lambda *of: gradient_norms(*of, ALPHAS), final_slopes, margins)
     for (shape, labels), function in product(cases, functions):
-        with pytest.raises(InputError, match=r"allowed: \(N, 5\) and \(N,\) in \[0, 4\)"):
+        with pytest.raises(InputError, match=r"expected \(N, 5\) and \(N,\) in \[0, 4\)"):
             function(built(), torch.zeros(shape), torch.tensor(labels))

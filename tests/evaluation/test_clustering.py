@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
 from heated.common.geometry import l2_normalize
-from heated.evaluation.clustering import CLUSTERING, KMEANS, ami, f1, nmi_arithmetic, nmi_geometric
+from heated.evaluation.clustering import CLUSTERING, KMEANS, ami, f1, nmi
 
 OPTIONS = {"scikit-learn": {"restarts": 5}, "lloyd": {"restarts": 5, "iterations": 50}}
 PARTITIONS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=40)
@@ -37,7 +37,7 @@ def information(classes, clusters):
     return total
 
 
-def information_by_chance(classes, clusters):
+def expected_information(classes, clusters):
     """Mean information over all pairs of partitions with these sizes (Vinh et al., 2010)."""
     size, total = len(classes), 0.0
     sizes = (np.unique(each, return_counts=True)[1].tolist() for each in (classes, clusters))
@@ -59,7 +59,7 @@ def f1_pair_by_pair(classes, clusters):
     return 2 * precision * recall / (precision + recall)
 
 
-def test_k_means_equals_scikit_learns_with_these_restarts_and_this_seed():
+def test_scikit_learn_gets_the_restarts_and_the_seed():
     points = np.random.default_rng(5).normal(size=(80, 3)).astype(np.float32)
     for restarts, seed in product([1, 3], [0, 7]):
         expected = KMeans(n_clusters=6, n_init=restarts, random_state=seed).fit(points)
@@ -71,7 +71,7 @@ def test_k_means_equals_scikit_learns_with_these_restarts_and_this_seed():
 
 
 @pytest.mark.parametrize("name", KMEANS)
-def test_every_k_means_finds_clusters_far_apart_and_tells_their_mean_squared_distance(name):
+def test_every_engine_finds_separated_clusters_and_their_mean_squared_distance(name):
     truth, random = np.repeat([0, 1, 2], 10), np.random.default_rng(0)
     points = np.eye(3)[truth] + random.normal(scale=0.01, size=(30, 3))
     found = KMEANS[name](l2_normalize(torch.from_numpy(points)), 3, seed=0, **OPTIONS[name])
@@ -98,7 +98,7 @@ def test_every_metric_equals_its_formula(subtests):
         with subtests.test(seed=seed):
             classes, clusters = partitions(seed)
             shared, chance = (
-                each(classes, clusters) for each in (information, information_by_chance)
+                each(classes, clusters) for each in (information, expected_information)
             )
             one, other = entropy(classes), entropy(clusters)
             assert {name: metric(classes, clusters) for name, metric in CLUSTERING.items()} == {
@@ -111,13 +111,13 @@ def test_every_metric_equals_its_formula(subtests):
 
 @given(PARTITIONS)
 @settings(max_examples=200, deadline=None)
-def test_random_partitions_score_as_scikit_learn_and_all_pairs_say(both):
+def test_random_partitions_score_as_in_scikit_learn_and_pair_by_pair(both):
     classes, clusters = np.array(both).T
-    for mean, metric in (("geometric", nmi_geometric), ("arithmetic", nmi_arithmetic)):
-        theirs = normalized_mutual_info_score(classes, clusters, average_method=mean)
-        assert metric(classes, clusters) == theirs
-    theirs = max(0, adjusted_mutual_info_score(classes, clusters))
-    assert ami(classes, clusters) == pytest.approx(theirs, abs=1e-9)
+    for mean in ("geometric", "arithmetic"):
+        expected = normalized_mutual_info_score(classes, clusters, average_method=mean)
+        assert nmi(classes, clusters, mean) == expected
+    expected = adjusted_mutual_info_score(classes, clusters)
+    assert ami(classes, clusters) == pytest.approx(expected, abs=1e-9)
     assert f1(classes, clusters) == pytest.approx(f1_pair_by_pair(classes, clusters), abs=1e-12)
 
 
@@ -125,35 +125,35 @@ def test_by_hand():
     # pairs in one class: 01 02 12 34; in one cluster: 01 23 24 34; in both: 01 34
     assert f1(np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 1])) == 0.5
     classes, clusters = np.array([0, 0, 1, 1] * 3), np.array([0, 1, 2, 3] * 3)
-    assert nmi_geometric(classes, clusters) == pytest.approx(0.5**0.5)
-    assert nmi_arithmetic(classes, clusters) == pytest.approx(2 / 3)
+    assert nmi(classes, clusters, "geometric") == pytest.approx(0.5**0.5)
+    assert nmi(classes, clusters, "arithmetic") == pytest.approx(2 / 3)
+    # below chance: I = 0, H = log 2, and E[I] = log(2) / 3 over the 6 ways to pair 2 with 2
     classes, clusters = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
-    assert adjusted_mutual_info_score(classes, clusters) < 0
-    assert ami(classes, clusters) == 0  # where it is less than chance
+    assert ami(classes, clusters) == pytest.approx(-0.5)
 
 
 @pytest.mark.parametrize("name", CLUSTERING)
-def test_every_metric_is_from_0_to_1_and_does_not_depend_on_names_and_order(name):
+def test_every_metric_is_bounded_and_does_not_depend_on_names_and_order(name):
     metric = CLUSTERING[name]
     classes = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 2])
     assert metric(classes, classes) == pytest.approx(1, abs=1e-12)
     across = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
-    assert metric(*across) == pytest.approx(0, abs=1e-12)
+    assert metric(*across) == pytest.approx(-0.5 if name == "ami" else 0, abs=1e-12)
     renamed, order = np.array([3, 0, 4, 1, 2]), np.random.default_rng(1).permutation(60)
     for seed in range(4):
         classes, clusters = partitions(seed)
         value = metric(classes, clusters)
         assert isinstance(value, float)
-        assert 0 <= value <= 1
+        assert (-1 if name == "ami" else 0) <= value <= 1
         assert metric(renamed[classes], renamed[clusters]) == pytest.approx(value, abs=1e-12)
         assert metric(classes[order], clusters[order]) == pytest.approx(value, abs=1e-12)
 
 
-def test_large_partitions_are_scored_without_a_table_of_all_pairs():
+def test_large_partitions_need_no_table_of_all_pairs():
     size, classes = 60_502, 11_316
     truth = np.arange(size) % classes
     random = np.random.default_rng(0).permutation(truth)
-    assert nmi_geometric(truth, random) > 0.8
-    assert ami(truth, random) < 0.001
+    assert nmi(truth, random, "geometric") > 0.8
+    assert abs(ami(truth, random)) < 0.001
     assert f1(truth, random) < 0.001
     assert ami(truth, truth) == f1(truth, truth) == 1

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heated.common.errors import InputError
-from heated.evaluation.ranking import Neighbours
+from heated.evaluation.ranking import NeighborSearch
 
 DTYPES = st.sampled_from([torch.bfloat16, torch.float32])
 
@@ -34,43 +34,41 @@ def cases(draw):
 
 
 def brute_force(embeddings, labels, query, gallery):
-    """A list of ranks a query, by its number, sample by sample in float64; 9 digits tell all small
-    cosines apart, and hold what is equal together."""
+    """All ranks by query, sample by sample in float64; 9 digits tell all small cosines apart."""
     vectors = embeddings.double().numpy()
     unit = vectors / np.sqrt((vectors**2).sum(axis=1, keepdims=True))
-    labels, others = labels.tolist(), np.flatnonzero(gallery)
+    labels, indices = labels.tolist(), np.flatnonzero(gallery)
     found = {}
     for q in np.flatnonzero(query):
-        cosines = (unit[others] @ unit[q]).round(9).tolist()
-        near = {g: c for g, c in zip(others.tolist(), cosines, strict=True) if g != q}
-        right = sorted((near[g] for g in near if labels[g] == labels[q]), reverse=True)
-        wrong = [near[g] for g in near if labels[g] != labels[q]]
-        found[int(q)] = [i + 1 + sum(w >= r for w in wrong) for i, r in enumerate(right)]
+        cosines = (unit[indices] @ unit[q]).round(9).tolist()
+        near = {g: c for g, c in zip(indices.tolist(), cosines, strict=True) if g != q}
+        positives = sorted((near[g] for g in near if labels[g] == labels[q]), reverse=True)
+        negatives = [near[g] for g in near if labels[g] != labels[q]]
+        found[int(q)] = [i + 1 + sum(n >= p for n in negatives) for i, p in enumerate(positives)]
     return found
 
 
-def found(embeddings, labels, **options):
-    """{query: (rank of the nearest, ranks within R)}, and how many cosines were in doubt."""
-    searched = Neighbours(embeddings, labels, **options)
-    ranks, doubtful = {}, 0
-    for block in searched.blocks():
-        piece = searched.ranks(block)
-        within = [[rank for rank in row if rank] for row in piece.within.tolist()]
-        rows = zip(piece.nearest.tolist(), within, strict=True)
-        ranks |= dict(zip(searched.queries.sample[block].tolist(), rows, strict=True))
-        doubtful += piece.doubtful
-    return ranks, doubtful
+def collect(search):
+    """{query: (rank of the nearest, ranks within R)}, and the number of recomputed cosines."""
+    ranks, num_recomputed = {}, 0
+    for block in search.blocks:
+        piece = search.ranks(block)
+        within_r = [[rank for rank in row if rank] for row in piece.within_r.tolist()]
+        rows = zip(piece.nearest.tolist(), within_r, strict=True)
+        ranks |= dict(zip(search.queries.index[block].tolist(), rows, strict=True))
+        num_recomputed += piece.num_recomputed
+    return ranks, num_recomputed
 
 
-def ranks(embeddings, labels, **options):
-    return found(embeddings, labels, **options)[0]
+def rank(embeddings, labels, **options):
+    return collect(NeighborSearch(embeddings, labels, **options))[0]
 
 
-def limited(ranks, deepest):
-    """What is asked for of each query's ranks of all same-class samples."""
+def limited(ranks, max_k):
+    """The ranks that a search up to `max_k` returns, from all ranks."""
     return {
         query: (
-            next((rank for rank in row[:1] if rank <= deepest), 0),
+            next((rank for rank in row[:1] if rank <= max_k), 0),
             [rank for rank in row if rank <= len(row)],
         )
         for query, row in ranks.items()
@@ -86,10 +84,10 @@ def clustered(size, classes, dim, *, noise=1.0, seed=0):
 
 @given(cases(), st.integers(1, 16), DTYPES)
 @settings(max_examples=300, deadline=None)
-def test_ranks_equal_counting_sample_by_sample(case, deepest, dtype):
+def test_ranks_equal_counting_sample_by_sample(case, max_k, dtype):
     embeddings, labels, masks = case
-    expected = limited(brute_force(embeddings, labels, **masks), deepest)
-    assert ranks(embeddings, labels, **masks, deepest=deepest, dtype=dtype) == expected
+    expected = limited(brute_force(embeddings, labels, **masks), max_k)
+    assert rank(embeddings, labels, **masks, max_k=max_k, dtype=dtype) == expected
 
 
 def test_ranks_equal_counting_among_hundreds(subtests):
@@ -98,61 +96,54 @@ def test_ranks_equal_counting_among_hundreds(subtests):
         embeddings, labels = clustered(size, classes, dim)
         everything = torch.ones(size, dtype=torch.bool)
         every = brute_force(embeddings, labels, everything, everything)
-        for dtype, deepest in product([torch.bfloat16, torch.float32], (1, 10, size - 1)):
-            with subtests.test(dtype=dtype, size=size, classes=classes, dim=dim, deepest=deepest):
-                found_ranks = ranks(embeddings, labels, deepest=deepest, dtype=dtype)
-                assert found_ranks == limited(every, deepest)
+        for dtype, max_k in product([torch.bfloat16, torch.float32], (1, 10, size - 1)):
+            with subtests.test(dtype=dtype, size=size, classes=classes, dim=dim, max_k=max_k):
+                found = rank(embeddings, labels, max_k=max_k, dtype=dtype)
+                assert found == limited(every, max_k)
 
 
-def test_what_is_too_near_for_the_screen_is_decided():
-    # cosines to the query differ by less than bfloat16 tells apart, and by more than the grid does
+def test_cosines_that_bfloat16_cannot_tell_apart_are_recomputed():
     angles = torch.tensor([0.0, 0.5, 0.5 - 1e-6, 0.5 - 2e-6, 0.5 + 1e-6], dtype=torch.float64)
     embeddings = torch.stack([angles.cos(), angles.sin()], dim=1)
     labels = torch.tensor([0, 0, 1, 2, 3])
-    ranked, doubtful = found(embeddings, labels, deepest=4, dtype=torch.bfloat16)
+    search = NeighborSearch(embeddings, labels, max_k=4, dtype=torch.bfloat16)
+    ranked, num_recomputed = collect(search)
     assert ranked[0] == (3, [])
-    assert doubtful > 0
+    assert num_recomputed > 0
 
 
-def test_well_separated_samples_are_settled_by_the_screen():
+def test_well_separated_samples_need_no_float64():
     embeddings, labels = clustered(600, 60, 64, noise=0.2)
     for dtype in (torch.bfloat16, torch.float32):
-        ranked, doubtful = found(embeddings, labels, deepest=10, dtype=dtype)
-        assert doubtful == 0
+        search = NeighborSearch(embeddings, labels, max_k=10, dtype=dtype)
+        ranked, num_recomputed = collect(search)
+        assert num_recomputed == 0
         assert {nearest for nearest, _ in ranked.values()} == {1}
 
 
 @given(cases(), DTYPES)
 @settings(max_examples=15, deadline=None)
-def test_memory_changes_nothing(case, dtype):
-    embeddings, labels, masks = case
-    size = 64
+def test_the_size_of_blocks_changes_nothing(case, dtype):
+    embeddings, labels, _ = case
     generator = torch.Generator().manual_seed(len(labels))
-    order = torch.randint(len(labels), (size,), generator=generator)
-    case = embeddings[order], labels[order]
-    whole = Neighbours(*case, deepest=20, dtype=dtype)
-    parts = Neighbours(*case, deepest=20, dtype=dtype)
-    parts.rows, parts.portion = 7, 1
-    one = [whole.ranks(block) for block in whole.blocks()]
-    many = [parts.ranks(block) for block in parts.blocks()]
-    assert (len(one), len(many)) == (1, 10)
-    for name in ("nearest", "relevant"):
-        expected = torch.cat([getattr(piece, name) for piece in one])
-        assert torch.equal(torch.cat([getattr(piece, name) for piece in many]), expected)
-    rows, expected = (
-        [row for piece in each for row in piece.within.tolist()] for each in (many, one)
+    order = torch.randint(len(labels), (64,), generator=generator)
+    whole, parts = (
+        NeighborSearch(embeddings[order], labels[order], max_k=20, dtype=dtype) for _ in range(2)
     )
-    assert [[r for r in row if r] for row in rows] == [[r for r in row if r] for row in expected]
+    parts.blocks = [slice(start, start + 7) for start in range(0, 64, 7)]
+    parts.filter.max_columns = 1
+    assert len(whole.blocks) == 1
+    assert collect(parts) == collect(whole)
 
 
 def test_memory_bounds_the_block():
     embeddings, labels = clustered(3000, 500, 8)
-    small = Neighbours(embeddings, labels, deepest=1, memory=1)
-    large = Neighbours(embeddings, labels, deepest=1, memory=128)
-    buffers = [s.screen.products.nbytes + s.screen.maxima.nbytes for s in (small, large)]
-    assert buffers[0] <= 2**20
-    assert large.rows == 3000
-    assert ranks(embeddings, labels, deepest=9, memory=1) == ranks(embeddings, labels, deepest=9)
+    small, large = (
+        NeighborSearch(embeddings, labels, max_k=9, memory_mib=memory) for memory in (1, 128)
+    )
+    assert small.filter.products.nbytes + small.filter.maxima.nbytes <= 2**20
+    assert large.blocks == [slice(0, 3000)]
+    assert collect(small) == collect(large)
 
 
 @given(cases(), st.randoms(use_true_random=False))
@@ -162,39 +153,39 @@ def test_the_order_of_samples_does_not_matter(case, random):
     order = list(range(len(labels)))
     random.shuffle(order)
     shuffled = {name: mask[order] for name, mask in masks.items()}
-    before = ranks(embeddings, labels, **masks, deepest=9)
-    after = ranks(embeddings[order], labels[order], **shuffled, deepest=9)
+    before = rank(embeddings, labels, **masks, max_k=9)
+    after = rank(embeddings[order], labels[order], **shuffled, max_k=9)
     assert {order[query]: row for query, row in after.items()} == before
 
 
-def test_only_the_nearest_is_ranked_where_the_others_are_not_wanted():
+def test_the_nearest_positive_is_the_same_if_only_it_is_ranked():
     embeddings, labels = clustered(300, 30, 8)
-    every = ranks(embeddings, labels, deepest=40)
-    first = ranks(embeddings, labels, deepest=40, within=False)
-    assert {q: nearest for q, (nearest, _) in first.items()} == {
-        q: nearest for q, (nearest, _) in every.items()
+    every = rank(embeddings, labels, max_k=40)
+    first = rank(embeddings, labels, max_k=40, rank_all_positives=False)
+    assert {query: row[0] for query, row in first.items()} == {
+        query: row[0] for query, row in every.items()
     }
 
 
-def test_embeddings_of_every_length_and_precision_are_taken():
+def test_embeddings_of_every_length_and_precision_are_accepted():
     for scale in (1e-30, 1e-3, 1e30):
         embeddings = torch.tensor([[1.0, 0.0], [100.0, 1.0], [1.0, 0.5]]) * scale
-        assert ranks(embeddings, torch.tensor([0, 0, 1]), deepest=1)[0] == (1, [1])
+        assert rank(embeddings, torch.tensor([0, 0, 1]), max_k=1)[0] == (1, [1])
     embeddings, labels = clustered(100, 10, 8)
     for precision in (torch.float16, torch.bfloat16, torch.float64):
-        expected = ranks(embeddings.to(precision).double(), labels, deepest=9)
-        assert ranks(embeddings.to(precision), labels, deepest=9) == expected
+        expected = rank(embeddings.to(precision).double(), labels, max_k=9)
+        assert rank(embeddings.to(precision), labels, max_k=9) == expected
 
 
-BY_HAND = {  # embeddings, labels, deepest: (rank of the nearest, ranks within R) by query
-    "a sample is never its own neighbour": (torch.eye(2), [0, 1], 1, {0: (0, []), 1: (0, [])}),
+BY_HAND = {  # embeddings, labels, max_k, {query: (rank of the nearest, ranks within R)}
+    "a sample is never its own neighbor": (torch.eye(2), [0, 1], 1, {0: (0, []), 1: (0, [])}),
     "a duplicate of the query is found": (
         torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]),
         [0, 0, 1],
         2,
         {0: (1, [1]), 1: (1, [1]), 2: (0, [])},
     ),
-    "of samples equally near, those of other classes stand first": (
+    "ties rank negatives first": (
         torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [0.0, 1.0]]),
         [0, 0, 1, 2],
         3,
@@ -206,21 +197,26 @@ BY_HAND = {  # embeddings, labels, deepest: (rank of the nearest, ranks within R
         3,
         {0: (2, [])},
     ),
-    "what collapses finds its class after all others": (
+    "a collapsed network ranks positives last": (
         torch.ones(20, 3),
         [*range(4)] * 5,
         19,
         dict.fromkeys(range(20), (16, [])),
     ),
-    "or not at all": (torch.ones(20, 3), [*range(4)] * 5, 15, dict.fromkeys(range(20), (0, []))),
+    "or not within max_k": (
+        torch.ones(20, 3),
+        [*range(4)] * 5,
+        15,
+        dict.fromkeys(range(20), (0, [])),
+    ),
 }
 
 
 @pytest.mark.parametrize("case", BY_HAND)
 def test_by_hand(case):
-    embeddings, labels, deepest, expected = BY_HAND[case]
-    found_ranks = ranks(embeddings, torch.tensor(labels), deepest=deepest)
-    assert {query: found_ranks[query] for query in expected} == expected
+    embeddings, labels, max_k, expected = BY_HAND[case]
+    found = rank(embeddings, torch.tensor(labels), max_k=max_k)
+    assert {query: found[query] for query in expected} == expected
 
 
 def test_samples_at_right_angles_to_the_query_are_a_tie():
@@ -228,24 +224,17 @@ def test_samples_at_right_angles_to_the_query_are_a_tie():
     labels = torch.tensor([0] * 13 + [1])
     everything = torch.ones(14, dtype=torch.bool)
     expected = brute_force(embeddings, labels, everything, everything)
-    assert ranks(embeddings, labels, deepest=13) == limited(expected, 13)
+    assert rank(embeddings, labels, max_k=13) == limited(expected, 13)
 
 
 def test_a_query_outside_the_gallery_counts_every_sample_of_its_class():
-    embeddings, labels = torch.ones(3, 2), torch.tensor([0, 0, 0])
-    query = torch.tensor([True, False, False])
-    searched = Neighbours(embeddings, labels, query=query, gallery=~query, deepest=1)
-    piece = searched.ranks(searched.blocks()[0])
-    assert piece.within.tolist() == [[1, 2]]
-    assert piece.relevant.tolist() == [2]
-
-
-def test_a_query_whose_class_the_gallery_lacks_has_no_ranks():
     query = torch.tensor([True, False, False])
     masks = {"query": query, "gallery": ~query}
-    for own in (0, 5, 9):
-        labels = torch.tensor([own, 3, 7])
-        assert ranks(torch.ones(3, 2), labels, **masks, deepest=1) == {0: (0, [])}
+    search = NeighborSearch(torch.ones(3, 2), torch.tensor([0, 0, 0]), **masks, max_k=1)
+    assert search.queries.num_positives.tolist() == [2]
+    assert collect(search)[0] == {0: (1, [1, 2])}
+    for own in (0, 5, 9):  # no ranks if the gallery lacks its class
+        assert rank(torch.ones(3, 2), torch.tensor([own, 3, 7]), **masks, max_k=1) == {0: (0, [])}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -254,28 +243,42 @@ def test_a_query_whose_class_the_gallery_lacks_has_no_ranks():
 def test_a_gpu_ranks_as_the_cpu_does(dtype):
     for size, classes, dim in ((2000, 400, 64), (1000, 5, 2)):
         embeddings, labels = clustered(size, classes, dim)
-        here = ranks(embeddings, labels, deepest=100)
-        there = ranks(embeddings.cuda(), labels.cuda(), deepest=100, dtype=dtype)
-        assert there == here
+        here = rank(embeddings, labels, max_k=100)
+        assert rank(embeddings.cuda(), labels.cuda(), max_k=100, dtype=dtype) == here
 
 
 FOUR = torch.zeros(4, dtype=torch.int64)
-REFUSED = {
-    "nan": (torch.full((4, 3), torch.nan), FOUR, {}, "4 of 4 embeddings hold NaN or infinity"),
-    "infinity": (torch.tensor([[1.0], [-torch.inf]]), FOUR[:2], {}, "1 of 2 embeddings hold NaN"),
-    "a label too many": (torch.ones(3, 3), FOUR, {}, r"embeddings \(3, 3\) .* labels \(4,\)"),
-    "no dimension": (torch.ones(4), FOUR, {}, r"embeddings \(4,\) .*allowed: .* \(N, D\) and"),
+INVALID = {
+    "nan": (torch.full((4, 3), torch.nan), FOUR, {}, "got NaN or infinity in 4 of 4"),
+    "infinity": (
+        torch.tensor([[1.0], [-torch.inf]]),
+        FOUR[:2],
+        {},
+        "got NaN or infinity in 1 of 2",
+    ),
+    "a label too many": (torch.ones(3, 3), FOUR, {}, r"got \(3, 3\) of torch.float32 and \(4,\)"),
+    "no dimension": (torch.ones(4), FOUR, {}, r"got \(4,\) of .*expected .* \(N, D\) and"),
     "no sample": (torch.ones(0, 3), FOUR[:0], {}, r"labels \(N,\), N at least 1"),
-    "whole numbers": (torch.ones(4, 3).long(), FOUR, {}, "of torch.int64 and.*: floating-point"),
-    "no class numbers": (torch.ones(4, 3), FOUR.float(), {}, "of torch.float32; .* int64 labels"),
-    "small labels": (torch.ones(4, 3), FOUR.int(), {}, "of torch.int32; allowed: .* int64 labels"),
-    "no query": (torch.ones(4, 3), FOUR, {"query": FOUR.bool()}, "came 0 queries and 4 in the g"),
-    "no gallery": (torch.ones(4, 3), FOUR, {"gallery": FOUR.bool()}, "4 queries and 0 in the gall"),
+    "whole numbers": (
+        torch.ones(4, 3).long(),
+        FOUR,
+        {},
+        "of torch.int64 and.*expected floating-point",
+    ),
+    "no class numbers": (
+        torch.ones(4, 3),
+        FOUR.float(),
+        {},
+        "of torch.float32, expected .* int64 labels",
+    ),
+    "small labels": (torch.ones(4, 3), FOUR.int(), {}, "of torch.int32, expected .* int64 labels"),
+    "no query": (torch.ones(4, 3), FOUR, {"query": FOUR.bool()}, "got 0 queries and 4 gallery"),
+    "no gallery": (torch.ones(4, 3), FOUR, {"gallery": FOUR.bool()}, "4 queries and 0 gallery"),
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_ranked_is_refused(case):
-    embeddings, labels, masks, message = REFUSED[case]
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_arguments_raise(case):
+    embeddings, labels, masks, message = INVALID[case]
     with pytest.raises(InputError, match=message):
-        Neighbours(embeddings, labels, **masks, deepest=1)
+        NeighborSearch(embeddings, labels, **masks, max_k=1)

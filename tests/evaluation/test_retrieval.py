@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,79 +9,75 @@ from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
 from heated.common.geometry import l2_normalize
 from heated.evaluation.ranking import Ranks
-from heated.evaluation.retrieval import RETRIEVAL, recall_at, retrieval, without_match
+from heated.evaluation.retrieval import (
+    RETRIEVAL,
+    recall_at,
+    retrieval_metrics,
+    unanswerable_queries,
+)
 
-METRICS = {
-    **RETRIEVAL,
-    "recall_at_1": lambda found: recall_at(found, 1),
-    "recall_at_3": lambda found: recall_at(found, 3),
-}
-
-# A query as its gallery from near to far: True where the class is the query's.
+# A query as its gallery from near to far: True for a positive.
 QUERIES = st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=5)
 
 
-def ranks(queries):
-    places = [[i + 1 for i, right in enumerate(query) if right] for query in queries]
+def make_ranks(queries):
+    places = [[i + 1 for i, positive in enumerate(query) if positive] for query in queries]
     width = max(1, *map(len, places), 0)
-    within = [[rank for rank in row if rank <= len(row)] for row in places]
-    padded = [row + [0] * (width - len(row)) for row in within]
+    within_r = [[rank for rank in row if rank <= len(row)] for row in places]
+    padded = [row + [0] * (width - len(row)) for row in within_r]
     nearest = torch.tensor([row[0] if row else 0 for row in places])
     return Ranks(nearest, torch.tensor(padded), torch.tensor([len(row) for row in places]))
 
 
-def mean(metric, queries):
-    return metric(ranks(queries)).mean().item()
-
-
-def recall_one_by_one(query, k):
+def recall_of_query(query, k):
     return float(any(query[:k]))
 
 
-def r_precision_one_by_one(query):
-    relevant = sum(query)
-    return sum(query[:relevant]) / relevant if relevant else 0.0
+def r_precision_of_query(query):
+    r = sum(query)
+    return sum(query[:r]) / r if r else 0.0
 
 
-def map_at_r_one_by_one(query):
-    relevant = sum(query)
-    hits = [sum(query[: i + 1]) / (i + 1) for i in range(relevant) if query[i]]
-    return sum(hits) / relevant if relevant else 0.0
+def map_at_r_of_query(query):
+    r = sum(query)
+    hits = [sum(query[: i + 1]) / (i + 1) for i in range(r) if query[i]]
+    return sum(hits) / r if r else 0.0
 
 
-ONE_BY_ONE = {
-    "r_precision": r_precision_one_by_one,
-    "map_at_r": map_at_r_one_by_one,
-    "recall_at_1": lambda query: recall_one_by_one(query, 1),
-    "recall_at_3": lambda query: recall_one_by_one(query, 3),
+METRICS = {  # with its definition for one query
+    "recall_at_1": (partial(recall_at, k=1), partial(recall_of_query, k=1)),
+    "recall_at_3": (partial(recall_at, k=3), partial(recall_of_query, k=3)),
+    "map_at_r": (RETRIEVAL["map_at_r"], map_at_r_of_query),
+    "r_precision": (RETRIEVAL["r_precision"], r_precision_of_query),
 }
 
 
 @given(QUERIES)
-def test_every_metric_equals_its_definition_written_out(queries):
-    found = ranks(queries)
-    for name, metric in METRICS.items():
-        values = metric(found)
+def test_every_metric_equals_its_definition(queries):
+    assert METRICS.keys() > RETRIEVAL.keys()
+    ranks = make_ranks(queries)
+    for name, (metric, definition) in METRICS.items():
+        values = metric(ranks)
         assert values.dtype == torch.float64, name
         assert ((values >= 0) & (values <= 1)).all(), name
-        assert values.tolist() == pytest.approx([*map(ONE_BY_ONE[name], queries)], abs=1e-12), name
-    recalls = [recall_at(found, k).mean().item() for k in range(1, 8)]
-    expected = [np.mean([recall_one_by_one(query, k) for query in queries]) for k in range(1, 8)]
+        assert values.tolist() == pytest.approx([*map(definition, queries)], abs=1e-12), name
+    recalls = [recall_at(ranks, k).mean().item() for k in range(1, 8)]
+    expected = [np.mean([recall_of_query(query, k) for query in queries]) for k in range(1, 8)]
     assert recalls == sorted(recalls) == pytest.approx(expected, abs=1e-12)
-    assert (RETRIEVAL["map_at_r"](found) <= RETRIEVAL["r_precision"](found) + 1e-12).all()
+    assert (RETRIEVAL["map_at_r"](ranks) <= RETRIEVAL["r_precision"](ranks) + 1e-12).all()
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_every_metric_by_hand(name):
-    right, wrong, last = [True, False, False], [False, False, False], [False, False, False, True]
-    assert mean(METRICS[name], [[True, True, False], right]) == 1
-    assert mean(METRICS[name], [last, last]) == 0
-    assert mean(METRICS[name], [right, wrong]) == 0.5  # no sample of its class: it counts
+    def mean(*queries):
+        return METRICS[name][0](make_ranks(queries)).mean().item()
+
+    first, none, last = [True, False, False], [False, False, False], [False, False, False, True]
+    assert mean([True, True, False], first) == 1
+    assert mean(last, last) == 0
+    assert mean(first, none) == 0.5  # a query without positives counts
     queries = [[True, False, True, False], [False, True, False, False], last]
-    assert mean(METRICS[name], queries) == mean(METRICS[name], queries[::-1])
-
-
-# --- all of it together ----------------------------------------------------------------------
+    assert mean(*queries) == mean(*queries[::-1])
 
 
 def clustered(size, classes, dim, *, noise=1.0, seed=0):
@@ -90,22 +88,21 @@ def clustered(size, classes, dim, *, noise=1.0, seed=0):
 
 
 def brute_force(embeddings, labels, ks, query, gallery):
-    """Every score by sorting all of a query's gallery, in float64; of equal cosines (to 9 digits)
-    the wrong class first."""
+    """Every score by sorting the gallery in float64, negatives first in a tie (to 9 digits)."""
     unit, scores = l2_normalize(embeddings).numpy(), []
     for q in np.flatnonzero(query):
-        others = np.array([g for g in np.flatnonzero(gallery) if g != q])
-        right = (labels[others] == labels[q]).numpy()
-        near = right[np.lexsort((right, -(unit[others] @ unit[q]).round(9)))].tolist()
-        recalls = [recall_one_by_one(near, k) for k in ks]
-        scores.append([*recalls, map_at_r_one_by_one(near), r_precision_one_by_one(near)])
+        indices = np.array([g for g in np.flatnonzero(gallery) if g != q])
+        positive = (labels[indices] == labels[q]).numpy()
+        near = positive[np.lexsort((positive, -(unit[indices] @ unit[q]).round(9)))].tolist()
+        recalls = [recall_of_query(near, k) for k in ks]
+        scores.append([*recalls, map_at_r_of_query(near), r_precision_of_query(near)])
     names = [*(f"recall_at_{k}" for k in ks), "map_at_r", "r_precision"]
     return dict(zip(names, np.mean(scores, axis=0).tolist(), strict=True))
 
 
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 8]), st.booleans())
 @settings(max_examples=150, deadline=None)
-def test_every_score_equals_sorting_all_of_the_gallery(seed, dim, whole):
+def test_every_score_equals_sorting_the_gallery(seed, dim, whole):
     random = np.random.default_rng(seed)
     size = int(random.integers(6, 40))
     embeddings = torch.from_numpy(random.integers(-3, 4, size=(size, dim))).double()
@@ -115,7 +112,7 @@ def test_every_score_equals_sorting_all_of_the_gallery(seed, dim, whole):
     query[0], query[1:5] = True, False
     masks = {"query": query | whole, "gallery": ~query | whole}
     expected = brute_force(embeddings, labels, [1, 3], **masks)
-    found = retrieval(embeddings, labels, recall_at_k=[1, 3], **masks)
+    found = retrieval_metrics(embeddings, labels, recall_at_k=[1, 3], **masks)
     assert found.values == pytest.approx(expected, abs=1e-12)
 
 
@@ -130,41 +127,35 @@ def test_scores_equal_those_of_pytorch_metric_learning(queries):
             masks, sides = {"query": query, "gallery": ~query}, (query, ~query)
         calculator = AccuracyCalculator(include=names, k=None if queries else "max_bin_count")
         given = [each[side] for side in sides for each in (unit, labels)] or [unit, labels]
-        theirs = calculator.get_accuracy(*given)
-        ours = retrieval(embeddings, labels, recall_at_k=[1], **masks).values
-        assert list(ours.values()) == pytest.approx([theirs[name] for name in names], abs=1e-6)
+        expected = calculator.get_accuracy(*given)
+        found = retrieval_metrics(embeddings, labels, recall_at_k=[1], **masks).values
+        assert list(found.values()) == pytest.approx([expected[name] for name in names], abs=1e-6)
 
 
-def test_queries_without_a_match_count_as_misses_and_are_reported():
+def test_queries_without_positives_count_as_misses_and_are_reported():
     embeddings, labels = clustered(57, 19, 8, noise=0.01)
     alone, _ = clustered(3, 3, 8, seed=1)
     everything = torch.cat([embeddings, alone]), torch.cat([labels, torch.arange(100, 103)])
-    found = retrieval(*everything, recall_at_k=[1])
-    assert found.without_match == 3 / 60
-    assert without_match(ranks([[True, False], [False, False]])).tolist() == [0, 1]
+    found = retrieval_metrics(*everything, recall_at_k=[1])
+    assert found.unanswerable_queries == 3 / 60
+    assert unanswerable_queries(make_ranks([[True, False], [False, False]])).tolist() == [0, 1]
     assert found.values == pytest.approx(dict.fromkeys(found.values, 57 / 60))
 
 
-def test_memory_and_precision_of_the_screen_change_nothing():
+def test_memory_and_dtype_and_other_metrics_change_no_score():
     embeddings, labels = clustered(1500, 150, 16, noise=2.0)
-    expected = retrieval(embeddings, labels, recall_at_k=[1, 100])
+    expected = retrieval_metrics(embeddings, labels, recall_at_k=[1, 100]).values
     for dtype in (torch.bfloat16, torch.float32):
-        found = retrieval(embeddings, labels, recall_at_k=[1, 100], memory=1, dtype=dtype)
-        assert found.values == expected.values
+        options = {"recall_at_k": [1, 100], "memory_mib": 1, "dtype": dtype}
+        assert retrieval_metrics(embeddings, labels, **options).values == expected
+        found = retrieval_metrics(embeddings, labels, with_map_at_r=False, **options).values
+        assert found == {name: expected[name] for name in ("recall_at_1", "recall_at_100")}
 
 
-def test_recall_alone_is_the_same_recall():
-    embeddings, labels = clustered(300, 30, 8, noise=2.0)
-    every = retrieval(embeddings, labels, recall_at_k=[1, 5]).values
-    alone = retrieval(embeddings, labels, recall_at_k=[1, 5], others=False).values
-    assert alone == {name: every[name] for name in ("recall_at_1", "recall_at_5")}
+def test_the_share_of_recomputed_cosines_is_of_all():
+    def share(*data, **options):
+        return retrieval_metrics(*data, recall_at_k=[1], **options).recomputed_share
 
-
-def test_the_share_of_doubtful_cosines_is_of_all():
-    embeddings, labels = clustered(300, 30, 8, noise=2.0)
-    bfloat16, float32 = (
-        retrieval(embeddings, labels, recall_at_k=[1], dtype=dtype).doubtful
-        for dtype in (torch.bfloat16, torch.float32)
-    )
-    assert 0 <= float32 < bfloat16 < 0.1
-    assert retrieval(torch.ones(40, 3), torch.arange(40) % 4, recall_at_k=[1]).doubtful > 0.7
+    data = clustered(300, 30, 8, noise=2.0)
+    assert 0 <= share(*data, dtype=torch.float32) < share(*data, dtype=torch.bfloat16) < 0.1
+    assert share(torch.ones(40, 3), torch.arange(40) % 4) > 0.7

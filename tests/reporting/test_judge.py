@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT
 
 from heated import config
-from heated.analysis.claims import judged
+from heated.analysis.claims import assess_claims
 from heated.reporting import judge
 from heated.reporting.release import verdicts
 
@@ -24,7 +24,7 @@ def points(share: float) -> str:
 @pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)
 def test_released_verdicts_follow_from_the_released_numbers_and_the_claims(path: Path) -> None:
     document = json.loads(path.read_text(encoding="utf-8"))
-    found = judged(CLAIMS, judge.values(document), document["dataset"])
+    found = assess_claims(CLAIMS, judge.values(document), document["dataset"])
     assert len(found) == len(document["claims"])
     for one, kept in zip(found, document["claims"], strict=True):
         assert one.keys() == kept.keys()

@@ -5,7 +5,7 @@ import pytest
 from reported import GRIDS, SECTION, STATED, chapter, comparison
 from test_paper import made
 
-from heated.analysis.claims import judged
+from heated.analysis.claims import assess_claims
 from heated.reporting.results import Result
 from heated.reporting.verdicts import SYMBOLS, counts, in_paper, remedy, verdict
 
@@ -17,7 +17,7 @@ def claim(*comparisons, says="It is so", origin="paper"):
 def told(claims, values):
     """The first claim on runs of these values."""
     runs = [Result("digits", method, Path(), {}, {}, {}) for method in values]
-    return verdict(judged(claims, values, "digits")[0], runs, SECTION, GRIDS)
+    return verdict(assess_claims(claims, values, "digits")[0], runs, SECTION, GRIDS)
 
 
 def by_seed(**columns):

@@ -14,7 +14,7 @@ from reported import Page
 from heated.common.errors import InputError
 from heated.common.io import write_json
 from heated.datasets import SOURCES
-from heated.evaluation.retrieval import retrieval
+from heated.evaluation.retrieval import retrieval_metrics
 from heated.models import embedding_model
 from heated.search import __main__ as command
 from heated.search import index as indexing
@@ -102,7 +102,8 @@ def check_recall(model_case, image_index):
     is_hit = labels[neighbors] == labels[:, None]
     recalls = {f"recall_at_{k}": is_hit[:, :k].any(axis=1).mean() for k in KS}
     embeddings = torch.from_numpy(model_case.embeddings)
-    expected = retrieval(embeddings, torch.from_numpy(model_case.labels), recall_at_k=KS).values
+    labels = torch.from_numpy(model_case.labels)
+    expected = retrieval_metrics(embeddings, labels, recall_at_k=KS).values
     assert recalls == {name: pytest.approx(expected[name], abs=1e-12) for name in recalls}
     return recalls
 

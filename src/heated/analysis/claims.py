@@ -1,26 +1,27 @@
-"""Claims as tests on repeated trainings: comparisons of methods, paired by seed.
+"""Test claims about methods on repeated trainings, paired by seed.
 
-A comparison is the mean of a metric over some methods minus the mean over as many others, seed by
-seed. Of the 2 x 2 of heat and drop, {hbn, bn-heat} minus {bn, bn-drop} is the main effect of heat,
-and {hbn, bn} minus {bn-heat, bn-drop} the interaction. Its interval is Student's t for paired
-differences: 95 %, two-sided.
+A comparison is the mean of a metric over some methods minus its mean over other methods, seed by
+seed. In the 2 x 2 design of heat and drop, {hbn, bn-heat} minus {bn, bn-drop} is the main effect of
+heat, and {hbn, bn} minus {bn-heat, bn-drop} the interaction. The interval of a comparison is
+Student's two-sided 95 % confidence interval of paired differences.
 
-Verdicts, from at least five seeds whose differences are not all equal:
+A verdict needs at least five seeds whose differences are not all equal:
 
-- "no relevant difference": the two one-sided tests at 5 % (TOST; Schuirmann, 1987) show that the
-  effect lies within +- the smallest effect of interest; only of claims without a margin
-- "supported": the 95 % interval lies above -margin
-- "contradicted": the 95 % interval lies below -margin
-- "undecided": none of these
-- "no verdict": fewer seeds, or no spread; "not run": a method or a metric is missing
+- "no relevant difference": two one-sided tests at 5 % (TOST; Schuirmann, 1987) show an effect
+  within +- the smallest effect of interest. Only claims without a margin are tested for it.
+- "supported": the 95 % interval is above -margin.
+- "contradicted": the 95 % interval is below -margin.
+- "undecided": none of these.
+- "no verdict": fewer seeds or no spread. "not run": a method or a metric is missing.
 
-A claim of several comparisons is supported, or of no relevant difference, when all of them are (the
-intersection-union test, which needs no correction). It is contradicted when one of them is at a
-level that is divided by their number (Bonferroni). Each verdict is given before and after Holm's
-correction for the claims of the same status, confirmatory or exploratory, on the data set.
+A claim of several comparisons is supported, or of no relevant difference, if all of them are. This
+intersection-union test needs no correction. The claim is contradicted if one comparison is at a
+level divided by their number (Bonferroni). Each verdict is given before and after Holm's correction
+for the claims of the same status (confirmatory or exploratory) on the data set.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from math import inf, isnan, sqrt
 from typing import Any
 
@@ -28,80 +29,79 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import nctdtr, stdtr, stdtrit
 
-Values = Mapping[str, Mapping[str, Mapping[int, float]]]  # method, metric, seed
+MetricValues = Mapping[str, Mapping[str, Mapping[int, float]]]  # by method, metric and seed
 Comparison = dict[str, Any]  # metric, more, less, margin
-Judgement = dict[str, Any]
+ClaimResult = dict[str, Any]
 
-LEVEL = 0.025  # of each direction of the difference: one-sided
+SIGNIFICANCE_LEVEL = 0.025  # one-sided, of each direction
 EQUIVALENCE_LEVEL = 0.05  # of each of the two one-sided tests
-POWER = 0.8  # of the number of seeds that is said to decide
-LEAST_SEEDS = 5  # for a verdict
-MOST_SEEDS = 10_000
-NO_SPREAD = 1e-9  # of shares: equal but for rounding
+TARGET_POWER = 0.8  # of the required number of seeds
+MIN_SEEDS = 5  # for a verdict
+MAX_SEEDS = 10_000
+MIN_STD = 1e-9  # smaller spreads of metrics in [0, 1] are rounding errors
 TESTS = ("p", "p_against", "p_equivalent")
 
 
-def judged(
-    claims: Mapping[str, Mapping[str, Any]], values: Values, dataset: str
-) -> list[Judgement]:
-    """Judge every claim on a data set.
+def assess_claims(
+    claims: Mapping[str, Mapping[str, Any]], values: MetricValues, dataset: str
+) -> list[ClaimResult]:
+    """Test every claim on one data set.
+
+    Each claim compares methods, paired by seed, with one-sided t-tests. P-values are adjusted over
+    the tested claims of the same status with Holm's method.
 
     Args:
-        claims: By name: `says`, `origin`, `status`, `stated`, `first_seed`, `smallest_effect` and
-            the comparisons `all`. A confirmatory claim is tested by seeds from `first_seed` on;
-            where earlier ones were used, too, its status is exploratory.
-        values: By method, metric and seed.
-        dataset: The data set's name.
+        claims: Claims by name, as in claims.yaml.
+        values: Metric values in [0, 1] by method, metric and seed.
+        dataset: Name of the data set, copied into the results.
 
     Returns:
-        For each claim those entries, `verdict` and `verdict_adjusted` (after Holm: the same or
-        "undecided", since a correction finds nothing new), and of the
-        comparison farthest from supporting the claim `metric`, `a`, `b`, `effect`, `interval`, `n`,
-        `std` and `seeds_needed` (see `seeds_to_decide`). `parts` has all comparisons, `missing` the
-        methods without values. `p`, `p_against` and `p_equivalent` are the one-sided p of the
-        claim, of its opposite and of equivalence, each also with `_adjusted`; None where there is
-        no verdict, and of equivalence where a comparison has a margin.
+        One result per claim, in their order, with the claim's entries except `all`. Effect,
+        interval and `seeds_needed` are of the comparison that supports the claim least; `parts`
+        lists all. `missing` lists the methods without values. `p`, `p_against` and `p_equivalent`
+        are the one-sided p-values of the claim, of its opposite and of equivalence, None if not
+        tested. `verdict_adjusted` is `verdict`, or "undecided" if Holm's method changes it.
     """
-    found = [
+    results = [
         {key: value for key, value in claim.items() if key != "all"}
-        | {"claim": name, "dataset": dataset, "status": status(claim, values)}
-        | judgement(claim["all"], values, claim["smallest_effect"])
+        | {"claim": name, "dataset": dataset}
+        | assess_claim(claim, values)
         for name, claim in claims.items()
     ]
-    for family in ("confirmatory", "exploratory"):
+    for status in ("confirmatory", "exploratory"):
         for p in TESTS:
-            tested = [one for one in found if one["status"] == family and one[p] is not None]
-            for one, adjusted in zip(tested, holm([one[p] for one in tested]), strict=True):
+            tested = [one for one in results if one["status"] == status and one[p] is not None]
+            for one, adjusted in zip(tested, adjust_by_holm([t[p] for t in tested]), strict=True):
                 one[f"{p}_adjusted"] = adjusted
-    for one in found:
-        again = verdict(*(one[f"{p}_adjusted"] for p in TESTS))
-        decided = one["p"] is not None and again != one["verdict"]
-        one["verdict_adjusted"] = "undecided" if decided else one["verdict"]
-    return found
+    for one in results:
+        adjusted_verdict = choose_verdict(*(one[f"{p}_adjusted"] for p in TESTS))
+        changed = one["p"] is not None and adjusted_verdict != one["verdict"]
+        one["verdict_adjusted"] = "undecided" if changed else one["verdict"]
+    return results
 
 
-def status(claim: Mapping[str, Any], values: Values) -> str:
-    """Confirmatory only if no seed that was used before the claim was stated tests it."""
-    used = {
-        seed
-        for each in claim["all"]
-        if not any(absent(each, values))
-        for seed in shared_seeds(each, values)
-    }
-    early = claim["status"] == "confirmatory" and min(used, default=inf) < claim["first_seed"]
-    return "exploratory" if early else str(claim["status"])
+def assess_claim(claim: Mapping[str, Any], values: MetricValues) -> ClaimResult:
+    """Test one claim, without the correction for several claims.
 
-
-def judgement(comparisons: Sequence[Comparison], values: Values, smallest: float) -> Judgement:
-    """Judge one claim before the correction for several claims."""
-    missing = sorted({name for each in comparisons for name in absent(each, values)})
-    if missing:
-        parts = [named(comparisons[0]) | paired(np.empty(0))]
-    else:
-        parts = [
-            named(each) | paired(differences(each, values), each["margin"], smallest)
+    A confirmatory claim is exploratory if seeds below its `first_seed` test it.
+    """
+    comparisons = claim["all"]
+    seeds = [seed for each in comparisons for seed in shared_seeds(each, values)]
+    is_late = claim["status"] == "confirmatory" and min(seeds, default=inf) >= claim["first_seed"]
+    missing = sorted(
+        {
+            method
             for each in comparisons
-        ]
+            for method in (*each["more"], *each["less"])
+            if each["metric"] not in values.get(method, {})
+        }
+    )
+    parts = []
+    for each in comparisons[:1] if missing else comparisons:
+        part = {key: value for key, value in each.items() if key not in ("more", "less")}
+        part |= {"a": " + ".join(each["more"]), "b": " + ".join(each["less"])}
+        sample = np.empty(0) if missing else paired_differences(each, values)
+        parts.append(part | paired_t_test(sample, each["margin"], claim["smallest_effect"]))
     worst = max(parts, key=lambda part: inf if part["p"] is None else part["p"])
     tests: dict[str, float | None] = dict.fromkeys(TESTS)
     if all(part["p"] is not None for part in parts):
@@ -110,144 +110,108 @@ def judgement(comparisons: Sequence[Comparison], values: Values, smallest: float
         if all(part["p_equivalent"] is not None for part in parts):
             tests["p_equivalent"] = max(part["p_equivalent"] for part in parts)
     return {
+        "status": "confirmatory" if is_late else "exploratory",
         **worst,
         **tests,
         **dict.fromkeys(f"{p}_adjusted" for p in TESTS),
         "missing": missing,
         "parts": parts,
-        "verdict": "not run" if missing else verdict(*tests.values()),
+        "verdict": "not run" if missing else choose_verdict(*tests.values()),
     }
 
 
-def absent(comparison: Comparison, values: Values) -> Iterator[str]:
-    """The methods of a comparison that have no values of its metric."""
-    for method in (*comparison["more"], *comparison["less"]):
-        if comparison["metric"] not in values.get(method, {}):
-            yield method
-
-
-def named(comparison: Comparison) -> Judgement:
-    """A comparison whose sides are text: `a` is claimed to be above `b` minus the margin."""
-    sides = {"a": comparison["more"], "b": comparison["less"]}
-    rest = {key: value for key, value in comparison.items() if key not in ("more", "less")}
-    return rest | {side: " + ".join(methods) for side, methods in sides.items()}
-
-
-def shared_seeds(comparison: Comparison, values: Values) -> list[int]:
-    """The seeds that all methods of a comparison have, in rising order."""
+def shared_seeds(comparison: Comparison, values: MetricValues) -> list[int]:
+    """Return the seeds that all methods of a comparison have, in ascending order."""
     methods = (*comparison["more"], *comparison["less"])
-    return sorted(set.intersection(*(set(values[each][comparison["metric"]]) for each in methods)))
+    columns = (values.get(method, {}).get(comparison["metric"], {}) for method in methods)
+    return sorted(set.intersection(*map(set, columns)))
 
 
-def differences(comparison: Comparison, values: Values) -> NDArray[np.float64]:
-    """(n,) differences of means, of the seeds that all methods share, in rising order."""
-    seeds = shared_seeds(comparison, values)
+def paired_differences(comparison: Comparison, values: MetricValues) -> NDArray[np.float64]:
+    """Return (n,) differences of means over methods, one per shared seed in ascending order."""
+    metric, seeds = comparison["metric"], shared_seeds(comparison, values)
     more, less = (
-        np.array(
-            [[values[method][comparison["metric"]][seed] for seed in seeds] for method in methods],
-            dtype=np.float64,
-        )
-        for methods in (comparison["more"], comparison["less"])
+        np.array([[values[method][metric][seed] for seed in seeds] for method in comparison[side]])
+        for side in ("more", "less")
     )
-    return more.mean(axis=0) - less.mean(axis=0)
+    return np.asarray(more.mean(axis=0) - less.mean(axis=0), dtype=np.float64)
 
 
-def paired(
-    differences: NDArray[np.float64], margin: float = 0.0, smallest: float = 0.005
-) -> Judgement:
-    """Estimate and test the mean of paired differences.
+def paired_t_test(
+    differences: NDArray[np.float64], margin: float = 0.0, smallest_effect: float = 0.005
+) -> ClaimResult:
+    """Estimate the mean of paired differences (n,), and test that it is above -margin.
 
-    Args:
-        differences: (n,).
-        margin: The claim is that the mean is above -margin.
-        smallest: The smallest effect of interest, for equivalence and the number of seeds.
+    Interval and std need two differences; p-values and `seeds_needed` need five that are not all
+    equal. `p_equivalent` is None with a margin. What cannot be computed is None.
 
-    Returns:
-        `effect`, its 95 % `interval` and `std` (None of fewer than two differences), `n`, and of
-        at least five that are not all equal the one-sided `p` of the claim, `p_equivalent` (None
-        with a margin) and `seeds_needed`.
-
-    >>> found = paired(np.array([0.01, 0.02, 0.03, 0.02, 0.02]))
-    >>> [round(bound, 4) for bound in found["interval"]], round(found["p"], 4)
+    >>> result = paired_t_test(np.array([0.01, 0.02, 0.03, 0.02, 0.02]))
+    >>> [round(bound, 4) for bound in result["interval"]], round(result["p"], 4)
     ([0.0112, 0.0288], 0.0016)
     """
     n = len(differences)
-    found: Judgement = {"effect": float(differences.mean()) if n else None, "n": n}
-    found |= dict.fromkeys(("interval", "std", "p", "p_equivalent", "seeds_needed"))
+    result: ClaimResult = {"effect": float(differences.mean()) if n else None, "n": n}
+    result |= dict.fromkeys(("interval", "std", "p", "p_equivalent", "seeds_needed"))
     if n < 2:
-        return found
+        return result
     effect, std = float(differences.mean()), float(differences.std(ddof=1))
-    half = float(stdtrit(n - 1, 1 - LEVEL)) * std / sqrt(n)
-    found |= {"interval": [effect - half, effect + half], "std": std}
-    if n < LEAST_SEEDS or std < NO_SPREAD:
-        return found
-    found["p"] = chance(effect + margin, std, n)
-    found["seeds_needed"] = seeds_to_decide(margin or smallest, std)
+    half = float(stdtrit(n - 1, 1 - SIGNIFICANCE_LEVEL)) * std / sqrt(n)
+    result |= {"interval": [effect - half, effect + half], "std": std}
+    if n < MIN_SEEDS or std < MIN_STD:
+        return result
+    bounds = (effect + (margin or smallest_effect), smallest_effect - effect)
+    result["p"] = one_sided_p(effect + margin, std, n)
+    result["seeds_needed"] = required_seeds(margin or smallest_effect, std)
     if not margin:
-        bounds = (chance(effect + smallest, std, n), chance(smallest - effect, std, n))
-        found["p_equivalent"] = max(bounds)
-    return found
+        result["p_equivalent"] = max(one_sided_p(bound, std, n) for bound in bounds)
+    return result
 
 
-def chance(effect: float, std: float, n: int) -> float:
-    """The one-sided p of a mean of n differences at least this large, if the true mean is 0."""
-    return float(stdtr(n - 1, -effect / std * sqrt(n)))
+def one_sided_p(mean: float, std: float, n: int) -> float:
+    """Return the probability that n differences have at least this mean if the true mean is 0."""
+    return float(stdtr(n - 1, -mean / std * sqrt(n)))
 
 
-def verdict(p: float | None, p_against: float | None, p_equivalent: float | None) -> str:
-    """The verdict that these one-sided p give; None: not tested."""
+def choose_verdict(p: float | None, p_against: float | None, p_equivalent: float | None) -> str:
+    """Return the verdict of one-sided p-values; None: not tested."""
     if p is None or p_against is None:
         return "no verdict"
     if p_equivalent is not None and p_equivalent < EQUIVALENCE_LEVEL:
         return "no relevant difference"
-    if p < LEVEL:
+    if p < SIGNIFICANCE_LEVEL:
         return "supported"
-    return "contradicted" if p_against < LEVEL else "undecided"
+    return "contradicted" if p_against < SIGNIFICANCE_LEVEL else "undecided"
 
 
-def seeds_to_decide(effect: float, std: float, level: float = LEVEL) -> int | None:
-    """The fewest seeds that would detect an effect with a probability of 80 %.
+def required_seeds(effect: float, std: float, level: float = SIGNIFICANCE_LEVEL) -> int | None:
+    """Return the number of seeds that detects a true effect with 80 % power, None above 10,000.
 
-    Args:
-        effect: The true effect: the smallest one of interest, not the one seen.
-        std: Standard deviation of the paired differences.
-        level: One-sided.
+    std is the standard deviation of the paired differences, level the one-sided significance level.
 
-    Returns:
-        At least five; None beyond 10,000.
-
-    >>> seeds_to_decide(1.0, 1.0), seeds_to_decide(-0.5, 1.0), seeds_to_decide(0.0, 1.0)
+    >>> required_seeds(1.0, 1.0), required_seeds(-0.5, 1.0), required_seeds(0.0, 1.0)
     (10, 34, None)
     """
-    low, high = LEAST_SEEDS - 1, LEAST_SEEDS
-    while power(effect, std, high, level) < POWER:
-        if high == MOST_SEEDS:
-            return None
-        low, high = high, min(2 * high, MOST_SEEDS)
-    while high - low > 1:
-        middle = (low + high) // 2
-        reaches = power(effect, std, middle, level) >= POWER
-        low, high = (low, middle) if reaches else (middle, high)
-    return high
+    candidates = range(MIN_SEEDS, MAX_SEEDS + 1)
+    index = bisect_left(candidates, TARGET_POWER, key=lambda n: t_test_power(effect, std, n, level))
+    return candidates[index] if index < len(candidates) else None
 
 
-def power(effect: float, std: float, n: int, level: float = LEVEL) -> float:
-    """The probability that n differences of this mean and deviation give a p below the level."""
+def t_test_power(effect: float, std: float, n: int, level: float = SIGNIFICANCE_LEVEL) -> float:
+    """Return the probability that n paired differences give a p-value below the level."""
     size = abs(effect) / std if std else (inf if effect else 0.0)
     if size in (0.0, inf):
         return float(size > 0)
-    missed = float(nctdtr(n - 1, size * sqrt(n), stdtrit(n - 1, 1 - level)))
-    return 1.0 if isnan(missed) else 1 - missed  # SciPy's NaN: too far out to miss
+    type_2_error = float(nctdtr(n - 1, size * sqrt(n), stdtrit(n - 1, 1 - level)))
+    return 1.0 if isnan(type_2_error) else 1 - type_2_error  # SciPy returns NaN for tiny errors
 
 
-def holm(chances: Sequence[float]) -> list[float]:
-    """Correct each p for all of them by Holm's step-down procedure (1979).
+def adjust_by_holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values by Holm's step-down procedure (1979).
 
-    >>> holm([0.01, 0.04, 0.03])
+    >>> adjust_by_holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
-    adjusted, highest = [0.0] * len(chances), 0.0
-    for rank, index in enumerate(np.argsort(chances, kind="stable")):
-        highest = max(highest, min(1.0, (len(chances) - rank) * chances[index]))
-        adjusted[index] = highest
-    return adjusted
+    p, order = np.array(p_values, dtype=np.float64), np.argsort(p_values, kind="stable")
+    factors = np.arange(len(p), 0, -1)
+    p[order] = np.maximum.accumulate(np.minimum(factors * p[order], 1))
+    return p.tolist()

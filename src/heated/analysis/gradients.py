@@ -1,91 +1,197 @@
-"""The length of a sample's gradient dl/df against alpha, in closed form (paper, eqs. 2 and 3).
+"""Compute gradient norms of a trained model's samples against alpha, by kind of sample.
 
-f is the normalised embedding, as the classifier sees it. Weights, bias and embeddings are a trained
-model's; only alpha varies, and the model's own alpha does not matter.
+The gradient dl/df is of the normalized embedding f that the classifier receives, in closed form
+(paper, eqs. 2 and 3). Weights, bias and embeddings are the trained model's; only alpha varies.
 """
 
 from collections.abc import Iterator, Sequence
+from math import inf
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from heated.common.errors import InputError
+from heated.common.geometry import class_means
+from heated.data.batches import Held, Mapped
 from heated.losses.heated_softmax import HeatedSoftmax
+from heated.models.embedding import batch_size_for
+from heated.models.embedding_model import Model
 
-ENTRIES = 2**22  # logits at a time, 32 MiB of float64; the result does not depend on it
+MAX_LOGITS = 2**22  # at a time, 32 MiB of float64; the result does not depend on it
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+SHARE = 0.1  # of each class's correct samples, per kind
+
+
+def gradients_by_kind(
+    model: Model, images: Held | Mapped, labels: Tensor, *, alphas: Sequence[float], samples: int
+) -> dict[str, Any]:
+    """Compute curves of gradient norms against alpha; leaves the model in eval mode.
+
+    Args:
+        model: A trained model.
+        images: The N images that it was trained on.
+        labels: (N,) int64 in [0, num_classes), on the model's device.
+        alphas: Values of alpha, in any order.
+        samples: The maximum number of samples per kind, evenly spaced over the images.
+    """
+    head, alphas = model.head, sorted(alphas)
+    assert isinstance(head, HeatedSoftmax)
+    embeddings = normalized_embeddings(model, images).double()
+    by_kind = samples_by_kind(embeddings, margins(head, embeddings, labels), labels)
+    kinds = {}
+    for kind, indices in by_kind.items():
+        if len(indices):
+            chosen = evenly_spaced(indices, samples)
+            kinds[kind] = curve_statistics(head, embeddings[chosen], labels[chosen], alphas)
+    return {
+        "alpha": head.alpha.item(),
+        "alphas": alphas,
+        "images": len(labels),
+        "counts": {kind: len(indices) for kind, indices in by_kind.items()},
+        "kinds": kinds,
+    }
+
+
+def normalized_embeddings(model: Model, images: Held | Mapped) -> Tensor:
+    """Return (N, D) float32 as the classifier receives them; leaves the model in eval mode."""
+    model.eval()
+    pieces = torch.arange(len(images)).split(batch_size_for(model))
+    with torch.inference_mode():
+        batches = map(model.prepare, images.batches(pieces))
+        return torch.cat([model.normalization(model.network(batch)) for batch in batches])
+
+
+def samples_by_kind(embeddings: Tensor, margins: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Return the indices of samples of each kind, (M,) int64 in ascending order.
+
+    Of each class's correct samples, "centroid" has the tenth nearest to the class's mean embedding,
+    and "boundary" the tenth with the smallest margins. The smallest margins of all classes would
+    not do: the peak is at about 1.3 / margin or above. A margin of 0 counts as misclassified, since
+    its gradient grows without bound too.
+    """
+    classes = torch.unique(labels, return_inverse=True)[1]
+    distances = (embeddings - class_means(embeddings, labels)[classes]).norm(dim=1)
+    correct = (margins > 0).nonzero()[:, 0]
+    return {
+        "centroid": correct[lowest_per_class(distances[correct], labels[correct])],
+        "boundary": correct[lowest_per_class(margins[correct], labels[correct])],
+        "misclassified": (margins <= 0).nonzero()[:, 0],
+    }
+
+
+def lowest_per_class(values: Tensor, labels: Tensor) -> Tensor:
+    """Return the indices of the lowest values: a SHARE of each class, at least one.
+
+    >>> lowest_per_class(torch.tensor([0.3, 0.1, 0.2, 9.0]), torch.tensor([0, 0, 0, 5])).tolist()
+    [1, 3]
+    """
+    order = values.argsort(stable=True)
+    order = order[labels[order].argsort(stable=True)]  # class by class, ascending values
+    classes, counts = labels[order], labels.bincount()
+    starts = counts.cumsum(0) - counts
+    ranks = torch.arange(len(order), device=order.device) - starts[classes]
+    return order[ranks < SHARE * counts[classes]].sort().values
+
+
+def evenly_spaced(indices: Tensor, count: int) -> Tensor:
+    """Return `count` of the indices at equal steps, first and last included; all if fewer.
+
+    >>> evenly_spaced(torch.tensor([2, 3, 5, 7, 11]), 3).tolist()
+    [2, 5, 11]
+    """
+    places = np.linspace(0, len(indices) - 1, min(count, len(indices))).round()
+    return indices[torch.from_numpy(places).long().to(indices.device)]
+
+
+def curve_statistics(
+    head: HeatedSoftmax, normalized: Tensor, labels: Tensor, alphas: Sequence[float]
+) -> dict[str, Any]:
+    """Summarize the gradient norms of N samples by quantiles per alpha and medians over samples.
+
+    `peak_norm` is a sample's largest norm, `peak_alpha` its alpha.
+    """
+    norms = gradient_norms(head, normalized, labels, alphas).cpu().numpy()
+    slopes = final_slopes(head, normalized, labels).cpu().numpy()
+    return {
+        "n": len(norms),
+        "quantiles": {str(q): np.quantile(norms, q, axis=0).tolist() for q in QUANTILES},
+        "peak_alpha": float(np.median(np.array(alphas)[norms.argmax(axis=1)])),
+        "peak_norm": float(np.median(norms.max(axis=1))),
+        "final_slope": float(np.median(slopes)),
+    }
 
 
 def gradient_norms(
-    head: HeatedSoftmax, normalised: Tensor, labels: Tensor, alphas: Sequence[float]
+    head: HeatedSoftmax, normalized: Tensor, labels: Tensor, alphas: Sequence[float]
 ) -> Tensor:
-    """Return (N, A) float64, alpha ||sum_m (p_m - q_m) w_m|| of each sample alone, at each alpha.
+    """Return (N, A) float64, each sample's gradient norm alpha ||sum_m (p_m - q_m) w_m||.
 
-    normalised: (N, D); labels: (N,) int64 in [0, C). p is the softmax, q the labels and w the
-    weights, with the head's bias, label smoothing and unit lengths. Raises InputError for an alpha
-    that is not finite and above 0, and for labels or dimensions that are not the head's.
+    p is the softmax, q the (smoothed) label and w the weights. Raises InputError if an alpha, the
+    labels or the dimensions are invalid.
     """
-    if not all(0 < alpha < float("inf") for alpha in alphas):
-        raise InputError(f"alphas: came {list(alphas)}; allowed: finite numbers above 0")
+    if not all(0 < alpha < inf for alpha in alphas):
+        raise InputError(f"alphas: got {list(alphas)}, expected finite numbers above 0")
     bias = 0 if head.bias is None or head.bias_inside else head.bias.detach().double()
     norms = [
-        [alpha * pulls(head, (alpha * scores + bias).softmax(dim=1), classes) for alpha in alphas]
-        for scores, classes in blocks(head, normalised, labels)
+        [a * error_norms(head, (a * scores + bias).softmax(dim=1), classes) for a in alphas]
+        for scores, classes in iter_scores(head, normalized, labels)
     ]
     return torch.cat([torch.stack(each, dim=1) for each in norms])
 
 
-def final_slopes(head: HeatedSoftmax, normalised: Tensor, labels: Tensor) -> Tensor:
-    """Return (N,) float64, the limit of the gradient's norm / alpha as alpha grows and p is all on
-    the class of the largest score: ||w_max - w_y|| of a misclassified sample, 0 of a correct one.
-    With smoothed labels w_y becomes (1 - s) w_y + s mean(w), so that it is above 0 of both."""
+def final_slopes(head: HeatedSoftmax, normalized: Tensor, labels: Tensor) -> Tensor:
+    """Return (N,) float64, the limit of gradient norm / alpha as alpha grows.
+
+    It is ||w_max - w_y|| for a misclassified sample and 0 for a correct one. Label smoothing s
+    replaces w_y by (1 - s) w_y + s mean(w), so that the limit is above 0 for both.
+    """
     slopes = []
-    for scores, own in blocks(head, normalised, labels):
+    for scores, classes in iter_scores(head, normalized, labels):
         certain = F.one_hot(scores.argmax(dim=1), len(head.weight)).double()
-        slopes.append(pulls(head, certain, own))
+        slopes.append(error_norms(head, certain, classes))
     return torch.cat(slopes)
 
 
-def pulls(head: HeatedSoftmax, probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Return (N,), ||sum_m (p_m - q_m) w_m|| of probabilities (N, C) float64."""
-    own = labels[:, None]
-    errors = (probabilities - head.label_smoothing / len(head.weight)).scatter_(1, own, 0)
-    # they sum to 0: so the label's keeps its digits where its probability is nearly 1
-    errors.scatter_(1, own, -errors.sum(dim=1, keepdim=True))
-    return (errors @ weights(head)).norm(dim=1)
-
-
-def weights(head: HeatedSoftmax) -> Tensor:
-    """Return (C, D) float64, class weights as they meet the normalised embedding."""
-    raw = head.weight.detach().double()
-    return F.normalize(raw, dim=1) if head.unit_weights else raw
-
-
-def margins(head: HeatedSoftmax, normalised: Tensor, labels: Tensor) -> Tensor:
-    """Return (N,) float64, a sample's score of its own class less the best other score: above 0 it
-    is classified correctly. The scores are what alpha multiplies, so that it depends on no alpha.
-    """
+def margins(head: HeatedSoftmax, normalized: Tensor, labels: Tensor) -> Tensor:
+    """Return (N,) float64, the score of the sample's class minus the best other score."""
     found = []
-    for scores, own in blocks(head, normalised, labels):
-        right = scores.gather(1, own[:, None])[:, 0]
-        found.append(right - scores.scatter_(1, own[:, None], -torch.inf).amax(dim=1))
+    for scores, classes in iter_scores(head, normalized, labels):
+        own = scores.gather(1, classes[:, None])[:, 0]
+        found.append(own - scores.scatter_(1, classes[:, None], -inf).amax(dim=1))
     return torch.cat(found)
 
 
-def blocks(
-    head: HeatedSoftmax, normalised: Tensor, labels: Tensor
+def error_norms(head: HeatedSoftmax, probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return (N,) ||sum_m (p_m - q_m) w_m|| of probabilities p (N, C) float64."""
+    own = labels[:, None]
+    errors = (probabilities - head.label_smoothing / len(head.weight)).scatter_(1, own, 0)
+    # Errors sum to 0. The label's error keeps its digits even if its probability is nearly 1.
+    errors.scatter_(1, own, -errors.sum(dim=1, keepdim=True))
+    return (errors @ class_weights(head)).norm(dim=1)
+
+
+def class_weights(head: HeatedSoftmax) -> Tensor:
+    """Return (C, D) float64, of unit length if the head uses unit weights."""
+    weight = head.weight.detach().double()
+    return F.normalize(weight, dim=1) if head.unit_weights else weight
+
+
+def iter_scores(
+    head: HeatedSoftmax, normalized: Tensor, labels: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield a few samples at a time, at least once: (B, C) float64 scores, which alpha multiplies
-    (z, or z + b with the bias inside), and (B,) labels."""
+    """Yield scores (B, C) float64, which alpha multiplies, and labels (B,), at least once."""
     classes, dim = head.weight.shape
-    outside = int(((labels < 0) | (labels >= classes)).sum())
-    if normalised.shape != (*labels.shape, dim) or outside:
+    invalid = int(((labels < 0) | (labels >= classes)).sum())
+    if normalized.shape != (*labels.shape, dim) or invalid:
         raise InputError(
-            f"came embeddings {tuple(normalised.shape)} and labels {tuple(labels.shape)}, of which "
-            f"{outside} out of range; allowed: (N, {dim}) and (N,) in [0, {classes}), of what the "
-            "model was trained on"
+            f"embeddings, labels: got {tuple(normalized.shape)} and {tuple(labels.shape)} with "
+            f"{invalid} labels out of range, expected (N, {dim}) and (N,) in [0, {classes}). Pass "
+            "the data set that the model was trained on."
         )
     bias = head.bias.detach().double() if head.bias is not None and head.bias_inside else 0
-    size = max(1, ENTRIES // classes)
-    for embeddings, own in zip(normalised.split(size), labels.split(size), strict=True):
-        yield embeddings.double() @ weights(head).T + bias, own
+    size = max(1, MAX_LOGITS // classes)
+    for embeddings, own in zip(normalized.split(size), labels.split(size), strict=True):
+        yield embeddings.double() @ class_weights(head).T + bias, own

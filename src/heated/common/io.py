@@ -15,6 +15,8 @@ import numpy as np
 import psutil
 from numpy.typing import ArrayLike, NDArray
 
+MIB = 2**20  # bytes
+
 
 def project_root() -> Path:
     """The project's folder: DVC_ROOT, which holds in DVC's temporary copies too, else this one."""

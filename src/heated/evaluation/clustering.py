@@ -1,5 +1,4 @@
-"""k-means over unit-length embeddings, and how well its clusters (N,) match the classes (N,): a
-float in [0, 1] per metric, higher is better."""
+"""k-means engines, and metrics of how well clusters (N,) match classes (N,): 1 is perfect."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,70 +16,65 @@ from torch import Tensor
 from heated.evaluation.kmeans import Clusters, lloyd
 
 Labels = NDArray[np.int64]
+Counts = NDArray[np.float64]
 
 
-def scikit_learn(unit: Tensor, clusters: int, *, restarts: int, seed: int) -> Clusters:
-    """Cluster (N, D) float64 by scikit-learn in float32: k-means++ starts, the best of `restarts`
-    by inertia. The authors' protocol, with 10 restarts (utils.py)."""
-    model = KMeans(clusters, n_init=restarts, random_state=seed)
+def scikit_learn_kmeans(unit: Tensor, num_clusters: int, *, restarts: int, seed: int) -> Clusters:
+    """Cluster (N, D) with scikit-learn, as the authors do (utils.py) with 10 restarts."""
+    model = KMeans(num_clusters, n_init=restarts, random_state=seed)
     labels = torch.from_numpy(model.fit_predict(unit.float().cpu().numpy()).astype(np.int64))
     converged = model.n_iter_ < model.max_iter
     return Clusters(labels, float(model.inertia_) / len(unit), int(model.n_iter_), converged)
 
 
-def exact_lloyd(
-    unit: Tensor, clusters: int, *, restarts: int, iterations: int, seed: int
+def lloyd_kmeans(
+    unit: Tensor, num_clusters: int, *, restarts: int, iterations: int, seed: int
 ) -> Clusters:
-    """Cluster (N, D) float64 by `lloyd`: random samples as starts, the best of `restarts` by
-    objective. For what scikit-learn is too slow for: tens of thousands of classes, or a GPU."""
+    """Cluster (N, D) float64 with `lloyd`, for tens of thousands of classes or a GPU."""
     generator = torch.Generator().manual_seed(seed)
-    again = partial(lloyd, unit, clusters, iterations=iterations, generator=generator)
-    return min((again() for _ in range(restarts)), key=lambda found: found.objective)
+    restart = partial(lloyd, unit, num_clusters, iterations=iterations, generator=generator)
+    return min((restart() for _ in range(restarts)), key=lambda clusters: clusters.objective)
 
 
-def nmi_geometric(classes: Labels, clusters: Labels) -> float:
-    """I(Y; C) / sqrt(H(Y) H(C)): what scikit-learn 0.19, which the authors used, called NMI.
+def nmi(classes: Labels, clusters: Labels, average: str) -> float:
+    """Compute normalized mutual information I(Y; C) / mean(H(Y), H(C)) in [0, 1].
 
-    >>> nmi_geometric(np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0]))
+    Args:
+        classes: (N,) int64.
+        clusters: (N,) int64.
+        average: The mean of the entropies: "geometric" as in scikit-learn 0.19, which the authors
+            used, or "arithmetic" as in scikit-learn since version 0.22.
+
+    >>> nmi(np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0]), "geometric")
     1.0
     """
-    return float(normalized_mutual_info_score(classes, clusters, average_method="geometric"))
-
-
-def nmi_arithmetic(classes: Labels, clusters: Labels) -> float:
-    """2 I(Y; C) / (H(Y) + H(C)): what scikit-learn calls NMI since 0.22.
-
-    >>> nmi_arithmetic(np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0]))
-    1.0
-    """
-    return float(normalized_mutual_info_score(classes, clusters, average_method="arithmetic"))
+    return float(normalized_mutual_info_score(classes, clusters, average_method=average))
 
 
 def ami(classes: Labels, clusters: Labels) -> float:
-    """NMI less what chance gives (arithmetic mean; Vinh et al., 2010), at least 0. scikit-learn's,
-    which walks through all pairs of a class and a cluster, takes half a minute for 11,316 of each.
+    """Compute adjusted mutual information: 0 by chance, 1 at most (Vinh et al., 2010).
+
+    AMI = (I - E[I]) / (mean(H(Y), H(C)) - E[I]), below 0 for less than chance. scikit-learn's
+    version is equal but takes half a minute for 11,316 classes and clusters.
 
     >>> ami(np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0]))
     1.0
+    >>> ami(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
+    -0.5...
     """
     table = contingency_matrix(classes, clusters, sparse=True, dtype=np.float64)
     if table.shape == (table.nnz, table.nnz):
-        return 1.0  # the same partition, also where chance could not give another
+        return 1.0  # the same partition, even if it is the only possible one
     by_class, by_cluster = (np.asarray(table.sum(axis=axis)).ravel() for axis in (1, 0))
-    shared = mutual_info_score(None, None, contingency=table)
-    chance = information_by_chance(by_class, by_cluster)
-    most = (entropy(by_class) + entropy(by_cluster)) / 2
-    return float(np.clip((shared - chance) / max(most - chance, np.finfo(float).eps), 0, 1))
+    shares = (by_class / len(classes), by_cluster / len(classes))
+    mean_entropy = sum(float(-(p * np.log(p)).sum()) for p in shares) / 2
+    information = mutual_info_score(None, None, contingency=table)
+    expected = expected_information(by_class, by_cluster)
+    return float((information - expected) / max(mean_entropy - expected, np.finfo(float).eps))
 
 
-def entropy(counts: NDArray[np.float64]) -> float:
-    """-sum p log p of the counts' shares."""
-    shares = counts / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
-
-
-def information_by_chance(by_class: NDArray[np.float64], by_cluster: NDArray[np.float64]) -> float:
-    """Mean mutual information of two partitions with these sizes; each pair of sizes once."""
+def expected_information(by_class: Counts, by_cluster: Counts) -> float:
+    """Compute the mean mutual information of random partitions with these class sizes."""
     size, total = by_class.sum(), 0.0
     for a, classes in zip(*np.unique(by_class, return_counts=True), strict=True):
         for b, clusters in zip(*np.unique(by_cluster, return_counts=True), strict=True):
@@ -92,13 +86,14 @@ def information_by_chance(by_class: NDArray[np.float64], by_cluster: NDArray[np.
 
 
 def log_binomial(n: Any, k: Any) -> Any:
-    """log(n over k)."""
+    """Return the logarithm of the binomial coefficient n over k."""
     return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
 
 
 def f1(classes: Labels, clusters: Labels) -> float:
-    """2 P R / (P + R) over pairs: P of those in one cluster are in one class, R the other way; 0
-    where no pair is in one cluster and one class.
+    """Compute 2 P R / (P + R) in [0, 1], 0 if no pair is in one cluster and one class.
+
+    Precision P is the share of pairs in one cluster that are in one class, recall R the reverse.
 
     >>> f1(np.array([0, 0, 1, 1]), np.array([0, 0, 0, 0]))
     0.5
@@ -107,10 +102,13 @@ def f1(classes: Labels, clusters: Labels) -> float:
     return float(2 * in_both / max(2 * in_both + in_class + in_cluster, 1))
 
 
-KMEANS: dict[str, Callable[..., Clusters]] = {"scikit-learn": scikit_learn, "lloyd": exact_lloyd}
+KMEANS: dict[str, Callable[..., Clusters]] = {
+    "scikit-learn": scikit_learn_kmeans,
+    "lloyd": lloyd_kmeans,
+}
 CLUSTERING: dict[str, Callable[[Labels, Labels], float]] = {
-    "nmi_geometric": nmi_geometric,
-    "nmi_arithmetic": nmi_arithmetic,
+    "nmi_geometric": partial(nmi, average="geometric"),
+    "nmi_arithmetic": partial(nmi, average="arithmetic"),
     "ami": ami,
     "f1": f1,
 }

@@ -1,18 +1,19 @@
-"""Exact ranks of each query's same-class samples among all others, in blocks, on any device.
+"""Rank each query's positives exactly, in blocks, on any device.
 
-Nearness is cosine similarity, which orders unit vectors as Euclidean distance does. Rules:
-- A sample is never its own neighbour, also where it is both query and gallery.
-- Ties count against the query: of samples equally near, those of other classes come first. So a
-  network that maps everything to one point scores nothing, and no score depends on the order of the
-  samples. A tie is an equal cosine, computed in float64 and rounded to a multiple of 2^-32. An
-  embedding of length 0 has cosine 0 with everything.
-- A query without another sample of its class in the gallery has no ranks; it scores 0.
+The positives of a query are the other gallery samples of its class; the negatives are of other
+classes. Samples are ranked by cosine, which orders unit vectors as Euclidean distance does. Rules:
 
-All cosines are screened in low precision (`low_precision_screen`). Where the bound leaves in doubt
-which same-class samples one is nearer than, it is computed in float64.
+- A sample is never its own neighbor.
+- Ties are broken against the query: negatives rank before positives at equal cosine. A network that
+  maps everything to one point scores 0, and the order of samples does not matter. Cosines are equal
+  if they round to the same multiple of 2^-32. An embedding of length 0 has cosine 0 with all.
+- A query without positives has no ranks and scores 0.
+
+All cosines are first computed in low precision (`candidate_filter`). Those whose error bound leaves
+the rank of a positive undecided are computed again in float64.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -21,240 +22,229 @@ from torch.linalg import vecdot
 
 from heated.common.errors import InputError
 from heated.common.geometry import l2_normalize
-from heated.evaluation.low_precision_screen import (
-    Block,
-    Screen,
-    half_step,
-    pairs,
-    portions,
-    rounded,
+from heated.evaluation.candidate_filter import (
+    CandidateFilter,
+    ProductBlock,
+    map_pairs,
+    rounding_bound,
 )
 from heated.runtime.device import fast_dtype
 
-GRID = 2**32  # cosines are compared as whole multiples of 1 / GRID
-FAR = -2 * GRID  # farther than any sample
-STRIP = {"cpu": 128, "cuda": 1024}  # queries whose same-class cosines are one product
+GRID = 2**32  # cosines are compared as integer multiples of 1 / GRID
+PADDING = -2 * GRID  # below any cosine
+STRIP = {"cpu": 128, "cuda": 1024}  # queries whose positives are computed in one product
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """For B queries, int64, ranks from 1: `nearest` (B,), of the nearest same-class sample, 0 if it
-    is deeper than asked for; `within` (B, W), of the same-class samples up to R, rising, then 0;
-    `relevant` (B,), R: same-class samples in the gallery. `doubtful`: cosines decided in float64.
-    """
+    """Ranks of the positives of B queries, int64, starting at 1."""
 
-    nearest: Tensor
-    within: Tensor
-    relevant: Tensor
-    doubtful: int = 0
+    nearest: Tensor  # (B,), of the nearest positive; 0 if there is none up to max_k
+    within_r: Tensor  # (B, W), of all positives up to rank R, ascending, padded with 0
+    num_positives: Tensor  # (B,), R
+    num_recomputed: int = 0  # cosines that were computed in float64
 
 
 @dataclass(frozen=True)
 class Queries:
-    """B queries in the order of classes, each (B,) int64: the sample's number, where its class
-    starts and stops in the gallery, its own place there (-1: none), and R."""
+    """B queries in the order of their classes, (B,) int64 each."""
 
-    sample: Tensor
-    start: Tensor
-    stop: Tensor
-    own: Tensor
-    relevant: Tensor
+    index: Tensor  # of the query's sample
+    start: Tensor  # where its class starts in the sorted gallery
+    stop: Tensor  # where its class ends
+    position: Tensor  # of the query itself in the sorted gallery, or -1
+    num_positives: Tensor
 
     def __getitem__(self, block: slice) -> "Queries":
         return Queries(*(getattr(self, field.name)[block] for field in fields(self)))
 
 
-class Neighbours:
-    """Queries and a gallery, each in the order of classes, and the ranks of a block of queries.
+@dataclass(eq=False)
+class NeighborSearch:
+    """Rank the positives of queries in a gallery.
 
-    Args:
-        embeddings: (N, D) floating, of any length.
-        labels: (N,) int64.
-        query: (N,) bool, all samples by default; `gallery` likewise.
-        deepest: The nearest same-class sample is ranked up to here.
-        within: Whether all same-class samples are ranked up to R.
-        memory: MiB for what grows with queries x gallery; in addition, three copies of the
-            embeddings. Results depend neither on it nor on `dtype`, the screen's, by default what
-            the hardware does fast.
-
-    Raises:
-        InputError: If embeddings are not finite floats, one per label, or there is no query or no
-            gallery.
+    Neither memory nor dtype affects results. Raises InputError if embeddings are not finite, if
+    their number is not that of the labels, or if there is no query or no gallery sample.
     """
 
-    def __init__(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        query: Tensor | None = None,
-        gallery: Tensor | None = None,
-        deepest: int,
-        within: bool = True,
-        memory: int = 128,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        checked(embeddings, labels)
-        order = labels.argsort(stable=True)
-        samples = order if query is None else order[query[order]]
-        self.gallery = order if gallery is None else order[gallery[order]]
-        if not len(samples) or not len(self.gallery):
-            raise InputError(f"came {len(samples)} queries and {len(self.gallery)} in the gallery")
-        classes, own = labels[self.gallery], inverse(self.gallery, len(labels))[samples]
-        start = torch.searchsorted(classes, labels[samples])
-        stop = torch.searchsorted(classes, labels[samples], right=True)
-        relevant = stop - start - (own >= 0).long()
-        self.queries = Queries(samples, start, stop, own, relevant)
-        self.deepest, self.within = deepest, within
-        self.unit = l2_normalize(embeddings)
-        self.low = rounded(self.unit, dtype or fast_dtype(self.unit.device))
-        most, size = int(self.queries.relevant.max()), len(self.gallery)
-        bytes_a_query = size * self.low.values.element_size() + 128 * most
-        half = memory * 2**20 // 2  # in bytes
-        self.rows = min(len(samples), max(1, half // bytes_a_query))
-        self.portion = half // 128  # candidates, of about so many bytes each
-        # Shuffled, so that a class's samples are in different chunks of the screen.
-        shuffle = torch.randperm(size, generator=torch.Generator().manual_seed(0)).to(labels.device)
-        self.shuffle, self.column = shuffle, inverse(shuffle, size)
-        # the largest power of 2 up to 64 that leaves at least 8 chunks a same-class sample
-        width = 1 << max(0, min(6, (size // (8 * max(most, 1))).bit_length() - 1))
-        self.screen = Screen(self.low[self.gallery[shuffle]], rows=self.rows, width=width)
+    embeddings: Tensor  # (N, D) floating point, of any length
+    labels: Tensor  # (N,) int64
+    _: KW_ONLY
+    query: Tensor | None = None  # (N,) bool, by default all samples
+    gallery: Tensor | None = None  # (N,) bool, by default all samples
+    max_k: int  # up to this rank, the nearest positive is ranked
+    rank_all_positives: bool = True  # up to rank R
+    memory_mib: int = 128  # of what grows with queries x gallery, beyond 3 copies of embeddings
+    dtype: torch.dtype | None = None  # of the low-precision products, by default a fast one
 
-    def blocks(self) -> list[slice]:
-        """The queries in blocks that are screened at once."""
-        return [slice(i, i + self.rows) for i in range(0, len(self.queries.sample), self.rows)]
+    def __post_init__(self) -> None:
+        labels = self.labels
+        check_embeddings(self.embeddings, labels)
+        order = labels.argsort(stable=True)
+        index = order if self.query is None else order[self.query[order]]
+        self.sorted_gallery = order if self.gallery is None else order[self.gallery[order]]
+        size = len(self.sorted_gallery)
+        if not len(index) or not size:
+            raise InputError(
+                f"query, gallery: got {len(index)} queries and {size} gallery samples, expected at "
+                "least one of each. Check the masks."
+            )
+        position = index_positions(self.sorted_gallery, len(labels))[index]
+        start = torch.searchsorted(labels[self.sorted_gallery], labels[index])
+        stop = torch.searchsorted(labels[self.sorted_gallery], labels[index], right=True)
+        num_positives = stop - start - (position >= 0).long()
+        self.queries = Queries(index, start, stop, position, num_positives)
+        self.unit = l2_normalize(self.embeddings)
+        # Shuffled, so that the samples of a class are in different chunks of the products.
+        shuffle = torch.randperm(size, generator=torch.Generator().manual_seed(0)).to(labels.device)
+        self.shuffle, self.column = shuffle, index_positions(shuffle, size)
+        most = max(1, int(num_positives.max()))
+        self.filter = CandidateFilter(
+            self.unit[self.sorted_gallery[shuffle]],
+            self.dtype or fast_dtype(self.unit.device),
+            num_queries=len(index),
+            memory_mib=self.memory_mib,
+            bytes_per_query=128 * most,
+            # the largest power of 2 up to 64 that leaves at least 8 chunks per positive
+            width=1 << max(0, min(6, (size // (8 * most)).bit_length() - 1)),
+        )
+        self.blocks = self.filter.blocks  # the queries that are ranked at once
 
     def ranks(self, block: slice) -> Ranks:
-        """The ranks of a block's queries."""
+        """Rank the positives of a block of queries."""
         queries = self.queries[block]
-        right, own = self.same_class(queries), queries.own
-        hidden = torch.where(own >= 0, self.column[own], own)
-        screened = self.screen.multiply(self.low[queries.sample], hidden=hidden)
-        sought = self.sought(queries, screened, right)
-        farthest = right.gather(1, (sought - 1).clamp(min=0)[:, None])[:, 0].double() / GRID
-        costs = screened.reaching(farthest).sum(dim=1) * (sought > 0) * self.screen.width
-        counts, doubtful = torch.zeros_like(F.pad(right, (0, 1))), 0
-        for rows in portions(costs, self.portion):
-            found = screened.candidates(rows, farthest)
-            doubtful += self.count(queries, screened, right, candidates=found, counts=counts)
-        nearer = counts.cumsum(dim=1)[:, :-1]  # samples of other classes, than each of the same
-        places = torch.arange(nearer.shape[1], device=nearer.device)
-        ranks = (nearer + places + 1).masked_fill(places >= sought[:, None], 0)
-        nearest = ranks[:, 0].masked_fill(ranks[:, 0] > self.deepest, 0)
-        within = ranks.masked_fill(ranks > queries.relevant[:, None], 0)
-        return Ranks(nearest, within, queries.relevant, doubtful)
+        positives = self.positive_cosines(queries)
+        excluded = torch.where(queries.position >= 0, self.column[queries.position], -1)
+        products = self.filter.multiply(self.unit[queries.index], excluded=excluded)
+        needed = self.ranks_needed(queries, products, positives)
+        farthest = positives.gather(1, (needed - 1).clamp(min=0)[:, None])[:, 0].double() / GRID
+        farthest = farthest.masked_fill(needed == 0, torch.inf)
+        counts, num_recomputed = torch.zeros_like(F.pad(positives, (0, 1))), 0
+        for candidates in products.candidates(farthest, self.filter.max_columns):
+            found, recomputed = self.count_negatives(queries, products, positives, candidates)
+            counts += found
+            num_recomputed += recomputed
+        places = torch.arange(positives.shape[1], device=positives.device)
+        ranks = counts.cumsum(dim=1)[:, :-1] + places + 1
+        ranks = ranks.masked_fill(places >= needed[:, None], 0)
+        nearest = ranks[:, 0].masked_fill(ranks[:, 0] > self.max_k, 0)
+        within_r = ranks.masked_fill(ranks > queries.num_positives[:, None], 0)
+        return Ranks(nearest, within_r, queries.num_positives, num_recomputed)
 
-    def same_class(self, queries: Queries) -> Tensor:
-        """(B, W) the same-class samples' cosines on the grid, falling, padded with FAR."""
-        device, size = self.gallery.device, STRIP[self.gallery.device.type]
+    def positive_cosines(self, queries: Queries) -> Tensor:
+        """Return (B, W) int64, cosines with the positives, descending, then PADDING."""
+        device, size = self.unit.device, STRIP[self.unit.device.type]
         steps = torch.arange(max(1, int((queries.stop - queries.start).max())), device=device)
         parts = []
-        for begin in range(0, len(queries.sample), size):
+        for begin in range(0, len(queries.index), size):
             piece = queries[begin : begin + size]
-            first = min(int(piece.start[0]), len(self.gallery) - 1)
+            first = min(int(piece.start[0]), len(self.sorted_gallery) - 1)
             last = max(int(piece.stop[-1]), first + 1)
-            strip = self.unit[piece.sample] @ self.unit[self.gallery[first:last]].T
+            strip = self.unit[piece.index] @ self.unit[self.sorted_gallery[first:last]].T
             places = piece.start[:, None] + steps
-            cosines = on_grid(strip).gather(1, (places - first).clamp(max=last - first - 1))
-            wrong = (places >= piece.stop[:, None]) | (places == piece.own[:, None])
-            parts.append(cosines.masked_fill(wrong, FAR))
-        width = max(1, int(queries.relevant.max()))
+            cosines = to_grid(strip).gather(1, (places - first).clamp(max=last - first - 1))
+            invalid = (places >= piece.stop[:, None]) | (places == piece.position[:, None])
+            parts.append(cosines.masked_fill(invalid, PADDING))
+        width = max(1, int(queries.num_positives.max()))
         return torch.cat(parts).sort(dim=1, descending=True).values[:, :width]
 
-    def sought(self, queries: Queries, screened: Block, right: Tensor) -> Tensor:
-        """(B,) how many same-class samples, nearest first, are to be ranked."""
-        wanted = torch.zeros_like(right[:, 0])
-        if self.within:
-            wanted = (right >= outermost(queries.relevant, screened)[:, None]).sum(dim=1)
-        nearest = right[:, 0].double() / GRID + screened.bound
-        surely_nearer = (screened.maxima > screened.stored(nearest)[:, None]).sum(dim=1)
-        reachable = (surely_nearer < self.deepest) & (right[:, 0] > FAR)
-        return torch.maximum(wanted, reachable.long())
+    def ranks_needed(self, queries: Queries, products: ProductBlock, positives: Tensor) -> Tensor:
+        """Return (B,) int64, how many of each query's nearest positives must be ranked."""
+        needed = torch.zeros_like(positives[:, 0])
+        if self.rank_all_positives:
+            radius = radius_bound(queries.num_positives, products)
+            needed = (positives >= radius[:, None]).sum(dim=1)
+        nearest = positives[:, 0].double() / GRID + products.bound
+        certainly_nearer = (products.maxima > products.as_stored(nearest)[:, None]).sum(dim=1)
+        within_k = (certainly_nearer < self.max_k) & (positives[:, 0] > PADDING)
+        return torch.maximum(needed, within_k.long())
 
-    def count(
+    def count_negatives(
         self,
         queries: Queries,
-        screened: Block,
-        right: Tensor,
-        *,
+        products: ProductBlock,
+        positives: Tensor,
         candidates: tuple[Tensor, Tensor, Tensor],
-        counts: Tensor,
-    ) -> int:
-        """Add each candidate of another class to `counts` (B, W + 1), at the nearest same-class
-        sample that it is at least as near as. Return how many were in doubt."""
+    ) -> tuple[Tensor, int]:
+        """Return counts of negatives (B, W + 1), and the number of cosines computed in float64.
+
+        Entry (q, i) counts those at least as near as positive i and farther than positive i - 1.
+        """
         row, column, product = candidates
         place = self.shuffle[column]
-        other = (place < queries.start[row]) | (place >= queries.stop[row])
-        row, place, product = row[other], place[other], product[other]
-        reach = half_step(product) + screened.bound[row]
-        lowest = ((product - reach) * GRID).floor().long()
-        highest = ((product + reach) * GRID).ceil().long()
+        negative = (place < queries.start[row]) | (place >= queries.stop[row])
+        row, place, product = row[negative], place[negative], product[negative]
+        error = rounding_bound(product) + products.bound[row]
+        lowest = ((product - error) * GRID).floor().long()
+        highest = ((product + error) * GRID).ceil().long()
 
-        surely_nearer = torch.bincount(row[lowest > right[row, 0]], minlength=len(right))
-        deep = surely_nearer >= queries.relevant.clamp(min=self.deepest)
-        counts[deep, 0] += surely_nearer[deep]
-        kept = ~deep[row]
+        # A query whose nearest positive is certainly out of reach needs no exact counts.
+        certain = torch.bincount(row[lowest > positives[row, 0]], minlength=len(positives))
+        certain *= certain >= queries.num_positives.clamp(min=self.max_k)
+        kept = certain[row] == 0
         row, place, lowest, highest = row[kept], place[kept], lowest[kept], highest[kept]
 
-        nearer_than = standing(right, row, highest)
-        doubt = torch.nonzero(nearer_than != standing(right, row, lowest))[:, 0]
-        cosines = self.cosines(queries.sample[row[doubt]], self.gallery[place[doubt]])
-        nearer_than[doubt] = standing(right, row[doubt], cosines)
-        counts += torch.bincount(
-            row * counts.shape[1] + nearer_than, minlength=counts.numel()
-        ).view_as(counts)
-        return len(doubt)
+        nearer = count_nearer(positives, row, highest)
+        doubt = torch.nonzero(nearer != count_nearer(positives, row, lowest))[:, 0]
+        cosines = self.pair_cosines(queries.index[row[doubt]], self.sorted_gallery[place[doubt]])
+        nearer[doubt] = count_nearer(positives, row[doubt], cosines)
+        shape = len(positives), positives.shape[1] + 1
+        counts = torch.bincount(row * shape[1] + nearer, minlength=shape[0] * shape[1]).view(shape)
+        counts[:, 0] += certain
+        return counts, len(doubt)
 
-    def cosines(self, one: Tensor, other: Tensor) -> Tensor:
-        """(P,) on the grid, of P pairs of samples; `one` with equal ones together."""
-        rows, numbers = torch.unique_consecutive(one, return_inverse=True)
-        if 16 * len(one) > len(rows) * len(self.unit):
-            return on_grid(self.unit[rows] @ self.unit.T)[numbers, other]
-        found = [vecdot(self.unit[a], self.unit[b]) for a, b in pairs(one, other)]
-        return on_grid(torch.cat(found))
-
-
-def outermost(relevant: Tensor, screened: Block) -> Tensor:
-    """(B,) on the grid: no rank up to R is farther, since the R-th largest of the chunks' maxima
-    proves that R samples are at least as near."""
-    chunks = screened.maxima.shape[1]
-    top = screened.maxima.topk(min(chunks, max(1, int(relevant.max()))), dim=1).values
-    last = (relevant - 1).clamp(min=0, max=top.shape[1] - 1)
-    known = top.gather(1, last[:, None])[:, 0]
-    at_least = known.double() - half_step(known) - screened.bound
-    at_least = at_least.masked_fill((known == -torch.inf) | (relevant > chunks), -1.5)
-    return (at_least * GRID).floor().long()
+    def pair_cosines(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return (P,) int64, the cosines of P pairs of samples on the grid; equal rows adjacent."""
+        unique, inverse = torch.unique_consecutive(rows, return_inverse=True)
+        if 16 * len(rows) > len(unique) * len(self.unit):
+            return to_grid(self.unit[unique] @ self.unit.T)[inverse, columns]
+        return to_grid(map_pairs(vecdot, self.unit, self.unit, rows, columns))
 
 
-def checked(embeddings: Tensor, labels: Tensor) -> None:
-    """Raise InputError if there is not one finite embedding per label."""
-    shaped = embeddings.ndim == 2 and labels.shape == embeddings.shape[:1] and len(labels)
-    if not shaped or not embeddings.is_floating_point() or labels.dtype != torch.int64:
-        raise InputError(
-            f"came embeddings {tuple(embeddings.shape)} of {embeddings.dtype} and labels "
-            f"{tuple(labels.shape)} of {labels.dtype}; allowed: floating-point embeddings (N, D) "
-            "and int64 labels (N,), N at least 1"
-        )
-    if not torch.isfinite(embeddings).all():
-        wrong = int((~torch.isfinite(embeddings)).any(dim=1).sum())
-        raise InputError(f"{wrong} of {len(labels)} embeddings hold NaN or infinity")
+def radius_bound(num_positives: Tensor, products: ProductBlock) -> Tensor:
+    """Return (B,) int64, a cosine on the grid that every sample up to rank R reaches.
+
+    The R-th largest of the chunks' maxima proves that R samples are at least as near.
+    """
+    chunks = products.maxima.shape[1]
+    top = products.maxima.topk(min(chunks, max(1, int(num_positives.max()))), dim=1).values
+    last = (num_positives - 1).clamp(min=0, max=top.shape[1] - 1)
+    product = top.gather(1, last[:, None])[:, 0]
+    radius = product.double() - rounding_bound(product) - products.bound
+    radius = radius.masked_fill((product == -torch.inf) | (num_positives > chunks), -1.5)
+    return (radius * GRID).floor().long()
 
 
-def inverse(numbers: Tensor, size: int) -> Tensor:
-    """(size,) where each of 0..size - 1 stands among the distinct `numbers`; -1: nowhere."""
-    places = torch.full((size,), -1, device=numbers.device)
-    places[numbers] = torch.arange(len(numbers), device=numbers.device)
-    return places
+def count_nearer(positives: Tensor, rows: Tensor, cosines: Tensor) -> Tensor:
+    """Count the entries of the descending `positives[rows]` above each cosine, on the grid."""
+    offset = 8 * GRID  # more than entries of a row differ: all rows are one ascending sequence
+    starts = torch.arange(len(positives), device=positives.device)[:, None] * offset
+    sequence = (starts - positives).flatten()
+    return torch.searchsorted(sequence, rows * offset - cosines) - rows * positives.shape[1]
 
 
-def on_grid(cosines: Tensor) -> Tensor:
-    """Cosines (float64) as whole multiples of 1 / GRID."""
+def to_grid(cosines: Tensor) -> Tensor:
+    """Round cosines (float64) to integer multiples of 1 / GRID."""
     return (cosines * GRID).round_().long()
 
 
-def standing(right: Tensor, row: Tensor, cosines: Tensor) -> Tensor:
-    """How many of the falling `right[row]` are greater than each cosine, all on the grid."""
-    apart = 8 * GRID  # more than entries of a row differ: the rows are then one rising sequence
-    starts = torch.arange(len(right), device=right.device)[:, None] * apart
-    sequence = (starts - right).flatten()
-    return torch.searchsorted(sequence, row * apart - cosines) - row * right.shape[1]
+def index_positions(indices: Tensor, size: int) -> Tensor:
+    """Return (size,) int64, the position of each of 0..size - 1 in the unique `indices`, or -1."""
+    positions = torch.full((size,), -1, device=indices.device)
+    positions[indices] = torch.arange(len(indices), device=indices.device)
+    return positions
+
+
+def check_embeddings(embeddings: Tensor, labels: Tensor) -> None:
+    """Raise InputError if there is not one finite embedding per label."""
+    matches = embeddings.ndim == 2 and labels.shape == embeddings.shape[:1] and len(labels)
+    if not matches or not embeddings.is_floating_point() or labels.dtype != torch.int64:
+        raise InputError(
+            f"embeddings, labels: got {tuple(embeddings.shape)} of {embeddings.dtype} and "
+            f"{tuple(labels.shape)} of {labels.dtype}, expected floating-point embeddings (N, D) "
+            "and int64 labels (N,), N at least 1"
+        )
+    if invalid := int((~torch.isfinite(embeddings)).any(dim=1).sum()):
+        raise InputError(
+            f"embeddings: got NaN or infinity in {invalid} of {len(labels)}, expected finite ones"
+        )

@@ -1,117 +1,100 @@
-"""Retrieval metrics from the ranks of a query's same-class samples: (B,) float64 in [0, 1] each,
-higher is better; and their means over all queries, in one pass."""
+"""Retrieval metrics: (B,) float64 in [0, 1] per query from the ranks of its R positives."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from heated.common.errors import InputError
-from heated.evaluation.ranking import Neighbours, Ranks
+from heated.evaluation.ranking import NeighborSearch, Ranks
 from heated.runtime.distributed import mine, summed
 
 
-def recall_at(found: Ranks, k: int) -> Tensor:
-    """1 where one of the query's class is among the k nearest (paper section 4); k at most the
-    depth that was searched.
+def recall_at(ranks: Ranks, k: int) -> Tensor:
+    """Compute Recall@K: 1 if a positive is among the K nearest, else 0 (paper, section 4).
 
-    >>> found = Ranks(torch.tensor([1, 3]), torch.tensor([[1], [0]]), torch.tensor([1, 1]))
-    >>> recall_at(found, 1).tolist(), recall_at(found, 4).tolist()
+    >>> ranks = Ranks(torch.tensor([1, 3]), torch.tensor([[1], [0]]), torch.tensor([1, 1]))
+    >>> recall_at(ranks, 1).tolist(), recall_at(ranks, 4).tolist()
     ([1.0, 0.0], [1.0, 1.0])
     """
-    return ((found.nearest > 0) & (found.nearest <= k)).double()
+    return ((ranks.nearest > 0) & (ranks.nearest <= k)).double()
 
 
-def r_precision(found: Ranks) -> Tensor:
-    """The share of the query's class among the R nearest, where R is how many of the class there
-    are (Musgrave et al., arXiv 2003.08505).
-
-    >>> found = Ranks(torch.tensor([1, 2]), torch.tensor([[1, 0], [2, 0]]), torch.tensor([2, 2]))
-    >>> r_precision(found).tolist()
-    [0.5, 0.5]
-    """
-    return (found.within > 0).double().sum(dim=1) / found.relevant.clamp(min=1)
+def r_precision(ranks: Ranks) -> Tensor:
+    """Compute the share of positives among the R nearest (Musgrave et al., arXiv 2003.08505)."""
+    return (ranks.within_r > 0).double().sum(dim=1) / ranks.num_positives.clamp(min=1)
 
 
-def map_at_r(found: Ranks) -> Tensor:
-    """(1 / R) sum of the precision at each of the R nearest places that holds the query's class
-    (Musgrave et al., arXiv 2003.08505).
+def map_at_r(ranks: Ranks) -> Tensor:
+    """Compute MAP@R: 1 / R sum of precision at i over the ranks i <= R of positives (same paper).
 
-    >>> found = Ranks(torch.tensor([1, 2]), torch.tensor([[1, 0], [2, 0]]), torch.tensor([2, 2]))
-    >>> map_at_r(found).tolist()
+    >>> ranks = Ranks(torch.tensor([1, 2]), torch.tensor([[1, 0], [2, 0]]), torch.tensor([2, 2]))
+    >>> map_at_r(ranks).tolist()
     [0.5, 0.25]
     """
-    places = torch.arange(1, found.within.shape[1] + 1, device=found.within.device)
-    precision = (places / found.within.double()).masked_fill(found.within == 0, 0)
-    return precision.sum(dim=1) / found.relevant.clamp(min=1)
+    places = torch.arange(1, ranks.within_r.shape[1] + 1, device=ranks.within_r.device)
+    precision = (places / ranks.within_r.double()).masked_fill(ranks.within_r == 0, 0)
+    return precision.sum(dim=1) / ranks.num_positives.clamp(min=1)
 
 
-def without_match(found: Ranks) -> Tensor:
-    """1 where the gallery holds no other sample of the query's class, a miss in every score.
-
-    >>> without_match(Ranks(torch.tensor([1, 0]), torch.zeros(2, 1), torch.tensor([3, 0]))).tolist()
-    [0.0, 1.0]
-    """
-    return (found.relevant == 0).double()
+def unanswerable_queries(ranks: Ranks) -> Tensor:
+    """Return 1 for a query without positives, which scores 0 in every metric."""
+    return (ranks.num_positives == 0).double()
 
 
 RETRIEVAL: dict[str, Callable[[Ranks], Tensor]] = {"map_at_r": map_at_r, "r_precision": r_precision}
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Means over all queries: `values` by name; `without_match`, the share of queries that have no
-    right answer; `doubtful`, the share of all cosines that were decided in float64."""
+class RetrievalScores:
+    """Means over all queries."""
 
-    values: dict[str, float]
-    without_match: float
-    doubtful: float
+    values: dict[str, float]  # by metric
+    unanswerable_queries: float  # the share of queries without positives
+    recomputed_share: float  # the share of all cosines that were computed in float64
 
 
-def retrieval(
+def retrieval_metrics(
     embeddings: Tensor,
     labels: Tensor,
     *,
-    query: Tensor | None = None,
-    gallery: Tensor | None = None,
     recall_at_k: Sequence[int],
-    others: bool = True,
-    memory: int = 128,
-    dtype: torch.dtype | None = None,
-) -> Scores:
-    """Compute recall at each k and, unless `others` is false, all of RETRIEVAL; processes share the
-    work. Other arguments and errors: see `Neighbours`. Raises InputError also if a k is not smaller
-    than the gallery."""
-    size = len(labels) if gallery is None else int(gallery.sum())
-    if max(recall_at_k) >= size > 0:
-        raise InputError(
-            f"recall at {max(recall_at_k)}: the gallery has only {size} images; "
-            f"allowed: up to {size - 1}"
-        )
-    searched = Neighbours(
-        embeddings,
-        labels,
-        query=query,
-        gallery=gallery,
-        deepest=max(recall_at_k),
-        within=others,
-        memory=memory,
-        dtype=dtype,
+    with_map_at_r: bool = True,
+    **search: Any,
+) -> RetrievalScores:
+    """Compute Recall@K for each K, MAP@R and R-precision. The processes of `torchrun` share it.
+
+    Args:
+        embeddings: (N, D) floating point, of any length.
+        labels: (N,) int64.
+        recall_at_k: Each K, smaller than the gallery; else InputError.
+        with_map_at_r: Whether to compute the metrics in RETRIEVAL too.
+        search: `query`, `gallery`, `memory_mib` and `dtype` of `NeighborSearch`.
+    """
+    max_k = max(recall_at_k)
+    neighbors = NeighborSearch(
+        embeddings, labels, max_k=max_k, rank_all_positives=with_map_at_r, **search
     )
+    count, size = len(neighbors.queries.index), len(neighbors.sorted_gallery)
+    if max_k >= size:
+        raise InputError(
+            f"recall_at: got {max_k}, expected at most {size - 1}. The gallery has {size} images."
+        )
     metrics: dict[str, Callable[[Ranks], Tensor]] = {
         **{f"recall_at_{k}": partial(recall_at, k=k) for k in recall_at_k},
-        **(RETRIEVAL if others else {}),
-        "without_match": without_match,
+        **(RETRIEVAL if with_map_at_r else {}),
+        "unanswerable_queries": unanswerable_queries,
     }
-    count = len(searched.queries.sample)
     scores = torch.zeros(len(metrics), count, dtype=torch.float64, device=labels.device)
-    doubtful = torch.zeros((), dtype=torch.int64, device=labels.device)
-    for block in mine(searched.blocks()):
-        found = searched.ranks(block)
-        doubtful += found.doubtful
+    recomputed = torch.zeros((), dtype=torch.int64, device=labels.device)
+    for block in mine(neighbors.blocks):
+        ranks = neighbors.ranks(block)
+        recomputed += ranks.num_recomputed
         for row, metric in zip(scores, metrics.values(), strict=True):
-            row[block] = metric(found)
+            row[block] = metric(ranks)
     means = dict(zip(metrics, summed(scores).mean(dim=1).tolist(), strict=True))
-    return Scores(means, means.pop("without_match"), summed(doubtful).item() / (count * size))
+    unanswerable = means.pop("unanswerable_queries")
+    return RetrievalScores(means, unanswerable, summed(recomputed).item() / (count * size))

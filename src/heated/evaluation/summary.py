@@ -1,4 +1,4 @@
-"""Repeated runs as a mean with its interval."""
+"""Means over seeds with their confidence intervals."""
 
 from collections.abc import Mapping
 from math import sqrt
@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
+from heated.evaluation.clustering import CLUSTERING
 
-def summary(values: Mapping[int, float]) -> dict[str, Any]:
-    """Compute mean, standard deviation (n - 1), Student's 95 % interval of the mean, and n, with
-    the value of each seed. With one seed, deviation and interval are null.
 
-    >>> summary({0: 0.7, 1: 0.8, 2: 0.9})["interval"]  # 0.8 +- 4.303 * 0.1 / sqrt(3)
+def mean_with_interval(values: Mapping[int, float]) -> dict[str, Any]:
+    """Compute mean, standard deviation (n - 1) and Student's 95 % confidence interval of the mean.
+
+    Deviation and interval are None for a single seed.
+
+    >>> mean_with_interval({0: 0.7, 1: 0.8, 2: 0.9})["interval"]  # 0.8 +- 4.303 * 0.1 / sqrt(3)
     [0.55158622882..., 1.04841377117...]
     """
     sample = np.array(list(values.values()), dtype=np.float64)
@@ -28,8 +31,18 @@ def summary(values: Mapping[int, float]) -> dict[str, Any]:
     }
 
 
-def summaries(values: Mapping[int, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
-    """`summary` of each metric, from each seed's metrics; seeds in rising order."""
-    seeds = sorted(values)
-    names = values[seeds[0]]
-    return {name: summary({seed: values[seed][name] for seed in seeds}) for name in names}
+def summaries(
+    values: Mapping[int, Mapping[str, float]], engine: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """Summarize each metric over the seeds, in ascending order of seeds.
+
+    Args:
+        values: Metrics by seed and name.
+        engine: The k-means engine, which is added to the metrics that depend on it.
+    """
+    seeds, found = sorted(values), {}
+    for name in values[seeds[0]]:
+        found[name] = mean_with_interval({seed: values[seed][name] for seed in seeds})
+        if engine is not None and (name in CLUSTERING or "kmeans" in name):
+            found[name]["engine"] = engine
+    return found

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from heated.analysis.claims import judged
+from heated.analysis.claims import assess_claims
 from heated.reporting.costs import costs
 from heated.reporting.figures import Figure, figures
 from heated.reporting.gallery import Example
@@ -37,7 +37,7 @@ class Chapter:
     def judgements(self) -> list[Judgement]:
         """What became of each claim."""
         values = {result.method: result.values() for result in self.results}
-        return [*judged(self.claims, values, self.dataset)]
+        return [*assess_claims(self.claims, values, self.dataset)]
 
     @property
     def verdicts(self) -> list[Verdict]:

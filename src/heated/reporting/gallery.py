@@ -23,7 +23,7 @@ from torch import Tensor
 from heated.common.geometry import l2_normalize
 from heated.common.io import read_arrays, required
 from heated.data.packed_dataset import Packed, unpack
-from heated.evaluation.ranking import GRID, Neighbours
+from heated.evaluation.ranking import GRID, NeighborSearch
 from heated.evaluation.retrieval import map_at_r
 
 NEAREST = 5
@@ -124,9 +124,11 @@ def gallery(arrays: Mapping[str, NDArray[Any]], *, count: int, memory: int) -> l
 def scored(given: Mapping[str, Tensor], memory: int) -> tuple[Numbers, Scores, Numbers]:
     """Number, MAP@R and R of each query that can be answered, by rising number."""
     options: Any = {name: given[name] for name in ("query", "gallery")}
-    searched = Neighbours(given["embeddings"], given["labels"], **options, deepest=1, memory=memory)
-    scores = torch.cat([map_at_r(searched.ranks(block)) for block in searched.blocks()])
-    queries, relevant = searched.queries.sample, searched.queries.relevant
+    searched = NeighborSearch(
+        given["embeddings"], given["labels"], **options, max_k=1, memory_mib=memory
+    )
+    scores = torch.cat([map_at_r(searched.ranks(block)) for block in searched.blocks])
+    queries, relevant = searched.queries.index, searched.queries.num_positives
     order = queries.argsort()
     order = order[relevant[order] > 0]
     return queries[order].numpy(), scores[order].numpy(), relevant[order].numpy()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from heated.analysis.claims import Values, judged
+from heated.analysis.claims import MetricValues, assess_claims
 from heated.common.cli import run
 from heated.common.io import read_json, write_json, write_text
 from heated.common.paths import resolved
@@ -17,7 +17,7 @@ from heated.reporting.release import join, verdicts
 HEADING, AFTER = "### Verdicts\n\n", "\n\n### How it was made"
 
 
-def values(document: Mapping[str, Any]) -> Values:
+def values(document: Mapping[str, Any]) -> MetricValues:
     """Every metric by method and seed, from a results file. `accuracy` is that of the training;
     files written before it was released lack it."""
     found: dict[str, dict[str, dict[int, float]]] = {}
@@ -36,7 +36,7 @@ def judge(results: Path, claims: Mapping[str, Any]) -> None:
     """Judge each data set in a folder of results anew."""
     for path in sorted(results.glob("*.json")):
         document = read_json(path)
-        judgements = judged(claims, values(document), document["dataset"])
+        judgements = assess_claims(claims, values(document), document["dataset"])
         write_json(path, document | {"claims": judgements})
         text = path.with_suffix(".md").read_text(encoding="utf-8")
         head, _, rest = text.partition(HEADING)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from heated.analysis.claims import LEAST_SEEDS, POWER
+from heated.analysis.claims import MIN_SEEDS, TARGET_POWER
 from heated.reporting.paper import published
 from heated.reporting.results import Result
 from heated.reporting.tables import title
@@ -161,7 +161,7 @@ def in_paper(
 def notes(judgement: Judgement) -> list[str]:
     """What would decide a claim, and whether its verdict survives the correction."""
     if judgement["verdict"] == "no verdict":
-        return [f"A verdict needs at least {LEAST_SEEDS} seeds whose differences vary."]
+        return [f"A verdict needs at least {MIN_SEEDS} seeds whose differences vary."]
     if judgement["verdict"] == "undecided":
         return [power_note(judgement)]
     if not survives(judgement):
@@ -176,7 +176,7 @@ def power_note(judgement: Judgement) -> str:
         return f"Not even 10,000 seeds would detect an effect of {effect} points."
     return (
         f"To detect an effect of {effect} points takes {judgement['seeds_needed']:,} seeds "
-        f"({100 * POWER:.0f} % power, with the spread seen)."
+        f"({100 * TARGET_POWER:.0f} % power, with the spread seen)."
     )
 
 

@@ -1,0 +1,142 @@
+"""Filter pairs of vectors by low-precision products, so that few must be computed in float64.
+
+**The bound.** Let x, y have length at most 1, x' and y' be their roundings, dx = |x - x'| and
+dy = |y - y'|. By Cauchy and Schwarz
+    |x.y - x'.y'| <= |x - x'||y| + |x'||y - y'| <= dx + (1 + dx) dy,
+where dx and dy are measured. The product of two bfloat16 numbers is exact in float32. A float32 sum
+of D terms, in any order, errs by at most D u times the sum of their sizes. Here u is 2^-24 if sums
+are rounded, and 2^-23 if they are truncated, as on tensor cores. D 2^-22 therefore covers terms
+whose sizes add up to 2, and also the rounding of products of float32 numbers. The sum is stored
+rounded to nearest, which keeps order: a sum of at least t is stored as at least t rounded.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from heated.common.io import MIB
+
+ALIGNMENT = 64  # the number of columns is padded to a multiple of this
+CANDIDATE_BYTES = 128  # approximate memory per candidate
+
+
+@dataclass(frozen=True)
+class ProductBlock:
+    """Products of a block of queries with the gallery."""
+
+    products: Tensor  # (B, G'), -inf for excluded pairs and padding
+    maxima: Tensor  # (B, M), the maximum of each chunk of G' / M neighboring columns
+    bound: Tensor  # (B,) float64, the maximum error of a sum before it is stored
+
+    def as_stored(self, sums: Tensor) -> Tensor:
+        """Round sums (float64) as products are rounded when they are stored."""
+        return sums.float().to(self.products.dtype)
+
+    def candidates(
+        self, threshold: Tensor, max_columns: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield row, column and stored product of pairs whose true product may reach a threshold.
+
+        threshold: (B,) float64; inf excludes a row. max_columns: Columns read per iteration.
+        """
+        chunks, width = self.maxima.shape[1], self.products.shape[1] // self.maxima.shape[1]
+        least = self.as_stored(threshold - self.bound)[:, None]
+        for rows in split_by_cost((self.maxima >= least).sum(dim=1) * width, max_columns):
+            row, chunk = torch.nonzero(self.maxima[rows] >= least[rows], as_tuple=True)
+            row = rows[row]
+            values = self.products.view(-1, width).index_select(0, row * chunks + chunk)
+            piece, offset = torch.nonzero(values >= least[row], as_tuple=True)
+            yield row[piece], chunk[piece] * width + offset, values[piece, offset]
+
+
+class CandidateFilter:
+    """Multiply blocks of queries with a gallery (G, D) float64, in buffers that are allocated once.
+
+    `bytes_per_query` is memory that the caller needs per query of a block, `width` the number of
+    columns per chunk: a power of 2 up to 64.
+    """
+
+    def __init__(
+        self,
+        gallery: Tensor,
+        dtype: torch.dtype,
+        *,
+        num_queries: int,
+        memory_mib: int,
+        bytes_per_query: int = 0,
+        width: int = ALIGNMENT,
+    ) -> None:
+        self.dtype, self.size = dtype, len(gallery)
+        half = memory_mib * MIB // 2
+        bytes_per_query += self.size * dtype.itemsize
+        rows = min(num_queries, max(1, half // bytes_per_query))
+        self.blocks = [slice(start, start + rows) for start in range(0, num_queries, rows)]
+        self.max_columns = half // CANDIDATE_BYTES
+        columns = self.size + -self.size % ALIGNMENT
+        self.products = gallery.new_empty(rows, columns, dtype=dtype)
+        self.maxima = self.products.new_empty(rows, columns // width)
+        self.set_gallery(gallery)
+
+    def set_gallery(self, gallery: Tensor) -> None:
+        """Replace the gallery by another one of the same size."""
+        values, error = round_vectors(gallery, self.dtype)
+        self.gallery = F.pad(values, (0, 0, 0, self.products.shape[1] - self.size))
+        self.error = error.max()
+
+    def multiply(self, queries: Tensor, *, excluded: Tensor | None = None) -> ProductBlock:
+        """Multiply queries (B, D) float64 with the gallery; valid until the next call.
+
+        excluded: (B,) int64, one column per query to leave out, or -1.
+        """
+        values, error = round_vectors(queries, self.dtype)
+        matmul = torch.backends.cuda.matmul
+        products, maxima = self.products[: len(queries)], self.maxima[: len(queries)]
+        previous = matmul.allow_bf16_reduced_precision_reduction
+        matmul.allow_bf16_reduced_precision_reduction = False  # the bound needs float32 sums
+        try:
+            torch.mm(values, self.gallery.T, out=products)
+        finally:
+            matmul.allow_bf16_reduced_precision_reduction = previous
+        products[:, self.size :] = -torch.inf
+        if excluded is not None:
+            rows = torch.nonzero(excluded >= 0)[:, 0]
+            products[rows, excluded[rows]] = -torch.inf
+        torch.amax(products.view(*maxima.shape, -1), dim=2, out=maxima)
+        summation = queries.shape[1] * 2.0**-22
+        return ProductBlock(products, maxima, error + (1 + error) * self.error + summation)
+
+
+def round_vectors(vectors: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Round vectors (N, D) float64 and return the lengths (N,) of the rounding errors too."""
+    values = vectors.to(dtype)
+    pieces = zip(vectors.split(4096), values.split(4096), strict=True)
+    return values, torch.cat([(v - low.double()).norm(dim=1) for v, low in pieces])
+
+
+def rounding_bound(products: Tensor) -> Tensor:
+    """Bound how much storing changed each product, in float64."""
+    return products.double().abs() * (torch.finfo(products.dtype).eps / 2)
+
+
+def split_by_cost(costs: Tensor, max_cost: int) -> Iterator[Tensor]:
+    """Yield ascending indices of costs above 0, in groups of at most `max_cost` or one index."""
+    indices = torch.nonzero(costs)[:, 0]
+    groups = (costs[indices].cumsum(0) - 1) // max_cost
+    _, counts = torch.unique_consecutive(groups, return_counts=True)
+    yield from indices.split(counts.tolist())
+
+
+def map_pairs(
+    function: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+) -> Tensor:
+    """Compute `function(x[rows], y[columns])` in pieces whose vectors fit in a CPU's cache."""
+    size = 1024 if rows.device.type == "cpu" else 65536
+    pieces = zip(rows.split(size), columns.split(size), strict=True)
+    return torch.cat([function(x[r], y[c]) for r, c in pieces])
