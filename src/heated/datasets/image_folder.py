@@ -1,8 +1,7 @@
-"""Labelled images from archives of image files, whose classes are told by their names or a list."""
+"""The user's images: a folder, zip or tar with one directory per class."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -10,123 +9,102 @@ import numpy as np
 
 from heated.common import archives
 from heated.common.errors import InputError
-from heated.common.samples import Content, Samples
-from heated.datasets.splits import by_class
+from heated.common.io import project_root
+from heated.common.samples import SEEN, Samples, Split
+from heated.datasets.base import Source, find_archive, samples_in_archives
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+PARTS = ({"train", "test"}, {"train", "query", "gallery"})
 
 
-def in_directories(place: Path, class_of: Callable[[PurePosixPath], str]) -> Samples:
-    """The images of an archive with a directory a class; `class_of` names the class by the
-    directory. Classes are numbered in the order of their names."""
-    names = archives.names(place)
-    classes = {name: class_of(directory) for name, directory in directories(names).items()}
-    return listed({place: names}, by_name(classes))
+def image_folder(*, path: str, layout: str) -> Source:
+    """Return the images at `path` as a data set.
+
+    Args:
+        path: Absolute, or relative to the project. If a relative path does not exist there, it is
+            looked up in the mirror, without any `..` at its start.
+        layout: "classes": one directory per class, at any depth. The directory that contains them
+            all is not part of their names. "parts": the same inside `train` and `test`, or inside
+            `train`, `query` and `gallery`, which are then the split.
+    """
+    copies = [project_root() / path]
+    if not Path(path).is_absolute():
+        parts = Path(os.path.normpath(path)).parts
+        copies.append(Path(*(part for part in parts if part != os.pardir)))
+    return Source("folder", [], LAYOUTS[layout], copies=[str(copy) for copy in copies])
 
 
-def by_name(classes: Mapping[str, str]) -> dict[str, str]:
-    """Images with their classes, in the order of the classes' names and then of their own."""
-    return dict(sorted(classes.items(), key=lambda pair: (pair[1], pair[0])))
+def samples_by_directory(archive: Path, class_name: Callable[[PurePosixPath], str]) -> Samples:
+    """Return an archive's images, sorted by class and name.
+
+    `class_name` maps an image's directory to its class.
+    """
+    names = archives.names(archive)
+    directories = image_directories(names)
+    pairs = sorted((class_name(directory), name) for name, directory in directories.items())
+    return samples_in_archives({archive: names}, {name: label for label, name in pairs})
 
 
-def directories(names: Sequence[str]) -> dict[str, PurePosixPath]:
-    """The directory of each image file, below the directory that all of them lie in; InputError
-    where some lie right there."""
+def image_directories(names: list[str]) -> dict[str, PurePosixPath]:
+    """Return the directory of each image, relative to the directory that contains all images."""
     images = {path: path.parent for path in map(PurePosixPath, names) if is_image(path)}
-    above = os.path.commonpath(set(images.values())) if images else ""
-    relative = {parent: parent.relative_to(above) for parent in set(images.values())}
-    below = {str(path): relative[parent] for path, parent in images.items()}
-    nested(below, "<class>/<image>")
-    return below
+    top = os.path.commonpath(set(images.values())) if images else ""
+    directories = {str(path): parent.relative_to(top) for path, parent in images.items()}
+    check_depth(directories, "<class>/<image>")
+    return directories
 
 
-def nested(below: Mapping[str, PurePosixPath], wanted: str) -> None:
-    """InputError unless each image lies at least so many directories deep as is `wanted`."""
-    depth = wanted.count("/")
-    loose = next((name for name, directory in below.items() if len(directory.parts) < depth), None)
-    if loose is not None:
-        raise InputError(f"the image {loose} lies in no directory of a class; wanted: {wanted}")
+def check_depth(directories: Mapping[str, PurePosixPath], expected: str) -> None:
+    """Raise InputError if an image is less deep than the pattern `expected`."""
+    for name, directory in directories.items():
+        if len(directory.parts) < expected.count("/"):
+            raise InputError(f"the image {name} is in no class directory, expected {expected}")
 
 
 def is_image(path: PurePosixPath) -> bool:
-    """Whether a file's name is an image's, and not one of those that macOS adds to archives."""
+    """Return whether a file is named as an image and was not added by macOS to an archive."""
     added = path.name.startswith("._") or path.parts[0] == "__MACOSX"
     return path.suffix.lower() in SUFFIXES and not added
 
 
-def listed(members: Mapping[Path, Sequence[str]], classes: Mapping[str, str]) -> Samples:
-    """Of the archives' members, by archive, the images named in `classes` with the class of each,
-    in that order; classes are numbered as they come up. InputError where none is named, one is in
-    no archive, or two classes differ in case alone."""
-    class_names = tuple(dict.fromkeys(classes.values()))
-    distinct(class_names)
-    lacking = set(classes).difference(*members.values())
-    if lacking:
+def read_classes(folder: Path) -> Samples:
+    """Read the layout "classes"."""
+    return samples_by_directory(find_archive(folder), str)
+
+
+def read_parts(folder: Path) -> Samples:
+    """Read the layout "parts".
+
+    Raises:
+        InputError: If the directories are not the parts, or some but not all test classes train.
+    """
+    archive = find_archive(folder)
+    directories = image_directories(archives.names(archive))
+    found = {directory.parts[0] for directory in directories.values()}
+    if found not in PARTS:
         raise InputError(
-            f"{', '.join(map(str, members))}: {len(lacking)} images that the set's list names are "
-            f"not there, such as {min(lacking)}; take a whole copy"
+            f"layout parts: got the directories {', '.join(sorted(found))}, expected train and "
+            "test, or train, query and gallery, each with one directory per class"
         )
-    numbers = {name: number for number, name in enumerate(class_names)}
-    places = {name: place for place, name in enumerate(classes)}
-
-    def contents() -> Iterator[tuple[int, Content]]:
-        for file, names in members.items():
-            for name, content in archives.read(file, places.keys() & names):
-                yield places[name], content
-
-    return Samples(
-        class_names=class_names,
-        labels=np.array([numbers[told] for told in classes.values()], dtype=np.int64),
-        names=list(classes),
-        split=None,
-        contents=contents,
+    check_depth(directories, "<part>/<class>/<image>")
+    samples = samples_by_directory(archive, lambda path: str(PurePosixPath(*path.parts[1:])))
+    part = np.array([directories[name].parts[0] for name in samples.names])
+    split = Split(
+        train=part == "train",
+        query=np.isin(part, ["test", "query"]),
+        gallery=np.isin(part, ["test", "gallery"]),
+        tested="the test part" if "test" in found else "the query part, looked for in the gallery",
     )
-
-
-def distinct(class_names: Sequence[str]) -> None:
-    """InputError unless there are classes, whose names differ in more than case."""
-    if not class_names:
-        raise InputError("no images found; wanted are image files in a directory a class")
-    known: dict[str, str] = {}
-    for name in class_names:
-        other = known.setdefault(name.casefold(), name)
-        if other != name:
-            raise InputError(
-                f"the classes {other!r} and {name!r} differ in case alone, which is one class on "
-                f"some systems; rename one, or put their images together"
-            )
-
-
-@contextmanager
-def understood(place: Path, table: str) -> Iterator[None]:
-    """Whatever goes wrong with what a table says becomes an InputError that names it and where it
-    lies."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # parsers raise about every kind there is
+    tested = np.unique(samples.labels[split.query])
+    seen = np.intersect1d(tested, samples.labels[split.train])
+    if 0 < len(seen) < len(tested):
+        some = ", ".join(samples.class_names[label] for label in seen[:3])
         raise InputError(
-            f"{place}: {table} is damaged ({type(error).__name__}: {error}); fetch it again"
-        ) from error
+            f"layout parts: got {len(seen)} of {len(tested)} test classes in train, such as {some},"
+            f" expected none, or all to test {SEEN}. Put the images of a class into one part, or "
+            "images of every test class into train."
+        )
+    return replace(samples, split=replace(split, tested=SEEN) if len(seen) else split)
 
 
-def parted(samples: Samples, trains: Callable[[str], bool]) -> Samples:
-    """The samples with a split of their own: the classes of which `trains` is true train."""
-    train = np.array([trains(name) for name in samples.class_names])
-    return replace(samples, split=by_class(samples, train))
-
-
-def counted(samples: Samples, name: str, **expected: tuple[int, int]) -> Samples:
-    """The samples as they came; InputError unless each part (train, query, gallery) of their split
-    has so many images and classes."""
-    assert samples.split is not None
-    for part, (images, classes) in expected.items():
-        labels = samples.labels[samples.split.masks()[part]]
-        came = len(labels), len(np.unique(labels))
-        if came != (images, classes):
-            raise InputError(
-                f"{name}, {part}: came {came[0]} images of {came[1]} classes; the data set has "
-                f"{images} of {classes}. Take a whole copy, or use it as `source: {{name: folder}}`"
-            )
-    return samples
+LAYOUTS: dict[str, Callable[[Path], Samples]] = {"classes": read_classes, "parts": read_parts}
