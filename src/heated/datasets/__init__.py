@@ -1,16 +1,13 @@
 """Data sets: their files (addresses, checksums) and readers of their images and labels."""
 
 from collections.abc import Callable
-from functools import partial
 
 from heated.datasets import handwriting, photographs
 from heated.datasets.base import Source
 from heated.datasets.image_folder import image_folder
 
 SOURCES: dict[str, Callable[..., Source]] = {
-    "digits": lambda turns: Source(
-        "digits", [handwriting.DIGITS_FILE], partial(handwriting.read_digits, turns=turns)
-    ),
+    "digits": handwriting.digits,
     "omniglot-small": lambda: handwriting.OMNIGLOT_SMALL,
     "omniglot": lambda: handwriting.OMNIGLOT,
     "mnist": lambda: handwriting.MNIST,

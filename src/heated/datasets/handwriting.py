@@ -116,6 +116,13 @@ DIGITS_FILE = RemoteFile(
     Checksum("sha256", "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"),
     ("package:sklearn/datasets/data/digits.csv.gz",),
 )
+
+
+def digits(*, turns: int) -> Source:
+    """Return scikit-learn's digits, with 10 classes per rotation."""
+    return Source("digits", files=[DIGITS_FILE], reader=partial(read_digits, turns=turns))
+
+
 MNIST = Source(
     "MNIST",
     files=[
