@@ -52,7 +52,7 @@ def test_batches_of_equal_classes_have_the_same_number_of_images_per_class():
 
 
 def test_a_class_with_one_image_and_a_batch_without_room_for_two_classes_are_errors():
-    with pytest.raises(InputError, match=r"training class 1 \(from 0\) : got one image, expected"):
+    with pytest.raises(InputError, match=r"training class 1 \(from 0\): got one image, expected"):
         per_class(labeled([4, 1, 4]), 8, 2)
     with pytest.raises(
         InputError, match="got 5 images per class in batches of 8, expected at most"

@@ -57,43 +57,30 @@ def test_a_data_set_is_complete_after_a_faulty_server(new_folder, monkeypatch, s
             assert len(np.unique(data.images.reshape(len(classes), -1), axis=0)) == len(classes)
 
 
-REAL = {  # source, its options, rule, its options, images and classes of training and test
-    "mnist": ("mnist", {}, "source", {}, (55000, 10), (10000, 10)),
-    "omniglot": ("omniglot", {}, "source", {}, (19280, 964), (13180, 659)),
+ZIP = {"layout": "classes"}
+REAL = {  # source options, split rule with its options, images and classes of training and test
+    "mnist": ({}, {"rule": "source"}, (55000, 10), (10000, 10)),
+    "omniglot": ({}, {"rule": "source"}, (19280, 964), (13180, 659)),
     "omniglot.zip": (
-        "folder",
-        {"path": "../omniglot.zip", "layout": "classes"},
-        "pattern",
-        {"train": "images_background/"},
+        ZIP,
+        {"rule": "pattern", "train": "images_background/"},
         (19280, 964),
         (13180, 659),
     ),
-    "cub100-cropped.zip": (
-        "folder",
-        {"path": "../cub100-cropped.zip", "layout": "classes"},
-        "pattern",
-        {"train": r"0\d\d|100"},
-        (3428, 58),
-        (2474, 42),
-    ),
-    "cars196-train-cropped.zip": (
-        "folder",
-        {"path": "../cars196-train-cropped.zip", "layout": "classes"},
-        "fraction",
-        {"train": 0.5},
-        (4052, 98),
-        (4092, 98),
-    ),
+    "cub100-cropped.zip": (ZIP, {"rule": "pattern", "train": r"0\d\d|100"}, (3428, 58), (2474, 42)),
+    "cars196-train-cropped.zip": (ZIP, {"rule": "fraction", "train": 0.5}, (4052, 98), (4092, 98)),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_set_has_its_counts_once_packed(mirror, tmp_path, name):
-    kind, options, rule, rule_options, train, test = REAL[name]
+    options, rule, train, test = REAL[name]
     if not any((mirror / f"{name}{end}").exists() for end in ("", ".zip")):
         pytest.skip(f"{name} is not in the mirror")
-    source, raw = SOURCES[kind](**options), tmp_path / "raw"
+    kind = "folder" if options else name
+    place = {"path": f"../{name}"} if options else {}
+    source, raw = SOURCES[kind](**options, **place), tmp_path / "raw"
     copy = find_copy(source, str(mirror), kind)
     if copy is None:
         cache = Cache(tmp_path / "cache", 1)
@@ -101,7 +88,7 @@ def test_a_real_set_has_its_counts_once_packed(mirror, tmp_path, name):
     else:
         raw.mkdir()
         store_copy(copy, raw)
-    data = packed(source.read(raw), rule, tmp_path / "packed", **rule_options)
+    data = packed(source.read(raw), folder=tmp_path / "packed", **rule)
     for mask, (images, classes) in ((data.split.train, train), (data.split.query, test)):
         assert mask.sum() == images
         assert len(np.unique(data.labels[mask])) == classes

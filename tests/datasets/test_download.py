@@ -551,7 +551,7 @@ def test_of_two_processes_one_downloads_and_the_other_waits(site, new_folder):
         folder = new_folder()
         site.requests.clear()
         site.sent.clear()
-        slow = Answer(cut=MIDDLE, pause=threading.Event(), goes_on=True)
+        slow = Answer(cut=MIDDLE, pause=threading.Event(), resumes=True)
         url = site.serve("/data.bin", slow)
         with download_process(url, folder / "raw") as first:
             wait_until(lambda: site.sent)

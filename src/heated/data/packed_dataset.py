@@ -12,13 +12,10 @@ from heated.common.samples import Mask, Split
 
 @dataclass(frozen=True)
 class Packed:
-    """A packed data set.
+    """A packed data set."""
 
-    `images` is a read-only memory map, (N, H, W, C) uint8; `labels` is (N,) int64.
-    """
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    images: NDArray[np.uint8]  # (N, H, W, C), a read-only memory map
+    labels: NDArray[np.int64]  # (N,)
     class_names: tuple[str, ...]
     split: Split
 

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 
 from heated.datasets import handwriting, photographs
-from heated.datasets.base import Source
-from heated.datasets.image_folder import image_folder
+from heated.datasets.image_folder import Source, image_folder
 
 SOURCES: dict[str, Callable[..., Source]] = {
     "digits": handwriting.digits,

@@ -52,21 +52,15 @@ class Checksum:
 class RemoteFile:
     """A file of a data set.
 
-    Attributes:
-        checksum: If None, `size` is checked; if that is None too, any file but an empty one passes.
-        addresses: URLs, or `package:name/file` for a file inside an installed package. If empty,
-            the user puts the file into the mirror.
-        size: Bytes.
-        by_hand: Where the user gets a file without addresses.
-        instead: What the user may put into the mirror in place of all files of the data set.
+    Without a checksum the size is checked; without both, any file but an empty one passes.
     """
 
     name: str
     checksum: Checksum | None
-    addresses: tuple[str, ...] = ()
-    size: int | None = None
-    by_hand: str = ""
-    instead: str = ""
+    addresses: tuple[str, ...] = ()  # URLs, or package:name/file inside an installed package
+    size: int | None = None  # bytes
+    by_hand: str = ""  # where the user gets a file without addresses, to put into the mirror
+    instead: str = ""  # a replacement of all files of the data set, to put into the mirror
 
     def verify(self, path: Path) -> None:
         """Raise DownloadFailed if the bytes at `path` are not this file's."""
@@ -178,10 +172,7 @@ def download_all(
 
     Concurrent calls wait for each other. Files fetched by an interrupted call stay in the cache,
     and the next call fetches the rest. The mirror, a folder or URL, is tried before the files' own
-    URLs, and its `subfolder` first.
-
-    Raises:
-        DownloadFailed: With the error of each location, or why the files cannot be stored.
+    URLs, and its `subfolder` first. DownloadFailed has the error of each location.
     """
     bases = (f"{mirror.rstrip('/')}/{subfolder}", mirror.rstrip("/")) if mirror else ()
     try:
@@ -219,9 +210,6 @@ def download(
     """Write `folder / file.name` from the cache or the first location with the right bytes.
 
     `bases` are the mirror's `subfolder` and the mirror itself, empty without a mirror.
-
-    Raises:
-        DownloadFailed: With the error of each location.
     """
     target, errors = folder / file.name, []
     locations = [*(f"{base}/{file.name}" for base in bases), *file.addresses]

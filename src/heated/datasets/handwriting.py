@@ -16,9 +16,14 @@ from numpy.typing import NDArray
 from heated.common import archives
 from heated.common.errors import InputError
 from heated.common.samples import SEEN, Samples, Split
-from heated.datasets.base import Source, find_archive, samples_in_archives, with_class_split
 from heated.datasets.download import Checksum, RemoteFile
-from heated.datasets.image_folder import is_image
+from heated.datasets.image_folder import (
+    Source,
+    find_archive,
+    is_image,
+    samples_in_archives,
+    with_class_split,
+)
 
 MNIST_URLS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",

@@ -32,27 +32,19 @@ TEMPORARY = {408, 416, 425, 429}  # and 5xx
 
 
 class DownloadFailed(OSError):
-    """A file could not be fetched.
-
-    Attributes:
-        retry_after: Seconds before another try, None if a retry is useless.
-        stale: Whether the partial file is not the beginning of this file.
-    """
+    """A file could not be fetched."""
 
     def __init__(self, text: str, *, retry_after: float | None = None, stale: bool = False) -> None:
         super().__init__(text)
-        self.retry_after, self.stale = retry_after, stale
+        self.retry_after = retry_after  # seconds, None if a retry is useless
+        self.stale = stale  # the partial file is not the beginning of this file
 
 
 def fetch_url(url: str, path: Path, *, title: str, has_checksum: bool) -> None:
     """Fetch the bytes at `url` that the partial file `path` lacks.
 
     If the caller verifies no checksum, bytes of two connections are joined only if the server
-    identifies the version of its file.
-
-    Raises:
-        DownloadFailed: If the URL fails, or MAX_TRIES consecutive tries bring less than CHUNK.
-        OSError: If the bytes cannot be stored. Those already received stay in `path`.
+    identifies the version of its file. After an error the bytes already received stay in `path`.
     """
     most, failures = resumable_bytes(path, url), 0
     while True:
@@ -125,11 +117,7 @@ def get(url: str, headers: dict[str, str]) -> requests.Response:
 
 
 def total_size(response: requests.Response, start: int, known: dict[str, Any]) -> int | None:
-    """Return the bytes of the complete file, None if unknown.
-
-    Raises:
-        DownloadFailed: If the response is not the rest of the known file from `start` on.
-    """
+    """Return the bytes of the whole file; raise DownloadFailed if the response is not its rest."""
     header, length = response.headers.get("Content-Range", ""), response.raw.length_remaining
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", header)
     if known and match and int(match[1]) == start:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from heated.common.errors import InputError
-from heated.datasets.base import ARCHIVE_SUFFIXES, Source
 from heated.datasets.http import DownloadFailed, check_free_space
+from heated.datasets.image_folder import ARCHIVE_SUFFIXES, Source
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same folder gives the same bytes
 
@@ -17,10 +17,7 @@ def find_copy(source: Source, mirror: str | None, subfolder: str) -> Path | None
 
     A copy is the first of `source.copies` that exists, with or without an archive's suffix, at its
     absolute path or in the mirror's `subfolder` or the mirror. It is not used if the mirror has all
-    the files of the set, or is a URL.
-
-    Raises:
-        InputError: If there is neither a copy nor a file to download.
+    the files of the set, or is a URL. A set without files needs a copy.
     """
     folders = []
     if mirror is not None and "://" not in mirror:
@@ -72,9 +69,7 @@ def store_copy(copy: Path, raw: Path) -> None:
 def list_files(folder: Path) -> Iterator[Path]:
     """Yield all files inside a folder, sorted by name.
 
-    Raises:
-        InputError: At a link to a directory, which may be a cycle, and at a name that a zip cannot
-            store.
+    A link to a directory, which may be a cycle, and a name that a zip cannot store are errors.
     """
     for path in sorted(folder.iterdir()):
         if any("\ud800" <= character <= "\udfff" for character in path.name):

@@ -17,15 +17,15 @@ from scipy.io import loadmat
 from heated.common import archives
 from heated.common.errors import InputError
 from heated.common.samples import Samples, Split
-from heated.datasets.base import (
+from heated.datasets.download import Checksum, RemoteFile
+from heated.datasets.image_folder import (
     Source,
     find_archive,
+    samples_by_directory,
     samples_in_archives,
     with_class_split,
     wrap_parse_errors,
 )
-from heated.datasets.download import Checksum, RemoteFile
-from heated.datasets.image_folder import samples_by_directory
 
 BIRDS, PRODUCTS = "CUB_200_2011", "Stanford_Online_Products"  # the archives' top directories
 BIRD_TABLES = ("images.txt", "image_class_labels.txt")

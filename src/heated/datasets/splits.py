@@ -100,12 +100,7 @@ def validation_fold(samples: Samples, full: Split, *, folds: int, fold: int) -> 
 
 
 def check_split(samples: Samples, split: Split) -> None:
-    """Check that training and test have two classes, and that each query has a match.
-
-    Raises:
-        InputError: If a side has fewer than two classes. If query and gallery are the same, also
-            for a test class with one image.
-    """
+    """Raise InputError if training or test has less than two classes, or a query has no match."""
     for side, mask in (("training", split.train), ("test", split.query)):
         count = len(np.unique(samples.labels[mask]))
         if count < 2:
