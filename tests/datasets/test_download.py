@@ -408,6 +408,10 @@ def test_a_mirror_folder_is_tried_before_the_urls(site, new_folder):
             shutil.rmtree(folder / "mirror")
             assert fetched(folder, replace(file, addresses=())) == BYTES
     assert site.asked == []
+    site.serve("/mirror/set/data.bin")  # the subfolder is tried before the mirror itself
+    site.serve("/mirror/data.bin")
+    fetched(new_folder(), remote(), f"{site.address}/mirror")
+    assert site.asked == ["/mirror/set/data.bin"]
 
 
 def test_a_file_of_the_mirror_is_copied_and_stays(site, new_folder):
@@ -422,25 +426,15 @@ def test_a_file_of_the_mirror_is_copied_and_stays(site, new_folder):
     assert original.read_bytes() == b"old version"
 
 
-def test_the_mirrors_subfolder_is_tried_before_the_mirror_itself(site, tmp_path):
-    site.serve("/mirror/set/data.bin")
-    site.serve("/mirror/data.bin")
-    fetched(tmp_path, remote(), f"{site.address}/mirror")
-    assert site.asked == ["/mirror/set/data.bin"]
-
-
-def test_a_folder_in_the_files_place_is_an_error(tmp_path):
-    (tmp_path / "mirror" / "data.bin").mkdir(parents=True)
-    for checksum in (None, Checksum("sha256", SHA256)):
-        match, mirror = r"mirror/data.bin: .*Is a directory", str(tmp_path / "mirror")
-        failure(tmp_path, remote(checksum=checksum), match=match, mirror=mirror)
-
-
-def test_a_file_inside_a_package_is_found(tmp_path):
+def test_a_folder_in_the_files_place_and_another_file_in_a_package_are_errors(tmp_path):
     shipped = remote("package:sklearn/datasets/data/digits.csv.gz")
     failure(tmp_path, shipped, match="got 57523 bytes")
     match = "the package heated_nowhere is not installed"
     failure(tmp_path, remote("package:heated_nowhere/data.bin"), match=match)
+    (tmp_path / "mirror" / "data.bin").mkdir(parents=True)
+    for checksum in (None, Checksum("sha256", SHA256)):
+        match, mirror = r"mirror/data.bin: .*Is a directory", str(tmp_path / "mirror")
+        failure(tmp_path, remote(checksum=checksum), match=match, mirror=mirror)
 
 
 def test_files_to_get_by_hand_are_named_before_anything_is_downloaded(site, tmp_path):
