@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from heated.data.batches import feed
+from heated.data.batches import device_images
 from heated.data.packed_dataset import Packed, unpack
-from heated.datasets.image_folder import in_directories
+from heated.datasets.image_folder import samples_by_directory
 from heated.datasets.splits import split
 from heated.evaluation.retrieval import retrieval_metrics
 from heated.models import pretrained
@@ -42,7 +42,7 @@ AS_TRAINED = {"momentum": 0.1, "eps": 1e-5, "frozen": False}
 
 def packed(archive: Path, train: str, folder: Path) -> Packed:
     """The archive's images, squashed to 256 x 256; classes that match `train` are not tested."""
-    samples = in_directories(archive, str)
+    samples = samples_by_directory(archive, str)
     pack(
         samples,
         split(samples, "pattern", train=train),
@@ -84,7 +84,7 @@ def recall(model: Model, data: Packed) -> dict[str, Any]:
     """Recall@1 of the tested images, and what it took."""
     numbers = np.flatnonzero(data.split.query)
     started = time.perf_counter()
-    embeddings = embed(model, feed(data.images, numbers, torch.device("cpu")))
+    embeddings = embed(model, device_images(data.images, numbers, torch.device("cpu")))
     seconds = time.perf_counter() - started
     labels = torch.from_numpy(data.labels[numbers])
     scores = retrieval_metrics(embeddings, labels, recall_at_k=[1], with_map_at_r=False)

@@ -3,8 +3,9 @@
 from heated.common.cli import run
 from heated.common.io import project_root, whole
 from heated.common.paths import SIDE_SETTINGS, raw_folder, resolved
-from heated.datasets import SOURCES, local_copy
-from heated.datasets.download import Cache, gather, mirror_from
+from heated.datasets import SOURCES
+from heated.datasets.download import Cache, download_all, mirror_from
+from heated.datasets.local_copy import find_copy, store_copy
 
 
 def main(dataset: str) -> None:
@@ -14,14 +15,14 @@ def main(dataset: str) -> None:
     source, raw = SOURCES[name](**choice), raw_folder(dataset)
     settings = resolved(SIDE_SETTINGS)["download"]
     mirror = mirror_from(settings["mirror"])
-    copy = local_copy.found(source, mirror, name)
+    copy = find_copy(source, mirror, name)
     if copy is None:
         cache = Cache(project_root() / settings["cache"], settings["cache_gb"])
-        gather(source.files, raw, mirror=mirror, subfolder=name, cache=cache)
+        download_all(source.files, raw, mirror=mirror, subfolder=name, cache=cache)
         return
     with whole(raw) as folder:
         folder.mkdir()
-        local_copy.collect(copy, folder)
+        store_copy(copy, folder)
         source.read(folder)
 
 

@@ -17,7 +17,7 @@ def main(dataset: str) -> None:
     rule, validation = images.pop("split"), images.pop("validation")
     split = splits.split(samples, rule.pop("name"), **rule)
     if validation is not None:
-        split = splits.held_out(samples, split, **validation)
+        split = splits.validation_fold(samples, split, **validation)
     folder, workers = packed_folder(dataset), os.cpu_count() or 1
     packing.pack(samples, split, folder, **images, workers=workers)
 

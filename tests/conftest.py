@@ -25,7 +25,7 @@ from reported import EXAMPLES, METHODS, chapter, write_runs
 from server import Site, served
 
 from heated.config import FILES
-from heated.datasets.download import http
+from heated.datasets import http
 from heated.reporting.chapters import Chapter
 from heated.reporting.page import write
 from heated.reporting.results import Result, read_results

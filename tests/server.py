@@ -1,4 +1,4 @@
-"""A real server on loopback that can be as faulty as servers are."""
+"""A real HTTP server on loopback with the faults of real servers."""
 
 import random
 import threading
@@ -13,18 +13,18 @@ LAST_MODIFIED = "Fri, 31 Dec 1999 23:59:59 GMT"
 
 @dataclass
 class Answer:
-    """What a page answers, once or for good; `said`, `span` and `cut` as a faulty server does."""
+    """A response of a page; `said`, `span` and `cut` are faults."""
 
     body: bytes = BYTES
     status: int = 200
     headers: dict[str, str] = field(default_factory=lambda: {"ETag": '"1"'})
-    ranges: bool = True  # honours Range, and If-Range where `heeds`
+    ranges: bool = True  # respects Range, and If-Range if `heeds`
     heeds: bool = True
-    said: int | None = None  # Content-Length, if it is not that of what follows
-    span: str | None = None  # Content-Range likewise
-    cut: int | None = None  # bytes after which the connection ends,
-    pause: threading.Event | None = None  # but not before this,
-    goes_on: bool = False  # and then not either
+    said: int | None = None  # a wrong Content-Length
+    span: str | None = None  # a wrong Content-Range
+    cut: int | None = None  # bytes after which the connection ends
+    pause: threading.Event | None = None  # awaited after the cut
+    resumes: bool = False  # whether the rest is sent after the pause
 
     def part(self, asked):
         """Status, headers and body for the request's headers."""
@@ -41,13 +41,12 @@ class Answer:
 
 @dataclass
 class Site:
-    """A real server on loopback: `pages` by path, whose answers are given in turn, the last one
-    for good."""
+    """A server; each page, by path, gives its answers in turn and then repeats the last one."""
 
     address: str = ""
     pages: dict[str, list[Answer]] = field(default_factory=dict)
     requests: list[tuple[str, str | None, str | None]] = field(default_factory=list)
-    sent: list[int] = field(default_factory=list)  # bytes, a request
+    sent: list[int] = field(default_factory=list)  # bytes per request
 
     def serve(self, path, *answers):
         self.pages[path] = list(answers) or [Answer()]
@@ -76,13 +75,13 @@ class Site:
         if answer.pause:
             handler.wfile.flush()
             answer.pause.wait(60)
-        if answer.goes_on:
+        if answer.resumes:
             handler.wfile.write(body[answer.cut :])
 
 
 @contextmanager
 def served() -> Iterator[Site]:
-    """A site while the block lasts."""
+    """Run a server inside the block."""
     site = Site()
 
     class Handler(BaseHTTPRequestHandler):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from heated.data.batches import Held, Mapped, feed
+from heated.data.batches import Held, Mapped, device_images
 
 CPU = torch.device("cpu")
 
@@ -16,34 +16,34 @@ PIECES = [torch.tensor(piece) for piece in ([6, 0], [1], [], [2, 3, 4], [5, 5])]
 
 
 def test_held_and_mapped_images_give_the_same_batches_in_order(tmp_path):
-    images, numbers = packed()
+    images, indices = packed()
     np.save(tmp_path / "images.npy", images)
-    source = feed(np.load(tmp_path / "images.npy", mmap_mode="r"), numbers, CPU)
+    source = device_images(np.load(tmp_path / "images.npy", mmap_mode="r"), indices, CPU)
     assert isinstance(source, Mapped)
-    assert isinstance(source.images, np.memmap)  # read, and not loaded
-    assert len(source) == len(numbers)
+    assert isinstance(source.images, np.memmap)  # not loaded
+    assert len(source) == len(indices)
     for count in range(len(PIECES) + 1):
         pieces = [piece.long() for piece in PIECES[:count]]
-        held = list(Held(torch.from_numpy(images[numbers])).batches(pieces))
+        held = list(Held(torch.from_numpy(images[indices])).batches(pieces))
         mapped = list(source.batches(pieces))
         assert len(held) == len(mapped) == count
         for piece, one, other in zip(pieces, held, mapped, strict=True):
-            expected = torch.from_numpy(images[numbers[piece.numpy()]])
+            expected = torch.from_numpy(images[indices[piece.numpy()]])
             assert torch.equal(one, expected)
             assert torch.equal(other, expected)
-    with pytest.raises(IndexError):  # in the thread that reads
+    with pytest.raises(IndexError):  # raised in the reading thread
         list(source.batches([torch.tensor([0]), torch.tensor([99])]))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_holds_what_fits_and_reads_the_same_from_a_map():
-    images, numbers = packed()
+    images, indices = packed()
     device = torch.device("cuda")
-    held = feed(images, numbers, device)
+    held = device_images(images, indices, device)
     assert isinstance(held, Held)
     pieces = [piece.long() for piece in PIECES]
-    mapped = Mapped(images, numbers, device).batches(pieces)
+    mapped = Mapped(images, indices, device).batches(pieces)
     for one, other in zip(held.batches(pieces), mapped, strict=True):
         assert one.device.type == other.device.type == "cuda"
         assert torch.equal(one, other)

@@ -1,4 +1,4 @@
-"""Every data set's way from a faulty server to packed images, and of a user's own."""
+"""Every data set from a faulty server, or a user's copy, to packed images."""
 
 import hashlib
 import threading
@@ -11,12 +11,13 @@ from server import Answer, served
 from test_layouts import SETS
 
 from heated.data import packed_dataset
-from heated.datasets import SOURCES, local_copy
-from heated.datasets.download import Cache, Checksum, gather, http
+from heated.datasets import SOURCES, http
+from heated.datasets.download import Cache, Checksum, download_all
+from heated.datasets.local_copy import find_copy, store_copy
 from heated.datasets.splits import split
 from heated.preprocessing import packing
 
-SHOWN = {"size": 16, "fit": "squash", "colour": "rgb", "filter": "bilinear", "damaged": 0}
+OPTIONS = {"size": 16, "fit": "squash", "colour": "rgb", "filter": "bilinear", "damaged": 0}
 FAULTS = {
     "cut": lambda body: Answer(body, cut=len(body) // 2),
     "stalled": lambda body: Answer(body, cut=len(body) // 2, pause=threading.Event()),
@@ -25,94 +26,69 @@ FAULTS = {
 }
 
 
-def addressed(source, folder, site, fault):
-    """The source with the files of a folder, each behind an address that fails at first."""
-    files = []
-    for file in source.files:
-        body = (folder / file.name).read_bytes()
-        address = site.serve(f"/{file.name}", FAULTS[fault](body), Answer(body))
-        known = Checksum("sha256", hashlib.sha256(body).hexdigest())
-        checksum = file.checksum and known
-        files.append(replace(file, addresses=(address,), checksum=checksum, size=len(body)))
-    return replace(source, files=files)
+def packed(samples, rule, folder, **options):
+    packing.pack(samples, split(samples, rule, **options), folder, **OPTIONS, workers=2)
+    return packed_dataset.unpack(folder)
 
 
 @pytest.mark.usefixtures("waits")
-def test_a_data_set_comes_whole_from_a_faulty_server(new_folder, monkeypatch, subtests):
+def test_a_data_set_is_complete_after_a_faulty_server(new_folder, monkeypatch, subtests):
     monkeypatch.setattr(http, "TIMEOUT", 0.2)
     monkeypatch.setenv("no_proxy", "*")
     for name, fault in product([name for name in SETS if name in SOURCES], FAULTS):
         with subtests.test(name=name, fault=fault), served() as site:
             folder = new_folder()
-            build, read, counts = SETS[name]
+            build, source = SETS[name]
             (folder / "made").mkdir()
             classes = build(folder / "made")
-            given = replace(SOURCES[name](), read=read)
-            source = addressed(given, folder / "made", site, fault)
+            files = []
+            for file in source.files:
+                body = (folder / "made" / file.name).read_bytes()
+                url = site.serve(f"/{file.name}", FAULTS[fault](body), Answer(body))
+                known = Checksum("sha256", hashlib.sha256(body).hexdigest())
+                checksum = file.checksum and known
+                files.append(replace(file, addresses=(url,), checksum=checksum, size=len(body)))
             cache = Cache(folder / "cache", 1)
-            raw = gather(source.files, folder / "raw", mirror=None, subfolder=name, cache=cache)
-            assert all(site.asked.count(f"/{file.name}") >= 2 for file in source.files)
-            samples = source.read(raw)
-            parted = split(samples, "source")
-            packing.pack(samples, parted, folder / "packed", **SHOWN, workers=2)
-            data = packed_dataset.unpack(folder / "packed")
+            raw = download_all(files, folder / "raw", mirror=None, subfolder=name, cache=cache)
+            assert all(site.asked.count(f"/{file.name}") >= 2 for file in files)
+            data = packed(source.read(raw), "source", folder / "packed")
             assert data.images.shape == (len(classes), 16, 16, 3)
             assert [data.class_names[label] for label in data.labels] == list(classes.values())
-            assert tuple(mask.sum() for mask in data.split.masks().values()) == counts
             assert len(np.unique(data.images.reshape(len(classes), -1), axis=0)) == len(classes)
 
 
-# --- real ones, where this machine has them --------------------------------------------------
-
-REAL = {  # source, its options, rule, its options, images and classes of training and test
-    "mnist": ("mnist", {}, "source", {}, (55000, 10), (10000, 10)),
-    "omniglot": ("omniglot", {}, "source", {}, (19280, 964), (13180, 659)),
+ZIP = {"layout": "classes"}
+REAL = {  # source options, split rule with its options, images and classes of training and test
+    "mnist": ({}, {"rule": "source"}, (55000, 10), (10000, 10)),
+    "omniglot": ({}, {"rule": "source"}, (19280, 964), (13180, 659)),
     "omniglot.zip": (
-        "folder",
-        {"layout": "classes"},
-        "pattern",
-        {"train": "images_background/"},
+        ZIP,
+        {"rule": "pattern", "train": "images_background/"},
         (19280, 964),
         (13180, 659),
     ),
-    "cub100-cropped.zip": (
-        "folder",
-        {"layout": "classes"},
-        "pattern",
-        {"train": r"0\d\d|100"},
-        (3428, 58),
-        (2474, 42),
-    ),
-    "cars196-train-cropped.zip": (
-        "folder",
-        {"layout": "classes"},
-        "fraction",
-        {"train": 0.5},
-        (4052, 98),
-        (4092, 98),
-    ),
+    "cub100-cropped.zip": (ZIP, {"rule": "pattern", "train": r"0\d\d|100"}, (3428, 58), (2474, 42)),
+    "cars196-train-cropped.zip": (ZIP, {"rule": "fraction", "train": 0.5}, (4052, 98), (4092, 98)),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_set_has_its_counts_once_packed(mirror, tmp_path, name):
-    kind, options, rule, rule_options, train, test = REAL[name]
+    options, rule, train, test = REAL[name]
     if not any((mirror / f"{name}{end}").exists() for end in ("", ".zip")):
         pytest.skip(f"{name} is not in the mirror")
-    place = {"path": f"../{name}"} if kind == "folder" else {}
-    source, raw = SOURCES[kind](**place, **options), tmp_path / "raw"
-    copy = local_copy.found(source, str(mirror), kind)
+    kind = "folder" if options else name
+    place = {"path": f"../{name}"} if options else {}
+    source, raw = SOURCES[kind](**options, **place), tmp_path / "raw"
+    copy = find_copy(source, str(mirror), kind)
     if copy is None:
         cache = Cache(tmp_path / "cache", 1)
-        gather(source.files, raw, mirror=str(mirror), subfolder=kind, cache=cache)
+        download_all(source.files, raw, mirror=str(mirror), subfolder=kind, cache=cache)
     else:
         raw.mkdir()
-        local_copy.collect(copy, raw)
-    samples = source.read(raw)
-    parted = split(samples, rule, **rule_options)
-    packing.pack(samples, parted, tmp_path / "packed", **SHOWN, workers=2)
-    data = packed_dataset.unpack(tmp_path / "packed")
+        store_copy(copy, raw)
+    data = packed(source.read(raw), folder=tmp_path / "packed", **rule)
     for mask, (images, classes) in ((data.split.train, train), (data.split.query, test)):
         assert mask.sum() == images
         assert len(np.unique(data.labels[mask])) == classes

@@ -6,13 +6,18 @@ import pytest
 from PIL import Image, ImageChops, ImageOps
 
 from heated.common.errors import InputError
-from heated.preprocessing import decoding
-from heated.preprocessing.decoding import FILTERS, LARGEST, DamagedImage, decode
+from heated.preprocessing.decoding import (
+    FILTERS,
+    MAX_PIXELS,
+    DamagedImage,
+    decode,
+    load_image,
+)
 
 RANDOM = np.random.default_rng(0)
-COLOUR = RANDOM.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-GREY = RANDOM.integers(0, 256, (20, 30), dtype=np.uint8)
-SMOOTH = np.asarray(Image.fromarray(COLOUR).resize((500, 375), Image.Resampling.BICUBIC))
+COLORS = RANDOM.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+GRAYS = RANDOM.integers(0, 256, (20, 30), dtype=np.uint8)
+SMOOTH = np.asarray(Image.fromarray(COLORS).resize((500, 375), Image.Resampling.BICUBIC))
 
 
 def file(image, kind, **options):
@@ -26,19 +31,19 @@ def square(content, size=8, *, fit="squash", colour="rgb", filter="bilinear"):
     return decode(content, size=size, fit=fit, colour=colour, filter=filter)
 
 
-def opened(content):
-    """The pixels of a file, neither resized nor cut."""
-    return np.asarray(decoding.opened(content, 1000))
+def load(content):
+    """The pixels of a file, neither resized nor cropped."""
+    return np.asarray(load_image(content, 1000))
 
 
 def flat(mode, value, size=(9, 7)):
     return Image.new(mode, size, value)
 
 
-def one_colour(content):
-    """The only color of the image, as its channels."""
-    (colour,) = {tuple(pixel) for pixel in square(content).reshape(-1, 3).tolist()}
-    return colour
+def color_of(content):
+    """The only color of the image."""
+    (color,) = {tuple(pixel) for pixel in square(content).reshape(-1, 3).tolist()}
+    return color
 
 
 def test_every_choice_gives_a_square_of_its_channels():
@@ -46,38 +51,36 @@ def test_every_choice_gives_a_square_of_its_channels():
         ["rgb", "grey", "inverted"],
         ["squash", "crop"],
         FILTERS,
-        [COLOUR, GREY, file(COLOUR, "PNG"), file(GREY, "JPEG")],
+        [COLORS, GRAYS, file(COLORS, "PNG"), file(GRAYS, "JPEG")],
     ):
         image = square(given, 11, fit=fit, colour=colour, filter=filter)
         assert image.shape == (11, 11, 3 if colour == "rgb" else 1)
         assert image.dtype == np.uint8
 
 
-def test_squashing_is_pillows_and_the_filters_differ():
-    for size, filter, pixels in product([7, 64, 256, 600], FILTERS, [SMOOTH, COLOUR]):
+def test_squashing_is_pillows_resize_and_keeps_an_image_of_the_size():
+    for size, filter, pixels in product([7, 64, 256, 600], FILTERS, [SMOOTH, COLORS]):
         expected = Image.fromarray(pixels).resize((size, size), FILTERS[filter])
         np.testing.assert_array_equal(square(pixels, size, filter=filter), expected)
     assert (square(SMOOTH, 64) != square(SMOOTH, 64, filter="lanczos")).any()
+    board = (np.indices((32, 32)).sum(axis=0) % 2 * 255).astype(np.uint8)  # is averaged
+    for pixels in (board, np.stack([board] * 3, axis=2)):
+        assert np.abs(square(pixels).astype(int) - 127).max() < 40
+    np.testing.assert_array_equal(square(COLORS[:, :20], 20), COLORS[:, :20])
+    np.testing.assert_array_equal(square(file(GRAYS[:, :20], "PNG"), 20)[..., 0], GRAYS[:, :20])
 
 
-def test_shrinking_averages_where_a_pick_of_pixels_would_flicker():
-    board = (np.indices((32, 32)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    for given in (board, np.stack([board] * 3, axis=2)):
-        assert np.abs(square(given).astype(int) - 127).max() < 40
-
-
-def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_to_much_the_same_square():
-    large = np.asarray(Image.fromarray(COLOUR).resize((2000, 1500), Image.Resampling.BICUBIC))
+def test_a_large_jpeg_is_decoded_at_a_lower_resolution_to_a_similar_square():
+    large = np.asarray(Image.fromarray(COLORS).resize((2000, 1500), Image.Resampling.BICUBIC))
     content = file(large, "JPEG", quality=95)
     for size, expected in [(64, (250, 188)), (250, (1000, 750)), (500, (2000, 1500))]:
-        assert decoding.opened(content, size).size == expected
-    # squares as of the whole image but for an eighth of a pixel at the edges
+        assert load_image(content, size).size == expected
     for fit in ("squash", "crop"):
-        image, expected = square(content, 64, fit=fit), square(opened(content), 64, fit=fit)
+        image, expected = square(content, 64, fit=fit), square(load(content), 64, fit=fit)
         assert np.corrcoef(image.ravel(), expected.ravel())[0, 1] > 0.995
 
 
-def test_a_crop_is_the_centred_square_and_a_squash_is_all():
+def test_a_crop_is_the_centered_square_and_a_squash_everything():
     sides = np.zeros((10, 30, 3), dtype=np.uint8)
     sides[:, 10:20] = 200
     assert set(square(sides, fit="crop").ravel()) == {200}
@@ -87,55 +90,48 @@ def test_a_crop_is_the_centred_square_and_a_squash_is_all():
     assert 190 < squashed.max() <= 200
 
 
-def test_grey_and_colour_become_each_other_and_are_inverted():
-    grey = square(GREY, colour="grey")
-    np.testing.assert_array_equal(square(GREY), grey.repeat(3, axis=2))
-    for given in (GREY, COLOUR, file(COLOUR, "JPEG")):
+def test_gray_and_color_are_converted_and_inverted():
+    np.testing.assert_array_equal(square(GRAYS), square(GRAYS, colour="grey").repeat(3, axis=2))
+    for given in (GRAYS, COLORS, file(COLORS, "JPEG")):
         inverted = square(given, colour="inverted")
         np.testing.assert_array_equal(inverted, 255 - square(given, colour="grey"))
-    for colour, luma in (("red", 76), ("lime", 150), ("blue", 29), ("white", 255)):
-        image = square(file(flat("RGB", colour), "PNG"), colour="grey")
+    for color, luma in (("red", 76), ("lime", 150), ("blue", 29), ("white", 255)):
+        image = square(file(flat("RGB", color), "PNG"), colour="grey")
         assert set(image.ravel()) == {luma}
 
 
-def test_an_image_of_the_size_is_left_as_it_is():
-    np.testing.assert_array_equal(square(COLOUR[:, :20], 20), COLOUR[:, :20])
-    np.testing.assert_array_equal(square(file(GREY[:, :20], "PNG"), 20)[..., 0], GREY[:, :20])
+def test_palettes_one_bit_and_transparency_become_colors_on_white():
+    color = (10, 200, 30)
+    palette = flat("RGB", color).quantize(4)
+    transparent = {"transparency": palette.getpixel((0, 0))}
+    for image, kind, options, expected in [
+        (palette, "GIF", {}, color),
+        (palette, "PNG", {}, color),
+        (flat("1", 1), "PNG", {}, (255, 255, 255)),
+        (flat("1", 0), "PNG", {}, (0, 0, 0)),
+        (flat("RGBA", (200, 0, 0, 0)), "PNG", {}, (255, 255, 255)),
+        (flat("RGBA", (200, 0, 0, 255)), "PNG", {}, (200, 0, 0)),
+        (flat("LA", (0, 51)), "PNG", {}, (204, 204, 204)),
+        (flat("LA", (0, 0)), "TIFF", {}, (255, 255, 255)),
+        (palette, "PNG", transparent, (255, 255, 255)),
+        (flat("RGB", (9, 8, 7)), "PNG", {"transparency": (9, 8, 7)}, (255, 255, 255)),
+    ]:
+        assert color_of(file(image, kind, **options)) == expected
 
 
-def test_palette_and_one_bit_become_colours():
-    assert one_colour(file(flat("RGB", (10, 200, 30)).quantize(4), "GIF")) == (10, 200, 30)
-    assert one_colour(file(flat("RGB", (10, 200, 30)).quantize(4), "PNG")) == (10, 200, 30)
-    assert one_colour(file(flat("1", 1), "PNG")) == (255, 255, 255)
-    assert one_colour(file(flat("1", 0), "PNG")) == (0, 0, 0)
-
-
-def test_sixteen_bits_of_grey_are_scaled_to_eight():
+def test_16_bit_gray_is_scaled_to_8_and_gray_of_an_unknown_range_is_an_error():
     values = np.array([[0, 128, 129, 257, 32768, 65278, 65535]], dtype=np.uint16)
     for kind in ("PNG", "TIFF"):
-        np.testing.assert_array_equal(opened(file(values, kind)), [[0, 0, 1, 1, 128, 254, 255]])
+        np.testing.assert_array_equal(load(file(values, kind)), [[0, 0, 1, 1, 128, 254, 255]])
+    for value in (70000, -1):
+        with pytest.raises(DamagedImage, match=f"got gray values from {value} to .*expected 0 to"):
+            load(file(np.array([[value]], np.int32), "TIFF"))
+    with pytest.raises(DamagedImage, match="got floating-point pixels"):
+        load(file(np.ones((3, 3), np.float32), "TIFF"))
 
 
-def test_grey_whose_white_is_unknown_is_refused():
-    for values in (np.array([[70000]], np.int32), np.array([[-1]], np.int32)):
-        with pytest.raises(DamagedImage, match="allowed: 0 to 65535"):
-            opened(file(values, "TIFF"))
-    with pytest.raises(DamagedImage, match="white is unknown"):
-        opened(file(np.ones((3, 3), np.float32), "TIFF"))
-
-
-def test_what_is_transparent_lies_on_white():
-    assert one_colour(file(flat("RGBA", (200, 0, 0, 0)), "PNG")) == (255, 255, 255)
-    assert one_colour(file(flat("RGBA", (200, 0, 0, 255)), "PNG")) == (200, 0, 0)
-    assert one_colour(file(flat("LA", (0, 51)), "PNG")) == (204, 204, 204)
-    assert one_colour(file(flat("LA", (0, 0)), "TIFF")) == (255, 255, 255)
-    palette = flat("RGB", (10, 200, 30)).quantize(4)
-    assert one_colour(file(palette, "PNG", transparency=palette.getpixel((0, 0)))) == (255,) * 3
-    assert one_colour(file(flat("RGB", (9, 8, 7)), "PNG", transparency=(9, 8, 7))) == (255,) * 3
-
-
-# The Adobe segment of a JPEG: its last byte says how the four components are to be read.
 def adobe(content):
+    """Start and end of a JPEG's Adobe segment; its last byte is the color transform."""
     start = content.index(b"\xff\xee")
     return start, start + 16
 
@@ -145,52 +141,51 @@ def test_cmyk_jpegs_become_rgb_inverted_as_adobe_writes_them_or_not():
     expected = np.array(given.convert("RGB").getpixel((0, 0)))
     inverted = file(given, "JPEG", quality=95)
     start, end = adobe(inverted)
-    assert np.abs(one_colour(inverted) - expected).max() <= 2
+    assert np.abs(color_of(inverted) - expected).max() <= 2
     plain = file(ImageChops.invert(given), "JPEG", quality=95)
-    assert np.abs(one_colour(plain[:start] + plain[end:]) - expected).max() <= 2
+    assert np.abs(color_of(plain[:start] + plain[end:]) - expected).max() <= 2
 
 
 def test_ycck_jpegs_become_rgb():
-    # libjpeg stores 255 less an inverted ink, which is the ink, as if it were RGB, in YCbCr; Pillow
-    # stores 255 less what it is given.
+    # libjpeg stores the ink, as if it were RGB, in YCbCr; Pillow stores 255 minus its input.
     inks = (180, 90, 40)
     stored = (*Image.new("RGB", (1, 1), inks).convert("YCbCr").getpixel((0, 0)), 255)
     given = flat("CMYK", tuple(255 - value for value in stored))
     content = bytearray(file(given, "JPEG", quality=95))
     content[adobe(content)[1] - 1] = 2
-    assert np.abs(np.add(one_colour(bytes(content)), inks) - 255).max() <= 3
+    assert np.abs(np.add(color_of(bytes(content)), inks) - 255).max() <= 3
 
 
-def test_images_of_every_kind_are_turned_upright(subtests):
-    translucent = Image.fromarray(np.dstack([COLOUR, GREY]))
-    deep = Image.fromarray(GREY.astype(np.uint16) * 257)
-    kinds = [("JPEG", Image.fromarray(COLOUR)), ("TIFF", Image.fromarray(COLOUR))]
-    kinds += [("JPEG", Image.fromarray(COLOUR).convert("CMYK"))]
-    kinds += [("PNG", image) for image in (Image.fromarray(COLOUR), translucent, deep)]
+def test_images_of_every_kind_are_rotated_upright(subtests):
+    translucent = Image.fromarray(np.dstack([COLORS, GRAYS]))
+    deep = Image.fromarray(GRAYS.astype(np.uint16) * 257)
+    kinds = [("JPEG", Image.fromarray(COLORS)), ("TIFF", Image.fromarray(COLORS))]
+    kinds += [("JPEG", Image.fromarray(COLORS).convert("CMYK"))]
+    kinds += [("PNG", image) for image in (Image.fromarray(COLORS), translucent, deep)]
     for (kind, image), orientation in product(kinds, range(1, 9)):
         with subtests.test(kind=kind, mode=image.mode, orientation=orientation):
             exif = Image.Exif()
             exif[0x0112] = orientation
             turned, plain = file(image, kind, exif=exif), file(image, kind)
-            upright = Image.fromarray(opened(plain))
+            upright = Image.fromarray(load(plain))
             upright.info["exif"] = exif.tobytes()
-            np.testing.assert_array_equal(opened(turned), ImageOps.exif_transpose(upright))
+            np.testing.assert_array_equal(load(turned), ImageOps.exif_transpose(upright))
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_an_orientation_that_cannot_be_read_is_upright():
+def test_an_orientation_that_cannot_be_read_is_ignored():
     for exif in (b"Exif\0\0no such thing", b"Exif\0\0II*\0\xff\xff\xff\xff"):
-        content = file(COLOUR, "JPEG", exif=exif)
-        np.testing.assert_array_equal(opened(content), opened(file(COLOUR, "JPEG")))
+        content = file(COLORS, "JPEG", exif=exif)
+        np.testing.assert_array_equal(load(content), load(file(COLORS, "JPEG")))
 
 
-def test_of_several_frames_the_first_is_taken():
+def test_of_several_frames_the_first_is_used():
     for kind in ["GIF", "PNG", "WEBP", "TIFF", "MPO"]:
         options = {"WEBP": {"lossless": True}, "MPO": {"quality": 100}}.get(kind, {})
         frames = [flat("RGB", (10, 200, 30)), flat("RGB", (1, 2, 3)), flat("RGB", (7, 7, 7))]
         content = file(frames[0], kind, save_all=True, append_images=frames[1:], **options)
         assert Image.open(io.BytesIO(content)).n_frames == 3
-        assert np.abs(np.subtract(one_colour(content), (10, 200, 30))).max() <= (kind == "MPO")
+        assert np.abs(np.subtract(color_of(content), (10, 200, 30))).max() <= (kind == "MPO")
 
 
 def test_jpegs_have_the_pixels_that_pillow_gives_them():
@@ -198,7 +193,7 @@ def test_jpegs_have_the_pixels_that_pillow_gives_them():
         [{}, {"progressive": True}, {"subsampling": 0}], [SMOOTH, SMOOTH[..., 0]]
     ):
         content = file(pixels, "JPEG", quality=90, **options)
-        np.testing.assert_array_equal(opened(content), Image.open(io.BytesIO(content)))
+        np.testing.assert_array_equal(load(content), Image.open(io.BytesIO(content)))
 
 
 def test_a_truncated_file_is_damaged(subtests):
@@ -209,15 +204,15 @@ def test_a_truncated_file_is_damaged(subtests):
                 square(content[: int(len(content) * share)])
 
 
-def test_what_is_no_image_is_damaged_which_is_an_error_of_input():
+def test_a_file_that_is_no_image_is_damaged():
     for content in [b"", b"no image", b"\xff\xd8\xff", b"GIF89a", b"\x89PNG"]:
         with pytest.raises(DamagedImage, match="no image, or of an unknown format"):
             square(content)
     assert issubclass(DamagedImage, InputError)
 
 
-def test_an_image_too_large_is_refused_before_it_is_decoded():
-    side = int(LARGEST**0.5)
+def test_an_image_that_is_too_large_is_not_decoded():
+    side = int(MAX_PIXELS**0.5)
     for height in (side + 1, 2 * side):
         content = file(flat("1", 0, (side + 1, height)), "PNG")
         with pytest.raises(DamagedImage, match=rf"{side + 1} x {height} pixels|exceeds limit"):

@@ -12,7 +12,7 @@ from heated import config
 from heated.data import packed_dataset
 from heated.data.batches import Mapped
 from heated.datasets import SOURCES
-from heated.datasets.download import Cache, gather
+from heated.datasets.download import Cache, download_all
 from heated.datasets.splits import split
 from heated.models.embedding import embed
 from heated.models.embedding_model import load
@@ -28,7 +28,7 @@ def packed(name, folder, mirror):
     """A data set of params.yaml, packed as it says."""
     settings = PARAMS.datasets[name]
     source = SOURCES[settings.source.name](**settings.source.options)
-    raw = gather(
+    raw = download_all(
         source.files,
         folder / "raw",
         mirror=mirror,

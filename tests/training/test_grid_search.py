@@ -58,7 +58,7 @@ def test_validation_classes_are_of_those_that_train_and_do_not_train():
         assert not trained & tested
         assert trained | tested == set(range(6))
     assert set().union(*(data.labels[part.query] for part in parts)) == set(range(6))
-    with pytest.raises(InputError, match="came 4 folds of 6 training classes; allowed: at least"):
+    with pytest.raises(InputError, match="got 4 folds of 6 training classes, expected at least"):
         grid_search.validation(data, folds=4, fold=0)
 
 

@@ -1,5 +1,8 @@
-"""Batches of packed images on the device: from images held there, or read from a memory map, one
-batch ahead of the one that is trained on."""
+"""Load batches of packed images onto the device.
+
+Images that fit are kept on the GPU. Otherwise they are read from the memory map, one batch ahead of
+the training step.
+"""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,46 +23,48 @@ class Held:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batches(self, pieces: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the images of each piece, (B,) int64 numbers of images on the CPU."""
-        for piece in pieces:
-            yield self.images.index_select(0, piece.to(self.images.device))
+    def batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of each batch, (B,) int64 indices on the CPU."""
+        for batch in batches:
+            yield self.images.index_select(0, batch.to(self.images.device))
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """Images `numbers` (N,) of (M, H, W, C) uint8 in memory or a memory map."""
+    """The images at `indices` (N,) in a memory map or array, (M, H, W, C) uint8."""
 
     images: NDArray[np.uint8]
-    numbers: NDArray[np.int64]
+    indices: NDArray[np.int64]
     device: torch.device
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.indices)
 
-    def batches(self, pieces: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the images of each piece, (B,) int64 numbers among N on the CPU, read ahead."""
+    def batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of each batch, reading one batch ahead in a thread.
+
+        Each batch is (B,) int64 positions in `indices`, on the CPU.
+        """
+
+        def read(batch: Tensor) -> Tensor:
+            images = torch.from_numpy(self.images[self.indices[batch.numpy()]])
+            return images.pin_memory() if self.device.type == "cuda" else images
+
         with ThreadPoolExecutor(max_workers=1) as reader:
-            reads = (reader.submit(self.read, piece) for piece in pieces)
-            waiting = next(reads, None)
-            while waiting is not None:
+            reads = (reader.submit(read, batch) for batch in batches)
+            current = next(reads, None)
+            while current is not None:
                 following = next(reads, None)
-                yield waiting.result().to(self.device, non_blocking=True)
-                waiting = following
-
-    def read(self, piece: Tensor) -> Tensor:
-        """Return a piece's images on the CPU; in pinned memory for a GPU."""
-        images = torch.from_numpy(self.images[self.numbers[piece.numpy()]])
-        return images.pin_memory() if self.device.type == "cuda" else images
+                yield current.result().to(self.device, non_blocking=True)
+                current = following
 
 
-def feed(
-    images: NDArray[np.uint8], numbers: NDArray[np.int64], device: torch.device
+def device_images(
+    images: NDArray[np.uint8], indices: NDArray[np.int64], device: torch.device
 ) -> Held | Mapped:
-    """Hold the numbered images on a GPU if they take at most half of its free memory; otherwise
-    read them from where they are."""
+    """Copy the images to a GPU if they take at most half of its free memory, else map them."""
     if device.type == "cuda":
-        size = len(numbers) * images[:1].nbytes
+        size = len(indices) * images[:1].nbytes
         if size <= torch.cuda.mem_get_info(device)[0] / 2:
-            return Held(torch.from_numpy(images[numbers]).to(device))
-    return Mapped(images, numbers, device)
+            return Held(torch.from_numpy(images[indices]).to(device))
+    return Mapped(images, indices, device)

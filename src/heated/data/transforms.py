@@ -1,7 +1,7 @@
-"""Batches from uint8 to what a network reads: augmentation and pixel range, on the batch's device.
+"""Augment batches of images and normalize their pixels, on the batch's device.
 
-Random numbers are drawn on the CPU for the whole batch, so that it is augmented alike on any device
-and number of processes. Without draws an augmentation is its test-time counterpart.
+Random numbers are drawn on the CPU for the whole batch, so that they do not depend on the device
+and the number of processes. Without an `rng`, an augmentation is its test-time counterpart.
 """
 
 import math
@@ -20,117 +20,117 @@ Step = tuple[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers for `part` of a batch; the generator advances by all `count` images."""
+    """Random numbers for a slice of a batch; the generator advances as for all `count` images."""
 
     generator: Generator
     count: int
     part: slice
 
     def uniform(self, rows: int) -> Tensor:
-        """(rows, images of the part) in [0, 1)."""
+        """Return (rows, images in the slice) values in [0, 1)."""
         return torch.rand(rows, self.count, generator=self.generator)[:, self.part]
-
-    def integers(self, below: int, rows: int) -> Tensor:
-        """(rows, images of the part) in [0, below)."""
-        return torch.randint(below, (rows, self.count), generator=self.generator)[:, self.part]
 
 
 def affine(
-    images: Tensor, draws: Draws | None, *, degrees: float, scale: float, shear: float, shift: float
+    images: Tensor, rng: Draws | None, *, degrees: float, scale: float, shear: float, shift: float
 ) -> Tensor:
-    """Rotate, scale, shear (degrees) and shift (share of a side) each of (N, C, H, W) by a uniform
-    draw from [-limit, limit], with 0 outside the image. At test time: unchanged."""
-    if draws is None:
+    """Rotate, scale, shear (degrees) and translate (share of a side) each image of (N, C, H, W).
+
+    Each amount is uniform in [-limit, limit]; pixels outside the image are 0. At test time, return
+    the images unchanged.
+    """
+    if rng is None:
         return images
-    drawn = draws.uniform(5) * 2 - 1
+    draws = rng.uniform(5) * 2 - 1
     if not len(images):
         return images
-    angle, slant = drawn[0] * math.radians(degrees), torch.tan(drawn[1] * math.radians(shear))
-    size = 1 + drawn[2] * scale
+    angle, slant = draws[0] * math.radians(degrees), torch.tan(draws[1] * math.radians(shear))
+    size = 1 + draws[2] * scale
     cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
-    across, down = 2 * shift * drawn[3], 2 * shift * drawn[4]
-    theta = [cos, cos * slant - sin, across, sin, sin * slant + cos, down]
-    return sample(images, torch.stack(theta, dim=1).to(images.device), images.shape[2:], "zeros")
+    right, down = 2 * shift * draws[3], 2 * shift * draws[4]
+    theta = [cos, cos * slant - sin, right, sin, sin * slant + cos, down]
+    return warp(images, torch.stack(theta, dim=1).to(images.device), images.shape[2:], "zeros")
 
 
-def crop(images: Tensor, draws: Draws | None, *, size: int) -> Tensor:
-    """Cut a random window of each image, (N, C, size, size); at test time the centre.
+def crop(images: Tensor, rng: Draws | None, *, size: int) -> Tensor:
+    """Crop a random window of each image, (N, C, size, size); the center at test time.
 
-    The offset is drawn from [0, room), as in the authors' code, which never takes the last one.
-    Raises InputError if the images are smaller than `size`.
+    The offset is uniform in [0, room), as in the authors' code, which never takes the last one.
     """
     count, channels, height, width = images.shape
     room = min(height, width) - size
     if room < 0:
-        raise InputError(f"crop: size {size} is larger than the images, {height} x {width}")
-    if draws is None:
+        raise InputError(f"crop: got size {size}, expected at most the images', {height} x {width}")
+    if rng is None:
         top, left = (height - size) // 2, (width - size) // 2
         return images[:, :, top : top + size, left : left + size]
-    offsets = draws.integers(max(room, 1), 2)
+    offsets = torch.randint(max(room, 1), (2, rng.count), generator=rng.generator)[:, rng.part]
     if not count:
         return images[:, :, :size, :size]
     rows = torch.arange(count)[:, None] * height + offsets[0, :, None] + torch.arange(size)
-    begins = (rows * width + offsets[1, :, None]).flatten().to(images.device)
-    # as pieces of rows, which are copied whole: 80 times faster on a CPU than pixel by pixel
+    starts = (rows * width + offsets[1, :, None]).flatten().to(images.device)
+    # whole pieces of rows: on a CPU 80 times faster than pixel by pixel
     pieces = images.permute(0, 2, 3, 1).reshape(-1).unfold(0, size * channels, channels)
-    windows = pieces.index_select(0, begins).view(count, size, size, channels)
+    windows = pieces.index_select(0, starts).view(count, size, size, channels)
     return windows.permute(0, 3, 1, 2)
 
 
 def resized_crop(
-    images: Tensor, draws: Draws | None, *, size: int, smallest: float, aspect: float
+    images: Tensor, rng: Draws | None, *, size: int, smallest: float, aspect: float
 ) -> Tensor:
-    """Resize a random window of each image bilinearly to (N, C, size, size); at test time, crop the
-    centre.
+    """Resize a random window of each image bilinearly to (N, C, size, size).
 
-    A window's area is a uniform share of the image's in [smallest, 1], its aspect log-uniform in
-    [1 / aspect, aspect], cut to the image's sides; its place is uniform.
+    Its area is a uniform share of the image's in [smallest, 1], its aspect ratio log-uniform in
+    [1 / aspect, aspect], limited by the image's sides, and its position uniform. At test time, crop
+    the center.
     """
-    if draws is None:
+    if rng is None:
         return crop(images, None, size=size)
-    drawn = draws.uniform(4).to(images.device)
+    draws = rng.uniform(4).to(images.device)
     if not len(images):
         return images[:, :, :size, :size]
-    area = smallest + (1 - smallest) * drawn[0]
-    stretch = torch.exp((2 * drawn[1] - 1) * math.log(aspect) / 2)
+    area = smallest + (1 - smallest) * draws[0]
+    stretch = torch.exp((2 * draws[1] - 1) * math.log(aspect) / 2)
     width, height = (area.sqrt() * stretch).clamp(max=1), (area.sqrt() / stretch).clamp(max=1)
-    left, top = (1 - width) * (2 * drawn[2] - 1), (1 - height) * (2 * drawn[3] - 1)
+    left, top = (1 - width) * (2 * draws[2] - 1), (1 - height) * (2 * draws[3] - 1)
     zero = torch.zeros_like(width)
     theta = torch.stack([width, zero, left, zero, height, top], dim=1)
-    return sample(images, theta, (size, size), "border")
+    return warp(images, theta, (size, size), "border")
 
 
-def sample(images: Tensor, theta: Tensor, size: Sequence[int], padding: str) -> Tensor:
+def warp(images: Tensor, theta: Tensor, size: Sequence[int], padding: str) -> Tensor:
     """Sample (N, C, *size) bilinearly from images under affine maps `theta`, (N, 6)."""
     shape = [*images.shape[:2], *size]
     grid = F.affine_grid(theta.view(-1, 2, 3), shape, align_corners=False)
     return F.grid_sample(images.float(), grid, padding_mode=padding, align_corners=False)
 
 
-def flip(images: Tensor, draws: Draws | None, *, probability: float) -> Tensor:
-    """Mirror each of (N, C, H, W) left to right with the probability; at test time: unchanged."""
-    if draws is None:
+def flip(images: Tensor, rng: Draws | None, *, probability: float) -> Tensor:
+    """Flip each of (N, C, H, W) horizontally with the probability; unchanged at test time."""
+    if rng is None:
         return images
-    mirrored = draws.uniform(1)[0] < probability
-    numbers = torch.arange(len(images)) + len(images) * mirrored
-    pixels = images.permute(0, 2, 3, 1)  # as they lie in memory
-    either = torch.cat([pixels, pixels.flip(2)])
-    return either.index_select(0, numbers.to(images.device)).permute(0, 3, 1, 2)
+    flipped = rng.uniform(1)[0] < probability
+    indices = torch.arange(len(images)) + len(images) * flipped
+    pixels = images.permute(0, 2, 3, 1)  # as in memory
+    both = torch.cat([pixels, pixels.flip(2)])
+    return both.index_select(0, indices.to(images.device)).permute(0, 3, 1, 2)
 
 
-def prepare(
+def preprocess(
     images: Tensor,
-    draws: Draws | None,
+    rng: Draws | None,
     *,
     steps: Sequence[Step],
     mean: float | Tensor,
     std: float | Tensor,
 ) -> Tensor:
-    """Turn (N, H, W, C) uint8 into (N, C, H', W') float32: each step, then (x / 255 - mean) / std
-    of numbers or tensors (C, 1, 1). Bytes stay bytes until a step blends pixels."""
+    """Convert (N, H, W, C) uint8 to (N, C, H', W') float32: each step, then (x / 255 - mean) / std.
+
+    `mean` and `std` are numbers or (C, 1, 1). Pixels stay bytes until a step blends them.
+    """
     batch = images.permute(0, 3, 1, 2)
     for name, options in steps:
-        batch = AUGMENTATIONS[name](batch, draws, **options)
+        batch = AUGMENTATIONS[name](batch, rng, **options)
     return batch.float().div_(255 * std).sub_(mean / std)
 
 

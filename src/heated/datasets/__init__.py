@@ -1,18 +1,18 @@
-"""Data sets: for each, its files (addresses, checksums) and a reader of their images and labels."""
+"""Data sets: their files (addresses, checksums) and readers of their images and labels."""
 
 from collections.abc import Callable
 
-from heated.datasets import cars196, cub200, custom, digits, in_shop, mnist, omniglot, sop
-from heated.datasets.base import Source
+from heated.datasets import handwriting, photographs
+from heated.datasets.image_folder import Source, image_folder
 
 SOURCES: dict[str, Callable[..., Source]] = {
-    "digits": digits.digits,
-    "omniglot-small": lambda: omniglot.SMALL,
-    "omniglot": lambda: omniglot.SOURCE,
-    "mnist": lambda: mnist.SOURCE,
-    "cub200": lambda: cub200.SOURCE,
-    "cars196": lambda: cars196.SOURCE,
-    "sop": lambda: sop.SOURCE,
-    "in-shop": lambda: in_shop.SOURCE,
-    "folder": custom.source,
+    "digits": handwriting.digits,
+    "omniglot-small": lambda: handwriting.OMNIGLOT_SMALL,
+    "omniglot": lambda: handwriting.OMNIGLOT,
+    "mnist": lambda: handwriting.MNIST,
+    "cub200": lambda: photographs.CUB200,
+    "cars196": lambda: photographs.CARS196,
+    "sop": lambda: photographs.SOP,
+    "in-shop": lambda: photographs.IN_SHOP,
+    "folder": image_folder,
 }

@@ -1,132 +1,209 @@
-"""Labelled images from archives of image files, whose classes are told by their names or a list."""
+"""Data sets as files and a reader, images in archives, and the user's own images."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from heated.common import archives
 from heated.common.errors import InputError
-from heated.common.samples import Content, Samples
-from heated.datasets.splits import by_class
+from heated.common.io import project_root
+from heated.common.samples import SEEN, Content, Samples, Split
+from heated.datasets.download import RemoteFile
+from heated.datasets.splits import split_classes
 
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+PARTS = ({"train", "test"}, {"train", "query", "gallery"})
 
 
-def in_directories(place: Path, class_of: Callable[[PurePosixPath], str]) -> Samples:
-    """The images of an archive with a directory a class; `class_of` names the class by the
-    directory. Classes are numbered in the order of their names."""
-    names = archives.names(place)
-    classes = {name: class_of(directory) for name, directory in directories(names).items()}
-    return listed({place: names}, by_name(classes))
+@dataclass(frozen=True)
+class Source:
+    """A data set.
+
+    `copies`: names under which users store the set unpacked or repacked, or absolute paths. The
+    first one found replaces the files.
+    """
+
+    name: str
+    files: Sequence[RemoteFile]  # to download
+    reader: Callable[[Path], Samples]  # reads the folder with the files
+    counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # images, classes per part
+    copies: Sequence[str] = ()
+
+    def read(self, folder: Path) -> Samples:
+        """Read the images; raise InputError if the number of images or classes is wrong."""
+        samples = self.reader(folder)
+        for part, (images, classes) in self.counts.items():
+            assert samples.split is not None
+            labels = samples.labels[samples.split.masks()[part]]
+            if (len(labels), len(np.unique(labels))) != (images, classes):
+                raise InputError(
+                    f"{self.name}, {part}: got {len(labels)} images of {len(np.unique(labels))} "
+                    f"classes, expected {images} of {classes}. Use a complete copy, or read it as "
+                    "`source: {name: folder}`."
+                )
+        return samples
 
 
-def by_name(classes: Mapping[str, str]) -> dict[str, str]:
-    """Images with their classes, in the order of the classes' names and then of their own."""
-    return dict(sorted(classes.items(), key=lambda pair: (pair[1], pair[0])))
+def find_archive(folder: Path) -> Path:
+    """Return the only zip or tar in a data set's folder."""
+    found = sorted(path for path in folder.iterdir() if path.name.endswith(ARCHIVE_SUFFIXES))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise InputError(f"{folder}: got the archives {names}, expected one. Run download.")
+    return found[0]
 
 
-def directories(names: Sequence[str]) -> dict[str, PurePosixPath]:
-    """The directory of each image file, below the directory that all of them lie in; InputError
-    where some lie right there."""
-    images = {path: path.parent for path in map(PurePosixPath, names) if is_image(path)}
-    above = os.path.commonpath(set(images.values())) if images else ""
-    relative = {parent: parent.relative_to(above) for parent in set(images.values())}
-    below = {str(path): relative[parent] for path, parent in images.items()}
-    nested(below, "<class>/<image>")
-    return below
+def samples_in_archives(
+    members: Mapping[Path, Sequence[str]], classes: Mapping[str, str]
+) -> Samples:
+    """Return the images in `classes`, in its order, read from the archives.
 
-
-def nested(below: Mapping[str, PurePosixPath], wanted: str) -> None:
-    """InputError unless each image lies at least so many directories deep as is `wanted`."""
-    depth = wanted.count("/")
-    loose = next((name for name, directory in below.items() if len(directory.parts) < depth), None)
-    if loose is not None:
-        raise InputError(f"the image {loose} lies in no directory of a class; wanted: {wanted}")
-
-
-def is_image(path: PurePosixPath) -> bool:
-    """Whether a file's name is an image's, and not one of those that macOS adds to archives."""
-    added = path.name.startswith("._") or path.parts[0] == "__MACOSX"
-    return path.suffix.lower() in SUFFIXES and not added
-
-
-def listed(members: Mapping[Path, Sequence[str]], classes: Mapping[str, str]) -> Samples:
-    """Of the archives' members, by archive, the images named in `classes` with the class of each,
-    in that order; classes are numbered as they come up. InputError where none is named, one is in
-    no archive, or two classes differ in case alone."""
+    Args:
+        members: File names in each archive.
+        classes: Class of each image by its name. Classes are numbered as they appear.
+    """
     class_names = tuple(dict.fromkeys(classes.values()))
-    distinct(class_names)
-    lacking = set(classes).difference(*members.values())
-    if lacking:
+    if not class_names:
+        raise InputError("got no images, expected image files in one directory per class")
+    folded: dict[str, str] = {}
+    for name in class_names:
+        other = folded.setdefault(name.casefold(), name)
+        if other != name:
+            raise InputError(
+                f"the classes {other!r} and {name!r} differ only in case, which is one class on "
+                "some systems. Rename one, or merge their images."
+            )
+    missing = set(classes).difference(*members.values())
+    if missing:
         raise InputError(
-            f"{', '.join(map(str, members))}: {len(lacking)} images that the set's list names are "
-            f"not there, such as {min(lacking)}; take a whole copy"
+            f"{', '.join(map(str, members))}: {len(missing)} images in the set's list are missing, "
+            f"such as {min(missing)}. Use a complete copy."
         )
     numbers = {name: number for number, name in enumerate(class_names)}
-    places = {name: place for place, name in enumerate(classes)}
+    positions = {name: position for position, name in enumerate(classes)}
 
     def contents() -> Iterator[tuple[int, Content]]:
-        for file, names in members.items():
-            for name, content in archives.read(file, places.keys() & names):
-                yield places[name], content
+        for path, names in members.items():
+            for name, content in archives.read(path, positions.keys() & names):
+                yield positions[name], content
 
     return Samples(
         class_names=class_names,
-        labels=np.array([numbers[told] for told in classes.values()], dtype=np.int64),
+        labels=np.array([numbers[name] for name in classes.values()], dtype=np.int64),
         names=list(classes),
         split=None,
         contents=contents,
     )
 
 
-def distinct(class_names: Sequence[str]) -> None:
-    """InputError unless there are classes, whose names differ in more than case."""
-    if not class_names:
-        raise InputError("no images found; wanted are image files in a directory a class")
-    known: dict[str, str] = {}
-    for name in class_names:
-        other = known.setdefault(name.casefold(), name)
-        if other != name:
-            raise InputError(
-                f"the classes {other!r} and {name!r} differ in case alone, which is one class on "
-                f"some systems; rename one, or put their images together"
-            )
+def with_class_split(samples: Samples, train_classes: Collection[str]) -> Samples:
+    """Return the samples with a split in which the named classes train and the others test."""
+    train = np.isin(samples.class_names, list(train_classes))
+    return replace(samples, split=split_classes(samples, train))
 
 
 @contextmanager
-def understood(place: Path, table: str) -> Iterator[None]:
-    """Whatever goes wrong with what a table says becomes an InputError that names it and where it
-    lies."""
+def wrap_parse_errors(path: Path, table: str) -> Iterator[None]:
+    """Raise InputError with the table's name and path for any error in parsing it."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # parsers raise about every kind there is
         raise InputError(
-            f"{place}: {table} is damaged ({type(error).__name__}: {error}); fetch it again"
+            f"{path}: {table} is damaged ({type(error).__name__}: {error}). Fetch it again."
         ) from error
 
 
-def parted(samples: Samples, trains: Callable[[str], bool]) -> Samples:
-    """The samples with a split of their own: the classes of which `trains` is true train."""
-    train = np.array([trains(name) for name in samples.class_names])
-    return replace(samples, split=by_class(samples, train))
+def image_folder(*, path: str, layout: str) -> Source:
+    """Return the images at `path` as a data set.
+
+    Args:
+        path: Absolute, or relative to the project. If a relative path does not exist there, it is
+            looked up in the mirror, without any `..` at its start.
+        layout: "classes": one directory per class, at any depth. The directory that contains them
+            all is not part of their names. "parts": the same inside `train` and `test`, or inside
+            `train`, `query` and `gallery`, which are then the split.
+    """
+    copies = [project_root() / path]
+    if not Path(path).is_absolute():
+        parts = Path(os.path.normpath(path)).parts
+        copies.append(Path(*(part for part in parts if part != os.pardir)))
+    return Source("folder", [], LAYOUTS[layout], copies=[str(copy) for copy in copies])
 
 
-def counted(samples: Samples, name: str, **expected: tuple[int, int]) -> Samples:
-    """The samples as they came; InputError unless each part (train, query, gallery) of their split
-    has so many images and classes."""
-    assert samples.split is not None
-    for part, (images, classes) in expected.items():
-        labels = samples.labels[samples.split.masks()[part]]
-        came = len(labels), len(np.unique(labels))
-        if came != (images, classes):
-            raise InputError(
-                f"{name}, {part}: came {came[0]} images of {came[1]} classes; the data set has "
-                f"{images} of {classes}. Take a whole copy, or use it as `source: {{name: folder}}`"
-            )
-    return samples
+def samples_by_directory(archive: Path, class_name: Callable[[PurePosixPath], str]) -> Samples:
+    """Return an archive's images, sorted by class and name.
+
+    `class_name` maps an image's directory to its class.
+    """
+    names = archives.names(archive)
+    directories = image_directories(names)
+    pairs = sorted((class_name(directory), name) for name, directory in directories.items())
+    return samples_in_archives({archive: names}, {name: label for label, name in pairs})
+
+
+def image_directories(names: list[str]) -> dict[str, PurePosixPath]:
+    """Return the directory of each image, relative to the directory that contains all images."""
+    images = {path: path.parent for path in map(PurePosixPath, names) if is_image(path)}
+    top = os.path.commonpath(set(images.values())) if images else ""
+    directories = {str(path): parent.relative_to(top) for path, parent in images.items()}
+    check_depth(directories, "<class>/<image>")
+    return directories
+
+
+def check_depth(directories: Mapping[str, PurePosixPath], expected: str) -> None:
+    """Raise InputError if an image is less deep than the pattern `expected`."""
+    for name, directory in directories.items():
+        if len(directory.parts) < expected.count("/"):
+            raise InputError(f"the image {name} is in no class directory, expected {expected}")
+
+
+def is_image(path: PurePosixPath) -> bool:
+    """Return whether a file is named as an image and was not added by macOS to an archive."""
+    added = path.name.startswith("._") or path.parts[0] == "__MACOSX"
+    return path.suffix.lower() in SUFFIXES and not added
+
+
+def read_classes(folder: Path) -> Samples:
+    """Read the layout "classes"."""
+    return samples_by_directory(find_archive(folder), str)
+
+
+def read_parts(folder: Path) -> Samples:
+    """Read the layout "parts", in which all test classes train, or none."""
+    archive = find_archive(folder)
+    directories = image_directories(archives.names(archive))
+    found = {directory.parts[0] for directory in directories.values()}
+    if found not in PARTS:
+        raise InputError(
+            f"layout parts: got the directories {', '.join(sorted(found))}, expected train and "
+            "test, or train, query and gallery, each with one directory per class"
+        )
+    check_depth(directories, "<part>/<class>/<image>")
+    samples = samples_by_directory(archive, lambda path: str(PurePosixPath(*path.parts[1:])))
+    part = np.array([directories[name].parts[0] for name in samples.names])
+    split = Split(
+        train=part == "train",
+        query=np.isin(part, ["test", "query"]),
+        gallery=np.isin(part, ["test", "gallery"]),
+        tested="the test part" if "test" in found else "the query part, looked for in the gallery",
+    )
+    tested = np.unique(samples.labels[split.query])
+    seen = np.intersect1d(tested, samples.labels[split.train])
+    if 0 < len(seen) < len(tested):
+        some = ", ".join(samples.class_names[label] for label in seen[:3])
+        raise InputError(
+            f"layout parts: got {len(seen)} of {len(tested)} test classes in train, such as {some},"
+            f" expected none, or all to test {SEEN}. Put the images of a class into one part, or "
+            "images of every test class into train."
+        )
+    return replace(samples, split=replace(split, tested=SEEN) if len(seen) else split)
+
+
+LAYOUTS: dict[str, Callable[[Path], Samples]] = {"classes": read_classes, "parts": read_parts}

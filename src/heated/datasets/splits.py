@@ -1,5 +1,8 @@
-"""Images to train on, and queries and gallery to test on: by class, disjoint (the zero-shot
-protocol of section 4), as the data set has it, or of the same classes."""
+"""Splits into training images, queries and gallery.
+
+Training and test classes are disjoint (the zero-shot protocol of section 4), as the data set says,
+or the same.
+"""
 
 import re
 from collections.abc import Callable, Sequence
@@ -11,49 +14,51 @@ import numpy as np
 from heated.common.errors import InputError
 from heated.common.samples import SEEN, Mask, Samples, Split
 
-AGAIN = (
-    "Images of one's own are read once; after a change to them: "
-    "dvc repro --force --single-item download@<the data set>"
+REREAD_HINT = (
+    "After a change to your own images, run dvc repro --force --single-item download@<the data set>"
 )
 
 
-def source(samples: Samples) -> Split:
-    """The data set's own; InputError where it has none."""
+def official(samples: Samples) -> Split:
+    """Return the data set's own split."""
     if samples.split is None:
-        raise InputError("this data set has no split of its own: write `split: {name: halves}`")
+        raise InputError("this data set has no split of its own. Use `split: {name: halves}`.")
     return samples.split
 
 
 def halves(samples: Samples) -> Split:
-    """The first half of the classes trains, as for Car196 and CUB in the paper."""
+    """Train on the first half of the classes, as for Car196 and CUB in the paper."""
     return fraction(samples, train=0.5)
 
 
 def fraction(samples: Samples, *, train: float) -> Split:
-    """The first so many of the classes train, rounded down: `train` is their share."""
+    """Train on the share `train` of the classes, the first ones, rounded down."""
     classes = len(samples.class_names)
-    return by_class(samples, np.arange(classes) < int(classes * train + 1e-9))
+    return split_classes(samples, np.arange(classes) < int(classes * train + 1e-9))
 
 
-def classes(samples: Samples, *, train: Sequence[str]) -> Split:
-    """The named classes train; InputError for a name that no class has."""
+def named_classes(samples: Samples, *, train: Sequence[str]) -> Split:
+    """Train on the named classes."""
     unknown = sorted(set(train) - set(samples.class_names))
     if unknown:
         some = ", ".join(samples.class_names[:5])
-        raise InputError(f"split: came the classes {', '.join(unknown)}; there are {some}, ...")
-    return by_class(samples, np.isin(samples.class_names, list(train)))
+        raise InputError(
+            f"split: got the classes {', '.join(unknown)}, expected some of {some}, ..."
+        )
+    return split_classes(samples, np.isin(samples.class_names, list(train)))
 
 
 def pattern(samples: Samples, *, train: str) -> Split:
-    """The classes whose names match the regular expression from their start on train."""
-    return by_class(
-        samples, np.array([bool(re.match(train, name)) for name in samples.class_names])
-    )
+    """Train on the classes whose names start with a match of the regular expression."""
+    matches = [bool(re.match(train, name)) for name in samples.class_names]
+    return split_classes(samples, np.array(matches))
 
 
 def images(samples: Samples, *, train: float) -> Split:
-    """The first so many of every class's images train, rounded down, and the others are tested: no
-    class is unseen, as with MNIST. `train` is their share."""
+    """Train on the share `train` of each class's images, the first ones, rounded down.
+
+    The others are tested, so that no class is unseen, as with MNIST.
+    """
     trained = np.zeros(len(samples.labels), dtype=np.bool_)
     for label in np.unique(samples.labels):
         numbers = np.flatnonzero(samples.labels == label)
@@ -61,63 +66,59 @@ def images(samples: Samples, *, train: float) -> Split:
     return Split(train=trained, query=~trained, gallery=~trained, tested=SEEN)
 
 
-def by_class(samples: Samples, train: Mask) -> Split:
-    """From (C,) bool: the classes that train; the others' images are query and gallery at once."""
+def split_classes(samples: Samples, train: Mask) -> Split:
+    """Return a split by class; `train` is (C,) bool. Other classes are query and gallery."""
     trained = train[samples.labels]
     return Split(train=trained, query=~trained, gallery=~trained)
 
 
 def split(samples: Samples, rule: str, **options: Any) -> Split:
-    """Train, query and gallery masks by the rule of this name.
+    """Split the samples by the rule with this name and check the result with `check_split`."""
+    result = SPLITS[rule](samples, **options)
+    check_split(samples, result)
+    return result
 
-    InputError when a side has fewer than two classes, or where query and gallery are the same, a
-    class has no second image to be found.
+
+def validation_fold(samples: Samples, full: Split, *, folds: int, fold: int) -> Split:
+    """Test on one fold of the training classes and train on the other folds.
+
+    The folds do not depend on the seed. The test classes are not used, so that options can be
+    selected without them.
     """
-    parted = SPLITS[rule](samples, **options)
-    check(samples, parted)
-    return parted
-
-
-def held_out(samples: Samples, whole: Split, *, folds: int, fold: int) -> Split:
-    """Of the training classes one fold, drawn once for all, is tested; the others train. The test
-    classes are left out. What is chosen by these numbers is chosen without the test classes.
-
-    InputError as for `split`, and when there are fewer than two training classes a fold.
-    """
-    trained = np.unique(samples.labels[whole.train])
+    trained = np.unique(samples.labels[full.train])
     if len(trained) < 2 * folds:
         raise InputError(
-            f"validation: came {folds} folds of {len(trained)} training classes; allowed: at "
-            f"least two classes a fold"
+            f"validation: got {folds} folds of {len(trained)} training classes, expected at least "
+            "two classes per fold"
         )
     shuffled = np.random.default_rng(0).permutation(trained)
-    out = whole.train & np.isin(samples.labels, shuffled[fold::folds])
-    told = f"validation classes, fold {fold} of {folds} of the training classes"
-    parted = replace(whole, train=whole.train & ~out, query=out, gallery=out, tested=told)
-    check(samples, parted)
-    return parted
+    test = full.train & np.isin(samples.labels, shuffled[fold::folds])
+    tested = f"validation classes, fold {fold} of {folds} of the training classes"
+    result = replace(full, train=full.train & ~test, query=test, gallery=test, tested=tested)
+    check_split(samples, result)
+    return result
 
 
-def check(samples: Samples, parted: Split) -> None:
-    """InputError unless there is something to learn and something to find."""
-    for side, mask in (("training", parted.train), ("test", parted.query)):
+def check_split(samples: Samples, split: Split) -> None:
+    """Raise InputError if training or test has less than two classes, or a query has no match."""
+    for side, mask in (("training", split.train), ("test", split.query)):
         count = len(np.unique(samples.labels[mask]))
         if count < 2:
-            raise InputError(f"the {side} side has {count} classes; at least 2 are needed. {AGAIN}")
-    if np.array_equal(parted.query, parted.gallery):
-        found, counts = np.unique(samples.labels[parted.query], return_counts=True)
-        for alone in found[counts == 1]:
+            raise InputError(f"{side}: got {count} classes, expected at least 2. {REREAD_HINT}")
+    if np.array_equal(split.query, split.gallery):
+        labels, counts = np.unique(samples.labels[split.query], return_counts=True)
+        for label in labels[counts == 1]:
             raise InputError(
-                f"the test class {samples.class_names[alone]!r} has one image: none is left to be "
-                f"found. {AGAIN}"
+                f"the test class {samples.class_names[label]!r}: got one image, expected another "
+                f"to be found. {REREAD_HINT}"
             )
 
 
 SPLITS: dict[str, Callable[..., Split]] = {
-    "source": source,
+    "source": official,
     "halves": halves,
     "fraction": fraction,
-    "classes": classes,
+    "classes": named_classes,
     "pattern": pattern,
     "images": images,
 }

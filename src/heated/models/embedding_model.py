@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from heated.common.errors import InputError
 from heated.common.io import required, whole
-from heated.data.transforms import Draws, prepare
+from heated.data.transforms import Draws, preprocess
 from heated.losses.embedding_norm import NORMALISATIONS
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.losses.pml import PMLLoss
@@ -89,7 +89,7 @@ class EmbeddingModel(nn.Module):
     def prepare(self, images: Tensor, draws: Draws | None = None) -> Tensor:
         """Map (N, H, W, C) uint8 to (N, C, H', W') float32, augmented if `draws` is given."""
         steps = [split_choice(step) for step in self.architecture.augment]
-        batch = prepare(images, draws, steps=steps, mean=self.pixel_mean, std=self.pixel_std)
+        batch = preprocess(images, draws, steps=steps, mean=self.pixel_mean, std=self.pixel_std)
         return batch.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""An image, as a file's bytes or an array, becomes a square of one size and color, uint8.
+"""Decode an image file or array into a square uint8 image of a given size and color.
 
-Of a file, in this order: the first of several frames; upright as its EXIF orientation says;
-transparent pixels on white; palettes, 1 bit, CMYK and YCCK (inverted, as Adobe writes them, or
-not) as RGB or grey, and 16 bits of grey as 8. Pillow decodes; it lets other threads run meanwhile.
+A file is processed in this order: the first of several frames; upright by its EXIF orientation;
+transparent pixels on white; palettes, 1 bit, CMYK and YCCK (inverted as by Adobe, or not) to RGB or
+grayscale, and 16-bit to 8-bit grayscale. Pillow decodes and releases the GIL meanwhile.
 """
 
 import struct
@@ -16,24 +16,26 @@ from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from heated.common.errors import InputError
 from heated.common.samples import Content
 
-LARGEST = 89_000_000  # pixels of one image; Pillow's own limit is as high
+MAX_PIXELS = 89_000_000  # of one image; Pillow's own limit is as high
 CHANNELS = {"rgb": 3, "grey": 1, "inverted": 1}
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
 # A JPEG of this many times the size or more is decoded at a half, a quarter or an eighth of it.
-GAP = 2
+DRAFT_FACTOR = 2
 
 
 class DamagedImage(InputError):
-    """A file that is no image, not a whole one, too large, or of a kind whose white is unknown."""
+    """A file that is no image, incomplete, too large, or of an unknown range of values."""
 
 
 def decode(content: Content, *, size: int, fit: str, colour: str, filter: str) -> NDArray[np.uint8]:
     """Decode and resize an image.
 
     Args:
-        fit: "squash" to the square whatever the aspect, as in the authors' code, or "crop" the
+        content: A file, or (H, W) or (H, W, 3) uint8.
+        size: Pixels per side of the result.
+        fit: "squash" ignores the aspect ratio, as the authors' code does; "crop" cuts out the
             centered square of the shorter side.
-        colour: "rgb" (3 channels; grey is repeated), "grey" (1), or "inverted" (1: 255 - grey).
+        colour: "rgb" (3 channels; gray is repeated), "grey" (1), or "inverted" (1: 255 - gray).
         filter: "bilinear" or "lanczos" (the authors'), both antialiased.
 
     Returns:
@@ -42,7 +44,10 @@ def decode(content: Content, *, size: int, fit: str, colour: str, filter: str) -
     Raises:
         DamagedImage: If a file cannot be decoded.
     """
-    image = Image.fromarray(content) if isinstance(content, np.ndarray) else opened(content, size)
+    if isinstance(content, np.ndarray):
+        image = Image.fromarray(content)
+    else:
+        image = load_image(content, size)
     if fit == "crop":
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -55,22 +60,23 @@ def decode(content: Content, *, size: int, fit: str, colour: str, filter: str) -
     return 255 - pixels if colour == "inverted" else pixels
 
 
-def opened(content: bytes, size: int) -> Image.Image:
-    """Return a file's image, upright, RGB or L; DamagedImage if there is none or not all of it.
+def load_image(content: bytes, size: int) -> Image.Image:
+    """Load a file's image, upright, RGB or L.
 
-    A JPEG may come smaller, with sides of at least GAP times `size`.
+    A JPEG may be decoded at a lower resolution, with sides of at least DRAFT_FACTOR times `size`.
     """
     try:
         with Image.open(BytesIO(content)) as image:
-            if image.width * image.height > LARGEST:
+            if image.width * image.height > MAX_PIXELS:
                 raise DamagedImage(
-                    f"{image.width} x {image.height} pixels; allowed: {LARGEST} in all"
+                    f"got {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}"
                 )
-            image.draft(None, (GAP * size, GAP * size))
+            image.draft(None, (DRAFT_FACTOR * size, DRAFT_FACTOR * size))
             image.load()
+            # an orientation that cannot be read is upright
             with suppress(SyntaxError, ValueError, TypeError, OSError, LookupError, struct.error):
-                ImageOps.exif_transpose(image, in_place=True)  # not where EXIF is illegible
-            return flattened(image)
+                ImageOps.exif_transpose(image, in_place=True)
+            return to_8_bit(image)
     except (DamagedImage, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -79,22 +85,19 @@ def opened(content: bytes, size: int) -> Image.Image:
         raise DamagedImage(f"{type(error).__name__}: {error}") from error
 
 
-def flattened(image: Image.Image) -> Image.Image:
-    """Return any image that Pillow opens as RGB or L, on white."""
+def to_8_bit(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to RGB or L, on white."""
     if image.mode == "I" or image.mode.startswith("I;16"):
-        return Image.fromarray(eight_bits(np.asarray(image)))
+        values = np.asarray(image)
+        low, high = values.min(), values.max()
+        if low < 0 or high > 65535:
+            raise DamagedImage(f"got gray values from {low} to {high}, expected 0 to 65535")
+        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode == "F":
-        raise DamagedImage("floating-point pixels, whose white is unknown")
+        raise DamagedImage("got floating-point pixels, expected integers")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
-        image = ImageChops.invert(image)  # Pillow takes every JPEG of CMYK for Adobe's
+        image = ImageChops.invert(image)  # Pillow assumes that every CMYK JPEG is Adobe's
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
-
-
-def eight_bits(values: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """Scale 0 to 65535 to 0 to 255, rounded; DamagedImage for values beyond."""
-    if values.min() < 0 or values.max() > 65535:
-        raise DamagedImage(f"grey from {values.min()} to {values.max()}; allowed: 0 to 65535")
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)

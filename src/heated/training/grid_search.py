@@ -9,7 +9,7 @@ from typing import Any
 from heated.common.history import NullLogger
 from heated.common.samples import Samples
 from heated.data.packed_dataset import Packed
-from heated.datasets.splits import held_out
+from heated.datasets.splits import validation_fold
 from heated.training.recipe import Recipe
 from heated.training.training_run import Run
 
@@ -21,7 +21,7 @@ def validation(data: Packed, *, folds: int, fold: int) -> Packed:
     """Return the data without the test classes: one fold of the training classes is tested, and the
     others train. Raises InputError if there are too few."""
     samples = Samples(data.class_names, data.labels, (), data.split, lambda: iter(()))
-    return replace(data, split=held_out(samples, data.split, folds=folds, fold=fold))
+    return replace(data, split=validation_fold(samples, data.split, folds=folds, fold=fold))
 
 
 def tuned(run: Run, points: Sequence[Point], recipes: Sequence[Recipe], *, seed: int) -> Any:

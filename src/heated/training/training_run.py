@@ -20,7 +20,7 @@ from heated.common.errors import InputError
 from heated.common.history import Logger, Row
 from heated.common.io import write_arrays
 from heated.data import packed_dataset
-from heated.data.batches import Mapped, feed
+from heated.data.batches import Mapped, device_images
 from heated.losses.pml import LIBRARY
 from heated.models import embedding_model, pretrained
 from heated.models.embedding_model import Architecture, Model
@@ -232,7 +232,7 @@ class Run:
         numbers, labels = self.data.part(self.data.split.train)
         train(
             progress,
-            feed(self.data.images, numbers, self.device),
+            device_images(self.data.images, numbers, self.device),
             torch.from_numpy(labels).to(self.device),
             alphas=self.recipe.alphas,
             lrs=self.recipe.lrs,

@@ -1,4 +1,4 @@
-"""A user's own images, from the lines that the README shows to the report."""
+"""A user's own images, from the lines in the README to the report."""
 
 import json
 import re
@@ -16,7 +16,7 @@ NAMES = {
 }
 
 
-def shown() -> str:
+def readme_section() -> str:
     """The README's section for params.yaml, below `datasets:`."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\ndatasets:\n(.*?)```", readme, re.DOTALL)
@@ -24,7 +24,7 @@ def shown() -> str:
 
 
 def test_the_section_is_six_lines_at_most():
-    assert len(shown().splitlines()) <= 6
+    assert len(readme_section().splitlines()) <= 6
 
 
 def test_a_folder_goes_from_params_yaml_to_the_report(project: Project) -> None:
@@ -35,7 +35,7 @@ def test_a_folder_goes_from_params_yaml_to_the_report(project: Project) -> None:
     (folder / "cat" / "notes.txt").write_text("no image")
     torch.manual_seed(0)
     save_file(resnet50().state_dict(), project.folder / "weights.safetensors")
-    entry = yaml.safe_load(f"datasets:\n{shown()}")["datasets"]["my-images"]
+    entry = yaml.safe_load(f"datasets:\n{readme_section()}")["datasets"]["my-images"]
     project.edit(
         {
             "datasets.my-images": entry,
