@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from heated.common.errors import InputError
 from heated.preprocessing.decoding import DamagedImage, decode
 from heated.reporting.gallery import THUMBNAIL, data_uri
-from heated.reporting.html import environment
+from heated.reporting.html import template_environment
 from heated.search.images import Image, contents
 from heated.search.index import Index
 
@@ -18,7 +18,9 @@ def page(query: Image, found: Sequence[tuple[Image, float]], index: Index, *, fi
     )
     facts = {"model": index.model, "count": len(index.images)}
     return (
-        environment().get_template("search/result.html").render(query=asked, found=shown, **facts)
+        template_environment()
+        .get_template("search/result.html")
+        .render(query=asked, found=shown, **facts)
     )
 
 
