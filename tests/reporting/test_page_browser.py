@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from conftest import ROOT, Project
 from playwright.sync_api import Browser, Page, sync_playwright
-from reported import EXAMPLES, GRIDS, STATED, chapter, comparison
+from reported import GRIDS, QUERIES, claim, comparison, dataset_report
 
 from heated.common.io import write_text
 from heated.evaluation.summary import summaries
-from heated.reporting.page import page as written_page
+from heated.reporting.release import render_report
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("built")]
 ARTEFACTS = ROOT / "tests" / "artefacts"
@@ -78,25 +78,18 @@ def long_page(results: list[Any], tmp_path_factory: pytest.TempPathFactory) -> P
     for number, (name, value) in enumerate(zip(names, values, strict=True)):
         seeds = {seed: {"recall_at_1": value + seed % (2 + number) / 1e6} for seed in range(6)}
         made.append(replace(results[0], method=name, metrics=summaries(seeds)))
-    compared = {
-        "supported": ["bn-4"],
-        "contradicted": names[3:],
-        "no verdict": ["bn-16"],
-        "not run": ["sm"],
-    }
+    compared = {"supported": "bn-4", "contradicted": names[3], "no verdict": "bn-16"}
     claims = {
-        verdict.replace(" ", "-"): STATED
-        | {
-            "says": f"Claimed, and it is: {verdict}",
-            "origin": "open",
-            "all": [comparison(["bn-16"], less), comparison(["ln"], ["bn-4"])],
-        }
-        for verdict, less in compared.items()
+        verdict: claim(
+            f"Claimed, and it is: {verdict}", comparison("bn-16", less), comparison("ln", "bn-4")
+        )
+        for verdict, less in {**compared, "not run": "sm"}.items()
     }
     grids = GRIDS | {"run": {"datasets": ["digits"], "methods": names}}
-    examples = [replace(each, query=replace(each.query, class_name="n" * 90)) for each in EXAMPLES]
+    gallery = [replace(each, query=replace(each.query, class_name="n" * 90)) for each in QUERIES]
     path = tmp_path_factory.mktemp("page") / "index.html"
-    write_text(path, written_page([chapter(made, grids=grids, claims=claims, examples=examples)]))
+    options = {"grids": grids, "claims": claims, "gallery": gallery}
+    write_text(path, render_report([dataset_report(made, **options)]))
     return path
 
 
@@ -223,14 +216,12 @@ def test_the_page_tells_the_same_without_scripts(browser, long_page):
     context.close()
 
 
-def test_the_keyboard_skips_to_the_verdicts_and_in_print_nothing_is_folded_or_cut(
-    visit, built_page
-):
+def test_the_keyboard_skips_to_the_results_and_in_print_nothing_is_folded_or_cut(visit, built_page):
     page = visit(built_page, width=1032).page  # A4 on its side, less the margins
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Skip to the verdicts"
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the replication results"
     page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "verdicts"
+    assert page.evaluate("document.activeElement.id") == "claims"
     page.emulate_media(media="print")
     folded = page.locator("details dl, details ul")
     assert folded.count() > 0

@@ -108,11 +108,12 @@ def paper_value(record: Options, section: Options, metric: str) -> float | None:
     Returns:
         The value in [0, 1]; None if the run departs from the protocol or the paper lacks it.
     """
-    params, clusters = record["params"], metric.startswith("nmi")
-    if departures(record, section, clusters=clusters):
+    source, clusters = section["source"]["name"], metric.startswith("nmi")
+    if source not in RECIPES or departures(record, section, clusters=clusters):
         return None
+    params = record["params"]
     matching = (name for name, options in METHODS.items() if not mismatches(params, options))
-    key = section["source"]["name"], params["embedding_dim"], next(matching, "")
+    key = source, params["embedding_dim"], next(matching, "")
     percent = load_paper_results().get(key, {}).get(metric)
     return float(percent) / 100 if percent else None
 
