@@ -1,5 +1,4 @@
-"""The paper's pictures in two dimensions: classes are spots at a small alpha and arcs at a large
-one, by the recipes of params.yaml."""
+"""Two-dimensional embeddings by params.yaml: classes are dense at small alpha, wide at large alpha."""
 
 from dataclasses import replace
 
@@ -25,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def packed(name, folder, mirror):
-    """A data set of params.yaml, packed as it says."""
+    """Download and pack a data set of params.yaml."""
     settings = PARAMS.datasets[name]
     source = SOURCES[settings.source.name](**settings.source.options)
     raw = gather(
@@ -43,7 +42,7 @@ def packed(name, folder, mirror):
 
 
 def trained(name, method, data, folder, **changes):
-    """The model of seed 0, as params.yaml trains it but for the changes."""
+    """Train seed 0 by params.yaml with these changes, and return the model."""
     settings = PARAMS.settings(name, method) | {"precision": "float32"} | changes
     run = Run(Recipe.from_settings(settings), data, name, CPU, folder / "checkpoints")
     path = folder / f"{method}.safetensors"
@@ -53,7 +52,7 @@ def trained(name, method, data, folder, **changes):
 
 
 def angular_spread(model, data, mask):
-    """Mean over classes of the median angle, in degrees, between an image and its class's mean."""
+    """Return the mean over classes of the median angle to the class mean, in degrees."""
     numbers = np.flatnonzero(mask)
     embeddings = embed(model, Mapped(data.images, numbers, CPU), quiet=True).double().numpy()
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
@@ -66,7 +65,7 @@ def angular_spread(model, data, mask):
 
 
 def first(count, mask):
-    """The mask of the first so many of another."""
+    """Return the mask of the first `count` samples of another mask."""
     return mask & (np.cumsum(mask) <= count)
 
 

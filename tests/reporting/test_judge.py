@@ -9,12 +9,16 @@ from heated import config
 from heated.analysis.claims import judged
 from heated.reporting.judge import judge_results, values_by_seed
 from heated.reporting.release import claims_markdown
-from heated.reporting.verdicts import format_points
 
 CLAIMS = {name: claim.model_dump() for name, claim in config.load(ROOT).claims.items()}
 RELEASED = sorted((ROOT / "results").glob("*.json"))
 # README's columns, from the second on: effects with batch norm.
 COLUMNS = ("bn-heat-recall", "bn-heat-map", "bn-drop-recall", "bn-drop-map")
+
+
+def points(share: float) -> str:
+    """Format in percentage points as README does, with a true minus."""
+    return f"{100 * share:+.2f}".replace("-", "−")
 
 
 @pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)
@@ -62,8 +66,8 @@ def test_readmes_table_has_the_released_numbers() -> None:
         claims = {one["claim"]: one for one in document["claims"]}
         assert int(n) == claims["hbn-over-bn"]["n"]
         for cell, column in zip(effects, COLUMNS, strict=True):
-            low, high = map(format_points, claims[column]["interval"])
-            effect = format_points(claims[column]["effect"])
+            low, high = map(points, claims[column]["interval"])
+            effect = points(claims[column]["effect"])
             assert cell.replace("*", "") == f"{effect} ({low} to {high})"
             significant = claims[column]["verdict_adjusted"] in ("supported", "contradicted")
             assert cell.startswith("**") == significant
