@@ -1,6 +1,4 @@
-"""Two-dimensional embeddings by params.yaml: classes are dense at small alpha, wide at large alpha."""
-
-from dataclasses import replace
+"""Classes of two-dimensional embeddings are narrow at small alpha and wide at large alpha."""
 
 import numpy as np
 import pytest
@@ -8,8 +6,8 @@ import torch
 from conftest import ROOT
 
 from heated import config
-from heated.data import packed_dataset
 from heated.data.batches import Mapped
+from heated.data.packed_dataset import unpack
 from heated.datasets import SOURCES
 from heated.datasets.download import Cache, gather
 from heated.datasets.splits import split
@@ -23,34 +21,6 @@ PARAMS = config.load(ROOT)
 CPU = torch.device("cpu")
 
 
-def packed(name, folder, mirror):
-    """Download and pack a data set of params.yaml."""
-    settings = PARAMS.datasets[name]
-    source = SOURCES[settings.source.name](**settings.source.options)
-    raw = gather(
-        source.files,
-        folder / "raw",
-        mirror=mirror,
-        subfolder=settings.source.name,
-        cache=Cache(folder / "cache", 1),
-    )
-    samples, rule = source.read(raw), settings.packing.split
-    images = settings.packing.model_dump(exclude={"split", "validation"})
-    parted = split(samples, rule.name, **rule.options)
-    packing.pack(samples, parted, folder / "packed", **images, workers=1)
-    return packed_dataset.unpack(folder / "packed")
-
-
-def trained(name, method, data, folder, **changes):
-    """Train seed 0 by params.yaml with these changes, and return the model."""
-    settings = PARAMS.settings(name, method) | {"precision": "float32"} | changes
-    run = Run(Recipe.from_settings(settings), data, name, CPU, folder / "checkpoints")
-    path = folder / f"{method}.safetensors"
-    (*_, last) = run.finished(0, path, lambda row: None)["history"]
-    assert last["accuracy"] > 0.5
-    return load(path, CPU)
-
-
 def angular_spread(model, data, mask):
     """Return the mean over classes of the median angle to the class mean, in degrees."""
     numbers = np.flatnonzero(mask)
@@ -58,34 +28,35 @@ def angular_spread(model, data, mask):
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     medians = []
     for label in np.unique(data.labels[numbers]):
-        own = unit[data.labels[numbers] == label]
-        mean = own.mean(axis=0) / np.linalg.norm(own.mean(axis=0))
-        medians.append(np.median(np.degrees(np.arccos((own @ mean).clip(-1, 1)))))
+        members = unit[data.labels[numbers] == label]
+        mean = members.mean(axis=0) / np.linalg.norm(members.mean(axis=0))
+        medians.append(np.median(np.degrees(np.arccos((members @ mean).clip(-1, 1)))))
     return np.mean(medians)
 
 
-def first(count, mask):
-    """Return the mask of the first `count` samples of another mask."""
-    return mask & (np.cumsum(mask) <= count)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["digits-upright", "mnist"])
-def test_classes_spread_as_alpha_grows(name, tmp_path, request):
-    short = {}
-    if name == "mnist":
-        data = packed(name, tmp_path, str(request.getfixturevalue("mirror")))
-        few = {"train": first(2000, data.split.train), "query": first(1000, data.split.query)}
-        data = replace(data, split=replace(data.split, **few))
-        short = {"epochs": 6, "watch_every": 6, "batch_size": 32}
-    else:
-        data = packed(name, tmp_path, None)
-    hot, cold = (trained(name, method, data, tmp_path, **short) for method in ("ln-4", "ln-64"))
-    for mask in (data.split.train, data.split.query):
-        assert angular_spread(cold, data, mask) > angular_spread(hot, data, mask)
+def test_classes_spread_as_alpha_grows(tmp_path):
+    name, spreads = "digits-upright", {}
+    settings = PARAMS.datasets[name]
+    source, rule = SOURCES["digits"](**settings.source.options), settings.packing.split
+    places = {"mirror": None, "subfolder": "digits", "cache": Cache(tmp_path / "cache", 1)}
+    samples = source.read(gather(source.files, tmp_path / "raw", **places))
+    images = settings.packing.model_dump(exclude={"split", "validation"})
+    parts = split(samples, rule.name, **rule.options)
+    packing.pack(samples, parts, tmp_path / "packed", **images, workers=1)
+    data = unpack(tmp_path / "packed")
+    for method in ("ln-4", "ln-64"):
+        recipe = Recipe.from_settings(PARAMS.settings(name, method) | {"precision": "float32"})
+        path = tmp_path / f"{method}.safetensors"
+        run = Run(recipe, data, name, CPU, tmp_path / "checkpoints")
+        (*_, last) = run.finished(0, path, lambda row: None)["history"]
+        assert last["accuracy"] > 0.5
+        masks = (data.split.train, data.split.query)
+        spreads[method] = [angular_spread(load(path, CPU), data, mask) for mask in masks]
+    assert all(np.greater(spreads["ln-64"], spreads["ln-4"]))
 
 
-def test_planes_have_two_dimensions_and_classes_that_were_trained():
+def test_the_study_has_two_dimensions_and_trained_classes():
     for settings in (PARAMS.datasets[name] for name in PARAMS.studies.planes.datasets):
         assert settings.training.embedding_dim == 2
         assert settings.packing.split.name in ("images", "source")

@@ -97,24 +97,14 @@ def write_embeddings(run: Path, width: float) -> None:
 
 def write_gradients(run: Path) -> None:
     """Write curves with known peaks; that of the misclassified is beyond the last alpha."""
-    rising = [1.0, 4.0, 16.0, 60.0]
-    medians = {
-        "centroid": [1, 2.9, 1, 0],
-        "boundary": [1, 2, 4.5, 0],
-        "misclassified": [1, 4, 20, 82],
-    }
-    kinds = {
-        kind: {
-            "n": 12,
-            "quantiles": {
-                q: [float(q) * 2 * y for y in ys] for q in ["0.1", "0.25", "0.5", "0.75", "0.9"]
-            },
-            "peak_alpha": rising[int(np.argmax(ys))],
-            "peak_norm": float(max(ys)),
-        }
-        for kind, ys in medians.items()
-    }
-    curves = {"alpha": 4.0, "alphas": rising, "kinds": kinds}
+    alphas, kinds = [1.0, 4.0, 16.0, 60.0], {}
+    medians = {"centroid": [1, 2.9, 1, 0], "boundary": [1, 2, 4.5, 0]}
+    for kind, ys in (medians | {"misclassified": [1, 4, 20, 82]}).items():
+        levels = ("0.1", "0.25", "0.5", "0.75", "0.9")
+        quantiles = {level: [float(level) * 2 * y for y in ys] for level in levels}
+        peak = {"peak_alpha": alphas[int(np.argmax(ys))], "peak_norm": float(max(ys))}
+        kinds[kind] = {"n": 12, "quantiles": quantiles, **peak}
+    curves = {"alpha": 4.0, "alphas": alphas, "kinds": kinds}
     write_json(run / "gradients.json", {"seeds": {"10": {**curves, "alpha": 8.0}, "2": curves}})
 
 

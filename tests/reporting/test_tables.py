@@ -117,7 +117,7 @@ def test_csv_has_unrounded_values(results, report):
 
 def test_latex_escapes_special_characters():
     row = TableRow("a_b & {$x^2$} #1 ~\\", 2, {"f1": Cell(0.5, 0.1, best=True, paper=None)})
-    text = latex_tabular([StudyTable("run", {"f1": "F1 50 %"}, [row])])
+    text = latex_tabular([StudyTable("run", "Main", {"f1": "F1 50 %"}, [row])])
     name = r"a\_b \& \{\$x\textasciicircum{}2\$\} \#1 \textasciitilde{}\textbackslash{}"
     assert name + r" & 2 & \textbf{50.00 $\pm$ 10.00} \\" in text
     assert r"F1 50 \% \\" in text

@@ -96,9 +96,7 @@ METHODS: dict[str, Options] = {
 
 
 def paper_value(record: Options, section: Options, metric: str) -> float | None:
-    """Look up the paper's value for a run.
-
-    What counts is what a run does, not the names of its method and data set.
+    """Look up the paper's value for a run, by its settings rather than by its method's name.
 
     Args:
         record: The run's provenance.

@@ -71,13 +71,9 @@ class StudyTable:
     """The methods of a study on one data set; `metrics` maps the columns to their titles."""
 
     study: str
+    title: str
     metrics: dict[str, str]
     rows: list[TableRow]
-
-    @property
-    def title(self) -> str:
-        """The study's title."""
-        return STUDY_TITLES.get(self.study, self.study)
 
     def markdown(self) -> str:
         """Format the table in Markdown."""
@@ -129,7 +125,8 @@ def study_tables(
                 width = half_width(run.metrics[name])
                 cells[name] = Cell(mean, width, mean == best.get(name), paper)
             rows.append(TableRow(run.method, len(run.history), cells))
-        tables.append(StudyTable(study, {n: metric_title(n, first[n]) for n in names}, rows))
+        titles = {name: metric_title(name, first[name]) for name in names}
+        tables.append(StudyTable(study, STUDY_TITLES.get(study, study), titles, rows))
     return tables
 
 

@@ -148,7 +148,7 @@ def paper_difference(
 
 
 def verdict_notes(claim: ClaimResult) -> list[str]:
-    """Say what would decide an open claim, or what the correction changes."""
+    """Describe how an open claim could be decided, or how the correction changes a verdict."""
     if claim["verdict"] == "no verdict":
         return [f"A verdict needs at least {LEAST_SEEDS} seeds with differences that vary."]
     if claim["verdict"] != "undecided":
@@ -164,7 +164,7 @@ def verdict_notes(claim: ClaimResult) -> list[str]:
 
 
 def missing_methods(claim: ClaimResult, results: Sequence[Result], grids: Grids) -> list[str]:
-    """Say what to change in the configuration so that a claim can be tested."""
+    """Describe the changes of the configuration that are needed to test a claim."""
     dataset, trained = claim["dataset"], {result.method for result in results}
     by_change: dict[str, list[str]] = {}
     for method in claim["missing"]:
