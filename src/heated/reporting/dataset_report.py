@@ -43,12 +43,7 @@ def make_dataset_report(
 ) -> DatasetReport:
     """Test the claims on a data set, tabulate its results and draw its figures.
 
-    Args:
-        results: All runs on the data set.
-        section: The data set's section of the configuration.
-        grids: Data sets and methods of `run` and of each study.
-        claims: The claims to test, by name.
-        gallery: Queries with their nearest images.
+    `results` are all runs on the data set, `section` is its section of the configuration.
     """
     dataset = results[0].dataset
     studies = {n: list(g["methods"]) for n, g in grids.items() if dataset in g["datasets"]}

@@ -34,7 +34,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class RankedQuery:
-    """A query and its nearest images, nearest first, as rows of the embeddings."""
+    """A query and its nearest images, as rows of the embeddings."""
 
     kind: str
     query: int
@@ -65,11 +65,8 @@ class GalleryQuery:
 def load_gallery(packed: Path, embeddings: Path, *, count: int, memory: int) -> list[GalleryQuery]:
     """Load `count` queries of each kind with their nearest images.
 
-    Args:
-        packed: The folder of the packed data set.
-        embeddings: The file with one seed's embeddings of the test images.
-        count: 0 reads nothing.
-        memory: MiB for what grows with queries x gallery.
+    `packed` is the data set's folder, `embeddings` the file of one seed. `memory`, in MiB, limits
+    what grows with queries x gallery.
     """
     if count == 0:
         return []
@@ -145,10 +142,7 @@ def prefer_distinct(order: Indices, labels: Indices, count: int) -> Indices:
 
 
 def nearest_neighbors(tensors: Mapping[str, Tensor], query: int) -> list[int]:
-    """Return a query's nearest rows in the gallery by cosine similarity, itself left out.
-
-    Ties are broken against the query: other classes first, then by index.
-    """
+    """Return a query's nearest other rows in the gallery; ties are broken against the query."""
     unit, labels = l2_normalize(tensors["embeddings"]), tensors["labels"].numpy()
     gallery = np.flatnonzero(tensors["gallery"].numpy())
     candidates = gallery[gallery != query]

@@ -39,9 +39,7 @@ def wrap_underscores(name: str) -> Markup:
 
 
 def inline_svg(svg: str, prefix: str) -> Markup:
-    """Turn an SVG file into an element whose ids have a prefix, so that they are unique in a page.
-
-    It is not escaped: it must come from matplotlib.
+    """Turn an SVG by matplotlib into an unescaped element whose ids begin with the prefix.
 
     >>> inline_svg('<?xml?><svg><g id="a"/><use href="#a" fill="url(#a)"/></svg>', "p")
     Markup('<svg><g id="p-a"/><use href="#p-a" fill="url(#p-a)"/></svg>')

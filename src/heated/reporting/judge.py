@@ -22,10 +22,7 @@ SECTION = re.compile(
 
 
 def values_by_seed(document: Mapping[str, Any]) -> Values:
-    """Collect every metric by method and seed from a results file.
-
-    `accuracy` is the training accuracy; older files lack it.
-    """
+    """Collect every metric by method and seed from a results file; older ones lack `accuracy`."""
     found: dict[str, dict[str, dict[int, float]]] = {}
     for methods in document["studies"].values():
         for method, metrics in methods.items():

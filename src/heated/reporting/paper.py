@@ -96,15 +96,10 @@ METHODS: dict[str, Options] = {
 
 
 def paper_value(record: Options, section: Options, metric: str) -> float | None:
-    """Look up the paper's value for a run, by its settings rather than by its method's name.
+    """Return the paper's value in [0, 1] for a run, by its settings and not by its method's name.
 
-    Args:
-        record: The run's provenance.
-        section: The data set's section of the configuration.
-        metric: A metric's name.
-
-    Returns:
-        The value in [0, 1]; None if the run departs from the protocol or the paper lacks it.
+    None if the run departs from the paper's protocol or the paper has no such value. `record` is
+    the run's provenance, `section` the data set's section of the configuration.
     """
     source, clusters = section["source"]["name"], metric.startswith("nmi")
     if source not in RECIPES or departures(record, section, clusters=clusters):
@@ -129,12 +124,7 @@ def departures(record: Options, section: Options, *, clusters: bool = True) -> l
     """List where a run departs from the paper's protocol, apart from its method.
 
     Data sets that the paper does not use are compared with its recipe for cars196 and cub200, or
-    with its figures on MNIST if the embeddings have two dimensions.
-
-    Args:
-        record: The run's provenance.
-        section: The data set's section of the configuration.
-        clusters: Whether to compare the settings of k-means too.
+    with its figures on MNIST if the embeddings have two dimensions. `clusters` includes k-means.
     """
     params, split, source = record["params"], record["split"], section["source"]["name"]
     kinds: tuple[Options, list[str], str, Options] = (PACKING, [*RECIPES], UNSEEN, RECIPE)

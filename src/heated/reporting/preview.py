@@ -27,13 +27,7 @@ ScheduleRows = dict[str, Schedules]  # by the names of the methods that share th
 
 
 def evaluate_schedules(settings: Mapping[str, Any]) -> Schedules:
-    """Return alpha, temperature and learning rate by epoch.
-
-    Methods whose alpha follows no schedule have the learning rate alone.
-
-    Args:
-        settings: The settings of a method on a data set.
-    """
+    """Return learning rate, and alpha and temperature if alpha has a schedule, by epoch."""
     by_epoch = {}
     for key in ("lr_factor", "alpha"):
         options = dict(settings.get(key, {"name": None}))

@@ -11,29 +11,18 @@ from typing import Any
 
 from heated.common.cli import run
 from heated.common.io import required, write_csv, write_json, write_text
+from heated.reporting import tables, verdicts
 from heated.reporting.dataset_report import DatasetReport
 from heated.reporting.html import template_environment
 from heated.reporting.results import curve_rows
-from heated.reporting.tables import (
-    csv_rows,
-    format_percent,
-    latex_tabular,
-    markdown_table,
-    tables_markdown,
-)
-from heated.reporting.verdicts import (
-    SYMBOLS,
-    ClaimResult,
-    comparison_title,
-    format_deciding_p,
-    format_points,
-)
+
+VERDICTS = ("verdict", "verdict_adjusted")  # before and after Holm's correction
 
 
 def render_report(reports: Sequence[DatasetReport]) -> str:
     """Render the HTML page of all data sets."""
     templates = template_environment()
-    templates.filters["percent"] = format_percent
+    templates.filters["percent"] = tables.format_percent
     return templates.get_template("reporting/templates/page.html").render(reports=reports)
 
 
@@ -45,13 +34,13 @@ def write_report(folder: Path, reports: Sequence[DatasetReport]) -> None:
     texts = []
     for report in reports:
         name = report.dataset
-        text = tables_markdown(name, report.caption, report.tables)
+        text = tables.tables_markdown(name, report.caption, report.tables)
         if report.costs:
             text += f"\n{report.costs.markdown()}\n"
         texts.append(text)
         write_text(folder / f"tables/{name}.md", text)
-        write_text(folder / f"tables/{name}.tex", latex_tabular(report.tables))
-        write_csv(folder / f"tables/{name}.csv", csv_rows(report.results, report.tables))
+        write_text(folder / f"tables/{name}.tex", tables.latex_tabular(report.tables))
+        write_csv(folder / f"tables/{name}.csv", tables.csv_rows(report.results, report.tables))
         for figure in report.figures:
             write_text(folder / f"figures/{name}-{figure.name}.svg", figure.svg)
         write_json(folder / f"results/{name}.json", results_document(report))
@@ -94,28 +83,28 @@ def results_markdown(report: DatasetReport) -> str:
     return f"{text}\n"
 
 
-def claims_markdown(claims: Sequence[ClaimResult]) -> str:
+def claims_markdown(claims: Sequence[verdicts.ClaimResult]) -> str:
     """Format the section on the claims: the rules, one row per tested claim, and the others."""
     rows, not_run = [], []
     for claim in claims:
         if claim["verdict"] == "not run":
             not_run.append(claim["claim"])
             continue
-        interval = claim["interval"] and [*map(format_points, claim["interval"])]
-        margin = f" > {format_points(-claim['margin'])}" if claim["margin"] else ""
+        interval = claim["interval"] and [*map(verdicts.format_points, claim["interval"])]
+        margin = f" > {verdicts.format_points(-claim['margin'])}" if claim["margin"] else ""
         row = [
             f"{claim['says']} ({claim['status']})",
-            f"{claim['metric']}: {comparison_title(claim)}{margin}",
-            "" if claim["effect"] is None else format_points(claim["effect"]),
+            f"{claim['metric']}: {verdicts.comparison_title(claim)}{margin}",
+            "" if claim["effect"] is None else verdicts.format_points(claim["effect"]),
             f"[{', '.join(interval)}]" if interval else "",
             str(claim["n"]),
-            "" if claim["p"] is None else format_deciding_p(claim)[1],
+            "" if claim["p"] is None else verdicts.format_deciding_p(claim)[1],
         ]
-        verdicts = claim["verdict"], claim["verdict_adjusted"]
-        rows.append([*row, *(f"{SYMBOLS[verdict]} {verdict}" for verdict in verdicts)])
+        row += [f"{verdicts.SYMBOLS[claim[key]]} {claim[key]}" for key in VERDICTS]
+        rows.append(row)
     heading = ["claim", "comparison", "effect", "95 % CI", "n", "adjusted p", "verdict", "adjusted"]
     template = template_environment().get_template("reporting/templates/claims.md")
-    return template.render(table=markdown_table(heading, rows), not_run=not_run).rstrip()
+    return template.render(table=tables.markdown_table(heading, rows), not_run=not_run).rstrip()
 
 
 def repro_commands(report: DatasetReport) -> list[str]:

@@ -55,11 +55,7 @@ class Result:
 
 
 def read_results(runs: Path, dataset: str, methods: Sequence[str]) -> list[Result]:
-    """Read the runs of a data set, in the order of the methods.
-
-    Raises:
-        FileNotFoundError: If a file is missing; the message names the stage that writes it.
-    """
+    """Read the runs of a data set, in the order of the methods."""
     found = []
     for folder in (runs / dataset / method for method in methods):
         metrics = read_json(required(folder / "metrics.json", "evaluate"))

@@ -103,11 +103,7 @@ def metric_title(metric: str, summary: Mapping[str, Any] | None = None) -> str:
 def study_tables(
     results: Sequence[Result], studies: Studies, section: Mapping[str, Any]
 ) -> list[StudyTable]:
-    """Make one table per study; `section` is the data set's section of the configuration.
-
-    Auxiliary metrics (k-means and unanswerable queries) are left out. The best mean of each metric
-    is marked if there are several methods.
-    """
+    """Make one table per study without auxiliary metrics, and mark the best of several methods."""
     by_method, tables = {result.method: result for result in results}, []
     for study, methods in studies.items():
         runs = [by_method[method] for method in methods]
@@ -154,11 +150,7 @@ def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
 
 def csv_rows(results: Sequence[Result], tables: Sequence[StudyTable]) -> list[dict[str, Any]]:
-    """Return one row per study and method, unrounded.
-
-    Each metric has its mean, with several seeds also standard deviation and interval, and the
-    paper's value if the run follows its protocol.
-    """
+    """Return one row per study and method: unrounded means, deviations, intervals, paper values."""
     metrics, rows = {result.method: result.metrics for result in results}, []
     for table in tables:
         for row in table.rows:
@@ -209,10 +201,9 @@ class CostTable:
 
 
 def cost_table(results: Sequence[Result]) -> CostTable:
-    """Tabulate the costs of the competitors' trainings, medians over the seeds.
+    """Tabulate the costs of the competitors' trainings: medians over the seeds, maximum memory.
 
-    Memory is the maximum over the seeds. "not finite" counts the grid points without a finite
-    loss. The last column is the chosen point's score on the validation classes.
+    "not finite" counts the grid points without a finite loss.
     """
     rows = []
     for result in results:

@@ -32,13 +32,7 @@ def draw_figures(results: Sequence[Result], studies: Studies) -> list[ReportFigu
 
 @style.context(STYLE)
 def draw_figure(name: str, results: Sequence[Result], studies: Studies) -> ReportFigure | None:
-    """Draw one of FIGURES, None if the runs lack its data.
-
-    Args:
-        name: A key of FIGURES.
-        results: The runs on one data set.
-        studies: The methods that were trained on the data set, by study.
-    """
+    """Draw one of FIGURES of one data set, None if the runs lack its data."""
     title, draw = FIGURES[name]
     if (drawn := draw(results, studies)) is None:
         return None

@@ -54,10 +54,7 @@ def schedule_of(result: Result, key: str) -> Mapping[str, Any]:
 
 
 def heating_step(result: Result) -> tuple[float, float, float] | None:
-    """Return alpha's start and end and the time of its step.
-
-    None unless the learning rate drops at the same time, as in the paper.
-    """
+    """Return start, end and time of alpha's step, None unless the learning rate drops with it."""
     alpha, lr = schedule_of(result, "alpha"), schedule_of(result, "lr_factor")
     if (alpha["name"], lr["name"]) == ("step", "step") and alpha["at"] == lr["at"]:
         return float(alpha["start"]), float(alpha["end"]), float(alpha["at"])

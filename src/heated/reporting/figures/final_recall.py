@@ -25,10 +25,7 @@ HeatedRuns = dict[tuple[float, float, float], Result]  # by start, end and time 
 
 
 def draw_factorial(results: Sequence[Result], studies: Studies) -> base.DescribedFigure | None:
-    """Draw heating x learning rate drop with every seed, a control that the paper lacks.
-
-    One panel per normalization whose main methods include all four cells, None if there is none.
-    """
+    """Draw heating x learning rate drop by normalization, a control that the paper lacks."""
     groups = complete_factorials(select_studies(results, studies, "run"))
     if not groups:
         return None
@@ -40,9 +37,8 @@ def draw_factorial(results: Sequence[Result], studies: Studies) -> base.Describe
             heights = [100 * each.get(seed, nan) for each in values]
             axes.plot(range(4), heights, ".-", color="#999999", linewidth=0.8, gid=f"seed-{seed}")
         for x, run in enumerate(runs):
-            base.plot_recall(
-                axes, x + 0.2, run, base.method_styles(runs)[runs[0].method], linewidth=2
-            )
+            style = base.method_styles(runs)[runs[0].method]
+            base.plot_recall(axes, x + 0.2, run, style, linewidth=2)
         cells = [*zip(CELLS.values(), runs, strict=True)]
         ticks = [f"{cell}\n{run.method}\n{base.format_recall(run)}" for cell, run in cells]
         axes.set_xticks(range(4), ticks)
@@ -60,10 +56,7 @@ def draw_factorial(results: Sequence[Result], studies: Studies) -> base.Describe
 
 
 def complete_factorials(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Return the runs of the four CELLS by normalization, where all four exist.
-
-    The first run of each cell counts. Runs with smoothed labels are left out.
-    """
+    """Return the first run of each of the four CELLS by normalization, without label smoothing."""
     found = {}
     for name, group in base.by_normalization(results).items():
         cells: dict[tuple[bool, bool], Result] = {}
@@ -80,10 +73,7 @@ def complete_factorials(results: Sequence[Result]) -> dict[str, list[Result]]:
 def draw_constant_alphas(
     results: Sequence[Result], studies: Studies
 ) -> base.DescribedFigure | None:
-    """Draw batch norm with constant alphas, one line per D: the paper's last table.
-
-    A second panel has softmax and heated batch norm. None without three alphas of one D.
-    """
+    """Draw batch norm with constant alphas by D, and controls: the paper's last table."""
     runs = select_studies(results, studies, "run", "alphas", "dimensions")
     lines = constant_alphas_by_dim(runs)
     if not lines:
@@ -103,10 +93,7 @@ def draw_constant_alphas(
 
 
 def constant_alphas_by_dim(results: Sequence[Result]) -> dict[int, AlphaRuns]:
-    """Return the batch norm runs with constant alpha and learning rate, by D and alpha.
-
-    Both increase; D with fewer than three alphas are left out.
-    """
+    """Return the batch norm runs with constant alpha, by D with at least three, and by alpha."""
     found: dict[int, AlphaRuns] = {}
     for result in base.by_normalization(results).get("batch", ()):
         alpha, lr = base.schedule_of(result, "alpha"), base.schedule_of(result, "lr_factor")
@@ -162,10 +149,7 @@ def plot_constant_alphas(
 
 
 def draw_heating_steps(results: Sequence[Result], studies: Studies) -> base.DescribedFigure | None:
-    """Draw Recall@1 by start alpha, end alpha and time of heating, None without the study.
-
-    Includes the heated main methods with the same normalization.
-    """
+    """Draw Recall@1 by start alpha, end alpha and time of heating, main methods included."""
     study, runs = select_studies(results, studies, "timing"), HeatedRuns()
     candidates = select_studies(results, studies, "run", "timing") if study else []
     for group in base.by_normalization(candidates).values():
@@ -227,10 +211,7 @@ def plot_heat_map(axes: Axes, grid: Sequence[Sequence[Result | None]], scale: No
 
 
 def draw_training_costs(results: Sequence[Result], studies: Studies) -> base.DescribedFigure | None:
-    """Draw Recall@1 of the competitors against their training time, None without the study.
-
-    Points are labeled with the method's rank; the methods are listed below.
-    """
+    """Draw Recall@1 of the competitors against their training time, labeled with their ranks."""
     competitors = select_studies(results, studies, "competitors")
     ranked = sorted(competitors, key=base.mean_recall, reverse=True)
     if not ranked:

@@ -20,10 +20,7 @@ GradientCurves = Mapping[str, Any]  # of one seed
 
 
 def draw_gradients(results: Sequence[Result], studies: Studies) -> DescribedFigure | None:
-    """Draw the first seed's model of every method with a gradients.json, None if there is none.
-
-    One row per method and one column per kind of sample, each with its own scale.
-    """
+    """Draw the first seed's model of every method with a gradients.json, by kind of sample."""
     paths = {result.method: result.folder / "gradients.json" for result in results}
     seeds = {name: read_json(path)["seeds"] for name, path in paths.items() if path.exists()}
     curves = {method: each[min(each, key=int)] for method, each in seeds.items()}

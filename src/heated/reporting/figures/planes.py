@@ -82,11 +82,7 @@ def draw_embeddings(results: Sequence[Result], studies: Studies) -> DescribedFig
 
 
 def load_embeddings(results: Sequence[Result]) -> list[Embedding2D]:
-    """Load the first seed of each run: constant alphas by increasing alpha, then the others.
-
-    Raises:
-        FileNotFoundError: If a file is missing; the message names the stage that writes it.
-    """
+    """Load the first seed of each run: constant alphas by increasing alpha, then the others."""
     alphas = {result.method: schedule_of(result, "alpha") for result in results}
     keys = {
         m: (alpha["name"] != "constant", alpha.get("value", 0.0)) for m, alpha in alphas.items()
@@ -107,10 +103,7 @@ def load_embeddings(results: Sequence[Result]) -> list[Embedding2D]:
 
 @style.context(STYLE)
 def draw_epoch_embeddings(result: Result, seed: int) -> dict[int, str]:
-    """Draw a seed's unseen classes during training, as SVG text by epoch.
-
-    Empty if the embeddings have more than two dimensions.
-    """
+    """Draw a seed's two-dimensional embeddings during training, if any, as SVG text by epoch."""
     path = result.folder / "models" / f"seed-{seed}.npz"
     if not path.exists():
         return {}
@@ -132,13 +125,11 @@ def normalize_rows(vectors: NDArray[Any]) -> Points:
 
 
 def plot_circle(axes: Axes, embedding: Embedding2D, title: str) -> None:
-    """Plot the unit circle with all test images and the labeled class weights.
-
-    The points are rasterized: a file with thousands of them stays small.
-    """
+    """Plot the unit circle with all test images and the labeled class weights."""
     axes.add_patch(Circle((0, 0), 1, fill=False, color="#cccccc", linewidth=0.6))
     x, y = embedding.points.T
     colors = [COLORS[label % len(COLORS)] for label in embedding.labels]
+    # Rasterized, so that files with thousands of points stay small.
     axes.scatter(x, y, s=14, c=colors, alpha=0.3, linewidths=0, rasterized=True)
     axes.set(aspect="equal", xlim=(-1.08, 1.08), ylim=(-1.08, 1.08))
     axes.set_title(f"{title}\nhalf within {embedding.median_angle():.1f}° of the class mean")

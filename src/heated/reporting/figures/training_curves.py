@@ -43,10 +43,7 @@ def draw_training_curves(
 def plot_curve(
     axes: Axes, result: Result, column: str, style: base.LineStyle, *, mark_heating: bool = False
 ) -> None:
-    """Plot a column's mean over the seeds, with a dot at the start of heating if wanted.
-
-    Recall@1 is in percent, alpha on a logarithmic scale.
-    """
+    """Plot a column's mean over the seeds, if wanted with a dot at the start of heating."""
     epochs, values = result.curve(column)
     heights = [100 * value for value in values] if column == "recall_at_1" else values
     axes.plot(epochs, heights, label=result.method, markevery=max(1, len(epochs) // 8), **style)
@@ -60,10 +57,7 @@ def plot_curve(
 
 
 def draw_class_geometry(results: Sequence[Result], studies: Studies) -> base.DescribedFigure | None:
-    """Draw intra-class variance and inter-class distance of the unseen classes over the epochs.
-
-    One column per normalization, main methods only. None if no run has both quantities.
-    """
+    """Draw intra-class variance and inter-class distance of the main methods with both."""
     main = select_studies(results, studies, "run")
     groups = base.by_normalization([r for r in main if all(r.curve(c)[1] for c in GEOMETRY)])
     columns = {
@@ -98,10 +92,7 @@ def draw_class_geometry(results: Sequence[Result], studies: Studies) -> base.Des
 def draw_schedule_shapes(
     results: Sequence[Result], studies: Studies
 ) -> base.DescribedFigure | None:
-    """Draw the smooth schedules of alpha and the main methods that differ only in the shape.
-
-    Alpha and Recall@1 over the epochs, and the final Recall@1. None if the study was not run.
-    """
+    """Draw the smooth schedules of alpha and the main methods that differ only in the shape."""
     study = select_studies(results, studies, "shapes")
     if not study:
         return None
