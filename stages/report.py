@@ -1,4 +1,4 @@
-"""Write the report: page, tables, claims, figures and curves of all runs, and a summary for dvc."""
+"""Write the report and metrics.json: page, tables, claims, figures and curves of all runs."""
 
 from pathlib import Path
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 from heated.common.cli import run
 from heated.common.io import whole, write_json
 from heated.common.paths import RUNS, packed_folder, resolved, run_folder
-from heated.reporting.chapters import Chapter
-from heated.reporting.gallery import examples
-from heated.reporting.page import write
-from heated.reporting.results import headlines, read_results
+from heated.reporting.dataset_report import DatasetReport, make_dataset_report
+from heated.reporting.gallery import load_gallery
+from heated.reporting.release import write_report
+from heated.reporting.results import headline_means, read_results
 from heated.runtime.device import prepared
 
 
@@ -17,21 +17,23 @@ def main() -> None:
     """Write report/ and metrics.json."""
     settings = resolved("report.json")
     prepared(settings["threads"])
-    chapters = [chapter(settings, dataset) for dataset in settings["datasets"]]
+    reports = [report_on(settings, dataset) for dataset in settings["datasets"]]
     with whole(Path("report")) as folder:
-        write(folder, chapters)
-    write_json(Path("metrics.json"), {each.dataset: headlines(each.results) for each in chapters})
+        write_report(folder, reports)
+    means = {report.dataset: headline_means(report.results) for report in reports}
+    write_json(Path("metrics.json"), means)
 
 
-def chapter(settings: dict[str, Any], dataset: str) -> Chapter:
-    """Return all of a data set's runs, and neighbors of queries of the test classes."""
+def report_on(settings: dict[str, Any], dataset: str) -> DatasetReport:
+    """Read all runs on a data set, and the nearest neighbors of some test images."""
     given = settings["datasets"][dataset]
-    section, method = given["section"], settings["gallery_method"]
+    section, folder = given["section"], run_folder(dataset, settings["gallery_method"])
     results = read_results(RUNS, dataset, given["methods"])
-    embeddings = run_folder(dataset, method) / f"embeddings/seed-{settings['gallery_seed']}.npz"
+    embeddings = folder / f"embeddings/seed-{settings['gallery_seed']}.npz"
     options = {"count": given["gallery"], "memory": section["evaluation"]["memory"]}
-    shown = examples(packed_folder(dataset), embeddings, **options)
-    return Chapter(dataset, section, settings["grids"], settings["claims"], results, shown)
+    gallery = load_gallery(packed_folder(dataset), embeddings, **options)
+    texts = {"grids": settings["grids"], "claims": settings["claims"], "gallery": gallery}
+    return make_dataset_report(results, section, **texts)
 
 
 if __name__ == "__main__":

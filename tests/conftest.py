@@ -21,13 +21,13 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from hypothesis import settings
-from reported import EXAMPLES, METHODS, chapter, write_runs
+from reported import METHODS, QUERIES, dataset_report, write_runs
 from server import Site, served
 
 from heated.config import FILES
 from heated.datasets import http
-from heated.reporting.chapters import Chapter
-from heated.reporting.page import write
+from heated.reporting.dataset_report import DatasetReport
+from heated.reporting.release import write_report
 from heated.reporting.results import Result, read_results
 
 # No test asserts a wall-clock time, and each time the same examples are drawn.
@@ -209,22 +209,24 @@ def results(written: Path) -> list[Result]:
 
 
 @pytest.fixture(scope="session")
-def digits(results: list[Result]) -> Chapter:
+def digits(results: list[Result]) -> DatasetReport:
     """What the report has on the two runs."""
-    return chapter(results, examples=EXAMPLES)
+    return dataset_report(results, gallery=QUERIES)
 
 
 @pytest.fixture(scope="session")
-def more(results: list[Result]) -> Chapter:
+def more(results: list[Result]) -> DatasetReport:
     """The same of another data set, without neighbors to show."""
-    return chapter([replace(result, dataset="more") for result in results], dataset="more")
+    return dataset_report([replace(result, dataset="more") for result in results])
 
 
 @pytest.fixture(scope="session")
-def report(digits: Chapter, more: Chapter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(
+    digits: DatasetReport, more: DatasetReport, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The report's folder on both, to be read only."""
     path = tmp_path_factory.mktemp("report") / "report"
-    write(path, [digits, more])
+    write_report(path, [digits, more])
     return path
 
 

@@ -1,6 +1,5 @@
-"""Two runs on one data set as the stages leave them, and a page's tags and texts."""
+"""Two runs on one data set as the stages write them, and a parser of HTML pages."""
 
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 from heated.common.history import write_history
 from heated.common.io import write_json
 from heated.evaluation.summary import summaries
-from heated.reporting.chapters import Chapter
-from heated.reporting.gallery import Example, Picture
+from heated.reporting.dataset_report import DatasetReport, make_dataset_report
+from heated.reporting.gallery import GalleryQuery, Thumbnail
 
-METHODS = ["hbn", "bn"]  # not in the alphabet's order
+METHODS = ["hbn", "bn"]  # not in alphabetical order
 ALPHAS = {"hbn": [16.0, 16.0, 4.0], "bn": [16.0, 16.0, 16.0]}
 SCORES: dict[str, dict[int, dict[str, float]]] = {
     "hbn": {0: {"recall_at_1": 0.75, "map_at_r": 0.25, "nmi_geometric": 0.5, "compactness": 0.125}},
@@ -20,17 +19,9 @@ SCORES: dict[str, dict[int, dict[str, float]]] = {
         1: {"recall_at_1": 0.75, "map_at_r": 0.2, "nmi_geometric": 0.45, "compactness": 0.3},
     },
 }
-ENVIRONMENT = {
-    "device": "Maker's <b>fast</b> & cheap",
-    "device_type": "cpu",
-    "cores": 2,
-    "system": "Linux",
-    "python": "3.11.7",
-    "torch": "2.0",
-    "torchvision": "0.2",
-    "numpy": "2.1",
-    "scikit-learn": "1.9",
-}
+ENVIRONMENT = {"device": "Maker's <b>fast</b> & cheap", "cores": 2, "system": "Linux"}
+ENVIRONMENT |= {"python": "3.11.7", "torch": "2.0", "torchvision": "0.2"}
+ENVIRONMENT |= {"numpy": "2.1", "scikit-learn": "1.9"}
 PART = {"images": 20, "classes": 4}
 SPLIT: dict[str, Any] = {
     "tested": "test classes",
@@ -47,30 +38,29 @@ GRIDS = {
     "planes": {"datasets": ["flat"], "methods": ["ln"]},
 }
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
-RIGHT = Picture(PIXEL, "cat & dog", right=True, small=True)
-WRONG = Picture(PIXEL, "bee", right=False, small=False)
-EXAMPLES = [Example(kind, 0.5, RIGHT, [RIGHT, WRONG]) for kind in ("best", "typical", "worst")]
+MATCH = Thumbnail(PIXEL, "cat & dog", matches=True, pixelated=True)
+MISS = Thumbnail(PIXEL, "bee", matches=False, pixelated=False)
+KINDS = ("best", "typical", "worst")
+QUERIES = [GalleryQuery(kind, 0.5, MATCH, [MATCH, MISS]) for kind in KINDS]
 
 
-def comparison(more: list[str], less: list[str], margin: float = 0.0) -> dict[str, Any]:
-    return {"metric": "recall_at_1", "more": more, "less": less, "margin": margin}
+def comparison(more: str, less: str, margin: float = 0.0) -> dict[str, Any]:
+    return {"metric": "recall_at_1", "more": more.split(), "less": less.split(), "margin": margin}
 
 
-STATED = {"status": "exploratory", "stated": None, "first_seed": 0, "smallest_effect": 0.005}
-CLAIMS: dict[str, dict[str, Any]] = {
-    "heat": STATED
-    | {"says": "Heat <helps>", "origin": "paper", "all": [comparison(["hbn"], ["bn"])]},
-    "best": STATED
-    | {
-        "says": "16 is best",
-        "origin": "open",
-        "all": [comparison(["bn"], ["bn-4"]), comparison(["bn"], ["bn-8"])],
-    },
+def claim(says: str, *comparisons: dict[str, Any], origin: str = "paper") -> dict[str, Any]:
+    stated = {"status": "exploratory", "stated": None, "first_seed": 0, "smallest_effect": 0.005}
+    return stated | {"says": says, "origin": origin, "all": list(comparisons)}
+
+
+CLAIMS = {
+    "heat": claim("Heat <helps>", comparison("hbn", "bn")),
+    "best": claim("16 is best", comparison("bn", "bn-4"), comparison("bn", "bn-8"), origin="open"),
 }
 
 
 def history(method: str, seed: int) -> list[dict[str, float]]:
-    """Three epochs; the last looks at the unseen classes."""
+    """Three epochs; the last has Recall@1 on the unseen classes."""
     rows: list[dict[str, float]] = [
         {"epoch": epoch, "alpha": alpha, "loss": 1.0 + seed + epoch, "accuracy": 0.5 + epoch / 10}
         for epoch, alpha in enumerate(ALPHAS[method])
@@ -79,7 +69,7 @@ def history(method: str, seed: int) -> list[dict[str, float]]:
 
 
 def write_runs(runs: Path) -> None:
-    """The runs' files."""
+    """Write the runs' files."""
     for method, scores in SCORES.items():
         folder = runs / "digits" / method
         write_json(folder / "metrics.json", summaries(scores))
@@ -98,13 +88,13 @@ def write_runs(runs: Path) -> None:
         write_json(folder / "provenance.json", record)
 
 
-def chapter(results: list[Any], **changes: Any) -> Chapter:
-    """What the report tells of the runs."""
-    return replace(Chapter("digits", SECTION, GRIDS, CLAIMS, results, []), **changes)
+def dataset_report(results: list[Any], **changes: Any) -> DatasetReport:
+    """Report on the runs with these claims and grids, except for the changes."""
+    return make_dataset_report(results, SECTION, **{"grids": GRIDS, "claims": CLAIMS, **changes})
 
 
 class Page(HTMLParser):
-    """The tags, the tables' rows, and every text of a page."""
+    """A page's tags, rows of tables, and texts."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -130,7 +120,3 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag in ("td", "th"):
             self.cell = False
-
-    def headings(self) -> list[str]:
-        """h1, h2, .. in their order."""
-        return [tag for tag, _ in self.tags if tag in ("h1", "h2", "h3", "h4", "h5")]

@@ -1,20 +1,20 @@
-"""The page in a real Chromium, as the pipeline builds it and with more methods than that trains."""
+"""The page in a real Chromium, from the pipeline and with more methods."""
 
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT, Project
 from playwright.sync_api import Browser, Page, sync_playwright
-from reported import EXAMPLES, GRIDS, STATED, chapter, comparison
+from reported import GRIDS, QUERIES, claim, comparison, dataset_report
 
 from heated.common.io import write_text
 from heated.evaluation.summary import summaries
-from heated.reporting.page import page as written_page
+from heated.reporting.release import render_report
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("built")]
 ARTEFACTS = ROOT / "tests" / "artefacts"
@@ -32,33 +32,33 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@dataclass
 class Visit:
-    """A page that was opened, with what it asked for and what went wrong."""
+    """An opened page with its requests, failed requests, and messages."""
 
-    def __init__(self, page: Page, path: Path) -> None:
-        self.page = page
-        self.requests: list[str] = []
-        self.problems: list[str] = []
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("requestfailed", lambda request: self.problems.append(request.url))
-        page.on("console", lambda message: self.problems.append(message.text))
-        page.on("pageerror", lambda error: self.problems.append(str(error)))
-        page.goto(path.as_uri())
-        page.wait_for_load_state("networkidle")
+    page: Page
+    requests: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
 def visit(browser: Browser) -> Iterator[Any]:
-    """A function that opens a page as a reader with this screen and taste would."""
+    """A function that opens a page offline, with a screen width and a color scheme."""
     contexts = []
 
-    def opened(path: Path, *, width: int = 1280, scheme: Any = "light") -> Visit:
+    def open_page(path: Path, *, width: int = 1280, scheme: Any = "light") -> Visit:
         size: Any = {"width": width, "height": 800}
-        context = browser.new_context(viewport=size, color_scheme=scheme, offline=True)
-        contexts.append(context)
-        return Visit(context.new_page(), path)
+        contexts.append(browser.new_context(viewport=size, color_scheme=scheme, offline=True))
+        visit = Visit(contexts[-1].new_page())
+        visit.page.on("request", lambda request: visit.requests.append(request.url))
+        visit.page.on("requestfailed", lambda request: visit.problems.append(request.url))
+        visit.page.on("console", lambda message: visit.problems.append(message.text))
+        visit.page.on("pageerror", lambda error: visit.problems.append(str(error)))
+        visit.page.goto(path.as_uri())
+        visit.page.wait_for_load_state("networkidle")
+        return visit
 
-    yield opened
+    yield open_page
     for context in contexts:
         context.close()
 
@@ -70,33 +70,25 @@ def built_page(built: Project) -> Path:
 
 @pytest.fixture(scope="module")
 def long_page(results: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page of four methods, in an order that is that of no column, and with long names; claims on
-    them come to every verdict."""
+    """A page of unsorted methods with long names, and with claims of every verdict."""
     names = ["bn-16", "ln", "bn-4", "a-method-with-a-name-that-does-not-end-soon"]
     values = [0.5, 0.9, 0.1, 0.7]
     made = []
     for number, (name, value) in enumerate(zip(names, values, strict=True)):
         seeds = {seed: {"recall_at_1": value + seed % (2 + number) / 1e6} for seed in range(6)}
         made.append(replace(results[0], method=name, metrics=summaries(seeds)))
-    compared = {
-        "supported": ["bn-4"],
-        "contradicted": names[3:],
-        "no verdict": ["bn-16"],
-        "not run": ["sm"],
-    }
+    compared = {"supported": "bn-4", "contradicted": names[3], "no verdict": "bn-16"}
     claims = {
-        verdict.replace(" ", "-"): STATED
-        | {
-            "says": f"Claimed, and it is: {verdict}",
-            "origin": "open",
-            "all": [comparison(["bn-16"], less), comparison(["ln"], ["bn-4"])],
-        }
-        for verdict, less in compared.items()
+        verdict: claim(
+            f"Claimed, and it is: {verdict}", comparison("bn-16", less), comparison("ln", "bn-4")
+        )
+        for verdict, less in {**compared, "not run": "sm"}.items()
     }
     grids = GRIDS | {"run": {"datasets": ["digits"], "methods": names}}
-    examples = [replace(each, query=replace(each.query, class_name="n" * 90)) for each in EXAMPLES]
+    gallery = [replace(each, query=replace(each.query, class_name="n" * 90)) for each in QUERIES]
     path = tmp_path_factory.mktemp("page") / "index.html"
-    write_text(path, written_page([chapter(made, grids=grids, claims=claims, examples=examples)]))
+    options = {"grids": grids, "claims": claims, "gallery": gallery}
+    write_text(path, render_report([dataset_report(made, **options)]))
     return path
 
 
@@ -144,7 +136,7 @@ CONTRASTS = """() => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_follows_the_readers_scheme(visit, built_page, long_page, scheme, capsys):
-    """Verdicts in words that are seen, the contrast that WCAG asks for, and figures on white."""
+    """Verdicts are visible words, contrasts satisfy WCAG, and figures are on white."""
     visits = [visit(path, scheme=scheme) for path in (built_page, long_page)]
     for visited in visits:
         found = visited.page.evaluate(CONTRASTS)
@@ -189,7 +181,7 @@ def test_the_page_never_scrolls_sideways(visit, built_page, long_page):
 
 
 def column(page: Page, number: int) -> list[str]:
-    """What stands in a column of the first table, intervals apart."""
+    """Return the texts of a column of the first table, without the intervals."""
     cells = page.locator("table.sortable").first.locator(f"tbody tr > :nth-child({number})")
     return [text.partition("±")[0].strip() for text in cells.all_inner_texts()]
 
@@ -214,7 +206,7 @@ def test_a_heading_sorts_rising_then_falling_by_click_and_by_keyboard(visit, lon
         assert page.evaluate("document.activeElement.textContent") == "method"
 
 
-def test_the_page_tells_the_same_without_scripts(browser, long_page):
+def test_the_page_has_the_same_content_without_scripts(browser, long_page):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(long_page.as_uri())
@@ -223,14 +215,12 @@ def test_the_page_tells_the_same_without_scripts(browser, long_page):
     context.close()
 
 
-def test_the_keyboard_skips_to_the_verdicts_and_in_print_nothing_is_folded_or_cut(
-    visit, built_page
-):
+def test_the_keyboard_skips_to_the_results_and_in_print_nothing_is_folded_or_cut(visit, built_page):
     page = visit(built_page, width=1032).page  # A4 on its side, less the margins
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Skip to the verdicts"
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the replication results"
     page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "verdicts"
+    assert page.evaluate("document.activeElement.id") == "claims"
     page.emulate_media(media="print")
     folded = page.locator("details dl, details ul")
     assert folded.count() > 0

@@ -2,143 +2,106 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from reported import GRIDS, SECTION, STATED, chapter, comparison
-from test_paper import made
+from reported import GRIDS, SECTION, claim, comparison
+from test_paper_results import record_of
 
 from heated.analysis.claims import assess_claims
 from heated.reporting.results import Result
-from heated.reporting.verdicts import SYMBOLS, counts, in_paper, remedy, verdict
+from heated.reporting.verdicts import SYMBOLS, describe_claim, paper_difference
 
-
-def claim(*comparisons, says="It is so", origin="paper"):
-    return {"it": STATED | {"says": says, "origin": origin, "all": list(comparisons)}}
-
-
-def told(claims, values):
-    """The first claim on runs of these values."""
-    runs = [Result("digits", method, Path(), {}, {}, {}) for method in values]
-    return verdict(assess_claims(claims, values, "digits")[0], runs, SECTION, GRIDS)
-
-
-def by_seed(**columns):
-    return {name: {"recall_at_1": dict(enumerate(values))} for name, values in columns.items()}
-
-
-ONE = claim(comparison(["hbn"], ["bn"]))
+ONE = claim("It holds", comparison("hbn", "bn"))
 LOW, HIGH = [0.70, 0.72, 0.73, 0.73, 0.74], [0.72, 0.73, 0.74, 0.76, 0.75]
 
 
-def test_each_verdict_has_a_symbol_of_its_own():
+def describe_first(values, *claims, dataset="digits"):
+    """Describe the first claim on runs with these values, by method and metric or by method."""
+    found = {
+        method: each if isinstance(each, dict) else {"recall_at_1": dict(enumerate(each))}
+        for method, each in values.items()
+    }
+    runs = [Result(dataset, method, Path(), {}, {}, {}) for method in found]
+    results = assess_claims({str(index): each for index, each in enumerate(claims)}, found, dataset)
+    return describe_claim(results[0], runs, SECTION, GRIDS)
+
+
+def test_each_verdict_has_its_symbol_effect_interval_and_p():
     assert len(set(SYMBOLS.values())) == len(SYMBOLS) == 6
-
-
-def test_a_supported_claim_gives_effect_interval_n_and_both_p():
-    found = told(ONE, by_seed(hbn=HIGH, bn=LOW))
-    assert (found.verdict, found.symbol, found.notes) == ("supported", "✓", [])
-    assert found.evidence == (
-        "Recall@1, hbn − bn: +1.60 points, 95 % interval +0.49 to +2.71; n = 5; "
-        "p = 0.008, after Holm 0.008."
+    text = describe_first({"hbn": HIGH, "bn": LOW}, ONE)
+    assert (text.verdict, text.symbol, text.notes) == ("supported", "✓", [])
+    assert text.evidence == (
+        "Recall@1, hbn − bn: +1.60 points (95 % CI [+0.49, +2.71], n = 5); "
+        "p = 0.008, after Holm's correction 0.008."
     )
+    text = describe_first({"hbn": LOW, "bn": HIGH}, ONE)
+    assert (text.verdict, text.symbol, text.notes) == ("contradicted", "✗", [])
+    assert "−1.60 points (95 % CI [−2.71, −0.49], n = 5)" in text.evidence
+    assert text.evidence.endswith("; p of the opposite = 0.008, after Holm's correction 0.008.")
 
 
-def test_a_contradicted_claim_gives_the_p_of_its_opposite():
-    found = told(ONE, by_seed(hbn=LOW, bn=HIGH))
-    assert (found.verdict, found.symbol, found.notes) == ("contradicted", "✗", [])
-    assert "−1.60 points, 95 % interval −2.71 to −0.49" in found.evidence
-    assert found.evidence.endswith("p of the opposite = 0.008, after Holm 0.008.")
-
-
-def test_no_relevant_difference_gives_the_p_of_a_relevant_one():
+def test_a_difference_that_is_not_significant_is_called_so():
     near = [value + each for value, each in zip(LOW, (0.001, -0.001, 0, 0, 0.001), strict=True)]
-    found = told(ONE, by_seed(hbn=near, bn=LOW))
-    assert (found.verdict, found.symbol) == ("no relevant difference", "≈")
-    assert "; p of a relevant difference < 0.001, after Holm" in found.evidence
+    text = describe_first({"hbn": near, "bn": LOW}, ONE)
+    assert (text.verdict, text.symbol) == ("no relevant difference", "≈")
+    assert "no significant difference (+0.02 points, 95 % CI [−0.08, +0.12], n" in text.evidence
+    assert "; p of a relevant difference < 0.001, after Holm's" in text.evidence
+    text = describe_first({"hbn": [0.71, 0.70, 0.75, 0.70, 0.73], "bn": LOW}, ONE)
+    assert (text.verdict, text.symbol) == ("undecided", "?")
+    assert "hbn − bn: no significant difference (" in text.evidence
+    (note,) = text.notes
+    assert note.startswith("Detecting an effect of 0.50 points needs ")
+    assert note.endswith(" seeds (80 % power at the observed standard deviation).")
 
 
-def test_an_undecided_claim_says_how_many_seeds_detect_the_smallest_effect():
-    found = told(ONE, by_seed(hbn=[0.71, 0.70, 0.75, 0.70, 0.73], bn=LOW))
-    assert (found.verdict, found.symbol) == ("undecided", "?")
-    (note,) = found.notes
-    assert note.startswith("To detect an effect of 0.50 points takes ")
-    assert note.endswith(" seeds (80 % power, with the spread seen).")
+def test_too_few_seeds_or_no_variation_give_an_estimate_and_no_verdict():
+    for values in ({"hbn": [0.71], "bn": [0.70]}, {"hbn": [0.71] * 6, "bn": [0.70] * 6}):
+        text = describe_first(values, ONE)
+        assert (text.verdict, text.symbol) == ("no verdict", "·")
+        assert text.notes == ["A verdict needs at least 5 seeds with differences that vary."]
+        assert "+1.00 points" in text.evidence
+    text = describe_first({"hbn": {"recall_at_1": {0: 1}}, "bn": {"recall_at_1": {1: 1}}}, ONE)
+    assert "no seed in common (n = 0)." in text.evidence
 
 
-def test_too_few_seeds_or_no_spread_give_an_estimate_and_no_verdict():
-    for values in (by_seed(hbn=[0.71], bn=[0.70]), by_seed(hbn=[0.71] * 6, bn=[0.70] * 6)):
-        found = told(ONE, values)
-        assert (found.verdict, found.symbol) == ("no verdict", "·")
-        assert found.notes == ["A verdict needs at least 5 seeds whose differences vary."]
-        assert "+1.00 points" in found.evidence
+def test_a_verdict_that_changes_by_the_correction_is_noted():
+    others = [claim("It holds", comparison("bn", "hbn"))] * 8
+    for kind, hbn, bn in (("supported", HIGH, LOW), ("contradicted", LOW, HIGH)):
+        text = describe_first({"hbn": hbn, "bn": bn}, ONE, *others)
+        assert (text.verdict, text.notes) == (kind, ["After Holm's correction: undecided."])
 
 
-def test_seeds_that_no_two_methods_share_are_told():
-    values = {"hbn": {"recall_at_1": {0: 0.7}}, "bn": {"recall_at_1": {1: 0.7}}}
-    assert "no seed in common; n = 0." in told(ONE, values).evidence
+def test_a_claim_with_several_comparisons_shows_each():
+    both = claim("Same", comparison("a", "b", 0.01), comparison("b", "a", 0.01))
+    text = describe_first({"a": [0.70, 0.71], "b": [0.70, 0.71]}, both)
+    assert len(text.parts) == 2
+    assert all("claimed: above −1.00" in part for part in text.parts)
+    assert describe_first({"hbn": [0.7, 0.8], "bn": [0.7, 0.8]}, ONE).parts == []
 
 
-def test_a_verdict_that_does_not_survive_the_correction_says_what_it_is_after_it():
-    others = {str(index): ONE["it"] | {"all": [comparison(["bn"], ["hbn"])]} for index in range(8)}
-    for kind, values in (
-        ("supported", by_seed(hbn=HIGH, bn=LOW)),
-        ("contradicted", by_seed(hbn=LOW, bn=HIGH)),
-    ):
-        first = told(ONE | others, values)
-        assert (first.verdict, told(ONE, values).notes) == (kind, [])
-        assert first.notes == ["After Holm's correction: undecided."]
+def test_a_claim_that_was_not_run_says_what_is_missing_and_what_to_change(results):
+    claims = claim("Best", *(comparison("bn", other) for other in ("bn-4", "bn-8", "sm")))
+    text = describe_first({"bn": [0.7, 0.7]}, claims)
+    assert (text.verdict, text.symbol, text.evidence) == ("not run", "–", "")
+    add = "add digits to studies.alphas.datasets"
+    assert text.notes == [f"Missing bn-4, bn-8: {add}.", "Missing sm: add to run.methods."]
+    text = describe_first({"bn": [0.7, 0.7]}, claims, dataset="flat")
+    assert text.notes == ["Missing bn-4, bn-8, sm: add to studies.planes.methods."]
+    metric = claim("So", comparison("hbn", "bn") | {"metric": "recall_at_2"})
+    text = describe_first({r.method: r.values_by_seed() for r in results}, metric)
+    reason = "datasets.digits.evaluation does not include recall_at_2"
+    assert text.notes == [f"Missing bn, hbn: {reason}."]
 
 
-def test_a_claim_of_several_comparisons_shows_each():
-    claims = claim(comparison(["a"], ["b"], 0.01), comparison(["b"], ["a"], 0.01))
-    found = told(claims, by_seed(a=[0.70, 0.71], b=[0.70, 0.71]))
-    assert len(found.parts) == 2
-    assert all("claimed to be above −1.00" in part for part in found.parts)
-    assert told(ONE, by_seed(hbn=[0.7, 0.8], bn=[0.7, 0.8])).parts == []
-
-
-def test_a_claim_that_was_not_run_names_what_lacks_and_what_to_change():
-    claims = claim(*(comparison(["bn"], [other]) for other in ("bn-4", "bn-8", "sm")))
-    found = told(claims, by_seed(bn=[0.7, 0.7]))
-    assert (found.verdict, found.symbol, found.evidence) == ("not run", "–", "")
-    assert found.notes == [
-        "Lacks bn-4, bn-8: add digits to studies.alphas.datasets.",
-        "Lacks sm: add to run.methods.",
-    ]
-
-
-def test_a_metric_that_was_not_computed_is_not_taken_for_a_method(results):
-    claims = claim({**comparison(["hbn"], ["bn"]), "metric": "recall_at_2"})
-    found = told(claims, {r.method: r.values() for r in results})
-    assert found.notes == [
-        "Lacks bn, hbn: recall_at_2 is not among what datasets.digits.evaluation gives."
-    ]
-
-
-@pytest.mark.parametrize(
-    ("dataset", "method", "expected"),
-    [
-        ("digits", "bn-4", "add digits to studies.alphas.datasets"),
-        ("digits", "ln", "add to run.methods"),
-        ("flat", "bn-4", "add to studies.planes.methods"),
-    ],
-)
-def test_a_method_is_had_by_what_trains_it_on_the_data_set(dataset, method, expected):
-    assert remedy(dataset, method, GRIDS) == expected
-
-
-def test_the_papers_own_difference_stands_beside_where_both_runs_are_by_its_protocol(tmp_path):
+def test_the_papers_difference_is_shown_if_all_runs_follow_its_protocol(tmp_path):
     found = {}
     for method in ("hbn", "bn", "ls"):
-        record, section = made("cub200", method)
+        record, section = record_of("cub200", method)
         found[method] = Result("cub200", method, tmp_path, {}, {}, record)
     part = {"a": "hbn", "b": "bn", "metric": "recall_at_1"}
-    assert in_paper(part, [*found.values()], section) == pytest.approx(0.5068 - 0.4727)
-    assert in_paper({**part, "b": "ls"}, [*found.values()], section) is None
+    assert paper_difference(part, [*found.values()], section) == pytest.approx(0.5068 - 0.4727)
+    assert paper_difference({**part, "b": "ls"}, [*found.values()], section) is None
     means = {**part, "a": "hbn + bn", "b": "bn + bn"}
-    assert in_paper(means, [*found.values()], section) == pytest.approx((0.5068 - 0.4727) / 2)
-    departed = {**found["bn"].record, "params": {**found["bn"].record["params"], "epochs": 10}}
-    other = [found["hbn"], replace(found["bn"], record=departed)]
-    assert in_paper(part, other, section) is None
-
-
-def test_the_claims_are_counted_by_verdict(results):
-    assert counts(chapter(results).verdicts) == "2 claims: 1 no verdict, 1 not run"
+    expected = pytest.approx((0.5068 - 0.4727) / 2)
+    assert paper_difference(means, [*found.values()], section) == expected
+    params = {**found["bn"].record["params"], "epochs": 10}
+    other = replace(found["bn"], record={**found["bn"].record, "params": params})
+    assert paper_difference(part, [found["hbn"], other], section) is None

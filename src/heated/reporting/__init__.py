@@ -1,1 +1,1 @@
-"""The report: results read from the runs' files, a table, curves, and one page."""
+"""The report: tables, tested claims, figures and the HTML page, made from the runs' files."""

@@ -1,15 +1,14 @@
-"""Neighbour galleries: a few queries of a trained method with what is found nearest to them.
+"""Neighbor galleries: some queries of a trained method with the nearest images in the gallery.
 
-Queries are ordered by MAP@R (Musgrave et al., arXiv 2003.08505), over all queries: *best* are the
-highest, *worst* the lowest, *typical* those next to the median. Equal ones are ordered by how many
-images of the class there are to be found (more first: harder to have all, worse to have none), then
-by their number. Of a class only the first is shown of each kind, unless there are too few classes.
-Queries that nothing in the gallery matches are left out.
+Queries are ranked by MAP@R (Musgrave et al., arXiv 2003.08505) over all queries that have a match
+in the gallery: *best* are the highest, *worst* the lowest, *typical* those closest to the median.
+Ties are broken by the number of matches (more first: a full score is harder, a score of 0 is
+worse), then by index. Each kind shows a class once, unless there are too few classes.
 """
 
 import io
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,141 +21,131 @@ from torch import Tensor
 
 from heated.common.geometry import l2_normalize
 from heated.common.io import read_arrays, required
-from heated.data.packed_dataset import Packed, unpack
+from heated.data.packed_dataset import unpack
 from heated.evaluation.ranking import GRID, NeighborSearch
 from heated.evaluation.retrieval import map_at_r
 
-NEAREST = 5
-SMALL = 64  # pixels a side, up to which an image is kept pixel by pixel
+NEIGHBORS = 5
+MAX_PNG_SIDE = 64  # pixels; larger images become thumbnails
 THUMBNAIL = 112
 QUALITY = 70
-Numbers = NDArray[np.int64]
-Scores = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A query and its nearest, nearest first, as rows of the embeddings; `right` says of which
-    class each of the nearest is: the query's or another."""
+class RankedQuery:
+    """A query and its nearest images, as rows of the embeddings."""
 
     kind: str
     query: int
-    score: float
-    nearest: list[int]
-    right: list[bool]
+    map_at_r: float
+    neighbors: list[int]
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image and its class; `right`: whether it is the query's class; `small`: to be enlarged
-    pixel by pixel."""
+class Thumbnail:
+    """An image as a data URI, its class, and whether that is the query's class."""
 
     uri: str
     class_name: str
-    right: bool
-    small: bool
+    matches: bool
+    pixelated: bool
 
 
 @dataclass(frozen=True)
-class Example:
-    """A query (its kind and MAP@R) with its nearest, nearest first."""
+class GalleryQuery:
+    """A query with its kind, its MAP@R and its nearest images, nearest first."""
 
     kind: str
-    score: float
-    query: Picture
-    nearest: list[Picture]
+    map_at_r: float
+    query: Thumbnail
+    neighbors: list[Thumbnail]
 
 
-def examples(packed: Path, embeddings: Path, *, count: int, memory: int) -> list[Example]:
-    """`count` queries of each kind of a data set, by a seed's embeddings of its test images;
-    FileNotFoundError that names the stage which makes a missing file."""
+def load_gallery(packed: Path, embeddings: Path, *, count: int, memory: int) -> list[GalleryQuery]:
+    """Load `count` queries of each kind with their nearest images.
+
+    `packed` is the data set's folder, `embeddings` the file of one seed. `memory`, in MiB, limits
+    what grows with queries x gallery.
+    """
     if count == 0:
         return []
     data, arrays = unpack(packed), read_arrays(required(embeddings, "embed"))
-    numbers = np.flatnonzero(data.split.query | data.split.gallery)
-    assert np.array_equal(data.labels[numbers], arrays["labels"])
+    indices = np.flatnonzero(data.split.query | data.split.gallery)
+    labels = data.labels[indices]
+    assert np.array_equal(labels, arrays["labels"])
     found = []
-    for shown in gallery(arrays, count=count, memory=memory):
-        rows = zip([shown.query, *shown.nearest], [True, *shown.right], strict=True)
-        query, *nearest = [picture(data, int(numbers[row]), right) for row, right in rows]
-        found.append(Example(shown.kind, shown.score, query, nearest))
+    for ranked in select_queries(arrays, count=count, memory=memory):
+        thumbnails = []
+        for row in (ranked.query, *ranked.neighbors):
+            image = data.images[indices[row]]
+            name, matches = data.class_names[labels[row]], labels[row] == labels[ranked.query]
+            pixelated = max(image.shape[:2]) <= MAX_PNG_SIDE
+            thumbnails.append(Thumbnail(data_uri(image), name, bool(matches), pixelated))
+        query, *neighbors = thumbnails
+        found.append(GalleryQuery(ranked.kind, ranked.map_at_r, query, neighbors))
     return found
-
-
-def picture(data: Packed, number: int, right: bool) -> Picture:
-    """An image of the data set with its class."""
-    image, name = data.images[number], data.class_names[data.labels[number]]
-    return Picture(data_uri(image), name, right, max(image.shape[:2]) <= SMALL)
 
 
 def data_uri(image: NDArray[np.uint8]) -> str:
-    """An image (H, W, C), C being 1 or 3, as PNG where it is small, else a thumbnail as WebP."""
-    drawn = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    file = io.BytesIO()
-    if max(drawn.size) <= SMALL:
-        kind = "png"
-        drawn.save(file, kind, compress_level=9)
+    """Encode an (H, W, 1) or (H, W, 3) image: a small one as PNG, others as a WebP thumbnail."""
+    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    file, kind = io.BytesIO(), "png"
+    if max(picture.size) <= MAX_PNG_SIDE:
+        picture.save(file, kind, compress_level=9)
     else:
         kind = "webp"
-        drawn.thumbnail((THUMBNAIL, THUMBNAIL))
-        drawn.save(file, kind, quality=QUALITY)
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        picture.save(file, kind, quality=QUALITY)
     return f"data:image/{kind};base64,{b64encode(file.getvalue()).decode()}"
 
 
-def gallery(arrays: Mapping[str, NDArray[Any]], *, count: int, memory: int) -> list[Shown]:
-    """`count` queries of each kind, with their nearest in the gallery.
+def select_queries(
+    arrays: Mapping[str, NDArray[Any]], *, count: int, memory: int
+) -> list[RankedQuery]:
+    """Select `count` queries of each kind, with their nearest images in the gallery.
 
-    arrays: what an embeddings file holds: embeddings (N, D), labels (N,), query and gallery (N,).
-    memory: MiB for what grows with queries x gallery.
+    `arrays` are those of an embeddings file: embeddings (N, D), labels, query and gallery (N,).
     """
-    given = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    queries, scores, relevant = scored(given, memory)
-    labels, found = arrays["labels"], []
-    for kind, order in orders(queries, scores, relevant).items():
-        places = chosen_of(order, labels[queries], count)
-        nearest = neighbours(given, queries[places])
-        for place, rows in zip(places, nearest, strict=True):
-            right = (labels[rows] == labels[queries[place]]).tolist()
-            found.append(Shown(kind, int(queries[place]), float(scores[place]), rows, right))
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    queries, scores, relevant = score_queries(tensors, memory)
+    keys = {"best": -scores, "typical": np.abs(scores - np.median(scores)), "worst": scores}
+    found = []
+    for kind, key in keys.items():
+        order = np.lexsort((queries, -relevant, key))
+        for i in prefer_distinct(order, arrays["labels"][queries], count):
+            query = int(queries[i])
+            neighbors = nearest_neighbors(tensors, query)
+            found.append(RankedQuery(kind, query, float(scores[i]), neighbors))
     return found
 
 
-def scored(given: Mapping[str, Tensor], memory: int) -> tuple[Numbers, Scores, Numbers]:
-    """Number, MAP@R and R of each query that can be answered, by rising number."""
-    options: Any = {name: given[name] for name in ("query", "gallery")}
-    searched = NeighborSearch(
-        given["embeddings"], given["labels"], **options, max_k=1, memory_mib=memory
-    )
-    scores = torch.cat([map_at_r(searched.ranks(block)) for block in searched.blocks])
-    queries, relevant = searched.queries.index, searched.queries.num_positives
+def score_queries(
+    tensors: Mapping[str, Tensor], memory: int
+) -> tuple[Indices, NDArray[np.float64], Indices]:
+    """Return the index, MAP@R and R of each query with a match, in the order of the indices."""
+    options: Any = {name: tensors[name] for name in ("query", "gallery")}
+    embeddings, labels = tensors["embeddings"], tensors["labels"]
+    search = NeighborSearch(embeddings, labels, **options, max_k=1, memory_mib=memory)
+    scores = torch.cat([map_at_r(search.ranks(block)) for block in search.blocks])
+    queries, relevant = search.queries.index, search.queries.num_positives
     order = queries.argsort()
     order = order[relevant[order] > 0]
     return queries[order].numpy(), scores[order].numpy(), relevant[order].numpy()
 
 
-def orders(queries: Numbers, scores: Scores, relevant: Numbers) -> dict[str, Numbers]:
-    """The queries' places by kind: best first, nearest to the median first, worst first."""
-    typical = np.abs(scores - np.median(scores))
-    keys = {"best": -scores, "typical": typical, "worst": scores}
-    return {kind: np.lexsort((queries, -relevant, key)) for kind, key in keys.items()}
-
-
-def chosen_of(order: Numbers, labels: Numbers, count: int) -> Numbers:
-    """The first `count` places in this order, of different classes as long as there are any."""
+def prefer_distinct(order: Indices, labels: Indices, count: int) -> Indices:
+    """Return the first `count` of `order`, of distinct classes as long as there are any."""
     firsts = np.sort(np.unique(labels[order], return_index=True)[1])
     rest = np.setdiff1d(np.arange(len(order)), firsts)
     return order[np.concatenate([firsts, rest])[:count]]
 
 
-def neighbours(given: Mapping[str, Tensor], queries: Sequence[int] | Numbers) -> list[list[int]]:
-    """The nearest of each query in the gallery by cosine, itself left out; of equally near ones
-    those of other classes first, then by number."""
-    unit, labels = l2_normalize(given["embeddings"]), given["labels"].numpy()
-    numbers = np.flatnonzero(given["gallery"].numpy())
-    found = []
-    for query in queries:
-        others = numbers[numbers != query]
-        cosines = np.rint((unit[others] @ unit[query]).numpy() * GRID)
-        order = np.lexsort((others, labels[others] == labels[query], -cosines))
-        found.append(others[order[:NEAREST]].tolist())
-    return found
+def nearest_neighbors(tensors: Mapping[str, Tensor], query: int) -> list[int]:
+    """Return a query's nearest other rows in the gallery; ties are broken against the query."""
+    unit, labels = l2_normalize(tensors["embeddings"]), tensors["labels"].numpy()
+    gallery = np.flatnonzero(tensors["gallery"].numpy())
+    candidates = gallery[gallery != query]
+    cosines = np.rint((unit[candidates] @ unit[query]).numpy() * GRID)
+    order = np.lexsort((candidates, labels[candidates] == labels[query], -cosines))
+    return candidates[order[:NEIGHBORS]].tolist()

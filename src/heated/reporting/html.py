@@ -1,4 +1,4 @@
-"""The HTML templates of the report, the preview and the image search."""
+"""Render the HTML templates of the report, the preview and the image search."""
 
 import re
 
@@ -6,42 +6,42 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 
-def environment() -> Environment:
-    """Templates by their path in the package; a name that nobody gives raises UndefinedError."""
-    made = Environment(
+def template_environment() -> Environment:
+    """Return the templates by path in the package; an undefined name raises UndefinedError."""
+    environment = Environment(
         loader=PackageLoader("heated", "."),
         autoescape=select_autoescape(),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"breakable": breakable, "inlined": inlined, "unbroken": unbroken}
-    return made
+    filters = {"wrap_underscores": wrap_underscores, "inline_svg": inline_svg}
+    environment.filters |= filters | {"keep_numbers_together": keep_numbers_together}
+    return environment
 
 
-def unbroken(text: str) -> str:
-    """Text whose numbers stay in the line of what belongs to them.
+def keep_numbers_together(text: str) -> str:
+    r"""Make the spaces before =, <, % and ± and after = and < non-breaking.
 
-    >>> unbroken("95 % of n = 3") == "95\\u00a0% of n\\u00a0=\\u00a03"
-    True
+    >>> keep_numbers_together("95 % of n = 3").split(" ")
+    ['95\xa0%', 'of', 'n\xa0=\xa03']
     """
     return re.sub(r" (?=[=<%±])|(?<=[=<]) ", "\u00a0", text)
 
 
-def breakable(name: str) -> Markup:
-    """A name that may go on in the next line after each underscore.
+def wrap_underscores(name: str) -> Markup:
+    """Allow a line break after each underscore.
 
-    >>> breakable("Brewer_<Blackbird>")
+    >>> wrap_underscores("Brewer_<Blackbird>")
     Markup('Brewer_<wbr>&lt;Blackbird&gt;')
     """
     return Markup("_<wbr>").join(name.split("_"))
 
 
-def inlined(svg: str, prefix: str) -> Markup:
-    """An SVG file as an element of a page, its names with a prefix so that no two are the same; not
-    escaped, as it was drawn here.
+def inline_svg(svg: str, prefix: str) -> Markup:
+    """Turn an SVG by matplotlib into an unescaped element whose ids begin with the prefix.
 
-    >>> inlined('<?xml version="1.0"?><svg><g id="a"/><use href="#a" fill="url(#a)"/></svg>', "p")
+    >>> inline_svg('<?xml?><svg><g id="a"/><use href="#a" fill="url(#a)"/></svg>', "p")
     Markup('<svg><g id="p-a"/><use href="#p-a" fill="url(#p-a)"/></svg>')
     """
     element = svg[svg.index("<svg") :]

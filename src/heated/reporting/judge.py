@@ -1,9 +1,10 @@
-"""Judge the released numbers by the claims as they are now, without training anything.
+"""Test the current claims on the released numbers, without training anything.
 
-`make judge` resolves claims.yaml, and then rewrites RESULTS.md, the verdicts in results/*.md and
-`claims` in results/*.json by `python -m heated.reporting.judge`.
+`make judge` resolves claims.yaml and runs `python -m heated.reporting.judge`, which rewrites
+RESULTS.md, the replication results in results/*.md, and `claims` in results/*.json.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ from heated.analysis.claims import MetricValues, assess_claims
 from heated.common.cli import run
 from heated.common.io import read_json, write_json, write_text
 from heated.common.paths import resolved
-from heated.reporting.release import join, verdicts
+from heated.reporting.release import claims_markdown, join_results
 
-HEADING, AFTER = "### Verdicts\n\n", "\n\n### How it was made"
+# Earlier releases have the title "Verdicts".
+SECTION = re.compile(
+    r"### (?:Verdicts|Replication results)\n.*?(?=\n\n### How it was made)", re.DOTALL
+)
 
 
-def values(document: Mapping[str, Any]) -> MetricValues:
-    """Every metric by method and seed, from a results file. `accuracy` is that of the training;
-    files written before it was released lack it."""
+def values_by_seed(document: Mapping[str, Any]) -> MetricValues:
+    """Collect every metric by method and seed from a results file; older ones lack `accuracy`."""
     found: dict[str, dict[str, dict[int, float]]] = {}
     for methods in document["studies"].values():
         for method, metrics in methods.items():
@@ -32,23 +35,21 @@ def values(document: Mapping[str, Any]) -> MetricValues:
     return found
 
 
-def judge(results: Path, claims: Mapping[str, Any]) -> None:
-    """Judge each data set in a folder of results anew."""
+def judge_results(results: Path, claims: Mapping[str, Any]) -> None:
+    """Test the claims on each data set in a folder of results, and rewrite its files."""
     for path in sorted(results.glob("*.json")):
         document = read_json(path)
-        judgements = assess_claims(claims, values(document), document["dataset"])
-        write_json(path, document | {"claims": judgements})
-        text = path.with_suffix(".md").read_text(encoding="utf-8")
-        head, _, rest = text.partition(HEADING)
-        _, _, tail = rest.partition(AFTER)
-        section = HEADING + verdicts(judgements) + AFTER
-        write_text(path.with_suffix(".md"), head + section + tail)
+        found = assess_claims(claims, values_by_seed(document), document["dataset"])
+        write_json(path, document | {"claims": found})
+        page = path.with_suffix(".md")
+        before, after = SECTION.split(page.read_text(encoding="utf-8"))
+        write_text(page, before + claims_markdown(found) + after)
 
 
 def main() -> None:
-    """Judge the project's results."""
-    judge(Path("results"), resolved("report.json")["claims"])
-    join(Path("results"), Path("RESULTS.md"))
+    """Test the claims on the project's results."""
+    judge_results(Path("results"), resolved("report.json")["claims"])
+    join_results(Path("results"), Path("RESULTS.md"))
 
 
 if __name__ == "__main__":

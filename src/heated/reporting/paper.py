@@ -1,61 +1,20 @@
-"""The paper's own results, and which runs they may stand beside: only those by its own protocol.
+"""The paper's results, and which runs are comparable to them: only those with its protocol.
 
-Tables of arXiv 1809.04157, in percent: one training each, GoogLeNet, D = 64 where no other is said.
+paper_results.csv has the tables of arXiv 1809.04157, in percent: one GoogLeNet training each.
 """
 
-from collections.abc import Iterator, Mapping
+import csv
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from heated.common.samples import SEEN, UNSEEN
-from heated.reporting.makings import text
+from heated.reporting.provenance import format_value
 
 Options = Mapping[str, Any]
 
-COLUMNS = {
-    "cars196": ("nmi_geometric", "recall_at_1", "recall_at_2", "recall_at_4"),
-    "cub200": ("nmi_geometric", "recall_at_1", "recall_at_2", "recall_at_4"),
-    "sop": ("nmi_geometric", "recall_at_1", "recall_at_10", "recall_at_100"),
-    "in-shop": ("recall_at_1", "recall_at_10", "recall_at_20", "recall_at_30"),
-}
-ROWS = {
-    "cars196": {
-        "sm": (59.52, 60.76, 73.58, 82.50),
-        "ln": (62.40, 68.59, 78.55, 86.18),
-        "bn": (65.81, 71.12, 80.62, 87.82),
-        "hln": (66.87, 71.93, 81.68, 88.34),
-        "hbn": (68.10, 74.70, 83.90, 89.77),
-    },
-    "cub200": {
-        "sm": (57.19, 44.02, 55.86, 68.18),
-        "ln": (59.23, 46.86, 59.79, 71.56),
-        "bn": (59.20, 47.27, 59.67, 71.89),
-        "hln": (60.34, 49.68, 61.85, 73.08),
-        "hbn": (60.75, 50.68, 62.58, 73.82),
-    },
-    "sop": {
-        "sm": (88.66, 63.94, 80.07, 90.28),
-        "ln": (90.11, 69.51, 84.69, 92.97),
-        "bn": (90.45, 71.19, 85.89, 93.75),
-        "hln": (90.39, 70.36, 85.41, 93.70),
-        "hbn": (90.61, 72.04, 86.25, 93.80),
-    },
-    "in-shop": {
-        "sm": (78.6, 93.7, 95.4, 96.3),
-        "ln": (79.6, 94.2, 96.0, 96.8),
-        "bn": (80.7, 94.4, 96.1, 96.9),
-        "hln": (80.5, 94.2, 96.1, 96.7),
-        "hbn": (81.1, 94.2, 95.9, 96.9),
-    },
-}
-# Recall@1 on cars196 by D; where D is 64 the main table has sm, bn and hbn to two places.
-ALPHAS = ("sm", "bn-4", "bn-8", "bn", "bn-32", "bn-64", "hbn")
-BY_DIMENSIONS = {
-    64: (60.8, 67.4, 68.7, 71.1, 69.5, 62.5, 74.0),
-    128: (65.2, 71.6, 71.0, 74.2, 73.0, 66.6, 77.5),
-    256: (67.3, 72.2, 69.7, 78.0, 75.2, 70.1, 80.1),
-}
-
-# --- the protocol: section 4, and the authors' code where the text is silent or differs
+# The protocol of section 4, and of the authors' code where the text is silent or differs.
 PACKING = {
     "size": 256,
     "fit": "squash",
@@ -65,8 +24,8 @@ PACKING = {
     "split": {"name": "source"},
     "validation": None,
 }
-DRAWN = {**PACKING, "size": 28, "colour": "grey", "filter": "bilinear"}  # MNIST: as it comes
-PARTS = {  # images and classes of training, queries and gallery
+MNIST_PACKING = {**PACKING, "size": 28, "colour": "grey", "filter": "bilinear"}  # unchanged
+SPLIT_SIZES = {  # (images, classes) of training, queries and gallery
     "cars196": ((8054, 98), (8131, 98), (8131, 98)),
     "cub200": ((5864, 100), (5924, 100), (5924, 100)),
     "sop": ((59551, 11318), (60502, 11316), (60502, 11316)),
@@ -98,7 +57,7 @@ PRODUCTS = {
     "lr": 0.01,
     "optimiser": {"name": "adam_tf", "eps": 0.01},
 }
-PICTURES = {  # in two dimensions
+TWO_DIM_RECIPE = {  # the figures on MNIST
     **RECIPE,
     "backbone": {"name": "lenet"},
     "weights": "none",
@@ -132,87 +91,67 @@ METHODS: dict[str, Options] = {
     "bn": BN,
     "hln": {**LN, **HEATED},
     "hbn": {**BN, **HEATED},
-    "bn-4": {**BN, "alpha": {"name": "constant", "value": 4.0}},
-    "bn-8": {**BN, "alpha": {"name": "constant", "value": 8.0}},
-    "bn-32": {**BN, "alpha": {"name": "constant", "value": 32.0}},
-    "bn-64": {**BN, "alpha": {"name": "constant", "value": 64.0}},
+    **{f"bn-{a}": {**BN, "alpha": {"name": "constant", "value": float(a)}} for a in (4, 8, 32, 64)},
 }
 
 
-def published(record: Options, dataset: Options, metric: str) -> float | None:
-    """The paper's value, in [0, 1], of a run by its protocol; None where the run departs from it or
-    the paper has no such number.
+def paper_value(record: Options, section: Options, metric: str) -> float | None:
+    """Return the paper's value in [0, 1] for a run, by its settings and not by its method's name.
 
-    record: the run's provenance. dataset: what params.yaml says of its source, packing and
-    evaluation. What a method or a data set is called does not count; what is done does.
+    None if the run departs from the paper's protocol or the paper has no such value. `record` is
+    the run's provenance, `section` the data set's section of the configuration.
     """
-    source = dataset["source"]["name"]
-    if source not in ROWS or [*in_data(record, dataset), *in_training(record, dataset)]:
-        return None
-    if metric.startswith("nmi") and dataset["evaluation"]["kmeans"] != its_kmeans(source):
+    source, clusters = section["source"]["name"], metric.startswith("nmi")
+    if source not in RECIPES or departures(record, section, clusters=clusters):
         return None
     params = record["params"]
-    methods = (name for name, options in METHODS.items() if not [*others(params, options)])
-    percent = printed(source, next(methods, None), params["embedding_dim"], metric)
-    return None if percent is None else percent / 100
+    matching = (name for name, options in METHODS.items() if not mismatches(params, options))
+    key = source, params["embedding_dim"], next(matching, "")
+    percent = load_paper_results().get(key, {}).get(metric)
+    return float(percent) / 100 if percent else None
 
 
-def printed(source: str, method: str | None, dimensions: int, metric: str) -> float | None:
-    """The number in the paper's tables, in percent."""
-    if dimensions == 64 and method in ROWS[source] and metric in COLUMNS[source]:
-        return ROWS[source][method][COLUMNS[source].index(metric)]
-    if (source, metric) != ("cars196", "recall_at_1") or method not in ALPHAS:
-        return None
-    row = BY_DIMENSIONS.get(dimensions)
-    return None if row is None else row[ALPHAS.index(method)]
+@cache
+def load_paper_results() -> dict[tuple[str, int, str], dict[str, str]]:
+    """Load the paper's tables by data set, embedding dimension and method."""
+    path = Path(__file__).with_name("paper_results.csv")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {(row.pop("dataset"), int(row.pop("dim")), row.pop("method")): row for row in rows}
 
 
-def departures(record: Options, dataset: Options) -> list[str]:
-    """Where a run departs from the paper's protocol, the method apart: what it has, and what the
-    paper has, of a data set that is not the paper's by the recipe for cars196 and cub200, or for
-    MNIST's pictures where there are two dimensions."""
-    kmeans, expected = dataset["evaluation"]["kmeans"], its_kmeans(dataset["source"]["name"])
-    told = [*in_data(record, dataset), *in_training(record, dataset)]
-    if kmeans != expected:
-        told.append(f"clusters by {text(kmeans)} instead of {text(expected)}")
-    return told
+def departures(record: Options, section: Options, *, clusters: bool = True) -> list[str]:
+    """List where a run departs from the paper's protocol, apart from its method.
 
-
-def in_data(record: Options, dataset: Options) -> Iterator[str]:
-    """Where images and classes are not the paper's."""
-    split, source = record["split"], dataset["source"]["name"]
-    kinds = (DRAWN, ["mnist"], SEEN) if is_flat(record) else (PACKING, ROWS, UNSEEN)
-    packing, sources, tested = kinds
-    if split["tested"] != tested:
-        yield f"tested on {split['tested']}"
+    Data sets that the paper does not use are compared with its recipe for cars196 and cub200, or
+    with its figures on MNIST if the embeddings have two dimensions. `clusters` includes k-means.
+    """
+    params, split, source = record["params"], record["split"], section["source"]["name"]
+    kinds: tuple[Options, list[str], str, Options] = (PACKING, [*RECIPES], UNSEEN, RECIPE)
+    if params.get("embedding_dim") == 2:
+        kinds = (MNIST_PACKING, ["mnist"], SEEN, TWO_DIM_RECIPE)
+    packing, sources, tested, recipe = kinds
+    found = [] if split["tested"] == tested else [f"tested on {split['tested']}"]
     sides = (split[side] for side in ("train", "query", "gallery"))
     if source not in sources:
-        yield f"data {text(dataset['source'])} instead of {', '.join(sources)}"
-    elif tuple((side["images"], side["classes"]) for side in sides) != PARTS[source]:
-        yield "other numbers of images or classes"
-    yield from others(dataset["packing"], packing)
+        found.append(f"data {format_value(section['source'])} instead of {', '.join(sources)}")
+    elif tuple((side["images"], side["classes"]) for side in sides) != SPLIT_SIZES[source]:
+        found.append("different numbers of images or classes")
+    found += mismatches(section["packing"], packing)
+    found += mismatches(params, RECIPES.get(source, recipe))
+    # The authors evaluate Stanford Online Products with their --fast_kmeans.
+    expected = {"name": "scikit-learn", "restarts": 1 if source == "sop" else 10}
+    kmeans = section["evaluation"]["kmeans"]
+    if clusters and kmeans != expected:
+        found.append(f"clusters by {format_value(kmeans)} instead of {format_value(expected)}")
+    return found
 
 
-def in_training(record: Options, dataset: Options) -> Iterator[str]:
-    """Where the recipe is not the paper's."""
-    usual = PICTURES if is_flat(record) else RECIPE
-    yield from others(record["params"], RECIPES.get(dataset["source"]["name"], usual))
-
-
-def is_flat(record: Options) -> bool:
-    """Whether a run is for pictures, in two dimensions."""
-    return bool(record["params"].get("embedding_dim") == 2)
-
-
-def others(came: Options, expected: Options) -> Iterator[str]:
-    """Each parameter that is not as expected."""
-    for key, value in expected.items():
-        if key not in came:
-            yield f"{key} unknown instead of {text(value)}"
-        elif came[key] != value:
-            yield f"{key} {text(came[key])} instead of {text(value)}"
-
-
-def its_kmeans(source: str) -> Options:
-    """How the authors find clusters; on Stanford Online Products by their --fast_kmeans."""
-    return {"name": "scikit-learn", "restarts": 1 if source == "sop" else 10}
+def mismatches(values: Options, expected: Options) -> list[str]:
+    """List each expected parameter that is missing or has another value."""
+    return [
+        f"{key} {format_value(values[key]) if key in values else 'unknown'} "
+        f"instead of {format_value(value)}"
+        for key, value in expected.items()
+        if key not in values or values[key] != value
+    ]

@@ -1,128 +1,112 @@
-"""Draw alpha, temperature and learning rate of every method, before any training.
+"""Draw alpha, temperature and learning rate of every method before any training.
 
 `python -m heated.reporting.preview` reads the resolved settings, which `python -m stages.resolve`
 writes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 from markupsafe import Markup
 from matplotlib import style
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure
 
 from heated.common.cli import run
 from heated.common.io import write_text
 from heated.common.paths import resolved
-from heated.reporting.figures.base import STYLE, canvas, svg, ticks_at
-from heated.reporting.html import environment
+from heated.reporting.figures.base import STYLE, WIDTH, DescribedFigure, set_ticks, svg_text
+from heated.reporting.html import template_environment
 from heated.training.schedules import SCHEDULES, values
 
-PAGE = Path("preview.html")  # git ignores it; report/ is one output of the pipeline, whole
+PAGE = Path("preview.html")  # ignored by git; report/ is written as a whole by the pipeline
 COLORS = {"alpha": "C2", "temperature": "C1", "lr": "C0"}
-Schedules = dict[str, list[float]]  # COLORS' keys, a value an epoch
-Rows = dict[str, Schedules]  # by the names of the methods that share them
+Schedules = dict[str, list[float]]  # values by epoch, with the keys of COLORS
+ScheduleRows = dict[str, Schedules]  # by the names of the methods that share them
 
 
-def scheduled(settings: Mapping[str, Any]) -> Schedules:
-    """Alpha, temperature and learning rate in each epoch, from what params.yaml says of a data
-    set's training and of a method; without the first two where no schedule sets them."""
-
-    def by_epoch(choice: Mapping[str, Any]) -> list[float]:
-        options = {key: value for key, value in choice.items() if key != "name"}
-        return values(choice["name"], options, epochs=settings["epochs"])
-
-    lr = {"lr": [settings["lr"] * factor for factor in by_epoch(settings["lr_factor"])]}
-    if settings.get("alpha", {"name": None})["name"] not in SCHEDULES:
+def evaluate_schedules(settings: Mapping[str, Any]) -> Schedules:
+    """Return learning rate, and alpha and temperature if alpha has a schedule, by epoch."""
+    by_epoch = {}
+    for key in ("lr_factor", "alpha"):
+        options = dict(settings.get(key, {"name": None}))
+        if (name := options.pop("name")) in SCHEDULES:
+            by_epoch[key] = values(name, options, epochs=settings["epochs"])
+    lr = {"lr": [settings["lr"] * factor for factor in by_epoch["lr_factor"]]}
+    if "alpha" not in by_epoch:
         return lr
-    alphas = by_epoch(settings["alpha"])
+    alphas = by_epoch["alpha"]
     return {"alpha": alphas, "temperature": [1 / alpha for alpha in alphas], **lr}
 
 
-def planned(grids: Mapping[str, Any]) -> dict[str, dict[str, Rows]]:
-    """Return by data set and study the schedules of all methods that are to be trained."""
-    found: dict[str, dict[str, Rows]] = {}
-    for study, grid in grids.items():
-        for dataset in grid["datasets"]:
-            each = {
-                method: scheduled(resolved(f"runs/{dataset}/{method}.json")["settings"])
-                for method in grid["methods"]
-            }
-            found.setdefault(dataset, {})[study] = shared(each)
-    return found
+def merge_equal(schedules: Mapping[str, Schedules]) -> ScheduleRows:
+    """Merge methods with equal schedules, in order of first appearance.
 
-
-def shared(schedules: Mapping[str, Schedules]) -> Rows:
-    """Methods of equal schedules together, in the order they come up.
-
-    >>> shared({"ln": {"alpha": [16.0]}, "ln-4": {"alpha": [4.0]}, "bn": {"alpha": [16.0]}})
+    >>> merge_equal({"ln": {"alpha": [16.0]}, "ln-4": {"alpha": [4.0]}, "bn": {"alpha": [16.0]}})
     {'ln, bn': {'alpha': [16.0]}, 'ln-4': {'alpha': [4.0]}}
     """
     names: dict[str, list[str]] = {}
     for name, each in schedules.items():
         names.setdefault(repr(each), []).append(name)
-    return {", ".join(alike): schedules[alike[0]] for alike in names.values()}
+    return {", ".join(equal): schedules[equal[0]] for equal in names.values()}
 
 
-def told(row: Sequence[float]) -> str:
-    """A schedule's ends: one value where it never changes.
+def describe_schedule(schedules: Schedules, quantity: str) -> str:
+    """Format the first and last value of a quantity, one value if it is constant.
 
-    >>> told([16, 16]), told([16, 4])
-    ('16', '16 → 4')
+    >>> describe_schedule({"alpha": [16, 4]}, "alpha"), describe_schedule({"lr": [1, 1]}, "lr")
+    ('alpha 16 → 4', 'lr 1')
     """
-    ends = [row[0]] if len(set(row)) == 1 else [row[0], row[-1]]
-    return " → ".join(f"{value:g}" for value in ends)
+    row = schedules[quantity]
+    ends = row[:1] if len(set(row)) == 1 else [row[0], row[-1]]
+    return f"{quantity} " + " → ".join(f"{value:g}" for value in ends)
 
 
-def described(rows: Rows) -> str:
-    """All schedules' ends in words."""
-    texts = [
-        f"{names}: " + ", ".join(f"{key} {told(row[key])}" for key in COLORS if key in row)
-        for names, row in rows.items()
-    ]
-    return "; ".join(texts) + "."
-
-
-def drawn(rows: Rows) -> Canvas:
-    """A row for each schedule, a column a quantity, of one scale."""
-    sheet = canvas(0.4 + 1.45 * len(rows))
-    panels = sheet.subplots(len(rows), len(COLORS), sharex=True, sharey="col", squeeze=False)
+def draw_schedules(rows: ScheduleRows) -> DescribedFigure:
+    """Draw one row per schedule and one column per quantity, with a common scale."""
+    figure, sentences = Figure(figsize=(WIDTH, 0.4 + 1.45 * len(rows))), []
+    panels = figure.subplots(len(rows), len(COLORS), sharex=True, sharey="col", squeeze=False)
     for row, (names, schedules) in zip(panels, rows.items(), strict=True):
         row[0].set_title(fill(names, 70) + "\n", loc="left", weight="bold")
+        texts = {key: describe_schedule(schedules, key) for key in COLORS if key in schedules}
+        sentences.append(f"{names}: {', '.join(texts.values())}")
         for axes, (quantity, color) in zip(row, COLORS.items(), strict=True):
-            if quantity not in schedules:
-                axes.set_title(f"{quantity}: no schedule", loc="right")
-                continue
-            heights = schedules[quantity]
-            axes.stairs(heights, baseline=None, color=color, linewidth=2.5)
-            axes.set_title(f"{quantity} {told(heights)}", loc="right")
+            axes.set_title(texts.get(quantity, f"{quantity}: no schedule"), loc="right")
+            if quantity in schedules:
+                axes.stairs(schedules[quantity], baseline=None, color=color, linewidth=2.5)
     for top, bottom, quantity in zip(panels[0], panels[-1], COLORS, strict=True):
-        shown = [row[quantity] for row in rows.values() if quantity in row]
+        curves = [row[quantity] for row in rows.values() if quantity in row]
         top.set_yscale("log", base=2)
-        ticks_at(top.yaxis, sorted({each[i] for each in shown for i in (0, -1)}))
+        set_ticks(top.yaxis, sorted({curve[i] for curve in curves for i in (0, -1)}))
         bottom.set_xlabel("epoch")
-    return sheet
+    return f"{'; '.join(sentences)}.", figure
 
 
 @style.context(STYLE)
-def preview(grids: Mapping[str, Any]) -> str:
-    """Return HTML with a figure for each data set and study."""
+def render_preview(grids: Mapping[str, Any]) -> str:
+    """Render the page with a figure for each data set and study."""
+    datasets = dict.fromkeys(dataset for grid in grids.values() for dataset in grid["datasets"])
     sections = []
-    for dataset, studies in planned(grids).items():
-        for study, rows in studies.items():
-            text = svg(drawn(rows), "Schedules")
-            image = Markup(text[text.index("<svg") :])  # made by matplotlib, so no escaping
-            section = {"dataset": dataset, "study": study, "svg": image}
-            sections.append({**section, "description": described(rows)})
-    template = environment().get_template("reporting/templates/preview.html")
+    for dataset in datasets:
+        for study, grid in grids.items():
+            if dataset not in grid["datasets"]:
+                continue
+            paths = {method: f"runs/{dataset}/{method}.json" for method in grid["methods"]}
+            settings = {method: resolved(path)["settings"] for method, path in paths.items()}
+            rows = merge_equal({m: evaluate_schedules(each) for m, each in settings.items()})
+            description, figure = draw_schedules(rows)
+            svg = svg_text(figure, "Schedules")
+            section = {"dataset": dataset, "study": study, "description": description}
+            # SVG by matplotlib needs no escaping.
+            sections.append({**section, "svg": Markup(svg[svg.index("<svg") :])})
+    template = template_environment().get_template("reporting/templates/preview.html")
     return template.render(sections=sections)
 
 
 def main() -> None:
     """Write the page, and print its address."""
-    write_text(PAGE, preview(resolved("report.json")["grids"]))
+    write_text(PAGE, render_preview(resolved("report.json")["grids"]))
     print(f"{PAGE.resolve().as_uri()}")
 
 

@@ -1,4 +1,4 @@
-"""The files in the runs' folders, read for the report."""
+"""Read the files that the stages wrote for each run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,30 +8,29 @@ from typing import Any
 from heated.common.history import Row, read_history
 from heated.common.io import read_json, required
 
-HEADLINE = ("recall_at_1", "map_at_r", "nmi_geometric")  # what dvc metrics shows
+HEADLINE_METRICS = ("recall_at_1", "map_at_r", "nmi_geometric")  # shown by `dvc metrics`
+Studies = Mapping[str, Sequence[str]]  # methods by study, `run` among them
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run: `metrics` {name: summary}, `history` {seed: rows}, `record` its provenance, `tuned`
-    how a competitor's settings were chosen, else empty; its other files are in `folder`."""
+    """The results of one method on one data set."""
 
     dataset: str
     method: str
-    folder: Path
-    metrics: dict[str, Any]
-    history: dict[int, list[Row]]
-    record: dict[str, Any]
-    tuned: dict[str, Any] = field(default_factory=dict)
+    folder: Path  # with models and embeddings
+    metrics: dict[str, Any]  # summary over the seeds, by metric
+    history: dict[int, list[Row]]  # one row per epoch, by seed
+    record: dict[str, Any]  # the run's provenance
+    tuned: dict[str, Any] = field(default_factory=dict)  # how a competitor's settings were chosen
 
     @property
     def params(self) -> dict[str, Any]:
         """The settings of the training."""
         return self.record["params"]
 
-    def values(self) -> dict[str, dict[int, float]]:
-        """Every metric's value by seed, and `accuracy`: that of the last epoch of training, which a
-        loss that names no class has not."""
+    def values_by_seed(self) -> dict[str, dict[int, float]]:
+        """Return each metric by seed, and the training `accuracy` of the last epoch if any."""
         ends = {seed: rows[-1] for seed, rows in self.history.items() if rows}
         last = {seed: row["accuracy"] for seed, row in ends.items() if "accuracy" in row}
         return ({"accuracy": last} if last else {}) | {
@@ -40,7 +39,7 @@ class Result:
         }
 
     def curve(self, column: str) -> tuple[list[int], list[float]]:
-        """Epochs, and the column's mean over the seeds in each; epochs without it are left out."""
+        """Return the epochs that have the column, and its mean over the seeds in each."""
         values: dict[int, list[float]] = {}
         for rows in self.history.values():
             for row in rows:
@@ -48,16 +47,15 @@ class Result:
                     values.setdefault(int(row["epoch"]), []).append(row[column])
         return list(values), [sum(seeds) / len(seeds) for seeds in values.values()]
 
-    def heated_at(self) -> int | None:
-        """The first epoch whose alpha is below that of the epoch before it; None if none is."""
+    def heating_epoch(self) -> int | None:
+        """Return the first epoch with a smaller alpha than the epoch before, None if none has."""
         epochs, alphas = self.curve("alpha")
         pairs = zip(epochs[1:], alphas, alphas[1:], strict=False)
         return next((epoch for epoch, before, alpha in pairs if alpha < before), None)
 
 
 def read_results(runs: Path, dataset: str, methods: Sequence[str]) -> list[Result]:
-    """The configured runs of a data set, in the order of the methods; FileNotFoundError names the
-    stage that makes a missing file."""
+    """Read the runs of a data set, in the order of the methods."""
     found = []
     for folder in (runs / dataset / method for method in methods):
         metrics = read_json(required(folder / "metrics.json", "evaluate"))
@@ -68,29 +66,35 @@ def read_results(runs: Path, dataset: str, methods: Sequence[str]) -> list[Resul
     return found
 
 
+def select_studies(results: Sequence[Result], studies: Studies, *names: str) -> list[Result]:
+    """Return the runs of the named studies, in the order of `results`."""
+    methods = {method for name in names for method in studies.get(name, ())}
+    return [result for result in results if result.method in methods]
+
+
 def half_width(summary: Mapping[str, Any]) -> float | None:
-    """Half the width of a metric's interval; None where one seed has no interval."""
+    """Return half the width of a metric's interval, None for a single seed."""
     interval = summary["interval"]
     return None if interval is None else (interval[1] - interval[0]) / 2
 
 
-def headlines(results: Sequence[Result]) -> dict[str, dict[str, float]]:
-    """{method: {metric: mean}} of the few metrics that are compared at a glance."""
+def headline_means(results: Sequence[Result]) -> dict[str, dict[str, float]]:
+    """Return the means of the headline metrics, by method and metric."""
     return {
-        r.method: {name: r.metrics[name]["mean"] for name in HEADLINE if name in r.metrics}
+        r.method: {name: r.metrics[name]["mean"] for name in HEADLINE_METRICS if name in r.metrics}
         for r in results
     }
 
 
 def curve_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """A row for each method and epoch of the seeds' mean history, for dvc plots."""
+    """Return one row per method and epoch with means over the seeds, for `dvc plots`."""
     found = []
     for result in results:
-        rows: dict[int, dict[str, Any]] = {}
+        rows: dict[int, dict[str, float]] = {}
         names = (name for each in result.history.values() for row in each for name in row)
         for column in dict.fromkeys(names):
             for epoch, value in zip(*result.curve(column), strict=True):
-                row = {"dataset": result.dataset, "method": result.method}
-                rows.setdefault(epoch, row)[column] = value
-        found += [{**rows[epoch], "epoch": epoch} for epoch in sorted(rows)]
+                rows.setdefault(epoch, {})[column] = value
+        head = {"dataset": result.dataset, "method": result.method}
+        found += [{**head, **rows[epoch], "epoch": epoch} for epoch in sorted(rows)]
     return found

@@ -1,35 +1,36 @@
-"""Tables of methods, a study a table: mean and 95 % interval in percent, n seeds; as Markdown, CSV
-and LaTeX."""
+"""Tables of each study's methods as Markdown, CSV and LaTeX, and of the training costs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
-from heated.reporting.paper import published
-from heated.reporting.results import Result, half_width
+from heated.reporting.paper import paper_value
+from heated.reporting.provenance import format_value
+from heated.reporting.results import Result, Studies, half_width
 
-TITLES = {
+METRIC_TITLES = {
     "map_at_r": "MAP@R",
     "r_precision": "R-precision",
     "nmi_geometric": "NMI, geometric",
     "nmi_arithmetic": "NMI, arithmetic",
     "ami": "AMI",
     "f1": "F1",
-    "compactness": "compactness ↓",
-    "spread": "spread",
+    "compactness": "intra-class variance ↓",
+    "spread": "inter-class distance",
 }
-STUDIES = {
+STUDY_TITLES = {
     "run": "Main table",
     "alphas": "Constant alphas",
-    "dimensions": "Alpha by the embedding's dimensions",
-    "timing": "From which alpha to which, and when",
+    "dimensions": "Constant alphas by embedding dimension",
+    "timing": "Start, end and time of heating",
     "shapes": "Smooth schedules",
-    "planes": "Two dimensions",
-    "competitors": "Competitors, on equal terms",
+    "planes": "Embeddings in two dimensions",
+    "competitors": "Competitors under equal conditions",
 }
-LOWER = ("compactness",)  # is better
-NEITHER = ("spread",)
-LATEX = str.maketrans(
+LOWER_IS_BETTER = ("compactness",)
+UNRANKED = ("spread",)  # neither higher nor lower is better
+LATEX_ESCAPES = str.maketrans(
     {
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
@@ -43,173 +44,213 @@ LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Cell:
-    """A metric of a method: shares in [0, 1]; `half` is half the interval's width, None for a
-    single seed; `paper` is the paper's own number, where the run is by its protocol."""
+    """A metric of a method, in [0, 1]."""
 
     mean: float
-    half: float | None
+    half_width: float | None  # of the 95 % interval; None for a single seed
     best: bool
-    paper: float | None
-
-    def __str__(self) -> str:
-        return in_percent(self.mean, self.half)
+    paper: float | None  # the paper's value if the run follows its protocol
 
 
 @dataclass(frozen=True)
-class Row:
-    """A method, its n, and its cells by metric."""
+class TableRow:
+    """A method, its number of seeds, and its cells by metric."""
 
     method: str
     n: int
     cells: dict[str, Cell]
 
     def texts(self) -> list[str]:
-        """The method, its n, its cells."""
-        return [self.method, str(self.n), *map(str, self.cells.values())]
+        """Format the row, values in percent."""
+        cells = (format_percent(cell.mean, cell.half_width) for cell in self.cells.values())
+        return [self.method, str(self.n), *cells]
 
 
 @dataclass(frozen=True)
-class Table:
-    """A study's methods on one data set; `metrics` are its columns, with their titles."""
+class StudyTable:
+    """The methods of a study on one data set; `metrics` maps the columns to their titles."""
 
     study: str
+    title: str
     metrics: dict[str, str]
-    rows: list[Row]
-
-    @property
-    def title(self) -> str:
-        """The study in words."""
-        return STUDIES.get(self.study, self.study)
+    rows: list[TableRow]
 
     def markdown(self) -> str:
-        """The table in Markdown."""
+        """Format the table in Markdown."""
         heading = ["method", "n", *self.metrics.values()]
-        return in_markdown(heading, [row.texts() for row in self.rows])
+        return markdown_table(heading, [row.texts() for row in self.rows])
 
 
-def percent(share: float) -> str:
-    """A share in percent, to two places."""
-    return f"{100 * share:.2f}"
+def format_percent(share: float, half_width: float | None = None) -> str:
+    """Format a value in [0, 1] in percent, with half the width of its interval if it has one.
 
-
-def in_percent(mean: float, half: float | None) -> str:
-    """A mean and half its interval's width; the mean alone for a single seed.
-
-    >>> in_percent(0.7912, 0.01), in_percent(0.7912, None)
+    >>> format_percent(0.7912, 0.01), format_percent(0.7912)
     ('79.12 ± 1.00', '79.12')
     """
-    return percent(mean) + ("" if half is None else f" ± {percent(half)}")
+    return f"{100 * share:.2f}" + ("" if half_width is None else f" ± {100 * half_width:.2f}")
 
 
-def title(metric: str, summary: Mapping[str, Any] | None = None) -> str:
-    """A metric's heading, with the engine that gave its numbers.
+def metric_title(metric: str, summary: Mapping[str, Any] | None = None) -> str:
+    """Return a metric's title, with the k-means implementation if the summary names one.
 
-    >>> title("recall_at_10"), title("f1", {"engine": "lloyd"})
+    >>> metric_title("recall_at_10"), metric_title("f1", {"engine": "lloyd"})
     ('R@10', 'F1 (lloyd)')
     """
-    name = TITLES.get(metric, metric.replace("recall_at_", "R@"))
+    name = METRIC_TITLES.get(metric, metric.replace("recall_at_", "R@"))
     return f"{name} ({summary['engine']})" if summary and "engine" in summary else name
 
 
-def tables(
-    results: Sequence[Result], studies: Mapping[str, Sequence[str]], section: Mapping[str, Any]
-) -> list[Table]:
-    """A table for each study, of its methods in their order. section: what params.yaml says of the
-    data set, for the paper's numbers."""
-    found = {result.method: result for result in results}
-    return [
-        table(study, [found[method] for method in methods], section)
-        for study, methods in studies.items()
-    ]
+def study_tables(
+    results: Sequence[Result], studies: Studies, section: Mapping[str, Any]
+) -> list[StudyTable]:
+    """Make one table per study without auxiliary metrics, and mark the best of several methods."""
+    by_method, tables = {result.method: result for result in results}, []
+    for study, methods in studies.items():
+        runs = [by_method[method] for method in methods]
+        first, best = runs[0].metrics, {}
+        names = [name for name in first if "kmeans" not in name and name != "without_match"]
+        for name in names:
+            if name not in UNRANKED and len(runs) > 1:
+                means = [run.metrics[name]["mean"] for run in runs]
+                best[name] = min(means) if name in LOWER_IS_BETTER else max(means)
+        rows = []
+        for run in runs:
+            cells = {}
+            for name in names:
+                mean, paper = run.metrics[name]["mean"], paper_value(run.record, section, name)
+                width = half_width(run.metrics[name])
+                cells[name] = Cell(mean, width, mean == best.get(name), paper)
+            rows.append(TableRow(run.method, len(run.history), cells))
+        titles = {name: metric_title(name, first[name]) for name in names}
+        tables.append(StudyTable(study, STUDY_TITLES.get(study, study), titles, rows))
+    return tables
 
 
-def table(study: str, results: Sequence[Result], section: Mapping[str, Any]) -> Table:
-    """The results' metrics; what metrics rest on is left out. The best mean of each is marked."""
-    first = results[0].metrics
-    metrics = [name for name in first if "kmeans" not in name and name != "without_match"]
-    best = {metric: most(metric, results) for metric in metrics}
-    rows = []
-    for result in results:
-        cells = {}
-        for metric in metrics:
-            summary, paper = result.metrics[metric], published(result.record, section, metric)
-            mean = summary["mean"]
-            cells[metric] = Cell(mean, half_width(summary), mean == best[metric], paper)
-        rows.append(Row(result.method, len(result.history), cells))
-    return Table(study, {metric: title(metric, first[metric]) for metric in metrics}, rows)
-
-
-def most(metric: str, results: Sequence[Result]) -> float | None:
-    """The best mean of a metric; None where more is neither better nor worse, or of one method."""
-    means = [result.metrics[metric]["mean"] for result in results]
-    if metric in NEITHER or len(means) < 2:
-        return None
-    return min(means) if metric in LOWER else max(means)
-
-
-def markdown(dataset: str, told: str, tables: Sequence[Table]) -> str:
-    """The tables in Markdown, under the data set's name and what is told of them."""
-    parts = [f"## {dataset}\n\n{told}\n"]
-    for each in tables:
-        heading = "" if each.study == "run" else f"### {each.title}\n\n"
-        parts.append(f"{heading}{each.markdown()}\n")
+def tables_markdown(dataset: str, caption: str, tables: Sequence[StudyTable]) -> str:
+    """Format a data set's tables in Markdown, below its name and the caption."""
+    parts = [f"## {dataset}\n\n{caption}\n"]
+    for table in tables:
+        heading = "" if table.study == "run" else f"### {table.title}\n\n"
+        parts.append(f"{heading}{table.markdown()}\n")
     return "\n".join(parts)
 
 
-def in_markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; columns of numbers, or of nothing, stand at the right.
+def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a table in Markdown; columns of numbers are aligned at the right.
 
-    >>> print(in_markdown(["method", "n"], [["bn", "3"]]))
+    >>> print(markdown_table(["method", "n"], [["bn", "3"]]))
     | method | n |
     | --- | ---: |
     | bn | 3 |
     """
     columns = zip(*rows, strict=True) if rows else [()] * len(heading)
-    right = [all(not text or text[0] in "+−<0123456789" for text in each) for each in columns]
+    right = [all(not text or text[0] in "+−<[0123456789" for text in each) for each in columns]
     lines = [heading, ["---:" if each else "---" for each in right], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def csv_rows(results: Sequence[Result], tables: Sequence[Table]) -> list[dict[str, Any]]:
-    """A row a study and method, unrounded: of each metric the mean, and where there are several
-    seeds deviation and interval, and the paper's number where it may stand beside."""
-    found, rows = {result.method: result for result in results}, []
-    for each in tables:
-        for row in each.rows:
-            line: dict[str, Any] = {"study": each.study, "method": row.method, "n": row.n}
-            for metric, cell in row.cells.items():
-                summary = found[row.method].metrics[metric]
-                line[metric] = summary["mean"]
+def csv_rows(results: Sequence[Result], tables: Sequence[StudyTable]) -> list[dict[str, Any]]:
+    """Return one row per study and method: unrounded means, deviations, intervals, paper values."""
+    metrics, rows = {result.method: result.metrics for result in results}, []
+    for table in tables:
+        for row in table.rows:
+            line: dict[str, Any] = {"study": table.study, "method": row.method, "n": row.n}
+            for name, cell in row.cells.items():
+                summary = metrics[row.method][name]
+                line[name] = summary["mean"]
                 if summary["interval"] is not None:
-                    line[f"{metric}_std"] = summary["std"]
-                    line[f"{metric}_low"], line[f"{metric}_high"] = summary["interval"]
+                    line[f"{name}_std"] = summary["std"]
+                    line[f"{name}_low"], line[f"{name}_high"] = summary["interval"]
                 if cell.paper is not None:
-                    line[f"{metric}_paper"] = cell.paper
+                    line[f"{name}_paper"] = cell.paper
             rows.append(line)
     return rows
 
 
-def latex(tables: Sequence[Table]) -> str:
-    r"""One tabular for booktabs, a block a study, the best means bold; goes into a document by
-    \input."""
-    metrics = tables[0].metrics
+def latex_tabular(tables: Sequence[StudyTable]) -> str:
+    r"""Format the tables as one tabular with a block per study, best means bold, for `\input`."""
+    titles = [title.translate(LATEX_ESCAPES) for title in tables[0].metrics.values()]
     lines = [
         r"% needs \usepackage{booktabs}",
-        f"\\begin{{tabular}}{{l{'r' * (len(metrics) + 1)}}}",
+        f"\\begin{{tabular}}{{l{'r' * (len(titles) + 1)}}}",
         r"\toprule",
-        latex_line(["method", "n", *(name.translate(LATEX) for name in metrics.values())]),
+        " & ".join(["method", "n", *titles]) + r" \\",
     ]
-    for each in tables:
-        study = f"\\emph{{{each.title.translate(LATEX)}}}"
-        lines += [r"\midrule", latex_line([f"\\multicolumn{{{len(metrics) + 2}}}{{l}}{{{study}}}"])]
-        for row in each.rows:
-            texts = [text.translate(LATEX) for text in row.texts()]
-            best = [False, False, *(row.cells[metric].best for metric in metrics)]
-            pairs = zip(texts, best, strict=True)
-            lines.append(latex_line([f"\\textbf{{{t}}}" if bold else t for t, bold in pairs]))
+    for table in tables:
+        study = f"\\emph{{{table.title.translate(LATEX_ESCAPES)}}}"
+        lines += [r"\midrule", f"\\multicolumn{{{len(titles) + 2}}}{{l}}{{{study}}} \\\\"]
+        for row in table.rows:
+            texts = [text.translate(LATEX_ESCAPES) for text in row.texts()]
+            bold = [False, False, *(cell.best for cell in row.cells.values())]
+            cells = [f"\\textbf{{{t}}}" if b else t for t, b in zip(texts, bold, strict=True)]
+            lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def latex_line(cells: Sequence[str]) -> str:
-    """A line of a tabular."""
-    return f"{' & '.join(cells)} \\\\"
+@dataclass(frozen=True)
+class CostTable:
+    """Training costs as text: one row per method, by column, and a note on how to read them."""
+
+    note: str
+    rows: list[dict[str, str]]
+
+    def markdown(self) -> str:
+        """Format the table as a section in Markdown."""
+        table = markdown_table([*self.rows[0]], [[*row.values()] for row in self.rows])
+        return f"### Training costs of the competitors\n\n{self.note}\n\n{table}"
+
+
+def cost_table(results: Sequence[Result]) -> CostTable:
+    """Tabulate the costs of the competitors' trainings: medians over the seeds, maximum memory.
+
+    "not finite" counts the grid points without a finite loss.
+    """
+    rows = []
+    for result in results:
+        seeds, tuned = [*result.record["seeds"].values()], result.tuned
+        recall = result.metrics["recall_at_1"]
+        scores = [each[tuned["metric"]] for each in tuned["tried"]]
+        points = [each["point"] for each in tuned["tried"]]
+        row = {
+            "method": result.method,
+            "n": str(len(seeds)),
+            "R@1": format_percent(recall["mean"], half_width(recall)),
+            "images seen": str(int(median(each["images_seen"] for each in seeds))),
+            "seconds": f"{median_seconds(result):.0f}",
+            "MiB": str(max(each["peak_mib"] for each in seeds)),
+            "chosen": describe_point(tuned["chosen"], points),
+            "tried": str(tuned["trainings"]),
+            "not finite": str(scores.count(None)),
+            "validation R@1": format_percent(max(score for score in scores if score is not None)),
+        }
+        rows.append(row)
+    tried = " or ".join(map(str, sorted({result.tuned["trainings"] for result in results})))
+    tested = " and ".join(sorted({result.tuned["tested"] for result in results}))
+    note = (
+        f"The settings of each method were chosen among {tried} by Recall@1 on {tested}. Each was "
+        "trained once, without the test classes. Settings that all methods share (epochs, "
+        "batches, augmentation) were not searched here: the data set's section in datasets.yaml "
+        "names their source. Seconds and memory depend on this hardware and on its other load."
+    )
+    return CostTable(note, rows)
+
+
+def median_seconds(result: Result) -> float:
+    """Return the median duration of a training over the seeds, in seconds."""
+    return float(median(seed["seconds"] for seed in result.record["seeds"].values()))
+
+
+def describe_point(point: Mapping[str, Any], tried: Sequence[Mapping[str, Any]]) -> str:
+    """Describe a grid point, and mark values at an end of more than two: a better one may exist.
+
+    >>> tried = [{"lr": 0.01, "scale": 8}, {"lr": 0.05, "scale": 16}, {"lr": 0.25, "scale": 16}]
+    >>> [describe_point({"lr": lr, "scale": 16}, tried) for lr in (0.25, 0.05)]
+    ['lr 0.25 (largest tried), scale 16', 'lr 0.05, scale 16']
+    """
+    texts = []
+    for key, value in point.items():
+        values = {each[key] for each in tried if key in each}
+        ends = {min(values): " (smallest tried)", max(values): " (largest tried)"}
+        end = ends.get(value, "") if len(values) > 2 else ""
+        texts.append(f"{key} {format_value(value)}{end}")
+    return ", ".join(texts)

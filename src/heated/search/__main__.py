@@ -14,7 +14,7 @@ from heated.common.errors import InputError
 from heated.common.io import write_text
 from heated.preprocessing.decoding import DamagedImage, decode
 from heated.reporting.gallery import THUMBNAIL, data_uri
-from heated.reporting.html import environment
+from heated.reporting.html import template_environment
 from heated.search.images import Image, list_images, read_images
 from heated.search.index import Index, build_index, load_index_model, open_index, search
 
@@ -58,7 +58,7 @@ def result_page(
             uri = None
         figures.append({"name": str(image), "uri": uri, "distance": distance})
     facts = {"model": index.model, "count": len(index.images)}
-    template = environment().get_template("search/result.html")
+    template = template_environment().get_template("search/result.html")
     return template.render(query=figures[0], found=figures[1:], **facts)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from heated.reporting.tables import in_markdown
+from heated.reporting.tables import markdown_table
 from heated.tracking import Record
 
 PAPER = "https://arxiv.org/abs/1809.04157"
@@ -28,7 +28,7 @@ def run_note(record: Record, metrics: Summaries, paper: Mapping[str, float]) -> 
     rows = [[name, *cells(metrics[name], value)][: len(columns)] for name, value in shown.items()]
     missing = f"The [paper]({PAPER}) has no number of this method by this recipe."
     source = f"Paper: [arXiv 1809.04157]({PAPER}), one training each."
-    return "\n\n".join([head, in_markdown(columns, rows), source if paper else missing])
+    return "\n\n".join([head, markdown_table(columns, rows), source if paper else missing])
 
 
 def cells(summary: Mapping[str, Any], paper: float | None) -> list[str]:
@@ -62,4 +62,4 @@ def experiment_note(
         if name in metrics
     ]
     columns = ["method", "Recall@1", "95 % interval", "n", "paper"]
-    return "\n\n".join([head, in_markdown(columns, rows), GROUPS])
+    return "\n\n".join([head, markdown_table(columns, rows), GROUPS])

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from heated.common.io import required
-from heated.reporting.figures import FIGURES, figure
-from heated.reporting.figures.planes import by_epoch
+from heated.reporting.figures import FIGURES, draw_figure
+from heated.reporting.figures.planes import draw_epoch_embeddings
 from heated.reporting.results import Result
 
 LEFT = ("history.csv", "metrics.json", "provenance.json")
@@ -15,7 +15,7 @@ LEFT = ("history.csv", "metrics.json", "provenance.json")
 def of_run(result: Result) -> dict[int | None, dict[str, str]]:
     """Texts by path, of each seed, and under None of the run."""
     left = {name: (result.folder / name).read_text(encoding="utf-8") for name in LEFT}
-    curves = figure("curves", [result], {"run": [result.method]})
+    curves = draw_figure("curves", [result], {"run": [result.method]})
     assert curves is not None
     found: dict[int | None, dict[str, str]] = {None: {**left, "curves.svg": curves.svg}}
     return found | {seed: pictures(result, seed) for seed in result.history}
@@ -24,10 +24,12 @@ def of_run(result: Result) -> dict[int | None, dict[str, str]]:
 def pictures(result: Result, seed: int) -> dict[str, str]:
     """Pictures of a seed's embeddings in two dimensions, by path; none where it has more."""
     alone = replace(result, history={seed: result.history[seed]})
-    drawn = figure("planes", [alone], {"planes": [result.method]})
+    drawn = draw_figure("planes", [alone], {"planes": [result.method]})
     if drawn is None:
         return {}
-    epochs = {f"epochs/epoch-{at:04}.svg": each for at, each in by_epoch(alone, seed).items()}
+    epochs = {
+        f"epochs/epoch-{at:04}.svg": each for at, each in draw_epoch_embeddings(alone, seed).items()
+    }
     return {"embeddings.svg": drawn.svg, **epochs}
 
 

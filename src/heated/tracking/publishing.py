@@ -15,7 +15,7 @@ from heated import reporting
 from heated.common.errors import InputError
 from heated.common.history import Row, joined
 from heated.common.io import sha256
-from heated.reporting.paper import published
+from heated.reporting.paper import paper_value
 from heated.reporting.results import Result
 from heated.tracking import Record, Trained, address, describing, files, naming
 from heated.tracking.store import DIGEST, NOTE, TAGS, Store, alone, digest, ended, told
@@ -40,7 +40,7 @@ def track(
     trained, papers = [], {}
     for result in results:
         record, metrics = result.record | {"tags": tags[result.method]}, result.metrics
-        values = {name: published(record, section, name) for name in metrics}
+        values = {name: paper_value(record, section, name) for name in metrics}
         paper = {name: value for name, value in values.items() if value is not None}
         write = partial(
             publish,

@@ -1,46 +1,40 @@
-"""The report's figures: SVG text, a file a figure, each with what is to be seen in words."""
+"""The report's figures as SVG text, each with a text alternative."""
 
 from collections.abc import Callable, Sequence
 
 from matplotlib import style
 
 from heated.reporting.figures import final_recall, gradients, planes, training_curves
-from heated.reporting.figures.base import STYLE, Drawing, Figure, Studies, svg
-from heated.reporting.results import Result
+from heated.reporting.figures.base import STYLE, DescribedFigure, ReportFigure, svg_text
+from heated.reporting.results import Result, Studies
 
-__all__ = ["FIGURES", "Figure", "Studies", "figure", "figures"]
-
-FIGURES: dict[str, tuple[str, Callable[[Sequence[Result], Studies], Drawing | None]]] = {
-    "curves": ("Over the epochs", training_curves.curves),
+FIGURES: dict[str, tuple[str, Callable[[Sequence[Result], Studies], DescribedFigure | None]]] = {
+    "curves": ("Training curves", training_curves.draw_training_curves),
     "factorial": (
-        "Heat and the drop of the learning rate, apart and together",
-        final_recall.factorial,
+        "Lower alpha and lower learning rate, alone and together",
+        final_recall.draw_factorial,
     ),
-    "alphas": ("Constant alphas", final_recall.constant_alphas),
-    "timing": ("From which alpha to which, and when", final_recall.timing),
-    "shapes": ("The shape of the schedule", training_curves.shapes),
-    "planes": ("Embeddings in two dimensions", planes.planes),
-    "gradients": ("How strongly samples are pulled, by alpha", gradients.gradients),
-    "geometry": ("How compact the classes are, and how far apart", training_curves.geometry),
-    "costs": ("What accuracy costs", final_recall.against_seconds),
+    "alphas": ("Constant alphas", final_recall.draw_constant_alphas),
+    "timing": ("Start, end and time of heating", final_recall.draw_heating_steps),
+    "shapes": ("Shape of the schedule", training_curves.draw_schedule_shapes),
+    "planes": ("Embeddings in two dimensions", planes.draw_embeddings),
+    "gradients": ("Gradient norm by alpha", gradients.draw_gradients),
+    "geometry": ("Compactness and separation of the classes", training_curves.draw_class_geometry),
+    "costs": ("Recall@1 and training time", final_recall.draw_training_costs),
 }
 
 
-def figures(results: Sequence[Result], studies: Studies) -> list[Figure]:
-    """Those that can be drawn of the runs of one data set.
-
-    studies: for each study, `run` among them, the methods that were trained on this data set.
-    """
-    drawn = [figure(name, results, studies) for name in FIGURES]
-    return [each for each in drawn if each is not None]
+def draw_figures(results: Sequence[Result], studies: Studies) -> list[ReportFigure]:
+    """Draw all figures of one data set that its runs have the data for."""
+    drawn = [draw_figure(name, results, studies) for name in FIGURES]
+    return [figure for figure in drawn if figure is not None]
 
 
 @style.context(STYLE)
-def figure(name: str, results: Sequence[Result], studies: Studies) -> Figure | None:
-    """One of FIGURES; None where the runs have nothing to draw."""
+def draw_figure(name: str, results: Sequence[Result], studies: Studies) -> ReportFigure | None:
+    """Draw one of FIGURES of one data set, None if the runs lack its data."""
     title, draw = FIGURES[name]
-    drawing = draw(results, studies)
-    if drawing is None:
+    if (drawn := draw(results, studies)) is None:
         return None
-    description, sheet = drawing
-    return Figure(name, title, description, svg(sheet, title))
+    description, figure = drawn
+    return ReportFigure(name, title, description, svg_text(figure, title))

@@ -1,6 +1,6 @@
-"""What figures share: their file, which runs they show, and how the runs are told apart.
+"""What figures share: the output format, line styles, legends, and Recall@1 with its interval.
 
-Their style is report.mplstyle. They are readable without colors.
+The matplotlib style is report.mplstyle. Figures are readable without colors.
 """
 
 import io
@@ -10,30 +10,30 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from heated.reporting.results import Result, half_width
 
 STYLE = "heated.reporting.figures.report"
+WIDTH = 6.4  # inches
 RECALL = "Recall@1 (%)"
 DASHES = ("-", "--", ":", "-.")
-MARKERS = "so^DvPX"  # one for each color of the style
-NORMALISATIONS = {
-    "none": "nothing normalised",
-    "l2": "L2 normalisation",
+MARKERS = "so^DvPX"  # one per color of the style
+NORMALIZATIONS = {
+    "none": "no normalization",
+    "l2": "L2 normalization",
     "batch": "batch norm",
-    "l2_embeddings": "L2 normalisation of embeddings",
-}  # families
-Studies = Mapping[str, Sequence[str]]  # the methods of each study that were trained
-Look = dict[str, Any]  # a line's properties
-Drawing = tuple[str, Canvas]  # what is to be seen in words, and the figure
+    "l2_embeddings": "L2-normalized embeddings",
+}
+LineStyle = dict[str, Any]  # properties of a line
+DescribedFigure = tuple[str, Figure]  # the text alternative, and the figure
 
 
 @dataclass(frozen=True)
-class Figure:
-    """`name` is that of its file, without .svg; `description` says in words what is to be seen."""
+class ReportFigure:
+    """A figure as SVG text, with its file name (without .svg) and a text alternative."""
 
     name: str
     title: str
@@ -41,53 +41,37 @@ class Figure:
     svg: str
 
 
-def canvas(height: float) -> Canvas:
-    """An empty figure of so many inches."""
-    return Canvas(figsize=(6.4, height))
-
-
-def svg(canvas: Canvas, title: str) -> str:
-    """SVG text; STYLE has to hold from before the canvas is made."""
+def svg_text(figure: Figure, title: str) -> str:
+    """Save a figure as SVG text; STYLE must be active since before the figure was made."""
     text = io.StringIO()
-    canvas.savefig(text, format="svg", dpi=150, metadata={"Date": None, "Title": title})
+    figure.savefig(text, format="svg", dpi=150, metadata={"Date": None, "Title": title})
     return text.getvalue()
 
 
-def of_studies(results: Sequence[Result], studies: Studies, *names: str) -> list[Result]:
-    """The runs of the named studies, in their own order."""
-    methods = {method for name in names for method in studies.get(name, ())}
-    return [result for result in results if result.method in methods]
-
-
-def schedule(result: Result, key: str) -> Mapping[str, Any]:
-    """The schedule `alpha` or `lr_factor` of a run, with its name and options."""
+def schedule_of(result: Result, key: str) -> Mapping[str, Any]:
+    """Return the name and options of a run's schedule of `alpha` or `lr_factor`."""
     return result.params.get(key) or {"name": None}
 
 
-def heating(result: Result) -> tuple[float, float, float] | None:
-    """Start, end and moment of alpha's step, where the learning rate drops at the same moment, as
-    in the paper; else None."""
-    alpha, lr_factor = schedule(result, "alpha"), schedule(result, "lr_factor")
-    if (alpha["name"], lr_factor["name"]) == ("step", "step") and alpha["at"] == lr_factor["at"]:
+def heating_step(result: Result) -> tuple[float, float, float] | None:
+    """Return start, end and time of alpha's step, None unless the learning rate drops with it."""
+    alpha, lr = schedule_of(result, "alpha"), schedule_of(result, "lr_factor")
+    if (alpha["name"], lr["name"]) == ("step", "step") and alpha["at"] == lr["at"]:
         return float(alpha["start"]), float(alpha["end"]), float(alpha["at"])
     return None
 
 
-def normalisation(result: Result) -> str:
-    """What is done to a run's embeddings before the classifier; empty where no record says."""
-    return str(result.params.get("normalise", {}).get("name", ""))
-
-
-def families(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """The runs by their normalisation, in the order they come up."""
-    found: dict[str, list[Result]] = {}
+def by_normalization(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Group runs by the normalization of embeddings, empty if the method has no such option."""
+    groups: dict[str, list[Result]] = {}
     for result in results:
-        found.setdefault(normalisation(result), []).append(result)
-    return found
+        name = str(result.params.get("normalise", {}).get("name", ""))
+        groups.setdefault(name, []).append(result)
+    return groups
 
 
-def look(group: int, member: int) -> Look:
-    """A group's color and marker, with the dashes of one of its members."""
+def line_style(group: int, member: int) -> LineStyle:
+    """Return the color and marker of a group with the dashes of one of its members."""
     return {
         "color": f"C{group}",
         "marker": MARKERS[group % len(MARKERS)],
@@ -97,65 +81,60 @@ def look(group: int, member: int) -> Look:
     }
 
 
-def looks(results: Sequence[Result]) -> dict[str, Look]:
-    """Each method's look: a color a family, the same in all figures; dashes a member of it."""
-    order = list(NORMALISATIONS)
+def method_styles(results: Sequence[Result]) -> dict[str, LineStyle]:
+    """Return each method's style: one color per normalization, the same in all figures."""
+    order = list(NORMALIZATIONS)
     return {
-        result.method: look(order.index(name) if name in order else len(order), member)
-        for name, family in families(results).items()
-        for member, result in enumerate(family)
+        result.method: line_style(order.index(name) if name in order else len(order), member)
+        for name, group in by_normalization(results).items()
+        for member, result in enumerate(group)
     }
 
 
-def legend(canvas: Canvas, results: Sequence[Result]) -> None:
-    """Below all panels, a column a family."""
-    shown, columns = looks(results), families(results).values()
+def add_legend(figure: Figure, results: Sequence[Result]) -> None:
+    """Add a legend below all panels, with one column per normalization."""
+    styles, columns = method_styles(results), by_normalization(results).values()
     height = max(map(len, columns))
     handles = []
-    for family in columns:
-        handles += [Line2D([], [], label=r.method, **shown[r.method]) for r in family]
-        handles += [Line2D([], [], linestyle="none", label=" ")] * (height - len(family))
-    canvas.legend(handles=handles, loc="outside lower center", ncols=len(columns), handlelength=3.5)
+    for group in columns:
+        handles += [Line2D([], [], label=r.method, **styles[r.method]) for r in group]
+        handles += [Line2D([], [], linestyle="none", label=" ")] * (height - len(group))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(columns), handlelength=3.5)
 
 
-def mean(result: Result) -> float:
-    """The seeds' mean Recall@1, in percent."""
+def mean_recall(result: Result) -> float:
+    """Return the mean Recall@1 over the seeds, in percent."""
     return float(100 * result.metrics["recall_at_1"]["mean"])
 
 
-def half(result: Result) -> float | None:
-    """Half the width of Recall@1's 95 % interval, in percent; None where there is one seed."""
+def format_recall(result: Result, separator: str | None = None) -> str:
+    """Format Recall@1, after the separator also half the width of its interval if it has one."""
     width = half_width(result.metrics["recall_at_1"])
-    return None if width is None else 100 * width
+    half = "" if separator is None or width is None else f"{separator}± {100 * width:.2f}"
+    return f"{mean_recall(result):.2f}{half}"
 
 
-def told(result: Result, between: str | None = None) -> str:
-    """Recall@1 as text: `79.36`; with half its interval's width where `between` is given."""
-    width = half(result)
-    beside = "" if between is None or width is None else f"{between}± {width:.2f}"
-    return f"{mean(result):.2f}{beside}"
-
-
-def numbers(results: Sequence[Result]) -> str:
-    """How many seeds the means are of: `3 seeds`, or `2 to 3 seeds`."""
+def seed_count(results: Sequence[Result]) -> str:
+    """Format the number of seeds of the means: "3 seeds" or "2 to 3 seeds"."""
     counts = sorted({result.metrics["recall_at_1"]["n"] for result in results})
     ends = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     return f"{ends} seed" if counts[-1] == 1 else f"{ends} seeds"
 
 
-def point(axes: Axes, x: float, result: Result, look: Look, **more: Any) -> None:
-    """The mean of Recall@1 as a marker, with its interval."""
-    options = {**look, "linestyle": "none", "markersize": 6, "zorder": 3, **more}
-    axes.errorbar(x, mean(result), half(result), **options)
+def plot_recall(axes: Axes, x: float, result: Result, style: LineStyle, **changes: Any) -> None:
+    """Plot the mean of Recall@1 as a marker, with its interval."""
+    width = half_width(result.metrics["recall_at_1"])
+    options = {**style, "linestyle": "none", "markersize": 6, "zorder": 3, **changes}
+    axes.errorbar(x, mean_recall(result), None if width is None else 100 * width, **options)
 
 
-def within_bounds(axes: Axes) -> None:
-    """No part of the axis is further than a point from what a recall can be."""
+def clip_to_percent(axes: Axes) -> None:
+    """Limit the y axis to the possible range of Recall@1, with a margin of one point."""
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -1), min(high, 101))
 
 
-def ticks_at(axis: Axis, values: Sequence[float]) -> None:
-    """Ticks at these values alone."""
+def set_ticks(axis: Axis, values: Sequence[float]) -> None:
+    """Put ticks at these values only."""
     axis.set_ticks(values, [f"{value:g}" for value in values])
     axis.set_minor_locator(NullLocator())

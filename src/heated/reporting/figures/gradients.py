@@ -1,59 +1,53 @@
-"""How strongly a trained model's samples are pulled at each alpha, by kind of sample."""
+"""The gradient norm of a trained model's samples against alpha, by kind of sample."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from heated.common.io import read_json
-from heated.reporting.figures.base import Drawing, Studies, canvas
-from heated.reporting.results import Result
+from heated.reporting.figures.base import WIDTH, DescribedFigure
+from heated.reporting.results import Result, Studies
 
 KINDS = {
     "centroid": "near the centroid",
     "boundary": "near the boundary",
     "misclassified": "misclassified",
 }
-BANDS = (("0.1", "0.9", 0.2), ("0.25", "0.75", 0.35))  # quantiles, and how opaque
-Curves = Mapping[str, Any]  # of one seed
+BANDS = (("0.1", "0.9", 0.2), ("0.25", "0.75", 0.35))  # quantiles, and opacity
+GradientCurves = Mapping[str, Any]  # of one seed
 
 
-def gradients(results: Sequence[Result], studies: Studies) -> Drawing | None:
-    """The first seed's model of every method that the stage looked at: a row a method, a column a
-    kind, each with a scale of its own; None where there is none."""
-    curves = {}
-    for result in results:
-        path = result.folder / "gradients.json"
-        if path.exists():
-            seeds = read_json(path)["seeds"]
-            curves[result.method] = seeds[min(seeds, key=int)]
-    return drawing(curves) if curves else None
-
-
-def drawing(curves: Mapping[str, Curves]) -> Drawing:
-    """The curves by method, with where the kinds peak in words."""
-    sheet = canvas(0.5 + 2.2 * len(curves))
-    panels = sheet.subplots(len(curves), len(KINDS), sharex=True, squeeze=False)
+def draw_gradients(results: Sequence[Result], studies: Studies) -> DescribedFigure | None:
+    """Draw the first seed's model of every method with a gradients.json, by kind of sample."""
+    paths = {result.method: result.folder / "gradients.json" for result in results}
+    seeds = {name: read_json(path)["seeds"] for name, path in paths.items() if path.exists()}
+    curves = {method: each[min(each, key=int)] for method, each in seeds.items()}
+    if not curves:
+        return None
+    figure = Figure(figsize=(WIDTH, 0.5 + 2.2 * len(curves)))
+    panels = figure.subplots(len(curves), len(KINDS), sharex=True, squeeze=False)
+    sentences = []
     for row, (method, each) in zip(panels, curves.items(), strict=True):
         for index, (axes, kind) in enumerate(zip(row, KINDS, strict=True)):
-            of_kind(axes, each, kind, f"C{index + 1}")
+            plot_kind(axes, each, kind, f"C{index + 1}")
         row[0].set_ylabel(method + "\n" + r"$\|\partial\ell/\partial\hat{f}\|$")
+        peaks = ", ".join(f"{title} {describe_peak(each, kind)}" for kind, title in KINDS.items())
+        sentences.append(f"{method}: {peaks}.")
     for top, bottom, title in zip(panels[0], panels[-1], KINDS.values(), strict=True):
         top.set_title(title)
         bottom.set_xlabel("alpha")
-    sentences = [
-        f"{method}: {', '.join(f'{shown} {peak(each, kind)}' for kind, shown in KINDS.items())}."
-        for method, each in curves.items()
-    ]
     return (
-        "The length of the loss's gradient by a normalised embedding, against alpha, of the first "
-        "seed's model: the median over samples, bands from 10 to 90 % and from 25 to 75 % of "
-        f"them, a dotted line at the alpha it was left at. Median peaks: {' '.join(sentences)}"
-    ), sheet
+        "Norm of the loss's gradient with respect to the normalized embedding, against alpha, for "
+        "the first seed's model. Lines are medians over samples, bands the ranges from 10 to 90 % "
+        "and from 25 to 75 %. The dotted line is the model's final alpha. Peaks of the median: "
+        f"{' '.join(sentences)}"
+    ), figure
 
 
-def peak(curves: Curves, kind: str) -> str:
-    """Where one kind's samples are pulled most, if that is between the alphas looked at."""
+def describe_peak(curves: GradientCurves, kind: str) -> str:
+    """Describe the maximum of one kind's median, if it is within the range of alpha."""
     if kind not in curves["kinds"]:
         return "no sample"
     found, alphas = curves["kinds"][kind], curves["alphas"]
@@ -63,16 +57,16 @@ def peak(curves: Curves, kind: str) -> str:
     return f"{found['peak_norm']:.1f} at alpha {found['peak_alpha']:g}{below}"
 
 
-def of_kind(axes: Axes, curves: Curves, kind: str, color: str) -> None:
-    """The median and the bands of one kind's samples."""
+def plot_kind(axes: Axes, curves: GradientCurves, kind: str, color: str) -> None:
+    """Plot the median and the bands of one kind of sample."""
     axes.axvline(curves["alpha"], color="black", linestyle=":", linewidth=1)
     if kind not in curves["kinds"]:
         axes.text(0.5, 0.5, "none", ha="center", transform=axes.transAxes)
         return
     found, alphas = curves["kinds"][kind], curves["alphas"]
-    for low, high, opaque in BANDS:
+    for low, high, opacity in BANDS:
         pair = (found["quantiles"][low], found["quantiles"][high])
-        axes.fill_between(alphas, *pair, color=color, alpha=opaque, linewidth=0)
+        axes.fill_between(alphas, *pair, color=color, alpha=opacity, linewidth=0)
     axes.plot(alphas, found["quantiles"]["0.5"], color=color, linewidth=2)
     axes.set_xlim(0, alphas[-1])
     axes.set_ylim(bottom=0)

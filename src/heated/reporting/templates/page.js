@@ -1,5 +1,5 @@
 "use strict";
-// Headings that sort their table by a click or a key: rising, then falling.
+// Clicking a heading sorts its table: ascending, then descending.
 const key = (row, column) => {
   const cell = row.cells[column];
   return "value" in cell.dataset ? Number(cell.dataset.value) : cell.textContent;
@@ -13,23 +13,23 @@ for (const table of document.querySelectorAll("table.sortable")) {
     button.append(...heading.childNodes);
     heading.append(button);
     button.addEventListener("click", () => {
-      const falling = heading.getAttribute("aria-sort") === "ascending";
+      const descending = heading.getAttribute("aria-sort") === "ascending";
       headings.forEach((each) => each.removeAttribute("aria-sort"));
-      heading.setAttribute("aria-sort", falling ? "descending" : "ascending");
+      heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
       const rows = [...table.tBodies[0].rows];
-      rows.sort((a, b) => (falling ? -1 : 1) * compare(key(a, column), key(b, column)));
+      rows.sort((a, b) => (descending ? -1 : 1) * compare(key(a, column), key(b, column)));
       table.tBodies[0].append(...rows);
     });
   });
 }
-// What is folded is printed too.
-const folded = [];
+// Print collapsed details too.
+const opened = [];
 addEventListener("beforeprint", () => {
   for (const each of document.querySelectorAll("details:not([open])")) {
     each.open = true;
-    folded.push(each);
+    opened.push(each);
   }
 });
 addEventListener("afterprint", () => {
-  for (const each of folded.splice(0)) each.open = false;
+  for (const each of opened.splice(0)) each.open = false;
 });

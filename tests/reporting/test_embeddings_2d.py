@@ -1,0 +1,62 @@
+"""Classes of two-dimensional embeddings are narrow at small alpha and wide at large alpha."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from heated import config
+from heated.data.batches import Mapped
+from heated.data.packed_dataset import unpack
+from heated.datasets import SOURCES
+from heated.datasets.download import Cache, download_all
+from heated.datasets.splits import split
+from heated.models.embedding import embed
+from heated.models.embedding_model import load
+from heated.preprocessing import packing
+from heated.training.recipe import Recipe
+from heated.training.training_run import Run
+
+PARAMS = config.load(ROOT)
+CPU = torch.device("cpu")
+
+
+def angular_spread(model, data, mask):
+    """Return the mean over classes of the median angle to the class mean, in degrees."""
+    numbers = np.flatnonzero(mask)
+    embeddings = embed(model, Mapped(data.images, numbers, CPU), quiet=True).double().numpy()
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    medians = []
+    for label in np.unique(data.labels[numbers]):
+        members = unit[data.labels[numbers] == label]
+        mean = members.mean(axis=0) / np.linalg.norm(members.mean(axis=0))
+        medians.append(np.median(np.degrees(np.arccos((members @ mean).clip(-1, 1)))))
+    return np.mean(medians)
+
+
+@pytest.mark.slow
+def test_classes_spread_as_alpha_grows(tmp_path):
+    name, spreads = "digits-upright", {}
+    settings = PARAMS.datasets[name]
+    source, rule = SOURCES["digits"](**settings.source.options), settings.packing.split
+    places = {"mirror": None, "subfolder": "digits", "cache": Cache(tmp_path / "cache", 1)}
+    samples = source.read(download_all(source.files, tmp_path / "raw", **places))
+    images = settings.packing.model_dump(exclude={"split", "validation"})
+    parts = split(samples, rule.name, **rule.options)
+    packing.pack(samples, parts, tmp_path / "packed", **images, workers=1)
+    data = unpack(tmp_path / "packed")
+    for method in ("ln-4", "ln-64"):
+        recipe = Recipe.from_settings(PARAMS.settings(name, method) | {"precision": "float32"})
+        path = tmp_path / f"{method}.safetensors"
+        run = Run(recipe, data, name, CPU, tmp_path / "checkpoints")
+        (*_, last) = run.finished(0, path, lambda row: None)["history"]
+        assert last["accuracy"] > 0.5
+        masks = (data.split.train, data.split.query)
+        spreads[method] = [angular_spread(load(path, CPU), data, mask) for mask in masks]
+    assert all(np.greater(spreads["ln-64"], spreads["ln-4"]))
+
+
+def test_the_study_has_two_dimensions_and_trained_classes():
+    for settings in (PARAMS.datasets[name] for name in PARAMS.studies.planes.datasets):
+        assert settings.training.embedding_dim == 2
+        assert settings.packing.split.name in ("images", "source")
