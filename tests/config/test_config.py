@@ -14,15 +14,15 @@ from pydantic import ValidationError
 
 from heated import config
 from heated.config import FILES, ParamsError
-from heated.config.reading import parse
+from heated.config.yaml_files import read_yaml
 
-RAW = {file: parse(ROOT / file) for file in FILES}
+RAW = {file: read_yaml(ROOT / file) for file in FILES}
 DELETE = object()
 ALPHA = "methods.ln-heat.alpha"
 TRAINING = "datasets.digits.training"
 PACKING = "datasets.digits.packing"
-# By file: where a value is put, the value, and what the one line must tell of it: the end of a
-# path other than that of the value, if it has one, and the text, with ... for what may be anything.
+# By file: the path of a bad value, the value, and the expected message, with ... for any text. A
+# message that does not start with a reason starts with the end of its path.
 BAD: dict[str, list[tuple[str, Any, str]]] = {
     "params.yaml": [
         ("note", 1, "unknown key, expected one of run, download, checkpoints, tracking, report, "),
@@ -145,35 +145,28 @@ BAD: dict[str, list[tuple[str, Any, str]]] = {
     ],
 }
 
-NAMES = ("Omniglot@small", "a b", "a/b", "-a", "a--b", "~", "a%b")  # of no stage or path
-told = "got ... expected lower-case letters, digits and single hyphens."
-BAD["datasets.yaml"] += [
-    (f"datasets.{name}", RAW["datasets.yaml"]["datasets"]["digits"], told) for name in NAMES
-]
-
-
-def changed_files(*cases: tuple[str, str, Any]) -> dict[str, Any]:
-    """The project's files as they are parsed, with other values at paths, or without those."""
-    changed = deepcopy(RAW)
-    for file, path, value in cases:
-        section = changed[file]
-        *outer, last = (int(part) if part.isdigit() else part for part in path.split("."))
-        for part in outer:
-            section = section[part]
-        if value is DELETE:
-            del section[last]
-        else:
-            section[last] = value
-    return changed
+DIGITS = RAW["datasets.yaml"]["datasets"]["digits"]
+for name in ("Omniglot@small", "a b", "a/b", "-a", "a--b", "~", "a%b"):  # no stage or path
+    message = "got ... expected lower-case letters, digits and single hyphens."
+    BAD["datasets.yaml"].append((f"datasets.{name}", DIGITS, message))
 
 
 @pytest.fixture
 def load(monkeypatch):
-    """A function that loads the project's parameters with other values at paths."""
+    """A function that loads the project's parameters with values changed or deleted."""
 
     def with_changes(*cases: tuple[str, str, Any]) -> config.Params:
-        changed = changed_files(*cases)
-        monkeypatch.setattr(config, "parse", lambda path: changed[path.name])
+        changed = deepcopy(RAW)
+        for file, path, value in cases:
+            section = changed[file]
+            *outer, last = (int(part) if part.isdigit() else part for part in path.split("."))
+            for part in outer:
+                section = section[part]
+            if value is DELETE:
+                del section[last]
+            else:
+                section[last] = value
+        monkeypatch.setattr(config, "read_yaml", lambda path: changed[path.name])
         return config.load(ROOT)
 
     return with_changes
@@ -194,8 +187,8 @@ def lines(load):
     return of
 
 
-def is_told(line: str, file: str, path: str, message: str) -> bool:
-    """Whether a line tells what a case of BAD must be told."""
+def has_message(line: str, file: str, path: str, message: str) -> bool:
+    """Whether a line has the message of a case of BAD."""
     pattern = ".*".join(map(re.escape, message.split("...")))
     if message.startswith(("got ", "unknown key", "missing.", "is in ")):
         return re.match(re.escape(f"{file}: {path}: ") + pattern, line) is not None
@@ -206,7 +199,7 @@ def test_a_bad_value_is_named_by_file_path_value_and_expectation(lines):
     for file, cases in BAD.items():
         for path, value, message in cases:
             (line,) = lines((file, path, value))
-            assert is_told(line, file, path, message), (message, line)
+            assert has_message(line, file, path, message), (message, line)
 
 
 def test_all_errors_in_all_files_are_named_at_once(lines):
@@ -217,7 +210,7 @@ def test_all_errors_in_all_files_are_named_at_once(lines):
     found = lines(*(case[:3] for case in cases))
     assert len(found) == len(cases) == 8
     for file, path, _, message in cases:
-        assert sum(is_told(line, file, path, message) for line in found) == 1
+        assert sum(has_message(line, file, path, message) for line in found) == 1
 
 
 def test_a_mistyped_key_is_named_as_missing_and_as_unknown(lines):
@@ -248,25 +241,21 @@ def test_the_nearest_name_is_suggested_if_one_is_near(lines):
     assert "Did you mean" not in line
 
 
-def test_gradients_of_what_is_no_softmax_are_refused(lines):
+def test_gradients_of_other_losses_are_load_error(lines):
     for method in ("triplet", "others-nca"):
         cases = ("params.yaml", "run.methods.0"), ("studies.yaml", "studies.gradients.methods.0")
         (line,) = lines(*((*case, method) for case in cases))
-        told = f"studies.gradients.methods.0: got '{method}', expected a method of the heated"
-        assert told in line
+        assert f"gradients.methods.0: got '{method}', expected a method of the heated" in line
 
 
-# --- files that cannot be read ---------------------------------------------------------------
-
-
-def refused(folder: Path) -> str:
+def load_error(folder: Path) -> str:
     with pytest.raises(ParamsError) as caught:
         config.load(folder)
     return str(caught.value)
 
 
-def test_what_cannot_be_read_is_named_with_file_and_line(new_folder):
-    for file, old, new, told in [
+def test_errors_of_yaml_are_named_with_file_and_line(new_folder):
+    for file, old, new, expected in [
         ("params.yaml", "  threads: 1 ", "  threads: 1\n  threads: 2 ", 'duplicate key "threads"'),
         ("params.yaml", "  hln: ", "  ln: ", 'duplicate key "ln"'),
         ("studies.yaml", "{base: hbn, alpha: {at: 0.5}", "{base: hbn, base: bn", 'key "base"'),
@@ -280,14 +269,14 @@ def test_what_cannot_be_read_is_named_with_file_and_line(new_folder):
             assert name != file or old in text
             changed = text.replace(old, new, 1) if name == file else text
             (folder / name).write_text(changed, encoding="utf-8")
-        message = refused(folder)
+        message = load_error(folder)
         assert message.startswith(f"{folder / file}: cannot be read as YAML")
-        assert told in message
+        assert expected in message
         assert "line " in message
         assert "suppress" not in message  # ruamel's advice on duplicate keys
 
 
-def test_hostile_yaml_is_refused(tmp_path):
+def test_hostile_yaml_is_load_error(tmp_path):
     for text in (
         b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",  # doubles with every line
         b"a: &a\n  b: *a\n",
@@ -300,10 +289,10 @@ def test_hostile_yaml_is_refused(tmp_path):
         b"a: \xff\xfe\n",
     ):
         (tmp_path / "params.yaml").write_bytes(text)
-        assert "cannot be read as YAML" in refused(tmp_path), text[:20]
+        assert "cannot be read as YAML" in load_error(tmp_path), text[:20]
     for text in (b"", b"just words", b"- 1\n- 2\n"):
         (tmp_path / "params.yaml").write_bytes(text)
-        assert "expected a mapping of sections" in refused(tmp_path), text
+        assert "expected a mapping of sections" in load_error(tmp_path), text
 
 
 def test_a_missing_file_is_named_with_where_to_run(tmp_path, monkeypatch):
@@ -315,19 +304,13 @@ def test_a_missing_file_is_named_with_where_to_run(tmp_path, monkeypatch):
     assert config.load().run.seeds == [0, 1, 2]
 
 
-# --- what is right ---------------------------------------------------------------------------
-
-
-def test_the_projects_own_files_load_and_cannot_be_changed(load):
+def test_the_projects_files_and_edge_values_load_and_cannot_be_changed(load):
     params = load()
     assert set(params.run.datasets) <= set(params.datasets)
     assert set(params.run.methods) <= set(params.methods)
     assert params.methods["hbn"].alpha.options == {"start": 16, "end": 4, "at": 0.7625}
     with pytest.raises(ValidationError, match="frozen"):
         params.run.threads = 2
-
-
-def test_edge_values_are_taken(load):
     lr = load(("datasets.yaml", f"{TRAINING}.lr", 1)).datasets["digits"].training.lr
     assert (lr, type(lr)) == (1.0, float)
     for at in (0, 1):
@@ -335,18 +318,15 @@ def test_edge_values_are_taken(load):
     assert load(("params.yaml", "report.gallery", 0)).report.gallery == 0
 
 
-def test_runs_are_those_of_all_grids_with_their_own_seeds(load):
+def test_runs_are_those_of_all_grids_with_their_seeds_and_settings(load):
     params = load(("studies.yaml", "studies.alphas.datasets", ["digits"]))
     runs = list(params.runs())
     assert len(runs) == len(set(runs)) == 10 + 4 + 5
     assert runs[:10] == [("digits", method) for method in params.run.methods]
     assert ("digits-upright", "ln-quarter") in runs
-    assert params.seeds_of("digits")["bn-4"] == [0, 1, 2]
-    assert params.seeds_of("digits-upright")["ln"] == [0]
-
-
-def test_a_methods_own_dimensions_win_over_the_data_sets(load):
-    params = load()
+    assert params.seeds_by_method("digits")["bn-4"] == [0, 1, 2]
+    assert params.seeds_by_method("digits-upright")["ln"] == [0]
+    # a method's own dimensions replace the data set's
     assert params.settings("digits", "bn")["embedding_dim"] == 64
     assert params.settings("digits", "bn-d128")["embedding_dim"] == 128
     assert params.settings("digits", "bn-d128")["epochs"] == 8

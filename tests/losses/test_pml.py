@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits
 
 from heated import config
 from heated.common.errors import InputError
-from heated.config import method
-from heated.config.entries import expand
+from heated.config import methods
+from heated.config.yaml_files import expand_bases
 from heated.data.batches import Held
 from heated.data.samplers import SAMPLERS
 from heated.losses.heated_softmax import HeatedSoftmax
@@ -85,7 +85,7 @@ def test_every_competitor_trains_on_digits_and_its_loss_falls(subtests):
             calm = {"lr": 0.01, "lr_factor": {"name": "constant", "value": 1.0}}
             _, (first, last) = trained(settings(name, **calm))
             assert last["loss"] < first["loss"]
-            heated = isinstance(PARAMS.methods[name], config.method.HeatedSoftmax)
+            heated = isinstance(PARAMS.methods[name], methods.HeatedSoftmaxMethod)
             assert ("accuracy" in last) == ("alpha" in last) == ("temperature" in last) == heated
 
 
@@ -265,9 +265,9 @@ def test_a_further_loss_is_a_key_and_the_method_of_the_readme(monkeypatch):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n(methods:\n  circle:.*?)```", readme, re.DOTALL)
     known = {name: entry.value for name, entry in config.read(ROOT).entries["methods"].items()}
-    expanded, _ = expand(known | yaml.safe_load(block)["methods"])
+    expanded, _ = expand_bases(known | yaml.safe_load(block)["methods"])
     said = expanded["circle"].value
-    said = TypeAdapter(method.Method).validate_python(said).model_dump()
+    said = TypeAdapter(methods.Method).validate_python(said).model_dump()
     with pytest.raises(InputError, match="losses name: came 'circle'; allowed: "):
         check("methods.circle", loss=said["loss"], miner=None)
     monkeypatch.setitem(LOSSES, "circle", "CircleLoss")
