@@ -10,7 +10,7 @@ from heated.common.paths import resolved, run_folder
 from heated.evaluation.metrics import evaluate, with_engine
 from heated.evaluation.summary import summaries
 from heated.runtime.device import prepared
-from heated.runtime.distributed import first
+from heated.runtime.distributed import is_main_process
 
 
 def main(dataset: str, method: str) -> None:
@@ -22,7 +22,7 @@ def main(dataset: str, method: str) -> None:
         arrays: dict[str, Any] = read_arrays(path)
         arrays = {name: torch.from_numpy(each).to(device) for name, each in arrays.items()}
         values[int(path.stem.removeprefix("seed-"))] = evaluate(**arrays, **settings)
-    if first():
+    if is_main_process():
         engine = settings["kmeans"]["name"]
         write_json(folder / "metrics.json", with_engine(summaries(values), engine))
 

@@ -226,7 +226,7 @@ def test_what_is_not_allowed_is_refused_with_what_is():
         ("normalise", "layer", "none, l2, l2_embeddings, batch"),
         ("adaptation", "adam", "none, learned, adacos"),
     ):
-        with pytest.raises(ValueError, match=f"{option}: came '{value}'; allowed: {allowed}"):
+        with pytest.raises(ValueError, match=f"{option}: got '{value}', expected one of {allowed}"):
             HeatedSoftmax(C, D, **{option: value})
     with pytest.raises(ValueError, match="label_smoothing: came .*allowed: 0"):
         HeatedSoftmax(C, D, label_smoothing=0.1, denominator="others")

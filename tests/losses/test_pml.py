@@ -214,17 +214,17 @@ def test_the_histogram_loss_is_the_chance_that_a_negative_is_nearer():
 
 def test_what_the_library_does_not_take_is_told_with_what_it_does(subtests):
     cases = [
-        ({"name": "triplett"}, None, "losses name: came 'triplett'; allowed: arcface, "),
+        ({"name": "triplett"}, None, "losses name: got 'triplett', expected one of arcface, "),
         ({"name": "triplet", "margn": 1}, None, "Did you mean 'margin'?"),
-        ({"name": "arcface", "num_classes": 9}, None, "arcface.num_classes: came 'num_classes'; "),
+        ({"name": "arcface", "num_classes": 9}, None, "arcface.num_classes: got 'num_classes', "),
         ({"name": "margin", "beta": "far"}, None, "losses margin: came {'beta': 'far'}; "),
         (
             {"name": "contrastive", "distance": {"name": "CosineSimilarty"}},
             None,
-            "distances name: came 'CosineSimilarty'; allowed: ",
+            "distances name: got 'CosineSimilarty', expected one of ",
         ),
-        ({"name": "triplet"}, {"name": "semihard"}, "miners name: came 'semihard'; allowed: "),
-        ({"name": "triplet"}, {"name": "triplet", "kind": "hard"}, "triplet.kind: came 'kind'; "),
+        ({"name": "triplet"}, {"name": "semihard"}, "miners name: got 'semihard', expected one of "),
+        ({"name": "triplet"}, {"name": "triplet", "kind": "hard"}, "triplet.kind: got 'kind', "),
     ]
     for loss, miner, told in cases:
         with subtests.test(loss=loss, miner=miner, told=told):
@@ -268,7 +268,7 @@ def test_a_further_loss_is_a_key_and_the_method_of_the_readme(monkeypatch):
     expanded, _ = expand_bases(known | yaml.safe_load(block)["methods"])
     said = expanded["circle"].value
     said = TypeAdapter(methods.Method).validate_python(said).model_dump()
-    with pytest.raises(InputError, match="losses name: came 'circle'; allowed: "):
+    with pytest.raises(InputError, match="losses name: got 'circle', expected one of "):
         check("methods.circle", loss=said["loss"], miner=None)
     monkeypatch.setitem(LOSSES, "circle", "CircleLoss")
     own = {key: value for key, value in said.items() if value is not None}

@@ -25,21 +25,13 @@ ENTRIES = ("methods", "datasets")  # sections whose entries may have a `base`
 
 @dataclass
 class Sources:
-    """The sections of all files.
-
-    Attributes:
-        raw: All sections, with every entry expanded.
-        entries: The expanded entries of methods and data sets.
-        files: For methods and data sets, the file of each entry.
-        problems: Errors found so far.
-        incomplete: Sections of entries that are no mapping in a file.
-    """
+    """The sections of all files, with every entry expanded, and the errors found so far."""
 
     raw: dict[str, Any] = field(default_factory=dict)
-    entries: dict[str, dict[str, Entry]] = field(default_factory=dict)
-    files: dict[tuple[str, str], str] = field(default_factory=dict)
+    entries: dict[str, dict[str, Entry]] = field(default_factory=dict)  # by section and name
+    files: dict[tuple[str, str], str] = field(default_factory=dict)  # by section and entry
     problems: list[str] = field(default_factory=list)
-    incomplete: set[str] = field(default_factory=set)
+    incomplete: set[str] = field(default_factory=set)  # sections that are no mapping in a file
 
     def add(self, file: str, section: str, value: Any) -> None:
         """Add a file's section, or the problem with it."""
@@ -76,11 +68,7 @@ class Sources:
 
 
 def load(folder: Path = Path()) -> Params:
-    """Read and validate the parameters in a folder.
-
-    Raises:
-        ParamsError: Names every error in all files by its file and the path of its key.
-    """
+    """Read and validate the parameters in a folder, or raise ParamsError with all errors."""
     sources = read(folder)
     complete: dict[str, list[str]] = {}
     for kind, name in sources.files:
@@ -104,11 +92,7 @@ def load(folder: Path = Path()) -> Params:
 
 
 def read(folder: Path = Path()) -> Sources:
-    """Read all files and expand their entries.
-
-    Raises:
-        ParamsError: If a file cannot be read.
-    """
+    """Read all files and expand their entries, or raise ParamsError if a file cannot be read."""
     sources = Sources()
     for file in FILES:
         for section, value in read_yaml(folder / file).items():
@@ -133,15 +117,7 @@ def read(folder: Path = Path()) -> Sources:
 
 
 def format_entry(sources: Sources, name: str) -> str:
-    """Return an entry as lines `key: value  # entry that wrote the value`.
-
-    Args:
-        sources: The sections of all files.
-        name: Path of the entry, such as `methods.hbn` or `datasets.sop`.
-
-    Raises:
-        ParamsError: If there is no such entry.
-    """
+    """Return an entry, such as `methods.hbn`, as lines `key: value  # entry that wrote it`."""
     known = {
         f"{kind}.{key}": e for kind, found in sources.entries.items() for key, e in found.items()
     }

@@ -1,4 +1,4 @@
-"""Schema of all parameters: what is trained, studied, claimed and reported."""
+"""Schema of all parameters: runs, studies, claims, tracking and report."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -35,7 +35,7 @@ class Run(Grid):
     threads: base.Count
     launch: Annotated[
         str,
-        base.check(
+        base.validator(
             lambda command: re.fullmatch(r"(python|torchrun( --[a-z-]+=[\w.:-]+)+) -m", command),
             "python -m, or torchrun with --option=value, and -m at the end",
         ),

@@ -3,7 +3,6 @@
 A stage depends on its own file, so that an edit of the YAML files re-runs only what it affects.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 from heated.common.paths import SIDE_SETTINGS
@@ -29,7 +28,7 @@ def resolved_files(params: Params) -> dict[str, Any]:
         files[f"evaluation/{name}.json"] = {"evaluation": section["evaluation"], **threads}
     return {
         **files,
-        **dict(run_files(params)),
+        **run_files(params),
         "threads.json": threads,
         "gradients.json": gradients.model_dump(include={"alphas", "samples"}) | threads,
         "report.json": {
@@ -68,33 +67,26 @@ def resolved_files(params: Params) -> dict[str, Any]:
     }
 
 
-def run_files(params: Params) -> Iterator[tuple[str, Any]]:
-    """Yield path and content of the files for `train` and `tune`."""
+def run_files(params: Params) -> dict[str, Any]:
+    """Return the files for `train` and `tune`."""
     study, threads = params.studies.competitors, {"threads": params.run.threads}
-    tuned = {*study.runs()}
+    tuned, files = {*study.runs()}, {}
     for dataset, method in params.runs():
-        yield (
-            f"runs/{dataset}/{method}.json",
-            {
-                "settings": params.settings(dataset, method),
-                "seeds": params.seeds_by_method(dataset)[method],
-                **threads,
-                "tags": params.tags(dataset, method),
-                "tuned": (dataset, method) in tuned,
-            },
-        )
-        if (dataset, method) in tuned:
-            points = study.points(method)
-            settings = [params.settings(dataset, method, point) for point in points]
-            yield (
-                f"tuning/{dataset}/{method}.json",
-                {
-                    "points": [
-                        {"point": point, "settings": each}
-                        for point, each in zip(points, settings, strict=True)
-                    ],
-                    "validation": study.validation.model_dump(),
-                    "seed": study.tuning_seed,
-                    **threads,
-                },
-            )
+        files[f"runs/{dataset}/{method}.json"] = {
+            "settings": params.settings(dataset, method),
+            "seeds": params.seeds_by_method(dataset)[method],
+            **threads,
+            "tags": params.tags(dataset, method),
+            "tuned": (dataset, method) in tuned,
+        }
+    for dataset, method in study.runs():
+        files[f"tuning/{dataset}/{method}.json"] = {
+            "points": [
+                {"point": point, "settings": params.settings(dataset, method, point)}
+                for point in study.points(method)
+            ],
+            "validation": study.validation.model_dump(),
+            "seed": study.tuning_seed,
+            **threads,
+        }
+    return files

@@ -26,12 +26,7 @@ Problem = tuple[Location, str]
 
 
 def type_problems(error: ValidationError, raw: Any) -> Iterator[Problem]:
-    """Yield the path of every invalid value, and a message.
-
-    Args:
-        error: Pydantic's error from validating `raw`.
-        raw: The parameters as they were read.
-    """
+    """Yield path and message of every error that pydantic found in the raw parameters."""
     schema = Params.model_json_schema()
     for detail in error.errors():
         # Pydantic's location also names choices and classes, which are no keys in the files.
@@ -75,12 +70,7 @@ def type_message(detail: Any, schema: Mapping[str, Any]) -> str:
 
 
 def allowed_keys(location: Location, schema: Mapping[str, Any]) -> list[str]:
-    """Return the keys that the section at a location may have; of a choice, `name (a | b)`.
-
-    Args:
-        location: Pydantic's location of the section.
-        schema: JSON schema of all parameters.
-    """
+    """Return the keys of the section at pydantic's location; for a choice, `name (a | b)`."""
     node: Any = schema
     for part in (*location, None):
         node = next((one for one in node.get("anyOf", []) if "$ref" in one), node)  # or null
@@ -90,7 +80,7 @@ def allowed_keys(location: Location, schema: Mapping[str, Any]) -> list[str]:
             break
         if "discriminator" in node:
             node = {"$ref": node["discriminator"]["mapping"][part]}
-        elif "oneOf" in node:  # told apart by a function: the part is the name of the class
+        elif "oneOf" in node:  # a function chooses: the part is the class name
             node = next(one for one in node["oneOf"] if one["$ref"].endswith(f"/{part}"))
         elif part in node.get("properties", {}):
             node = node["properties"][part]

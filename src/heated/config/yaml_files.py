@@ -38,11 +38,7 @@ class StrictComposer(Composer):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file, with the same values as in DVC.
-
-    Raises:
-        ParamsError: If the file is missing, cannot be parsed, or holds no mapping.
-    """
+    """Return the mapping in a YAML file with the same values as in DVC, or raise ParamsError."""
     reader = YAML(typ="safe", pure=True)  # the parser in C ignores our composer
     reader.Composer = StrictComposer
     try:
@@ -96,12 +92,9 @@ def expand_bases(entries: Mapping[str, Any]) -> tuple[dict[str, Entry], dict[str
 
     Nested mappings are merged, except that a mapping with a `name` replaces the base's.
 
-    Args:
-        entries: Mappings by name. Entries that are no mapping are left out.
-
     Returns:
-        The expanded entries by name, and by name what is wrong with an entry's `base`. An entry
-        whose base is wrong is in neither.
+        The expanded entries by name, and the problem with an entry's `base` by name. Entries that
+        start from a wrong one, or are no mapping, are in neither.
     """
     expanded: dict[str, Entry] = {}
     problems: dict[str, str] = {}

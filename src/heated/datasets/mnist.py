@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from heated.common.archives import refused
+from heated.common.archives import wrap_archive_errors
 from heated.common.errors import InputError
 from heated.common.samples import SEEN, Samples, Split
 from heated.datasets.base import Source
@@ -53,7 +53,7 @@ def reader(left_out: int, **counts: tuple[int, int]) -> Callable[[Path], Samples
 
 def idx(path: Path) -> NDArray[np.uint8]:
     """The array in an idx file of bytes: 0, 0, 8, dimensions, a big-endian length for each."""
-    with refused(path):
+    with wrap_archive_errors(path):
         content = gzip.decompress(path.read_bytes())
     dimensions = content[3]
     shape = np.frombuffer(content, ">i4", dimensions, offset=4)

@@ -22,7 +22,7 @@ from heated.evaluation.low_precision_screen import (
     rounded,
 )
 from heated.runtime.device import fast_dtype
-from heated.runtime.distributed import mine, summed
+from heated.runtime.distributed import all_reduce_sum, local_shard
 
 EXTRA = 8  # columns beside a vector's own: three for |c|^2 / 2, the others keep widths even
 
@@ -98,10 +98,10 @@ class Assignment:
         self.screen.hold(self.extended(centres))
         labels = torch.zeros(len(self.unit), dtype=torch.int64, device=self.unit.device)
         blocks = [slice(i, i + self.rows) for i in range(0, len(labels), self.rows)]
-        for block in mine(blocks):
+        for block in local_shard(blocks):
             screened = self.screen.multiply(self.low[block])
             labels[block] = self.decided(self.unit[block], centres, screened)
-        return summed(labels)
+        return all_reduce_sum(labels)
 
     def decided(self, unit: Tensor, centres: Tensor, screened: Block) -> Tensor:
         """(b,) the nearest centres of a block of samples."""

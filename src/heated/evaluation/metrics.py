@@ -6,13 +6,21 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from heated.common.geometry import class_means, compactness, l2_normalize, spread
+from heated.common.geometry import (
+    class_means,
+    inter_class_distance,
+    intra_class_variance,
+    l2_normalize,
+)
 from heated.evaluation.clustering import CLUSTERING, KMEANS
 from heated.evaluation.retrieval import retrieval
 
 Summaries = dict[str, dict[str, Any]]
 # of the means (C, D) of the classes' unit embeddings
-GEOMETRY: dict[str, Callable[[Tensor], float]] = {"compactness": compactness, "spread": spread}
+GEOMETRY: dict[str, Callable[[Tensor], float]] = {
+    "compactness": intra_class_variance,
+    "spread": inter_class_distance,
+}
 
 
 def evaluate(

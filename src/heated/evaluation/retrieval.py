@@ -10,7 +10,7 @@ from torch import Tensor
 
 from heated.common.errors import InputError
 from heated.evaluation.ranking import Neighbours, Ranks
-from heated.runtime.distributed import mine, summed
+from heated.runtime.distributed import all_reduce_sum, local_shard
 
 
 def recall_at(found: Ranks, k: int) -> Tensor:
@@ -108,10 +108,12 @@ def retrieval(
     count = len(searched.queries.sample)
     scores = torch.zeros(len(metrics), count, dtype=torch.float64, device=labels.device)
     doubtful = torch.zeros((), dtype=torch.int64, device=labels.device)
-    for block in mine(searched.blocks()):
+    for block in local_shard(searched.blocks()):
         found = searched.ranks(block)
         doubtful += found.doubtful
         for row, metric in zip(scores, metrics.values(), strict=True):
             row[block] = metric(found)
-    means = dict(zip(metrics, summed(scores).mean(dim=1).tolist(), strict=True))
-    return Scores(means, means.pop("without_match"), summed(doubtful).item() / (count * size))
+    means = dict(zip(metrics, all_reduce_sum(scores).mean(dim=1).tolist(), strict=True))
+    return Scores(
+        means, means.pop("without_match"), all_reduce_sum(doubtful).item() / (count * size)
+    )

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heated.common.errors import one_of
-from heated.common.initializers import variance_scaling_
+from heated.common.errors import check_choice
+from heated.common.geometry import variance_scaling_
 from heated.losses.adaptive_scale import ADAPTATIONS
 from heated.losses.embedding_norm import NORMALISATIONS
 
@@ -58,13 +58,13 @@ class HeatedSoftmax(nn.Module):
         adaptation: str = "none",
     ) -> None:
         super().__init__()
-        one_of("bias", bias, BIASES)
-        one_of("denominator", denominator, DENOMINATORS)
-        one_of("adaptation", adaptation, ADAPTATIONS)
+        check_choice("bias", bias, BIASES)
+        check_choice("denominator", denominator, DENOMINATORS)
+        check_choice("adaptation", adaptation, ADAPTATIONS)
         if label_smoothing and denominator == "others":
             raise ValueError("label_smoothing: came a share of all classes; allowed: 0 of others")
         if isinstance(normalise, str):
-            one_of("normalise", normalise, NORMALISATIONS)
+            check_choice("normalise", normalise, NORMALISATIONS)
             normalise = NORMALISATIONS[normalise](embedding_dim)
         self.normalise = normalise
         self.unit_weights = bool(normalise.unit_weights) if unit_weights is None else unit_weights

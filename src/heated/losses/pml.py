@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from heated.common.errors import InputError, one_of
+from heated.common.errors import InputError, check_choice
 
 LIBRARY = "pytorch_metric_learning"
 PARTS = {  # options that are objects of the library, by its module
@@ -106,12 +106,12 @@ def built(
         told = "it is pytorch-metric-learning's, which is not installed: "
         raise InputError(f"{part} {name}: {told}pip install pytorch-metric-learning") from error
     classes = classes or {each: each for each in vars(module) if each[0].isupper()}
-    one_of(f"{part} name", name, classes)
+    check_choice(f"{part} name", name, classes)
     kind = getattr(module, classes[name])
     known = options(kind)
     values: dict[str, Any] = {}
     for key, value in given.items():
-        one_of(f"{name}.{key}", key, [each for each in known if each not in sizes])
+        check_choice(f"{name}.{key}", key, [each for each in known if each not in sizes])
         is_part = key in PARTS and value is not None
         values[key] = built(PARTS[key], value, None, {}) if is_part else value
     needed = {key: size for key, size in sizes.items() if known.get(key) is inspect.Parameter.empty}

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from heated.data.batches import Held, Mapped
 from heated.models.embedding_model import EmbeddingModel
-from heated.runtime.distributed import first, mine, summed
+from heated.runtime.distributed import all_reduce_sum, is_main_process, local_shard
 
 IMAGES = 512  # at a time, at most; the result does not depend on it, nor on the pixels
 PIXELS = 2**24  # prepared, at a time: 64 MiB of float32
@@ -22,12 +22,12 @@ def embed(model: EmbeddingModel, images: Held | Mapped, *, quiet: bool = False) 
     model.eval()
     device = model.device
     embeddings = torch.zeros(len(images), model.architecture.embedding_dim, device=device)
-    pieces = mine(torch.arange(len(images)).split(at_a_time(model)))
-    told = tqdm(pieces, desc="embedding", disable=quiet or not first() or None)
+    pieces = local_shard(torch.arange(len(images)).split(at_a_time(model)))
+    told = tqdm(pieces, desc="embedding", disable=quiet or not is_main_process() or None)
     with torch.inference_mode():
         for numbers, pixels in zip(told, images.batches(pieces), strict=True):
             embeddings[numbers.to(device)] = model(pixels).float()
-    return summed(embeddings)
+    return all_reduce_sum(embeddings)
 
 
 def at_a_time(model: EmbeddingModel) -> int:
