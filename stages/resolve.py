@@ -20,7 +20,7 @@ def main(*, check: bool = False, show: str | None = None) -> None:
 
             pml.check(f"methods.{name}", **method.model_dump(include={"loss", "miner"}))
     if show is not None:
-        print(config.format_entry(config.read(), show))
+        print(config.format_entry(config.read_sources(), show))
     elif not check:
         with whole(RESOLVED) as folder:
             for name, value in resolved_files(params).items():

@@ -43,7 +43,9 @@ BAD: dict[str, list[tuple[str, Any, str]]] = {
         ("tracking.enabled", "yes", "got 'yes', expected a valid boolean."),
         ("tracking.models", True, "got True, expected one of none, logged, registered."),
         ("run.datasets", "digits", "got 'digits', expected a valid list."),
-        ("run.methods.1", "hlnn", "got 'hlnn', expected one of sm, ls, ln, ln-drop, "),
+        ("run.methods.1", "hlnn", "got 'hlnn', expected one of sm, ls, ... Did you mean 'hln'?"),
+        ("run.datasets.0", "digit", "got 'digit', ... Did you mean 'digits'?"),
+        ("methods.hbn.base", "bnn", "got 'bnn', expected one of sm, ls, ... Did you mean 'bn'?"),
         ("methods.ls.denominator", "others", "params.yaml: methods."),
         ("report.gallery_method", "bn-4", "got 'bn-4', expected one of run.methods (sm, ls, ln, "),
         (f"{ALPHA}.name", "steps", "alpha: got 'steps', expected one of ... Did you mean 'step'?"),
@@ -194,35 +196,26 @@ def test_all_errors_in_all_files_are_named_at_once(lines):
         assert sum(has_message(line, file, path, message) for line in found) == 1
 
 
-def test_a_mistyped_key_is_named_as_missing_and_as_unknown(lines):
+def test_a_mistyped_key_is_named_as_missing_and_as_unknown_and_inherited_ones_once(lines):
     keys = (f"{TRAINING}.embedding_dim", DELETE), (f"{TRAINING}.embeding_dim", 64)
     missing, unknown = lines(*(("datasets.yaml", *key) for key in keys))
     assert missing.startswith(f"datasets.yaml: {TRAINING}.embedding_dim: missing")
     assert unknown.startswith(f"datasets.yaml: {TRAINING}.embeding_dim: unknown key")
     assert unknown.endswith("Did you mean 'embedding_dim'?")
-
-
-def test_an_error_that_other_entries_inherit_is_named_once_where_it_is(lines):
+    # an error that other entries inherit is named once
     assert lines(("params.yaml", "methods.bn.normalise.momentum", DELETE)) == [
         "params.yaml: methods.bn.normalise.momentum: missing. Add it: no key has a default."
     ]
     assert len(lines(("params.yaml", "methods.bn.base", "lm"))) == 1  # no unknown method elsewhere
 
 
-def test_the_nearest_name_is_suggested_if_one_is_near(lines):
-    for path, value, name in [
-        ("run.methods.1", "hlnn", "hln"),
-        ("run.datasets.0", "digit", "digits"),
-        ("methods.hbn.base", "bnn", "bn"),
-    ]:
-        (line,) = lines(("params.yaml", path, value))
-        assert line.endswith(f"Did you mean '{name}'?")
+def test_no_name_is_suggested_if_none_is_similar(lines):
     (line,) = lines(("params.yaml", "run.datasets.0", "xyz"))
     assert "run.datasets.0: got 'xyz', expected one of digits" in line
     assert "Did you mean" not in line
 
 
-def test_gradients_of_other_losses_are_load_error(lines):
+def test_gradients_of_other_losses_are_refused(lines):
     for method in ("triplet", "others-nca"):
         cases = ("params.yaml", "run.methods.0"), ("studies.yaml", "studies.gradients.methods.0")
         (line,) = lines(*((*case, method) for case in cases))
@@ -257,7 +250,7 @@ def test_errors_of_yaml_are_named_with_file_and_line(new_folder):
         assert "suppress" not in message  # ruamel's advice on duplicate keys
 
 
-def test_hostile_yaml_is_load_error(tmp_path):
+def test_hostile_yaml_is_refused(tmp_path):
     for text in (
         b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",  # doubles with every line
         b"a: &a\n  b: *a\n",

@@ -264,7 +264,7 @@ def test_a_trained_model_embeds_without_the_library(tmp_path, monkeypatch):
 def test_a_further_loss_is_a_key_and_the_method_of_the_readme(monkeypatch):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n(methods:\n  circle:.*?)```", readme, re.DOTALL)
-    known = {name: entry.value for name, entry in config.read(ROOT).entries["methods"].items()}
+    known = {name: entry.value for name, entry in config.read_sources(ROOT).entries["methods"].items()}
     expanded, _ = expand_bases(known | yaml.safe_load(block)["methods"])
     said = expanded["circle"].value
     said = TypeAdapter(methods.Method).validate_python(said).model_dump()

@@ -1,4 +1,4 @@
-"""Functions of tensors: class means and their geometry, starting weights."""
+"""Geometry of classes in the embedding, and starting weights."""
 
 import torch
 import torch.nn.functional as F

@@ -12,7 +12,7 @@ from heated.config.params import Params
 from heated.config.validation import Location, grid_problems, name_problems, type_problems
 from heated.config.yaml_files import Entry, ParamsError, expand_bases, read_yaml
 
-__all__ = ["FILES", "Params", "ParamsError", "Sources", "format_entry", "load", "read"]
+__all__ = ["FILES", "Params", "ParamsError", "Sources", "format_entry", "load", "read_sources"]
 
 FILES = {  # the sections that each file may have
     "params.yaml": ("run", "download", "checkpoints", "tracking", "report", "methods"),
@@ -69,7 +69,7 @@ class Sources:
 
 def load(folder: Path = Path()) -> Params:
     """Read and validate the parameters in a folder, or raise ParamsError with all errors."""
-    sources = read(folder)
+    sources = read_sources(folder)
     complete: dict[str, list[str]] = {}
     for kind, name in sources.files:
         if kind not in sources.incomplete:
@@ -91,7 +91,7 @@ def load(folder: Path = Path()) -> Params:
     return params
 
 
-def read(folder: Path = Path()) -> Sources:
+def read_sources(folder: Path = Path()) -> Sources:
     """Read all files and expand their entries, or raise ParamsError if a file cannot be read."""
     sources = Sources()
     for file in FILES:

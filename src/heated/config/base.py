@@ -41,7 +41,7 @@ def choice(options: Mapping[str, Mapping[str, Any]]) -> GetPydanticSchema:
     return GetPydanticSchema(lambda _, handler: handler.generate_schema(union))
 
 
-def validator(is_valid: Callable[[Any], object], expected: str) -> AfterValidator:
+def constraint(is_valid: Callable[[Any], object], expected: str) -> AfterValidator:
     """Return a validator that raises ValueError, with the expected value, if one is not valid."""
 
     def validate(value: Any) -> Any:
@@ -60,6 +60,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # DVC joins names with `-` into a stage's name and breaks on `@`.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 NonEmpty = Field(min_length=1)
-Unique = validator(lambda values: len(set(values)) == len(values), "each entry only once")
+Unique = constraint(lambda values: len(set(values)) == len(values), "each entry only once")
 Names = Annotated[list[Name], Unique]
 Seeds = Annotated[list[Seed], NonEmpty, Unique]

@@ -119,7 +119,7 @@ class Training(StrictModel):
     backbone: Annotated[NamedConfig, base.choice(BACKBONE_OPTIONS)]
     weights: Annotated[
         str,
-        base.validator(
+        base.constraint(
             lambda name: name in ("none", "imagenet") or name.endswith((".safetensors", ".pth")),
             "none, imagenet, or the path of a .safetensors or .pth file",
         ),

@@ -20,7 +20,7 @@ SCHEDULE_OPTIONS: dict[str, dict[str, Any]] = {
         "points": Annotated[
             list[POINT],
             base.NonEmpty,
-            base.validator(
+            base.constraint(
                 lambda points: all(a < b for (a, _), (b, _) in pairwise(points)),
                 "progress that rises from point to point",
             ),

@@ -35,7 +35,7 @@ class Run(Grid):
     threads: base.Count
     launch: Annotated[
         str,
-        base.validator(
+        base.constraint(
             lambda command: re.fullmatch(r"(python|torchrun( --[a-z-]+=[\w.:-]+)+) -m", command),
             "python -m, or torchrun with --option=value, and -m at the end",
         ),

@@ -20,26 +20,22 @@ def resolved_files(params: Params) -> dict[str, Any]:
     """
     threads = {"threads": params.run.threads}
     gradients = params.studies.gradients
-    datasets = {name: params.datasets[name].model_dump() for name in params.trained_datasets()}
-    files: dict[str, Any] = {}
-    for name, section in datasets.items():
+    files = run_files(params)
+    in_report, in_tracking = {}, {}
+    for name in params.trained_datasets():
+        section, methods = params.datasets[name].model_dump(), [*params.seeds_by_method(name)]
         files[f"sources/{name}.json"] = {"source": section["source"]}
         files[f"packing/{name}.json"] = {key: section[key] for key in ("source", "packing")}
         files[f"evaluation/{name}.json"] = {"evaluation": section["evaluation"], **threads}
-    return {
-        **files,
-        **run_files(params),
+        queries = params.report.gallery if name in params.run.datasets else 0
+        in_report[name] = {"section": section, "methods": methods, "gallery": queries}
+        tags = {method: params.tags(name, method) for method in methods}
+        in_tracking[name] = {"section": section, "tags": tags, **params.model_selection(name)}
+    return files | {
         "threads.json": threads,
         "gradients.json": gradients.model_dump(include={"alphas", "samples"}) | threads,
         "report.json": {
-            "datasets": {
-                name: {
-                    "section": section,
-                    "methods": [*params.seeds_by_method(name)],
-                    "gallery": params.report.gallery if name in params.run.datasets else 0,
-                }
-                for name, section in datasets.items()
-            },
+            "datasets": in_report,
             "grids": {name: grid.model_dump() for name, grid in params.grids().items()},
             "claims": {name: claim.model_dump() for name, claim in params.claims.items()},
             "gallery_method": params.report.gallery_method,
@@ -48,16 +44,7 @@ def resolved_files(params: Params) -> dict[str, Any]:
         },
         "tracking.json": {
             **params.tracking.model_dump(include={"enabled", "models"}),
-            "datasets": {
-                name: {
-                    "section": section,
-                    "tags": {
-                        each: params.tags(name, each) for each in params.seeds_by_method(name)
-                    },
-                    **params.model_selection(name),
-                }
-                for name, section in datasets.items()
-            },
+            "datasets": in_tracking,
         },
         SIDE_SETTINGS: {
             "download": params.download.model_dump(),
