@@ -25,9 +25,9 @@ def names(path: Path) -> list[str]:
     return [name for name, _ in iter_members(path)]
 
 
-def read(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, bytes) of the wanted files, in stored order; raise InputError if one lacks."""
-    missing = set(wanted)
+def read(path: Path, members: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, bytes) of some files, in stored order; raise InputError if one is missing."""
+    missing = set(members)
     for name, content in iter_members(path):
         if name in missing:
             missing.remove(name)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -23,11 +24,12 @@ REFERENCES = {  # keys that hold names of these sections
 }
 Location = tuple[int | str, ...]
 Problem = tuple[Location, str]
+params_schema = cache(Params.model_json_schema)
 
 
 def type_problems(error: ValidationError, raw: Any) -> Iterator[Problem]:
     """Yield path and message of every error that pydantic found in the raw parameters."""
-    schema = Params.model_json_schema()
+    schema = params_schema()
     for detail in error.errors():
         # Pydantic's location also names choices and classes, which are no keys in the files.
         path, inner = [], raw
