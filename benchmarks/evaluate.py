@@ -31,7 +31,7 @@ from heated.evaluation.kmeans import lloyd, squared_distances
 from heated.evaluation.ranking import NeighborSearch
 from heated.evaluation.retrieval import RetrievalScores, retrieval_metrics
 from heated.runtime.device import fast_dtype
-from heated.runtime.environment import environment
+from heated.runtime.environment import collect_environment
 
 KS = [1, 10, 100, 1000]
 MIB = 2**20
@@ -316,7 +316,7 @@ def main() -> None:
     if "kmeans" in options.parts:
         figures |= bench_kmeans(embeddings, options)
     peers = [name for name in ("faiss-cpu", "pytorch-metric-learning") if not options.no_peers]
-    figures |= {**environment(device), **{name: version(name) for name in peers}}
+    figures |= {**collect_environment(device), **{name: version(name) for name in peers}}
     for name, value in figures.items():
         print(f"{name:>36}  {f'{value:.6g}' if isinstance(value, float) else value}")
     if options.json:

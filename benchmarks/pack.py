@@ -35,7 +35,7 @@ from PIL import Image
 from heated.datasets.image_folder import samples_by_directory
 from heated.datasets.splits import split
 from heated.preprocessing.packing import pack
-from heated.runtime.environment import environment
+from heated.runtime.environment import collect_environment
 
 DISTINCT, WIDTH, HEIGHT = 300, 500, 375  # synthetic photographs
 FADING = 0.66  # amplitude of each octave of their noise, to that of the one below
@@ -175,7 +175,7 @@ def main() -> None:
         photographs(Path(temporary) / "photographs.zip", options.count)
         figures |= bench("zip", options.images, options)
         figures |= bench("photographs", Path(temporary) / "photographs.zip", options)
-    figures |= environment(torch.device("cpu"))
+    figures |= collect_environment(torch.device("cpu"))
     figures["pillow"] = version("pillow")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -29,7 +29,7 @@ from heated.models.embedding import embed
 from heated.models.embedding_model import Architecture, Model
 from heated.preprocessing.packing import pack
 from heated.runtime.device import prepared
-from heated.runtime.environment import environment
+from heated.runtime.environment import collect_environment
 
 # by network: its last layer, and how many features that reads
 BOTTLENECK = {
@@ -115,7 +115,7 @@ def main() -> None:
         figures = recall(pooled(options.backbone, options.weights), data)
     print(*(f"{name} {value}" for name, value in figures.items()), sep="\n")
     if options.json:
-        told = {"backbone": options.backbone, **figures, **environment(device)}
+        told = {"backbone": options.backbone, **figures, **collect_environment(device)}
         options.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from heated.data.batches import Held
 from heated.models.embedding_model import Architecture, Model
-from heated.runtime.device import keep_memory, precision
-from heated.runtime.environment import environment
+from heated.runtime.device import keep_freed_memory, machine_settings
+from heated.runtime.environment import collect_environment
 from heated.training.loop import PRECISIONS, Progress, train_epoch
 
 BATCH_NORM = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": False}, "frozen_blocks": 0}
@@ -175,7 +175,7 @@ def measured(epochs: dict[str, Callable[[], None]], repeats: int) -> dict[str, l
     seconds: dict[str, list[float]] = {name: [] for name in epochs}
     for repeat in range(repeats + 1):
         for name, epoch in epochs.items():
-            keep_memory(name != "otherwise")
+            keep_freed_memory(name != "otherwise")
             started = time.perf_counter()
             epoch()
             if repeat:
@@ -187,7 +187,7 @@ def bench(name: str, originals: Path, options: argparse.Namespace) -> dict[str, 
     """Images a second of all three, and our ratios."""
     backbone, size, crop, batch = NETWORKS[name]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = precision(options.precision, device)
+    dtype = machine_settings(options.precision, device, 1)["precision"]
     images, labels = (values.to(device) for values in packed(originals, size))
     shape, classes = (size, size, 3), int(labels.max()) + 1
     with TemporaryDirectory() as temporary:
@@ -243,7 +243,7 @@ def main() -> None:
         for name in options.networks:
             figures |= bench(name, Path(temporary), options)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    figures |= environment(device)
+    figures |= collect_environment(device)
     figures["pytorch-metric-learning"] = version("pytorch-metric-learning")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from heated.common.paths import resolved, run_folder
 from heated.evaluation.metrics import evaluate
 from heated.evaluation.summary import summaries
 from heated.runtime.device import prepared
-from heated.runtime.distributed import first
+from heated.runtime.distributed import is_main_process
 
 
 def main(dataset: str, method: str) -> None:
@@ -20,7 +20,7 @@ def main(dataset: str, method: str) -> None:
         arrays = {k: torch.from_numpy(array).to(device) for k, array in read_arrays(path).items()}
         seed = int(path.stem.removeprefix("seed-"))
         values[seed] = evaluate(arrays, memory_mib=memory_mib, **settings)
-    if first():
+    if is_main_process():
         write_json(folder / "metrics.json", summaries(values, settings["kmeans"]["name"]))
 
 

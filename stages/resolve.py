@@ -1,15 +1,13 @@
 """Validate all parameters, and write every stage's settings to a JSON file of its own."""
 
 from argparse import ArgumentParser
-from pathlib import Path
 
 from heated import config
 from heated.common.cli import run
 from heated.common.io import whole, write_json
 from heated.common.paths import RESOLVED
-from heated.config.method import LibraryLoss
+from heated.config.methods import PMLMethod
 from heated.config.resolved import resolved_files
-from heated.config.show import shown
 
 
 def main(*, check: bool = False, show: str | None = None) -> None:
@@ -17,12 +15,12 @@ def main(*, check: bool = False, show: str | None = None) -> None:
     params = config.load()
     trained = {name: params.methods[name] for _, name in params.runs()}
     for name, method in trained.items():
-        if isinstance(method, LibraryLoss):
+        if isinstance(method, PMLMethod):
             from heated.losses import pml  # imports torch
 
             pml.check_options(f"methods.{name}", **method.model_dump(include={"loss", "miner"}))
     if show is not None:
-        print(shown(config.read(Path()), show))
+        print(config.format_entry(config.read_sources(), show))
     elif not check:
         with whole(RESOLVED) as folder:
             for name, value in resolved_files(params).items():

@@ -5,9 +5,9 @@ from heated.common.history import write_history
 from heated.common.io import project_root, write_json
 from heated.common.paths import SIDE_SETTINGS, packed_folder, resolved, resolved_runs, run_folder
 from heated.data import packed_dataset
-from heated.runtime.device import machine, prepared
-from heated.runtime.distributed import first, output
-from heated.runtime.system_metrics import Usage
+from heated.runtime.device import machine_settings, prepared
+from heated.runtime.distributed import is_main_process, main_process_output
+from heated.runtime.environment import SystemMetricsLogger
 from heated.tracking.live import live
 from heated.training import provenance, training_run
 from heated.training.recipe import Recipe, tuned_settings
@@ -19,18 +19,18 @@ def main(dataset: str, method: str) -> None:
     folder, packed = run_folder(dataset, method), packed_folder(dataset)
     settings = tuned_settings(folder) if given["tuned"] else given["settings"]
     device = prepared(given["threads"])
-    here = machine(settings["precision"], device, given["threads"])
+    here = machine_settings(settings["precision"], device, given["threads"])
     siblings = [Recipe.from_settings(each["settings"] | here) for each in resolved_runs(dataset)]
     data, digest = packed_dataset.unpack(packed), packed_dataset.digest(packed)
     place = {"folder": project_root() / "checkpoints", **side["checkpoints"]}
     recipe = Recipe.from_settings(settings | here)
     trained = training_run.Run(recipe, data, digest, device, others=siblings, **place)
     record = provenance.of(trained, given["tags"], settings | here)
-    tracked, every = side["tracking"]["enabled"] and first(), side["tracking"]["every"]
-    with output(folder / "models") as models, live(record, tracked, every) as logger:
-        usage = Usage(device, logger)
+    tracked, every = side["tracking"]["enabled"] and is_main_process(), side["tracking"]["every"]
+    with main_process_output(folder / "models") as models, live(record, tracked, every) as logger:
+        usage = SystemMetricsLogger(device, logger)
         done = trained.finish(given["seeds"], models, usage)
-    if first():
+    if is_main_process():
         write_history(folder / "history.csv", {s: result["history"] for s, result in done.items()})
         write_json(folder / "provenance.json", provenance.finished(record, done, usage.rows))
 

@@ -4,8 +4,8 @@ from heated.common.cli import run
 from heated.common.io import project_root, write_json
 from heated.common.paths import SIDE_SETTINGS, packed_folder, resolved, run_folder
 from heated.data import packed_dataset
-from heated.runtime.device import machine, prepared
-from heated.runtime.distributed import first
+from heated.runtime.device import machine_settings, prepared
+from heated.runtime.distributed import is_main_process
 from heated.training import grid_search, training_run
 from heated.training.recipe import Recipe
 
@@ -17,7 +17,7 @@ def main(dataset: str, method: str) -> None:
     data = grid_search.validation(packed_dataset.unpack(packed), **study["validation"])
     points = [each["point"] for each in study["points"]]
     settings = [each["settings"] for each in study["points"]]
-    here = machine(settings[0]["precision"], device, study["threads"])
+    here = machine_settings(settings[0]["precision"], device, study["threads"])
     trained = training_run.Run(
         Recipe.from_settings(settings[0] | here),
         data,
@@ -29,7 +29,7 @@ def main(dataset: str, method: str) -> None:
     last = [each | here | {"watch_every": each["epochs"]} for each in settings]
     tried = [Recipe.from_settings(each) for each in last]
     found = grid_search.tuned(trained, points, tried, seed=study["seed"])
-    if first():
+    if is_main_process():
         found["settings"] = settings[points.index(found["chosen"])]
         write_json(run_folder(dataset, method) / "tuned.json", found)
 

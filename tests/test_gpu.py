@@ -21,8 +21,8 @@ from heated.data.packed_dataset import Packed
 from heated.evaluation.metrics import evaluate
 from heated.models.embedding import embed
 from heated.models.embedding_model import Architecture, Model, load
-from heated.runtime.device import peak_memory, prepared
-from heated.runtime.system_metrics import Usage
+from heated.runtime.device import peak_memory_mib, prepared
+from heated.runtime.environment import SystemMetricsLogger
 from heated.training.recipe import Recipe
 from heated.training.training_run import Run
 
@@ -217,14 +217,14 @@ def test_metrics_are_those_of_the_cpu():
 
 def test_memory_and_usage_are_measured_and_end_nothing():
     held = torch.zeros(2**22, device=GPU)
-    assert peak_memory(GPU) >= held.nbytes // 2**20
+    assert peak_memory_mib(GPU) >= held.nbytes // 2**20
     rows = []
 
     class Kept:
         def log(self, seed, row):
             rows.append(row)
 
-    usage = Usage(GPU, Kept())
+    usage = SystemMetricsLogger(GPU, Kept())
     usage.since -= 1
     usage.log(0, {"epoch": 0})
     assert rows[0]["system/gpu_memory_megabytes"] > 0

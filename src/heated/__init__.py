@@ -1,6 +1,6 @@
 """Heated-Up Softmax Embedding (arXiv 1809.04157).
 
-The public interface is what `__all__` names; each name is imported on first use.
+The public interface is `__all__`; each name is imported on first use.
 
 - `HeatedSoftmax`: the loss, for any training loop
 - `SCHEDULES`, `schedule_values`: alpha as a function of progress, and its value in every epoch
@@ -11,7 +11,7 @@ The public interface is what `__all__` names; each name is imported on first use
 from importlib import import_module
 from typing import Any
 
-# Imported on first use, so that a stage which needs no network does not wait for torch.
+# Imported on first use, so that a stage without tensors starts without loading torch.
 PUBLIC = {
     "HeatedSoftmax": ("heated.losses.heated_softmax", "HeatedSoftmax"),
     "SCHEDULES": ("heated.training.schedules", "SCHEDULES"),

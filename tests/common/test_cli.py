@@ -17,37 +17,27 @@ def call(monkeypatch):
     return with_arguments
 
 
-def test_arguments_come_in_order_and_paths_as_paths(call):
-    given = []
+def test_arguments_are_passed_in_order_and_a_wrong_number_ends_with_the_usage(call, capsys):
+    calls = []
 
     def main(dataset: str, packed: Path) -> None:
-        given.extend([dataset, packed])
+        calls.append((dataset, packed))
 
     call(main, "digits", "data/packed")
-    assert given == ["digits", Path("data/packed")]
-    assert isinstance(given[0], str)
-
-
-def test_a_wrong_number_of_arguments_ends_with_the_usage_and_status_2(call, capsys):
-    def main(dataset: str, packed: Path) -> None:
-        raise AssertionError("called")
-
+    assert calls == [("digits", Path("data/packed"))]
     for arguments in ((), ("digits",), ("digits", "a", "b")):
         with pytest.raises(SystemExit) as ended:
             call(main, *arguments)
         assert ended.value.code == 2
         assert capsys.readouterr().err.startswith("usage: python -m test_cli [-h] DATASET PACKED\n")
+    assert len(calls) == 1
 
 
-def test_what_a_user_can_fix_ends_with_its_message_alone_and_another_error_is_raised(call):
+def test_errors_of_the_user_end_with_their_message_and_other_errors_are_raised(call):
     def main() -> None:
         raise error
 
-    for error in (
-        InputError("write `split: halves`"),
-        FileNotFoundError("x"),
-        FloatingPointError(),
-    ):
+    for error in (InputError("use `split: halves`"), FileNotFoundError("x"), FloatingPointError()):
         with pytest.raises(SystemExit) as ended:
             call(main)
         assert ended.value.code == str(error)  # a text as code: printed, and status 1

@@ -28,49 +28,39 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-# --- whole or absent -------------------------------------------------------------------------
-
-
 def test_a_file_appears_only_when_the_block_ends(tmp_path):
     path = tmp_path / "a" / "b" / "file"
     with whole(path) as temporary:
         temporary.write_text("new")
         assert not path.exists()
-        assert temporary.parent == path.parent  # the same file system: a rename is one act
+        assert temporary.parent == path.parent  # the same file system: renaming is atomic
     assert path.read_text() == "new"
     assert names(path.parent) == ["file"]
 
 
-def write_half(path, *, of_folder):
-    """An error with half of a folder or of a file written."""
-    with whole(path) as temporary:
-        if of_folder:
-            temporary.mkdir()
-        (temporary / "half" if of_folder else temporary).write_text("half")
-        raise ZeroDivisionError
-
-
-def test_an_error_leaves_the_former_file_or_folder_and_nothing_else(tmp_path):
-    (tmp_path / "folder").mkdir()
-    for old in (tmp_path / "file", tmp_path / "folder" / "old"):
-        old.write_text("old")
-    for name in ("file", "folder"):
-        with pytest.raises(ZeroDivisionError):
-            write_half(tmp_path / name, of_folder=name == "folder")
-    assert (tmp_path / "file").read_text() == "old"
-    assert names(tmp_path / "folder") == ["old"]
-    assert names(tmp_path) == ["file", "folder"]
-
-
-def test_a_folder_replaces_the_one_that_stood_there(tmp_path):
-    path = tmp_path / "folder"
-    path.mkdir()
-    (path / "old").write_text("old")
+def write_folder(path, name, *, fail=False):
     with whole(path) as temporary:
         temporary.mkdir()
-        (temporary / "new").write_text("new")
-    assert names(path) == ["new"]
-    assert names(tmp_path) == ["folder"]
+        (temporary / name).write_text(name)
+        assert not fail
+
+
+def test_a_folder_replaces_the_old_one_and_an_error_leaves_the_old_file_or_folder(tmp_path):
+    def fail_at_half(path):
+        with whole(path) as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    (tmp_path / "file").write_text("old")
+    for name in ("old", "new"):
+        write_folder(tmp_path / "folder", name)
+    with pytest.raises(ZeroDivisionError):
+        fail_at_half(tmp_path / "file")
+    with pytest.raises(AssertionError):
+        write_folder(tmp_path / "folder", "half", fail=True)
+    assert (tmp_path / "file").read_text() == "old"
+    assert names(tmp_path / "folder") == ["new"]
+    assert names(tmp_path) == ["file", "folder"]
 
 
 def test_a_killed_process_leaves_nothing_under_the_name(tmp_path):
@@ -85,30 +75,24 @@ def test_a_killed_process_leaves_nothing_under_the_name(tmp_path):
     assert done.returncode == -9
     assert not path.exists()
     assert names(tmp_path) != []  # it had begun
-    beside = tmp_path / f".file.{os.getppid()}.part"  # of one that is alive
-    beside.write_text("half")
+    running = tmp_path / f".file.{os.getppid()}.part"  # of a process that is alive
+    running.write_text("half")
     write_text(path, "whole")
-    assert names(tmp_path) == sorted([beside.name, "file"])
+    assert names(tmp_path) == sorted([running.name, "file"])
 
 
-def test_remove_takes_a_file_a_folder_and_what_is_not_there(tmp_path):
+def test_remove_deletes_files_and_folders_and_required_names_the_stage(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder" / "inner").mkdir(parents=True)
+    assert required(tmp_path / "file", "split") == tmp_path / "file"
     for name in ("file", "folder", "nothing"):
         remove(tmp_path / name)
     assert names(tmp_path) == []
+    with pytest.raises(FileNotFoundError, match=r"file is missing: the stage 'split' makes it"):
+        required(tmp_path / "file", "split")
 
 
-def test_required_gives_what_is_there_and_else_names_the_stage(tmp_path):
-    assert required(tmp_path, "split") == tmp_path
-    with pytest.raises(FileNotFoundError, match=r"gone is missing: the stage 'split' makes it"):
-        required(tmp_path / "gone", "split")
-
-
-# --- where the project lies ------------------------------------------------------------------
-
-
-def test_the_root_is_dvcs_where_dvc_runs_a_stage_and_else_the_current_folder(tmp_path, monkeypatch):
+def test_the_root_is_dvcs_in_a_stage_and_else_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     assert project_root() == tmp_path.resolve()
     monkeypatch.delenv("DVC_ROOT")
@@ -117,46 +101,31 @@ def test_the_root_is_dvcs_where_dvc_runs_a_stage_and_else_the_current_folder(tmp
     assert project_root().is_absolute()
 
 
-# --- formats ---------------------------------------------------------------------------------
-
-
 def test_sha256_is_that_of_the_bytes(tmp_path):
     path = tmp_path / "file"
-    path.write_bytes(b"abc")
-    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert sha256(path) == expected
-    path.write_bytes(bytes(range(256)) * 5000)
-    assert sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    for content in (b"abc", bytes(range(256)) * 5000):
+        path.write_bytes(content)
+        assert sha256(path) == hashlib.sha256(content).hexdigest()
 
 
-def test_json_comes_back_as_it_went(tmp_path):
+def test_json_round_trips_and_nan_leaves_the_old_file(tmp_path):
     path, value = tmp_path / "file.json", {"recall": [0.1, 1.0, None], "name": "Größe", "n": 3}
     write_json(path, value)
-    assert read_json(path) == value
     text = path.read_text(encoding="utf-8")
-    assert json.loads(text) == value
+    assert read_json(path) == json.loads(text) == value
     assert "Größe" in text
     assert text.endswith("}\n")
-
-
-def test_json_has_no_nan_and_the_former_file_stays(tmp_path):
-    path = tmp_path / "file.json"
-    path.write_text("{}")
-    for value in (float("nan"), float("inf"), -float("inf")):
+    for number in (float("nan"), float("inf"), -float("inf")):
         with pytest.raises(ValueError, match="not JSON compliant"):
-            write_json(path, {"loss": value})
-    assert path.read_text() == "{}"
+            write_json(path, {"loss": number})
+    assert path.read_text(encoding="utf-8") == text
     assert names(tmp_path) == ["file.json"]
 
 
-def test_text_keeps_its_line_ends_and_letters(tmp_path):
-    path = tmp_path / "file"
+def test_text_keeps_line_ends_and_csv_has_every_key_and_numbers_to_the_last_bit(tmp_path):
+    path, value = tmp_path / "file", 0.1 + 0.2
     write_text(path, "a\nb\r\nß\n")
     assert path.read_bytes() == "a\nb\r\nß\n".encode()
-
-
-def test_csv_has_every_key_in_the_order_they_come_up_and_numbers_to_the_last_bit(tmp_path):
-    path, value = tmp_path / "file.csv", 0.1 + 0.2
     write_csv(path, [{"epoch": 0, "loss": 1.5}, {"epoch": 1, "recall": 0.5, "loss": 0.1}])
     assert path.read_bytes() == b"epoch,loss,recall\n0,1.5,\n1,0.1,0.5\n"
     write_csv(path, [{"name": 'a, "b"', "value": value}])
@@ -166,8 +135,8 @@ def test_csv_has_every_key_in_the_order_they_come_up_and_numbers_to_the_last_bit
     assert float(row["value"]) == value
 
 
-def test_arrays_come_back_with_value_and_type(tmp_path):
-    path = tmp_path / "arrays.npz"
+def test_arrays_round_trip_with_value_and_type_and_without_pickle(tmp_path):
+    path, objects = tmp_path / "arrays.npz", np.array([{}], dtype=object)
     arrays = {
         "labels": np.array([1, 2, 3]),
         "train": np.array([True, False]),
@@ -180,14 +149,9 @@ def test_arrays_come_back_with_value_and_type(tmp_path):
     for name, array in arrays.items():
         assert back[name].dtype == array.dtype
         np.testing.assert_array_equal(back[name], array)
-    assert names(tmp_path) == ["arrays.npz"]
-
-
-def test_no_pickle_is_written_or_read(tmp_path):
-    path, things = tmp_path / "arrays.npz", np.array([{}], dtype=object)
     with pytest.raises(ValueError, match="allow_pickle"):
-        write_arrays(path, things=things)
-    assert names(tmp_path) == []
-    np.savez(path, things=things)
+        write_arrays(tmp_path / "objects.npz", objects=objects)
+    assert names(tmp_path) == ["arrays.npz"]
+    np.savez(path, objects=objects)
     with pytest.raises(ValueError, match="allow_pickle"):
         read_arrays(path)

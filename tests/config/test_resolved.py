@@ -10,14 +10,14 @@ from conftest import ROOT
 from heated import config
 from heated.common.io import write_json
 from heated.common.paths import SIDE_SETTINGS
-from heated.config.entries import expand
 from heated.config.resolved import resolved_files
+from heated.config.yaml_files import expand_bases
 
 PARAMS = config.load(ROOT)
 FILES = resolved_files(PARAMS)
 
 
-def test_settings_are_those_that_released_results_were_made_with(subtests):
+def test_settings_equal_those_of_released_results(subtests):
     """`settings.json` has every entry written out, as params.yaml did before it had `base`."""
     kept = json.loads(Path(__file__).with_name("settings.json").read_text(encoding="utf-8"))
     found = json.loads(PARAMS.model_dump_json())
@@ -53,7 +53,7 @@ def test_entries_are_merged_and_a_mapping_with_a_name_replaces():
         "c": {"base": "b", "x": {"name": "two"}, "n": {"m": 1}, "y": None},
     }
     before = deepcopy(entries)
-    found, problems = expand(entries)
+    found, problems = expand_bases(entries)
     assert problems == {}
     assert entries == before
     assert found["b"].value == {
@@ -62,34 +62,27 @@ def test_entries_are_merged_and_a_mapping_with_a_name_replaces():
         "n": None,
     }
     assert found["c"].value == {"x": {"name": "two"}, "y": None, "n": {"m": 1}}
-    origins = {
-        path: found["c"].origin(path) for path in [("x", "name"), ("x",), ("n", "m"), ("y",)]
-    }
-    assert origins == {("x", "name"): "c", ("x",): "c", ("n", "m"): "c", ("y",): "c"}
-    assert found["b"].origin(("x", "k")) == "b"
-    assert found["b"].origin(("x", "l")) == "a"
-
-
-def test_the_order_of_entries_does_not_matter():
+    for path in [("x", "name"), ("x",), ("n", "m"), ("y",)]:
+        assert found["c"].writer_of(path) == "c"
+    assert found["b"].writer_of(("x", "k")) == "b"
+    assert found["b"].writer_of(("x", "l")) == "a"
     entries = {"c": {"base": "b", "k": 3}, "b": {"base": "a", "l": 2}, "a": {"k": 1}}
-    one, _ = expand(entries)
-    other, _ = expand(dict(reversed(entries.items())))
-    assert one == other
-    assert one["c"].value == {"k": 3, "l": 2}
+    found, _ = expand_bases(entries)
+    assert found == expand_bases(dict(reversed(entries.items())))[0]  # the order does not matter
+    assert found["c"].value == {"k": 3, "l": 2}
 
 
-def changed_leaves(value, path=()):
+def changed_leaves(value):
     """Each path of a leaf, with a copy of the value in which that leaf is another one."""
 
-    def walk(inner, path):
-        pairs = inner.items() if isinstance(inner, dict) else enumerate(inner)
-        for key, each in pairs:
+    def walk(inner, path=()):
+        for key, each in inner.items() if isinstance(inner, dict) else enumerate(inner):
             if isinstance(each, dict | list) and each:
                 yield from walk(each, (*path, key))
             else:
                 yield (*path, key), each
 
-    for leaf, old in walk(value, path):
+    for leaf, old in walk(value):
         copy = deepcopy(value)
         section = copy
         for key in leaf[:-1]:

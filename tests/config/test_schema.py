@@ -34,8 +34,8 @@ TEXTS = {file: (ROOT / file).read_text(encoding="utf-8") for file in config.FILE
 
 # Each kind of choice: the section and key that hold it, and the package's dict.
 KINDS: dict[str, tuple[type[base.Section], str, dict[str, Any]]] = {
-    "lr_factor": (method.HeatedSoftmax, "lr_factor", SCHEDULES),
-    "normalise": (method.HeatedSoftmax, "normalise", NORMALISATIONS),
+    "lr_factor": (methods.HeatedSoftmaxMethod, "lr_factor", SCHEDULES),
+    "normalise": (methods.HeatedSoftmaxMethod, "normalise", NORMALISATIONS),
     "sampler": (method.LibraryLoss, "sampler", SAMPLERS),
     "backbone": (training.Training, "backbone", BACKBONES),
     "augment": (training.Training, "augment", AUGMENTATIONS),
@@ -130,7 +130,7 @@ def test_names_are_the_keys_of_the_packages_dicts_and_options_the_functions_para
 
 
 def test_words_are_those_of_the_package():
-    fields, settings = method.HeatedSoftmax.model_fields, training.Training.model_fields
+    fields, settings = methods.HeatedSoftmaxMethod.model_fields, training.Training.model_fields
     assert get_args(fields["bias"].annotation) == BIASES
     assert get_args(fields["denominator"].annotation) == DENOMINATORS
     assert set(choices(fields["alpha"].annotation)) == {*SCHEDULES, *ADAPTATIONS} - {"none"}
@@ -156,7 +156,7 @@ def test_every_schedule_is_positive_and_finite_and_heated_methods_are_heated():
 
 def test_every_normalisation_binds():
     for each in PARAMS.methods.values():
-        if isinstance(each, method.HeatedSoftmax):
+        if isinstance(each, methods.HeatedSoftmaxMethod):
             module = NORMALISATIONS[each.normalise.name](4, **each.normalise.options)
             assert module(torch.randn(3, 4)).shape == (3, 4)
 

@@ -15,7 +15,7 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 def halfway(count, dim, *, up):
     """Unit vectors of equal entries, as far from a bfloat16 number as possible."""
     mantissas = torch.linspace(1, 2, 129, dtype=torch.float64)[:-1] + 2**-8 * (0.98 if up else 1.02)
-    entries = mantissas[torch.arange(count) % 128][:, None].expand(count, dim)
+    entries = mantissas[torch.arange(count) % 128][:, None].expand_bases(count, dim)
     return entries / (2 * dim**0.5)
 
 

@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits
 
 from heated import config
 from heated.common.errors import InputError
-from heated.config import method
-from heated.config.entries import expand
+from heated.config import methods
+from heated.config.yaml_files import expand_bases
 from heated.data.batches import Held
 from heated.data.samplers import SAMPLERS
 from heated.losses.heated_softmax import HeatedSoftmax
@@ -85,7 +85,7 @@ def test_every_competitor_trains_on_digits_and_its_loss_falls(subtests):
             constant = {"lr": 0.01, "lr_factor": {"name": "constant", "value": 1.0}}
             _, (first, last) = train_model(settings_of(name, **constant))
             assert last["loss"] < first["loss"]
-            is_heated = isinstance(PARAMS.methods[name], method.HeatedSoftmax)
+            is_heated = isinstance(PARAMS.methods[name], methods.HeatedSoftmaxMethod)
             assert ("accuracy" in last) == ("alpha" in last) == ("temperature" in last) == is_heated
 
 
@@ -238,9 +238,11 @@ def test_only_building_a_loss_needs_the_library(tmp_path, monkeypatch):
 def test_another_loss_needs_a_key_and_the_method_in_the_readme(monkeypatch):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n(methods:\n  circle:.*?)```", readme, re.DOTALL)
-    known = {name: entry.value for name, entry in config.read(ROOT).entries["methods"].items()}
-    expanded, _ = expand(known | yaml.safe_load(block)["methods"])
-    circle = TypeAdapter(method.Method).validate_python(expanded["circle"].value).model_dump()
+    known = {
+        name: entry.value for name, entry in config.read_sources(ROOT).entries["methods"].items()
+    }
+    expanded, _ = expand_bases(known | yaml.safe_load(block)["methods"])
+    circle = TypeAdapter(methods.Method).validate_python(expanded["circle"].value).model_dump()
     with pytest.raises(InputError, match="losses name: .*'circle'"):
         check_options("methods.circle", loss=circle["loss"], miner=None)
     monkeypatch.setitem(LOSSES, "circle", "CircleLoss")

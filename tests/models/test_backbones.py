@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from heated.common.errors import InputError
-from heated.common.initializers import variance_scaling_
+from heated.common.geometry import variance_scaling_
 from heated.models.backbones import BACKBONES, bottleneck
 
 OPTIONS = {"batch_norm": BATCH_NORM, "frozen_blocks": 0}

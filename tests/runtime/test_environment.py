@@ -1,20 +1,71 @@
 import json
 import os
 import platform
+import resource
 import subprocess
+import sys
+import time
+from functools import partial
 from importlib.metadata import version
 
 import pytest
 import torch
 
-from heated.runtime.environment import environment, git, processor, source_commit
+from heated.runtime import environment
+from heated.runtime.device import keep_freed_memory
+from heated.runtime.environment import (
+    MIN_INTERVAL_S,
+    SystemMetricsLogger,
+    collect_environment,
+    cpu_name,
+    git,
+    source_commit,
+)
+from heated.training.provenance import finished
+
+CPU = {
+    "system/cpu_utilization_percentage",
+    "system/process_cpu_percentage",
+    "system/process_memory_megabytes",
+}
+BLOCK = 64 * 2**20  # bytes
 
 
-def test_the_environment_names_hardware_and_versions_as_json():
-    found = environment(torch.device("cpu"))
+# --- device ----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets options of Linux's C library")
+def test_kept_memory_is_not_requested_again(monkeypatch):
+    def faults(keep):
+        """Pages that the system provides for a block that was freed a moment ago.
+
+        The first blocks make room in the heap.
+        """
+        keep_freed_memory(keep)
+        fill = partial(torch.zeros, BLOCK, dtype=torch.uint8)
+        for _ in range(8):
+            fill()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        fill()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    pages, requested = BLOCK // resource.getpagesize(), faults(False)
+    if requested < pages // 600:  # huge pages count once
+        pytest.skip("this C library keeps memory by default")
+    assert faults(True) < requested / 10
+    keep_freed_memory(False)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    keep_freed_memory(True)  # does nothing on another system
+
+
+# --- hardware, versions, commit --------------------------------------------------------------
+
+
+def test_the_environment_has_hardware_and_versions_as_json():
+    found = collect_environment(torch.device("cpu"))
     assert json.loads(json.dumps(found)) == found
     assert found["device_type"] == "cpu"
-    assert found["device"] == processor() != ""
+    assert found["device"] == cpu_name() != ""
     assert found["cores"] == os.cpu_count()
     assert found["python"] == platform.python_version()
     assert platform.system() in found["system"]
@@ -22,25 +73,15 @@ def test_the_environment_names_hardware_and_versions_as_json():
         assert found[package] == version(package)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_on_a_gpu_the_device_is_the_cards_name():
-    found = environment(torch.device("cuda", 0))
-    assert found["device_type"] == "cuda"
-    assert found["device"] == torch.cuda.get_device_name(0)
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A git repository with one commit of one file, which is the working directory.
 
-
-@pytest.fixture(autouse=True)
-def plain_git(monkeypatch):
-    """Neither git nor DVC has settings of the user's or of what started the tests."""
+    Neither git nor DVC has settings of the user's or of the process that started the tests.
+    """
     for name in [name for name in os.environ if name.startswith(("GIT_", "DVC_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-
-
-@pytest.fixture
-def repository(tmp_path, monkeypatch):
-    """A git repository with one commit of one file, which is the working directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tracked").write_text("one")
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
@@ -49,7 +90,7 @@ def repository(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_commit_is_the_heads_with_dvcs_names_of_stage_and_experiment(repository, monkeypatch):
+def test_the_commit_is_heads_with_dvcs_stage_and_experiment(repository, monkeypatch):
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     expected = {"commit": head.stdout.strip(), "modified": False}
     assert len(expected["commit"]) == 40
@@ -60,7 +101,7 @@ def test_the_commit_is_the_heads_with_dvcs_names_of_stage_and_experiment(reposit
     assert source_commit() == {**expected, **names}
 
 
-def test_a_changed_file_is_told_and_an_untracked_one_or_a_result_is_not(repository):
+def test_tracked_sources_count_as_modified_but_no_untracked_file_or_result(repository):
     (repository / "untracked").write_text("two")
     (repository / "dvc.lock").write_text("one")  # a build writes it
     subprocess.run(["git", "add", "dvc.lock"], check=True)
@@ -78,3 +119,69 @@ def test_outside_a_repository_and_without_git_there_is_no_commit(repository, mon
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(repository))
     found = source_commit()
     assert (found["commit"], found["modified"]) == (None, False)
+
+
+# --- system metrics --------------------------------------------------------------------------
+
+
+class Rows(dict):
+    """A logger that keeps the rows of each seed."""
+
+    def log(self, seed, row):
+        self.setdefault(seed, []).append(row)
+
+
+def work():
+    """Keep a processor busy for longer than the shortest interval, in time of this process."""
+    end = time.process_time() + 2 * MIN_INTERVAL_S
+    while time.process_time() < end:
+        pass
+
+
+def test_each_row_has_the_system_metrics_since_the_row_before():
+    logged = Rows()
+    logger = SystemMetricsLogger(torch.device("cpu"), logged)
+    for epoch in range(2):
+        work()
+        logger.log(7, {"epoch": epoch, "loss": 1.0})
+    assert [row.keys() for row in logged[7]] == [{"epoch", "loss"} | CPU] * 2
+    assert all(row["system/process_cpu_percentage"] > 0 for row in logged[7])
+    assert all(row["system/process_memory_megabytes"] > 50 for row in logged[7])
+    assert logger.rows == {7: [{k: v for k, v in row.items() if k != "loss"} for row in logged[7]]}
+
+
+def test_rows_of_a_resumed_training_have_no_system_metrics(monkeypatch):
+    monkeypatch.setattr(environment, "MIN_INTERVAL_S", float("inf"))
+    logged = Rows()
+    logger = SystemMetricsLogger(torch.device("cpu"), logged)
+    rows = [{"epoch": epoch, "loss": 1.0} for epoch in range(3)]
+    for row in rows:
+        logger.log(0, row)
+    assert logged == {0: rows}
+    assert logger.rows == {0: []}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_the_device_is_the_cards_name_and_its_memory_is_measured():
+    found = collect_environment(torch.device("cuda", 0))
+    assert found["device_type"] == "cuda"
+    assert found["device"] == torch.cuda.get_device_name(0)
+    logged = Rows()
+    logger = SystemMetricsLogger(torch.device("cuda"), logged)
+    held = torch.zeros(10**7, device="cuda")
+    work()
+    logger.log(0, {"epoch": 0})
+    assert logged[0][0]["system/gpu_memory_megabytes"] >= held.nbytes / 1e6
+
+
+def test_a_record_keeps_the_system_metrics_of_epochs_that_were_trained_now():
+    rows = [{"epoch": epoch, "system/cpu_utilization_percentage": 50.0} for epoch in range(3)]
+    history = [{"epoch": epoch} for epoch in range(3)]
+    done = {
+        0: {"history": history, "epochs_trained": 1},
+        7: {"history": history, "epochs_trained": 0},
+    }
+    record = finished({}, done, {0: rows, 7: rows[:1]})
+    assert record["usage"] == {"0": rows[2:]}
+    assert record["seeds"] == {"0": {"epochs_trained": 1}, "7": {"epochs_trained": 0}}

@@ -150,7 +150,7 @@ def test_params_choose_by_validation_classes_alone(tmp_path, validation, metric)
         text = (ROOT / name).read_text(encoding="utf-8")
         changed = text.replace("validation: null", f"validation: {validation}", 1)
         (tmp_path / name).write_text(changed, encoding="utf-8")
-    chosen = config.load(tmp_path).chosen_by("digits")
+    chosen = config.load(tmp_path).model_selection("digits")
     assert chosen["metric"] == metric
     assert chosen["packing"]["size"] == 8
 

@@ -157,5 +157,5 @@ def test_a_changed_grid_puts_its_own_method_out_of_date_alone(competed):
 def test_a_misspelt_option_stops_the_check_by_its_methods_name(competed):
     with competed.edited({"methods.triplet.loss": {"name": "triplet", "marign": 0.2}}):
         told = competed.stage("resolve", "--check", status=1)
-    assert told.startswith("methods.triplet: triplet.marign: came 'marign'; allowed: ")
+    assert told.startswith("methods.triplet: triplet.marign: got 'marign', expected one of ")
     assert "Did you mean 'margin'?" in told

@@ -12,6 +12,8 @@ def test_a_key_tells_methods_that_are_trained_alike_and_processors_apart(tmp_pat
     assert key(tmp_path) == here
     assert key(tmp_path, method="tuned-hln") != here
     assert key(tmp_path, params=SETTINGS | {"note": "at another epoch"}) != here
-    found = provenance.environment  # another processor rounds differently
-    monkeypatch.setattr(provenance, "environment", lambda d: found(d) | {"device": "another"})
+    found = provenance.collect_environment  # another processor rounds differently
+    monkeypatch.setattr(
+        provenance, "collect_environment", lambda d: found(d) | {"device": "another"}
+    )
     assert key(tmp_path) != here

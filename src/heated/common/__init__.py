@@ -1,1 +1,1 @@
-"""What every other folder builds on: errors, files, archives, the command line."""
+"""Errors, files, archives and the command line, used by every other folder."""

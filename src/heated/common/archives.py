@@ -1,7 +1,4 @@
-"""Files in zip and tar archives, read where they lie; nothing is unpacked onto the disk.
-
-An archive that grows beyond reason is refused.
-"""
+"""Read files in zip and tar archives, without unpacking them to disk."""
 
 import gzip
 import lzma
@@ -15,41 +12,30 @@ from pathlib import Path, PurePosixPath
 
 from heated.common.errors import InputError
 
-LARGEST_MEMBER = 1 << 30  # bytes of one file in an archive
-LARGEST_GROWTH = 100  # times the archive's own bytes, of all its files
-SMALL = 1 << 30  # bytes of all its files that are no matter, however small the archive
-AHEAD = 1 << 20  # bytes that are read at a time
-DAMAGE = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    gzip.BadGzipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-)
-Member = tuple[str, int, Callable[[], bytes]]  # name, bytes, and a function that reads it
+MAX_MEMBER_BYTES = 1 << 30
+MAX_RATIO = 100  # unpacked bytes of all files to bytes of the archive
+MIN_TOTAL_BYTES = 1 << 30  # an archive may always unpack to this size
+BUFFER_BYTES = 1 << 20
+COMPRESSION_ERRORS = (gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError)
+Member = tuple[str, int, Callable[[], bytes]]  # name, size in bytes, and a function that reads it
 
 
 def names(path: Path) -> list[str]:
-    """Return the files in an archive, in the order they are stored."""
-    return [name for name, _ in members(path)]
+    """Return the names of the files in an archive, in stored order."""
+    return [name for name, _ in iter_members(path)]
 
 
-def read(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, bytes) of the wanted files, in the order they are stored.
-
-    Raises:
-        InputError: If the archive is damaged or lacks one of them.
-    """
-    left = set(wanted)
-    for name, content in members(path):
-        if name in left:
-            left.remove(name)
-            with refused(path):
-                found = content()
-            yield name, found
-    if left:
-        raise InputError(f"{path} lacks {min(left)} and {len(left) - 1} more of its files")
+def read(path: Path, members: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, bytes) of some files, in stored order; raise InputError if one is missing."""
+    missing = set(members)
+    for name, content in iter_members(path):
+        if name in missing:
+            missing.remove(name)
+            with wrap_archive_errors(path):
+                unpacked = content()
+            yield name, unpacked
+    if missing:
+        raise InputError(f"{path} lacks {min(missing)} and {len(missing) - 1} more of its files")
 
 
 def read_one(path: Path, name: str) -> bytes:
@@ -57,56 +43,52 @@ def read_one(path: Path, name: str) -> bytes:
     return dict(read(path, [name]))[name]
 
 
-def members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Yield each file's name with a function that reads it before the next one is yielded.
+def iter_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Yield each file's name with a function to read it before the next one is yielded.
 
-    Raises:
-        InputError: If the archive is damaged, or a member or all of them are too large.
+    Raises InputError if the archive is damaged, or a file or all of them are too large.
     """
     total, packed = 0, path.stat().st_size
-    with refused(path):
+    with wrap_archive_errors(path):
         for name, size, content in (zip_files if zipfile.is_zipfile(path) else tar_files)(path):
             total += size
-            if size > LARGEST_MEMBER or total > max(SMALL, LARGEST_GROWTH * packed):
+            if size > MAX_MEMBER_BYTES or total > max(MIN_TOTAL_BYTES, MAX_RATIO * packed):
                 raise InputError(
-                    f"{path}: {total} bytes up to the member {name!r}, from an archive of "
-                    f"{packed}; allowed: {LARGEST_MEMBER} a member, and of all "
-                    f"{LARGEST_GROWTH} times the archive"
+                    f"{path}: got {total} bytes up to the member {name!r} from an archive of "
+                    f"{packed}, expected at most {MAX_MEMBER_BYTES} per member, and in all "
+                    f"{MAX_RATIO} times the archive."
                 )
             yield str(PurePosixPath(name)), content
 
 
 def zip_files(path: Path) -> Iterator[Member]:
     """Yield the files of a zip."""
-    with path.open("rb", buffering=AHEAD) as file, zipfile.ZipFile(file) as archive:
+    with path.open("rb", buffering=BUFFER_BYTES) as file, zipfile.ZipFile(file) as archive:
         for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
             if not info.is_dir():
                 yield info.filename, info.file_size, partial(archive.read, info)
 
 
 def tar_files(path: Path) -> Iterator[Member]:
-    """Yield the files of a tar, compressed or not; InputError at a link, which has no bytes."""
+    """Yield the files of a tar, or raise InputError for a link, which has no bytes."""
     with tarfile.open(path, "r|*") as archive:
         for info in archive:
             file = archive.extractfile(info) if info.isreg() else None
             if file is not None:
                 yield info.name, info.size, file.read
             elif not info.isdir():
-                raise InputError(
-                    f"{path}: the member {info.name!r} is a link or device; only files are allowed"
-                )
+                raise InputError(f"{path}: got the link or device {info.name!r}, expected files.")
 
 
 @contextmanager
-def refused(path: Path) -> Iterator[None]:
-    """Damage met inside, or a kind of packing that is not read, becomes an InputError that names
-    the archive."""
+def wrap_archive_errors(path: Path) -> Iterator[None]:
+    """Raise InputError, with the archive's path, for a damaged or unsupported archive."""
     try:
         yield
-    except DAMAGE as error:
-        raise InputError(f"{path} is damaged or no archive ({error}); fetch it again") from error
-    except RuntimeError as error:  # as zipfile tells a password and an unknown method
+    except (zipfile.BadZipFile, tarfile.TarError, *COMPRESSION_ERRORS) as error:
+        raise InputError(f"{path} is damaged or no archive ({error}). Fetch it again.") from error
+    except RuntimeError as error:  # zipfile's for a password or an unknown method
         raise InputError(
-            f"{path} cannot be unpacked ({error}); allowed: a zip that is stored or deflated and "
-            "has no password, or a tar; pack it so, or unpack it"
+            f"{path} cannot be unpacked ({error}), expected a tar, or a zip that is stored or "
+            "deflated and has no password. Pack it so, or unpack it."
         ) from error

@@ -6,25 +6,25 @@ from urllib.parse import urlsplit
 
 
 class InputError(ValueError):
-    """A message with what was given, what is allowed, and what to do."""
+    """A message with the given value, the expected one, and what to do."""
 
 
 def suggestion(name: object, allowed: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" if an allowed name is near, else an empty string."""
-    near = get_close_matches(str(name), list(allowed), n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    """Return " Did you mean 'x'?" if an allowed name is similar, else an empty string."""
+    similar = get_close_matches(str(name), list(allowed), n=1, cutoff=0.5)
+    return f" Did you mean {similar[0]!r}?" if similar else ""
 
 
-def one_of(option: str, value: str, allowed: Iterable[str]) -> None:
-    """Raise InputError, with the nearest name, unless an option's value is allowed."""
+def check_choice(option: str, value: str, allowed: Iterable[str]) -> None:
+    """Raise InputError, with the most similar name, if an option's value is not allowed."""
     names = [*allowed]
     if value not in names:
-        hint = suggestion(value, names)
-        raise InputError(f"{option}: came {value!r}; allowed: {', '.join(names)}.{hint}")
+        expected = f"one of {', '.join(names)}.{suggestion(value, names)}"
+        raise InputError(f"{option}: got {value!r}, expected {expected}")
 
 
 def without_secrets(address: str) -> str:
-    """An address as it may be printed: without user, password and query, which may be secrets.
+    """Return an address without user, password and query, which may be secrets.
 
     >>> without_secrets("https://me:secret@example.org/a?token=b"), without_secrets("../mirror")
     ('https://example.org/a?...', '../mirror')

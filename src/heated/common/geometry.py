@@ -1,12 +1,14 @@
-"""How compact classes are and how far apart, by the directions of their embeddings."""
+"""Geometry of classes in the embedding, and starting weights."""
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+TRUNCATED_STD = 0.87962566103423978  # of a unit normal truncated at two standard deviations
 
 
 def l2_normalize(embeddings: Tensor) -> Tensor:
-    """Return (N, D) float64 of length 1; rows of length 0 stay 0.
+    """Return (N, D) float64 rows of length 1; rows of length 0 stay 0.
 
     >>> l2_normalize(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
     [[0.6, 0.8], [0.0, 0.0]]
@@ -16,20 +18,20 @@ def l2_normalize(embeddings: Tensor) -> Tensor:
 
 
 def class_means(embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Return (C, D) float64, the mean of the embeddings (N, D) of each of the C different labels
-    (N,), in rising order."""
+    """Return (C, D) float64 means of the embeddings (N, D), by increasing label of (N,)."""
     _, classes, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     sums = embeddings.new_zeros(len(counts), embeddings.shape[1], dtype=torch.float64)
-    # unlike index_add_, the same bits each time on a GPU too
+    # unlike index_add_, deterministic on a GPU
     sums.index_put_((classes,), embeddings.double(), accumulate=True)
     return sums / counts[:, None]
 
 
-def compactness(means: Tensor) -> float:
-    """Compute the mean over classes of 1 - |mean|, the circular variance: 0 when every class is a
-    single point, toward 1 when classes have no direction. **Lower is more compact.**
+def intra_class_variance(means: Tensor) -> float:
+    """Compute the circular variance 1 - |mean|, averaged over classes; lower is more compact.
 
-    >>> compactness(torch.tensor([[1.0, 0.0], [0.0, 0.5]]))
+    It is 0 if every class is a single point, and near 1 if classes have no direction.
+
+    >>> intra_class_variance(torch.tensor([[1.0, 0.0], [0.0, 0.5]]))
     0.25
 
     Args:
@@ -38,11 +40,12 @@ def compactness(means: Tensor) -> float:
     return (1 - means.norm(dim=1)).mean().clamp(0, 1).item()
 
 
-def spread(means: Tensor) -> float:
-    """Compute the mean over pairs of classes of (1 - cos) / 2 between their mean directions: 0 when
-    all point the same way, and for a single class; 0.5 for right angles on average.
+def inter_class_distance(means: Tensor) -> float:
+    """Compute (1 - cos) / 2 between mean directions, averaged over pairs of classes.
 
-    >>> spread(torch.tensor([[1.0, 0.0], [0.0, 0.5]]))
+    It is 0 if all have one direction, and for a single class; 0.5 for right angles on average.
+
+    >>> inter_class_distance(torch.tensor([[1.0, 0.0], [0.0, 0.5]]))
     0.5
 
     Args:
@@ -53,3 +56,13 @@ def spread(means: Tensor) -> float:
         return 0.0
     off_diagonal = directions.sum(dim=0).square().sum() - directions.square().sum()
     return ((1 - off_diagonal / (count * (count - 1))) / 2).clamp(0, 1).item()
+
+
+def variance_scaling_(weight: Tensor, *, scale: float) -> Tensor:
+    """Fill a weight (outputs, inputs, ...) in place like TensorFlow's variance scaling.
+
+    The authors' code uses it: a normal with variance scale / fan-in, truncated at two standard
+    deviations. Draws from torch's global generator.
+    """
+    std = (scale / weight[0].numel()) ** 0.5 / TRUNCATED_STD
+    return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)

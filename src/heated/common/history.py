@@ -1,4 +1,4 @@
-"""Training histories: a row for each seed and epoch, logged while training and stored as CSV."""
+"""Training histories: one row per seed and epoch, logged during training and stored as CSV."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,14 @@ from typing import Protocol
 from heated.common.io import required, write_csv
 
 Row = dict[str, float]
+History = dict[int, list[Row]]  # the rows of each seed
 
 
 class Logger(Protocol):
-    """Receives the rows of a run while it is trained."""
+    """Receives the rows of a run during training."""
 
     def log(self, seed: int, row: Row) -> None:
-        """Receive a seed's row after its epoch; rows trained before come again at the start."""
+        """Receive a seed's row after its epoch; a resumed training logs earlier rows again."""
 
 
 class NullLogger:
@@ -25,13 +26,13 @@ class NullLogger:
 
 
 def write_history(path: Path, histories: Mapping[int, Sequence[Row]]) -> None:
-    """Columns seed, epoch, and the rest of the rows' keys; empty where a row lacks one."""
+    """Write CSV with columns seed, epoch and all other keys; missing keys are empty cells."""
     write_csv(path, [{"seed": seed, **row} for seed, rows in histories.items() for row in rows])
 
 
-def read_history(path: Path) -> dict[int, list[Row]]:
-    """The rows of each seed, epochs as int, the rest as float; empty cells are left out."""
-    histories: dict[int, list[Row]] = {}
+def read_history(path: Path) -> History:
+    """Return the rows of each seed: epochs as int, other values as float, no empty cells."""
+    histories: History = {}
     with required(path, "train").open(encoding="utf-8", newline="") as file:
         for cells in csv.DictReader(file):
             seed = int(cells.pop("seed"))
@@ -40,10 +41,10 @@ def read_history(path: Path) -> dict[int, list[Row]]:
     return histories
 
 
-def joined(history: dict[int, list[Row]], usage: dict[str, list[Row]]) -> dict[int, list[Row]]:
-    """The rows of a history, each with what was measured beside it."""
-    found = {}
+def add_system_metrics(history: History, metrics: dict[str, list[Row]]) -> History:
+    """Return a history with the system metrics of the same seed and epoch in each row."""
+    merged = {}
     for seed, rows in history.items():
-        beside = {row["epoch"]: row for row in usage.get(str(seed), [])}
-        found[seed] = [{**row, **beside.get(row["epoch"], {})} for row in rows]
-    return found
+        by_epoch = {row["epoch"]: row for row in metrics.get(str(seed), [])}
+        merged[seed] = [{**row, **by_epoch.get(row["epoch"], {})} for row in rows]
+    return merged

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under a temporary name beside their own, then renamed."""
+"""Write files as a whole: under a temporary name in the same folder, then renamed."""
 
 import csv
 import hashlib
@@ -19,22 +19,21 @@ MIB = 2**20  # bytes
 
 
 def project_root() -> Path:
-    """The project's folder: DVC_ROOT, which holds in DVC's temporary copies too, else this one."""
+    """Return DVC_ROOT, which is set in DVC's temporary copies too, or the current folder."""
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` when the block ends, and is removed if it raises.
+    """Yield a temporary path, which is renamed to `path` at the end, or removed on an error.
 
-    What is written may be a file or a folder; a folder replaces the one that stood there.
+    The block may write a file or a folder; a folder replaces an existing one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    for left in path.parent.glob(f".{path.name}.*.part"):  # of processes that were killed
-        number = left.name.split(".")[-2]
-        if left == temporary or not psutil.pid_exists(int(number)):
-            remove(left)
+    for part in path.parent.glob(f".{path.name}.*.part"):  # of killed processes
+        if part == temporary or not psutil.pid_exists(int(part.name.split(".")[-2])):
+            remove(part)
     try:
         yield temporary
         if temporary.is_dir() and path.is_dir():
@@ -45,7 +44,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Nothing stands at `path` any more, were it a file or a folder."""
+    """Delete a file or folder if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -53,54 +52,53 @@ def remove(path: Path) -> None:
 
 
 def required(path: Path, stage: str) -> Path:
-    """`path`; FileNotFoundError that names the stage which makes it when it is not there."""
+    """Return `path`, or raise FileNotFoundError with the stage that writes it."""
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing: the stage '{stage}' makes it (dvc repro, or dvc repro -s {stage})"
-        )
+        command = f"dvc repro, or dvc repro -s {stage}"
+        raise FileNotFoundError(f"{path} is missing: the stage '{stage}' makes it ({command})")
     return path
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Indented JSON; ValueError on NaN and infinity, which JSON does not have."""
+    """Write indented JSON; raise ValueError for NaN and infinity, which JSON does not have."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file."""
+    """Return the value in a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8 text with the line ends as they are, on every platform."""
+    """Write UTF-8 text, with unchanged line ends on every platform."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A header with every key of the rows, in the order they come up, and a line a row."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    """Write a header with every key of the rows, in order of first use, and one line per row."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    columns = dict.fromkeys(key for row in rows for key in row)
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
 
 
 def write_arrays(path: Path, **arrays: ArrayLike) -> None:
-    """Named arrays as .npz, without pickle."""
+    """Write named arrays as .npz, without pickle."""
     with whole(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Every array of an .npz file; a file that holds pickled objects is refused."""
+    """Return every array of an .npz file; raise ValueError if it contains pickled objects."""
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)

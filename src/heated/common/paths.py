@@ -1,4 +1,4 @@
-"""Where the stages' files are: derived from data set and method alone, as in dvc.yaml."""
+"""Paths of the stages' files, from data set and method as in dvc.yaml."""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,7 @@ from heated.common.io import read_json, required
 
 RESOLVED = Path("data/resolved")
 RUNS = Path("runs")
-PACKED = Path("data/packed")
-# Settings that no output depends on: read by stages that do not depend on the file.
+# Settings that no output depends on, for stages that do not depend on the file.
 SIDE_SETTINGS = "side_settings.json"
 
 
@@ -20,7 +19,7 @@ def raw_folder(dataset: str) -> Path:
 
 def packed_folder(dataset: str) -> Path:
     """Return the folder of a packed data set."""
-    return PACKED / dataset
+    return Path("data/packed") / dataset
 
 
 def run_folder(dataset: str, method: str) -> Path:
@@ -29,12 +28,7 @@ def run_folder(dataset: str, method: str) -> Path:
 
 
 def resolved(name: str) -> Any:
-    """Return the resolved settings in a file below data/resolved.
-
-    Raises:
-        FileNotFoundError: If the stage `resolve` has not run.
-        InputError: If nothing in the YAML files asks for this data set, or for this run.
-    """
+    """Return the settings in a file below data/resolved, or raise InputError if it is missing."""
     path = required(RESOLVED, "resolve") / name
     if not path.exists():
         known = ", ".join(sorted(each.stem for each in path.parent.glob("*.json"))) or "nothing"
@@ -46,5 +40,5 @@ def resolved(name: str) -> Any:
 
 
 def resolved_runs(dataset: str) -> list[Any]:
-    """Return the resolved settings of all runs on a data set."""
+    """Return the settings of all runs on a data set."""
     return [read_json(path) for path in sorted((RESOLVED / "runs" / dataset).glob("*.json"))]

@@ -1,20 +1,25 @@
-"""Labelled images as a data set's reader gives them, and their split into training and test."""
+"""Labeled images of a data set, and their split into training and test images."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
-UNSEEN, SEEN = "test classes", "other images of the same classes"  # what is tested
+UNSEEN, SEEN = "test classes", "other images of the same classes"  # values of Split.tested
 Content = bytes | NDArray[np.uint8]  # an image file's bytes, or (H, W) or (H, W, 3) uint8
 
 
 @dataclass(frozen=True)
 class Split:
-    """(N,) masks over samples. A sample is never compared with itself, so query and gallery may
-    be the same. `tested`: what query and gallery are, in words for the report."""
+    """(N,) masks over samples.
+
+    Query and gallery may be the same, as a sample is never compared with itself.
+
+    Attributes:
+        tested: Describes query and gallery in the report.
+    """
 
     train: Mask
     query: Mask
@@ -22,17 +27,20 @@ class Split:
     tested: str = UNSEEN
 
     def masks(self) -> dict[str, Mask]:
-        """The masks by name, as they stand in index.npz."""
-        return {name: value for name, value in asdict(self).items() if name != "tested"}
+        """Return the masks by name, as in index.npz."""
+        return {"train": self.train, "query": self.query, "gallery": self.gallery}
 
 
 @dataclass(frozen=True)
 class Samples:
-    """N labelled images of C classes.
+    """N labeled images of C classes.
 
-    labels: (N,) int64, each in [0, C). names: what each image is called where it comes from.
-    split: the data set's own, or None where it has none. contents(): (number in [0, N), content) of
-    every image, in the order that costs least to read.
+    Attributes:
+        class_names: C names.
+        labels: (N,) int64 in [0, C).
+        names: N names of the images in their source.
+        split: The source's own split, or None.
+        contents: Yields (index in [0, N), content) of every image, in the fastest order to read.
     """
 
     class_names: tuple[str, ...]

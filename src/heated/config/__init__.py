@@ -1,5 +1,6 @@
-"""The parameters: four YAML files, validated as a whole. Only the stage `resolve` reads them."""
+"""Read and validate the four YAML files of parameters. Only the stage `resolve` uses this."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from heated.common.errors import suggestion
-from heated.config.cross_checks import grid_problems, name_problems
-from heated.config.entries import Entry, expand
-from heated.config.error_messages import Location, shortened, type_problems
-from heated.config.reading import ParamsError, parse
-from heated.config.schema import Params
+from heated.config.params import Params
+from heated.config.validation import Location, grid_problems, name_problems, type_problems
+from heated.config.yaml_files import Entry, ParamsError, expand_bases, read_yaml
 
-__all__ = ["Params", "ParamsError", "Sources", "load", "read"]
+__all__ = ["FILES", "Params", "ParamsError", "Sources", "format_entry", "load", "read_sources"]
 
 FILES = {  # the sections that each file may have
     "params.yaml": ("run", "download", "checkpoints", "tracking", "report", "methods"),
@@ -21,43 +20,38 @@ FILES = {  # the sections that each file may have
     "studies.yaml": ("studies", "methods", "grids"),
     "claims.yaml": ("claims",),
 }
-ENTRIES = ("methods", "datasets")  # whose entries may start from another one
+ENTRIES = ("methods", "datasets")  # sections whose entries may have a `base`
 
 
 @dataclass
 class Sources:
-    """The sections of all files.
-
-    Attributes:
-        raw: All sections, with every entry expanded.
-        entries: The expanded entries of methods and data sets.
-        files: For methods and data sets, the file of each entry.
-        problems: What is wrong so far.
-        incomplete: Sections of entries that a file has no mapping for.
-    """
+    """The sections of all files, with every entry expanded, and the errors found so far."""
 
     raw: dict[str, Any] = field(default_factory=dict)
-    entries: dict[str, dict[str, Entry]] = field(default_factory=dict)
-    files: dict[tuple[str, str], str] = field(default_factory=dict)
+    entries: dict[str, dict[str, Entry]] = field(default_factory=dict)  # by section and name
+    files: dict[tuple[str, str], str] = field(default_factory=dict)  # by section and entry
     problems: list[str] = field(default_factory=list)
-    incomplete: set[str] = field(default_factory=set)
+    incomplete: set[str] = field(default_factory=set)  # sections that are no mapping in a file
 
     def add(self, file: str, section: str, value: Any) -> None:
-        """Add a file's section, or what is wrong with it."""
+        """Add a file's section, or the problem with it."""
         if section not in FILES[file]:
-            self.problems.append(f"{file}: {section}: {unknown_section(section, file)}")
+            other = [name for name, sections in FILES.items() if section in sections]
+            hint = f" It belongs in {other[0]}." if other else suggestion(section, FILES[file])
+            problem = f"unknown key, expected one of {', '.join(FILES[file])}.{hint}"
+            self.problems.append(f"{file}: {section}: {problem}")
         elif section not in ENTRIES:
             self.raw[section] = value
         elif isinstance(value, dict):
-            for name, own in value.items():
+            for name, entry in value.items():
                 first = self.files.setdefault((section, str(name)), file)
                 if first == file:
-                    self.raw.setdefault(section, {})[str(name)] = own
+                    self.raw.setdefault(section, {})[str(name)] = entry
                 else:
                     problem = f"is in {first}, too. Rename or remove one of the two."
                     self.problems.append(f"{file}: {section}.{name}: {problem}")
         else:
-            problem = f"got {shortened(value)}, expected a mapping of entries by name."
+            problem = f"got {value!r:.200}, expected a mapping of entries by name."
             self.problems.append(f"{file}: {section}: {problem}")
             self.incomplete.add(section)
 
@@ -65,21 +59,17 @@ class Sources:
         """Return file and path of a value, in the entry that wrote it."""
         parts = [str(part) for part in location]
         if len(parts) > 1 and (entry := self.entries.get(parts[0], {}).get(parts[1])):
-            parts[1] = entry.origin(tuple(parts[2:]))
+            parts[1] = entry.writer_of(tuple(parts[2:]))
         if parts[:3] == ["studies", "competitors", "grid"]:
             parts = ["grids", *parts[3:]]
         in_file = self.files.get((parts[0], parts[1])) if len(parts) > 1 else None
-        file = in_file or next((f for f, known in FILES.items() if parts[0] in known), "")
+        file = in_file or next((f for f, sections in FILES.items() if parts[0] in sections), "")
         return ": ".join(filter(None, (file, ".".join(parts))))
 
 
 def load(folder: Path = Path()) -> Params:
-    """Read and validate the parameters in a folder.
-
-    Raises:
-        ParamsError: Names every error in all files by its file and the path of its key.
-    """
-    sources = read(folder)
+    """Read and validate the parameters in a folder, or raise ParamsError with all errors."""
+    sources = read_sources(folder)
     complete: dict[str, list[str]] = {}
     for kind, name in sources.files:
         if kind not in sources.incomplete:
@@ -90,26 +80,22 @@ def load(folder: Path = Path()) -> Params:
         if not sources.problems + found:
             found = grid_problems(params)
     except ValidationError as error:
-        found = [*type_problems(error, sources.raw, Params), *found]
-    by_place: dict[str, str] = {}  # an error that several entries inherit, once
-    for location, what in found:
-        by_place.setdefault(sources.where(location), what)
-    problems = [*sources.problems, *(f"{where}: {what}" for where, what in by_place.items())]
+        found = [*type_problems(error, sources.raw), *found]
+    messages: dict[str, str] = {}  # an error that several entries inherit, once
+    for location, message in found:
+        messages.setdefault(sources.where(location), message)
+    problems = [*sources.problems, *(f"{where}: {what}" for where, what in messages.items())]
     if problems:
         count = "an error" if len(problems) == 1 else f"{len(problems)} errors"
         raise ParamsError("\n  ".join([f"The parameters have {count}:", *problems]))
     return params
 
 
-def read(folder: Path) -> Sources:
-    """Read all files and expand their entries.
-
-    Raises:
-        ParamsError: If a file cannot be read.
-    """
+def read_sources(folder: Path = Path()) -> Sources:
+    """Read all files and expand their entries, or raise ParamsError if a file cannot be read."""
     sources = Sources()
     for file in FILES:
-        for section, value in parse(folder / file).items():
+        for section, value in read_yaml(folder / file).items():
             sources.add(file, str(section), value)
     grids, studies = sources.raw.pop("grids", None), sources.raw.get("studies")
     competitors = studies.get("competitors") if isinstance(studies, dict) else None
@@ -119,19 +105,33 @@ def read(folder: Path) -> Sources:
             sources.problems.append(f"studies.yaml: studies.competitors.grid: {problem}")
         competitors["grid"] = {} if grids is None else grids
     for section in (name for name in ENTRIES if name in sources.raw):
-        written = sources.raw[section]
-        sources.entries[section], wrong = expand(written)
+        raw = sources.raw[section]
+        sources.entries[section], wrong = expand_bases(raw)
         values = {name: entry.value for name, entry in sources.entries[section].items()}
-        kept = {name: own for name, own in written.items() if not isinstance(own, dict)}
-        sources.raw[section] = values | kept
-        for name, what in wrong.items():
+        invalid = {name: entry for name, entry in raw.items() if not isinstance(entry, dict)}
+        sources.raw[section] = values | invalid
+        for name, problem in wrong.items():
             file = sources.files[section, name]
-            sources.problems.append(f"{file}: {section}.{name}.base: {what}")
+            sources.problems.append(f"{file}: {section}.{name}.base: {problem}")
     return sources
 
 
-def unknown_section(section: str, file: str) -> str:
-    """Return what to do about a section that its file does not have."""
-    other = [name for name, sections in FILES.items() if section in sections]
-    hint = f" It belongs in {other[0]}." if other else suggestion(section, FILES[file])
-    return f"unknown key, expected one of {', '.join(FILES[file])}.{hint}"
+def format_entry(sources: Sources, name: str) -> str:
+    """Return an entry, such as `methods.hbn`, as lines `key: value  # entry that wrote it`."""
+    known = {
+        f"{kind}.{key}": e for kind, found in sources.entries.items() for key, e in found.items()
+    }
+    if name not in known:
+        hint = suggestion(name, list(known))
+        raise ParamsError(f"--show: got {name!r}, expected one of {', '.join(known)}.{hint}")
+    rows, stack = [], [("", known[name])]
+    while stack:
+        path, entry = stack.pop()
+        if isinstance(entry.content, dict):
+            inner = [(f"{path}.{key}".lstrip("."), e) for key, e in entry.content.items()]
+            stack.extend(reversed(inner))
+        else:
+            text = entry.value if isinstance(entry.value, str) else json.dumps(entry.value)
+            rows.append((f"{path}: {text}", entry.writer))
+    width = max((len(left) for left, _ in rows), default=0)
+    return "\n".join(f"{left:<{width}}  # {writer}" for left, writer in rows)

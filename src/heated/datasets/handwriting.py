@@ -78,7 +78,7 @@ def read_mnist(folder: Path, *, skip: int = 5000) -> Samples:
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
     """Read an idx file of bytes: 0, 0, 8, dimensions, a big-endian length per dimension, values."""
-    with archives.refused(path):
+    with archives.wrap_archive_errors(path):
         content = gzip.decompress(path.read_bytes())
     dimensions = content[3]
     shape = np.frombuffer(content, ">i4", dimensions, offset=4)

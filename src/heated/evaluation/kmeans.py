@@ -20,7 +20,7 @@ from heated.evaluation.candidate_filter import (
     rounding_bound,
 )
 from heated.runtime.device import fast_dtype
-from heated.runtime.distributed import mine, summed
+from heated.runtime.distributed import all_reduce_sum, local_shard
 
 EXTRA_COLUMNS = 8  # three for |c|^2 / 2; the rest keeps the width even
 
@@ -91,11 +91,11 @@ def assign(unit: Tensor, centers: Tensor, products: CandidateFilter) -> Tensor:
     """
     products.set_gallery(with_half_norms(centers, products.dtype))
     labels = torch.zeros(len(unit), dtype=torch.int64, device=unit.device)
-    for block in mine(products.blocks):
+    for block in local_shard(products.blocks):
         queries = F.pad(F.pad(unit[block], (0, 3), value=1), (0, EXTRA_COLUMNS - 3))
         screened = products.multiply(queries)
         labels[block] = nearest_centers(unit[block], centers, screened, products.max_columns)
-    return summed(labels)
+    return all_reduce_sum(labels)
 
 
 def nearest_centers(unit: Tensor, centers: Tensor, block: ProductBlock, max_columns: int) -> Tensor:

@@ -6,12 +6,20 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from heated.common.geometry import class_means, compactness, l2_normalize, spread
+from heated.common.geometry import (
+    class_means,
+    inter_class_distance,
+    intra_class_variance,
+    l2_normalize,
+)
 from heated.evaluation.clustering import CLUSTERING, KMEANS
 from heated.evaluation.retrieval import retrieval_metrics
 
 # functions of (C, D), the means of the classes' unit embeddings
-GEOMETRY: dict[str, Callable[[Tensor], float]] = {"compactness": compactness, "spread": spread}
+GEOMETRY: dict[str, Callable[[Tensor], float]] = {
+    "compactness": intra_class_variance,
+    "spread": inter_class_distance,
+}
 
 
 def evaluate(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from heated.common.errors import InputError
 from heated.evaluation.ranking import NeighborSearch, Ranks
-from heated.runtime.distributed import mine, summed
+from heated.runtime.distributed import all_reduce_sum, local_shard
 
 
 def recall_at(ranks: Ranks, k: int) -> Tensor:
@@ -90,11 +90,11 @@ def retrieval_metrics(
     }
     scores = torch.zeros(len(metrics), count, dtype=torch.float64, device=labels.device)
     recomputed = torch.zeros((), dtype=torch.int64, device=labels.device)
-    for block in mine(neighbors.blocks):
+    for block in local_shard(neighbors.blocks):
         ranks = neighbors.ranks(block)
         recomputed += ranks.num_recomputed
         for row, metric in zip(scores, metrics.values(), strict=True):
             row[block] = metric(ranks)
-    means = dict(zip(metrics, summed(scores).mean(dim=1).tolist(), strict=True))
+    means = dict(zip(metrics, all_reduce_sum(scores).mean(dim=1).tolist(), strict=True))
     unanswerable = means.pop("unanswerable_queries")
-    return RetrievalScores(means, unanswerable, summed(recomputed).item() / (count * size))
+    return RetrievalScores(means, unanswerable, all_reduce_sum(recomputed).item() / (count * size))

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heated.common.errors import one_of
-from heated.common.initializers import variance_scaling_
+from heated.common.errors import check_choice
+from heated.common.geometry import variance_scaling_
 from heated.losses.embedding_norm import NORMALISATIONS
 
 BIASES = ("outside", "inside", "none")
@@ -63,13 +63,13 @@ class HeatedSoftmax(nn.Module):
         adaptation: str = "none",
     ) -> None:
         super().__init__()
-        one_of("bias", bias, BIASES)
-        one_of("denominator", denominator, DENOMINATORS)
-        one_of("adaptation", adaptation, ADAPTATIONS)
+        check_choice("bias", bias, BIASES)
+        check_choice("denominator", denominator, DENOMINATORS)
+        check_choice("adaptation", adaptation, ADAPTATIONS)
         if label_smoothing and denominator == "others":
             raise ValueError(f"label_smoothing: got {label_smoothing}, expected 0 with 'others'")
         if isinstance(normalise, str):
-            one_of("normalise", normalise, NORMALISATIONS)
+            check_choice("normalise", normalise, NORMALISATIONS)
             normalise = NORMALISATIONS[normalise](embedding_dim)
         self.normalise = normalise
         self.unit_weights = bool(normalise.unit_weights) if unit_weights is None else unit_weights

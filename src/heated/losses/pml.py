@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from heated.common.errors import InputError, one_of
+from heated.common.errors import InputError, check_choice
 
 LIBRARY = "pytorch_metric_learning"
 Config = Mapping[str, Any]  # {"name": ..., option: value, ...}
@@ -102,13 +102,15 @@ def instantiate(
             f"{module_name} {name}: pytorch-metric-learning is not installed. "
             "Run `pip install pytorch-metric-learning`."
         ) from error
-    one_of(f"{module_name} name", name, classes or [n for n in vars(module) if n[0].isupper()])
+    check_choice(
+        f"{module_name} name", name, classes or [n for n in vars(module) if n[0].isupper()]
+    )
     cls = getattr(module, classes[name] if classes else name)
     defaults = init_defaults(cls)
     required = {key: sizes[key] for key in sizes if defaults.get(key) is Parameter.empty}
     options = {key: value for key, value in config.items() if key != "name"}
     for key, value in options.items():
-        one_of(f"{name}.{key}", key, [option for option in defaults if option not in sizes])
+        check_choice(f"{name}.{key}", key, [option for option in defaults if option not in sizes])
         if key in COMPONENTS and value is not None:
             options[key] = instantiate(COMPONENTS[key], value)
     try:

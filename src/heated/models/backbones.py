@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from heated.common.errors import InputError
-from heated.common.initializers import variance_scaling_
+from heated.common.geometry import variance_scaling_
 
 Shape = tuple[int, int, int]  # channels, height, width
 

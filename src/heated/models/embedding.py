@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from heated.data.batches import Held, Mapped
 from heated.models.embedding_model import EmbeddingModel
-from heated.runtime.distributed import first, mine, summed
+from heated.runtime.distributed import all_reduce_sum, is_main_process, local_shard
 
 MAX_BATCH = 512  # images; neither limit affects the result
 MAX_PIXELS = 2**24  # values per batch: 64 MiB of float32
@@ -22,12 +22,12 @@ def embed(model: EmbeddingModel, images: Held | Mapped, *, quiet: bool = False) 
     model.eval()
     device = model.device
     embeddings = torch.zeros(len(images), model.architecture.embedding_dim, device=device)
-    batches = mine(torch.arange(len(images)).split(batch_size_for(model)))
-    progress = tqdm(batches, desc="embedding", disable=quiet or not first() or None)
+    batches = local_shard(torch.arange(len(images)).split(batch_size_for(model)))
+    progress = tqdm(batches, desc="embedding", disable=quiet or not is_main_process() or None)
     with torch.inference_mode():
         for indices, pixels in zip(progress, images.batches(batches), strict=True):
             embeddings[indices.to(device)] = model(pixels).float()
-    return summed(embeddings)
+    return all_reduce_sum(embeddings)
 
 
 def batch_size_for(model: EmbeddingModel) -> int:

@@ -1,1 +1,1 @@
-"""The machine a stage runs on: device, processes, versions, load."""
+"""The machine that a stage runs on: device, processes, versions, load."""

@@ -1,8 +1,10 @@
-"""One computation shared by the processes that `torchrun` starts; alone, everything is one's own.
+"""Share one computation among the processes started by `torchrun`.
 
-Evaluation: each process takes its share of independent pieces, writes them into zeros, and all are
-summed: x + 0 is x, so the result is the same bits as of one process. Training: each takes its part
-of every batch; batch norm and gradients are of the whole batch.
+Without `torchrun` every function is a no-op for a single process.
+
+Evaluation: each process computes every `world_size`-th block and writes it into zeros; summing the
+results over processes gives the same bits as one process. Training: each process computes its
+slice of every batch; batch norm statistics and gradients are those of the whole batch.
 """
 
 import atexit
@@ -14,7 +16,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, distributed, nn
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from heated.common.io import whole
@@ -22,112 +25,115 @@ from heated.common.io import whole
 T = TypeVar("T")
 
 
-def join(device: torch.device) -> None:
-    """Meet the other processes, where `torchrun` started this one."""
-    if distributed.is_available() and distributed.is_torchelastic_launched() and not joined():
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        atexit.register(distributed.destroy_process_group)  # else its threads may abort the end
+def init_process_group(device: torch.device) -> None:
+    """Join the process group if this process was started by `torchrun`."""
+    if dist.is_available() and dist.is_torchelastic_launched() and not is_distributed():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)  # its threads can abort interpreter shutdown
 
 
-def joined() -> bool:
-    """Whether there are other processes."""
-    return distributed.is_available() and distributed.is_initialized()
+def is_distributed() -> bool:
+    """Return whether this process has joined a process group."""
+    return dist.is_available() and dist.is_initialized()
 
 
-def place() -> tuple[int, int]:
-    """This process's number, from 0, and how many there are."""
-    return (distributed.get_rank(), distributed.get_world_size()) if joined() else (0, 1)
+def rank_and_world_size() -> tuple[int, int]:
+    """Return this process's rank and the number of processes, (0, 1) without `torchrun`."""
+    return (dist.get_rank(), dist.get_world_size()) if is_distributed() else (0, 1)
 
 
-def first() -> bool:
-    """Whether this is the process that writes."""
-    return place()[0] == 0
+def is_main_process() -> bool:
+    """Return whether this is the process that writes files."""
+    return rank_and_world_size()[0] == 0
 
 
 @contextmanager
-def output(path: Path) -> Iterator[Path]:
-    """`whole(path)` for the process that writes; for the others, somewhere that is forgotten."""
-    with TemporaryDirectory() as folder, whole(path if first() else Path(folder) / "any") as out:
-        yield out
+def main_process_output(path: Path) -> Iterator[Path]:
+    """Yield a temporary path, which is renamed to `path` in the main process only."""
+    with TemporaryDirectory() as folder:
+        written = path if is_main_process() else Path(folder) / "discarded"
+        with whole(written) as temporary:
+            yield temporary
 
 
-def mine(pieces: Sequence[T]) -> Sequence[T]:
-    """This process's share of the pieces: every n-th, so that the shares are equally heavy."""
-    rank, count = place()
-    return pieces[rank::count]
+def local_shard(blocks: Sequence[T]) -> Sequence[T]:
+    """Return this process's blocks: every `world_size`-th, for equal loads."""
+    rank, world_size = rank_and_world_size()
+    return blocks[rank::world_size]
 
 
-def part(size: int) -> slice:
-    """This process's part of a batch of so many.
+def local_slice(batch_size: int) -> slice:
+    """Return this process's contiguous slice of a batch.
 
-    >>> part(8)
+    >>> local_slice(8)  # one process
     slice(0, 8, None)
     """
-    rank, count = place()
-    return slice(rank * size // count, (rank + 1) * size // count)
+    rank, world_size = rank_and_world_size()
+    return slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
 
 
-def summed(values: Tensor) -> Tensor:
-    """The sum over the processes, in place."""
-    if joined():
-        distributed.all_reduce(values)
-    return values
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum a tensor over all processes, in place, and return it."""
+    if is_distributed():
+        dist.all_reduce(tensor)
+    return tensor
 
 
-def agreed(number: int, device: torch.device) -> int:
-    """The first process's number."""
-    return int(summed(torch.tensor(number if first() else 0, device=device)).item())
+def broadcast_int(number: int, device: torch.device) -> int:
+    """Return the main process's number."""
+    own = torch.tensor(number if is_main_process() else 0, device=device)
+    return int(all_reduce_sum(own).item())
 
 
-def sum_gradients(parameters: Iterable[Tensor], *beside: Tensor) -> None:
-    """Sum gradients, and other tensors, over the processes, in place and at once."""
-    if not joined():
+def all_reduce_gradients(parameters: Iterable[Tensor], *tensors: Tensor) -> None:
+    """Sum gradients and other tensors over all processes, in place and in one operation."""
+    if not is_distributed():
         return
-    each = [*(p.grad for p in parameters if p.grad is not None), *beside]
-    flat = summed(torch.cat([values.reshape(-1).float() for values in each]))
+    each = [*(p.grad for p in parameters if p.grad is not None), *tensors]
+    flat = all_reduce_sum(torch.cat([values.reshape(-1).float() for values in each]))
     pieces = flat.split([values.numel() for values in each])
     for values, piece in zip(each, pieces, strict=True):
         values.copy_(piece.view(values.shape))
 
 
-def share_batch_norm(model: nn.Module) -> None:
-    """Let every batch norm of the model see the whole batch while it trains, on any device."""
-    if joined():
+def sync_batch_norm(model: nn.Module) -> None:
+    """Make batch norm in training use the whole batch's statistics, on any device."""
+    if is_distributed():
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 module.forward = partial(batch_norm, module)  # type: ignore[method-assign]
 
 
 def batch_norm(layer: Any, images: Tensor) -> Tensor:
-    """Batch norm with mean and variance over all processes; images (N, C, ...)."""
+    """Apply batch norm with mean and variance over all processes to images (N, C, ...)."""
     if not layer.training:
         return type(layer).forward(layer, images)
     dims = [0, *range(2, images.ndim)]
     shape = [1, -1, *[1] * (images.ndim - 2)]
     values = images.float()
-    count = SumOverProcesses.apply(values.new_tensor(values.numel() / values.shape[1]))
-    mean = SumOverProcesses.apply(values.sum(dims)) / count
-    centred = values - mean.view(shape)
-    variance = SumOverProcesses.apply(centred.square().sum(dims)) / count
+    count = AllReduceSum.apply(values.new_tensor(values.numel() / values.shape[1]))
+    mean = AllReduceSum.apply(values.sum(dims)) / count
+    centered = values - mean.view(shape)
+    variance = AllReduceSum.apply(centered.square().sum(dims)) / count
     with torch.no_grad():
         layer.num_batches_tracked += 1
         layer.running_mean.lerp_(mean, layer.momentum)
         layer.running_var.lerp_(variance * count / (count - 1), layer.momentum)
-    standard = centred * (variance + layer.eps).rsqrt().view(shape)
+    normalized = centered * (variance + layer.eps).rsqrt().view(shape)
     if layer.weight is not None:
-        standard = standard * layer.weight.view(shape) + layer.bias.view(shape)
-    return standard.to(images.dtype)
+        normalized = normalized * layer.weight.view(shape) + layer.bias.view(shape)
+    return normalized.to(images.dtype)
 
 
-class SumOverProcesses(torch.autograd.Function):
-    """A sum over the processes whose gradient is one too."""
+class AllReduceSum(torch.autograd.Function):
+    """Sum over all processes; the gradient is the sum of all processes' gradients."""
 
     @staticmethod
     def forward(_: Any, values: Tensor) -> Tensor:
-        """The sum."""
-        return summed(values.clone())
+        """Return the sum."""
+        return all_reduce_sum(values.clone())
 
     @staticmethod
     def backward(_: Any, *gradients: Tensor) -> Tensor:
-        """Each process's part of the sum has every process's gradient."""
-        return summed(gradients[0].clone())
+        """Return the sum of the gradients."""
+        return all_reduce_sum(gradients[0].clone())

@@ -1,22 +1,29 @@
-"""Where a result was made: hardware, versions, commit."""
+"""Record where a result was made, and how it used the machine."""
 
 import os
 import platform
 import subprocess
+import time
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
+
+from heated.common.history import Logger, Row
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
 RESULTS = ("dvc.lock", "metrics.json")  # in git, and written by the stages themselves
+MIN_INTERVAL_S = 0.1  # a shorter one is too short to measure the use of a processor
+MB = 1e6
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Hardware and versions, as they go into a run's provenance."""
+def collect_environment(device: torch.device) -> dict[str, Any]:
+    """Return hardware and versions."""
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "device_type": device.type,
         "cores": os.cpu_count(),
         "system": platform.platform(),
@@ -25,8 +32,8 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def processor() -> str:
-    """The CPU's name where the system tells it, else its architecture."""
+def cpu_name() -> str:
+    """Return the CPU's name if the system provides it, else its architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():
@@ -36,8 +43,7 @@ def processor() -> str:
 
 
 def source_commit() -> dict[str, Any]:
-    """The commit, whether the tree differed from it, but for the results that a build writes, and
-    DVC's names for stage and experiment."""
+    """Return the commit, whether tracked sources are modified, and DVC's stage and experiment."""
     source = [":/", *(f":(top,exclude){name}" for name in RESULTS)]
     return {
         "commit": git("rev-parse", "HEAD"),
@@ -48,9 +54,44 @@ def source_commit() -> dict[str, Any]:
 
 
 def git(*arguments: str) -> str | None:
-    """What git prints; None outside a repository or without git."""
+    """Return git's output, or None outside a repository or without git."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+class SystemMetricsLogger:
+    """Add system metrics, under MLflow's names, to each row before passing it to a logger.
+
+    Rows of a resumed training's earlier epochs follow within MIN_INTERVAL_S, and get none.
+    """
+
+    def __init__(self, device: torch.device, logger: Logger) -> None:
+        self.device, self.logger, self.process = device, logger, psutil.Process()
+        self.rows: dict[int, list[Row]] = {}  # the metrics by seed
+        self.since = time.monotonic()
+        self.measure()  # psutil's percentages are relative to the last call
+
+    def log(self, seed: int, row: Row) -> None:
+        """Pass a row on, with the system metrics since the last row."""
+        rows, metrics = self.rows.setdefault(seed, []), {}
+        if time.monotonic() - self.since >= MIN_INTERVAL_S:
+            metrics, self.since = self.measure(), time.monotonic()
+            rows.append({"epoch": row["epoch"], **metrics})
+        self.logger.log(seed, {**row, **metrics})
+
+    def measure(self) -> Row:
+        """Return percent of all CPUs, of one CPU by this process, memory, and the GPU's."""
+        values = {
+            "system/cpu_utilization_percentage": psutil.cpu_percent(),
+            "system/process_cpu_percentage": self.process.cpu_percent(),
+            "system/process_memory_megabytes": self.process.memory_info().rss / MB,
+        }
+        if self.device.type != "cuda":
+            return values
+        values["system/gpu_memory_megabytes"] = torch.cuda.memory_reserved(self.device) / MB
+        if find_spec("pynvml"):
+            values["system/gpu_utilization_percentage"] = torch.cuda.utilization(self.device)
+        return values

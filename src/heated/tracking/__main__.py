@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from heated.common.cli import readable_errors
+from heated.common.cli import exit_on_error
 from heated.tracking import address, shown
 from heated.tracking.store import alone, opened
 
@@ -17,7 +17,7 @@ def main() -> None:
     if address().startswith("http"):
         print(f"MLFLOW_TRACKING_URI names a server: open {shown(address())} {HOW}")
         return
-    with readable_errors(), alone():
+    with exit_on_error(), alone():
         opened()
     port = options[options.index("--port") + 1] if "--port" in options[:-1] else "5000"
     print(f"Open http://127.0.0.1:{port} {HOW}", flush=True)

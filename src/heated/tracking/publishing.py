@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from heated import reporting
 from heated.common.errors import InputError
-from heated.common.history import Row, joined
+from heated.common.history import Row, add_system_metrics
 from heated.common.io import sha256
 from heated.reporting.paper import paper_value
 from heated.reporting.results import Result
@@ -45,7 +45,7 @@ def track(
         write = partial(
             publish,
             record,
-            joined(result.history, record.get("usage", {})),
+            add_system_metrics(result.history, record.get("usage", {})),
             metrics,
             note=describing.run_note(record, metrics, paper),
             files=partial(files.of_run, result),

@@ -27,7 +27,7 @@ from heated.common.io import whole
 
 # What decides which weights and which history come out: every module of FOLDERS, and MODULES.
 FOLDERS = ("data", "losses", "models", "training")
-MODULES = ("common.geometry", "common.initializers", "runtime.device", "runtime.distributed")
+MODULES = ("common.geometry", "runtime.device", "runtime.distributed")
 # These choose recipes, and write down what was trained; a recipe's values are part of the name.
 WITHOUT_EFFECT = {"training.grid_search", "training.provenance", "training.schedules"}
 PACKAGE = Path(__file__).parents[1]

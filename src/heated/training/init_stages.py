@@ -14,7 +14,7 @@ from heated.data.samplers import batches
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.models.embedding import embed
 from heated.models.embedding_model import Model
-from heated.runtime.distributed import first, part
+from heated.runtime.distributed import is_main_process, local_slice
 from heated.training.loop import raw_embeddings
 
 FLOOR = 1e-4  # added to a mean's squared length, as the authors do
@@ -27,8 +27,10 @@ def settle_batch_norm(
     in order, without augmentation; as the authors' optimizer steps at a learning rate of 0 do."""
     model.train()
     pieces = batches(torch.arange(len(labels)), batch_size)
-    own = [piece[part(len(piece))] for piece in pieces]
-    feed = tqdm(images.batches(own), "warm-up", len(own), disable=None if first() else True)
+    own = [piece[local_slice(len(piece))] for piece in pieces]
+    feed = tqdm(
+        images.batches(own), "warm-up", len(own), disable=None if is_main_process() else True
+    )
     with torch.no_grad():
         for pixels in feed:
             model.normalization(raw_embeddings(model, model.prepare(pixels), precision))

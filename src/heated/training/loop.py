@@ -24,7 +24,12 @@ from heated.data.transforms import Draws
 from heated.losses.pml import PMLLoss, forked_rng
 from heated.models.backbones import bottleneck
 from heated.models.embedding_model import Model, Options, split_choice
-from heated.runtime.distributed import first, part, share_batch_norm, sum_gradients
+from heated.runtime.distributed import (
+    all_reduce_gradients,
+    is_main_process,
+    local_slice,
+    sync_batch_norm,
+)
 from heated.training.optimizers import OPTIMISERS
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -71,7 +76,7 @@ class Progress:
             )
         ]
         stepper = OPTIMISERS[name](groups, lr=0.0, **options)
-        share_batch_norm(model)
+        sync_batch_norm(model)
         return cls(model, stepper, torch.zeros(3, dtype=torch.float64, device=model.device))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -144,7 +149,10 @@ def train(
     epochs = list(zip(alphas, lrs, watched(len(alphas), watch_every), strict=True))
     done = len(progress.history)
     for epoch in tqdm(
-        range(done, len(epochs)), f"seed {seed}", unit="epoch", disable=None if first() else True
+        range(done, len(epochs)),
+        f"seed {seed}",
+        unit="epoch",
+        disable=None if is_main_process() else True,
     ):
         alpha, lr, look = epochs[epoch]
         if alpha is not None:
@@ -201,10 +209,10 @@ def train_epoch(
         progress.sums.zero_()
     draws_itself = isinstance(model.head, PMLLoss)  # a miner may; our own loss never does
     pieces = SAMPLERS[name](labels, batch_size, draw, **options)[progress.step :]
-    own = [batch[part(len(batch))] for batch in pieces]
+    own = [batch[local_slice(len(batch))] for batch in pieces]
     for batch, numbers, pixels in zip(pieces, own, images.batches(own), strict=True):
         target = labels[numbers.to(device)]
-        draws = Draws(generator, len(batch), part(len(batch)))
+        draws = Draws(generator, len(batch), local_slice(len(batch)))
         raw = raw_embeddings(model, model.prepare(pixels, draws), precision)
         with forked_rng(epoch_seed + 2 + progress.step) if draws_itself else nullcontext():
             loss, right = model.head.loss_and_correct(model.normalization(raw), target)
@@ -212,7 +220,7 @@ def train_epoch(
         progress.optimiser.zero_grad()
         loss.backward()
         told = torch.stack([loss.detach() * len(batch), right.float()])
-        sum_gradients(model.parameters(), told)
+        all_reduce_gradients(model.parameters(), told)
         progress.optimiser.step()
         progress.sums[:2] += told
         progress.sums[2] += progress.sums[0].isfinite()

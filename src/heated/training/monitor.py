@@ -10,10 +10,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from heated.common.geometry import class_means, compactness, l2_normalize, spread
+from heated.common.geometry import (
+    class_means,
+    inter_class_distance,
+    intra_class_variance,
+    l2_normalize,
+)
 from heated.data.batches import Held, Mapped
 from heated.models.embedding import embed
-from heated.runtime.distributed import mine, summed
+from heated.runtime.distributed import all_reduce_sum, local_shard
 from heated.training.loop import Progress
 
 GRID = 2.0**32  # cosines are compared as whole multiples of 1 / GRID
@@ -60,7 +65,11 @@ def measure(unit: Tensor, labels: Tensor) -> dict[str, float]:
         )
     means = class_means(unit, labels)
     recall = recall_at_1(unit, labels)
-    return {"recall_at_1": recall, "compactness": compactness(means), "spread": spread(means)}
+    return {
+        "recall_at_1": recall,
+        "compactness": intra_class_variance(means),
+        "spread": inter_class_distance(means),
+    }
 
 
 def recall_at_1(unit: Tensor, labels: Tensor) -> float:
@@ -79,7 +88,7 @@ def recall_at_1(unit: Tensor, labels: Tensor) -> float:
     low, numbers = unit.float(), torch.arange(len(unit), device=unit.device)
     bound = GRID * (unit.shape[1] + 8) * 2.0**-24  # of the error of a float32 product
     hits = torch.zeros_like(unit[:, 0])
-    for rows in mine(numbers.split(max(1, ENTRIES // len(unit)))):
+    for rows in local_shard(numbers.split(max(1, ENTRIES // len(unit)))):
         first, last = int(starts[rows[0]]), int(stops[rows[-1]])
         strip, columns = cosines(unit[rows], unit[first:last]), numbers[first:last]
         same = (columns >= starts[rows, None]) & (columns < stops[rows, None])
@@ -93,7 +102,7 @@ def recall_at_1(unit: Tensor, labels: Tensor) -> float:
         exact[:, first:last] = -torch.inf
         nearest[doubt] = exact.amax(dim=1)
         hits[rows] = (positive > torch.maximum(negative, nearest)).double()
-    return summed(hits).mean().item()
+    return all_reduce_sum(hits).mean().item()
 
 
 def cosines(one: Tensor, other: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 
 from heated.common.history import Row
 from heated.data.packed_dataset import Packed
-from heated.runtime.environment import environment, source_commit
+from heated.runtime.environment import collect_environment, source_commit
 from heated.training.checkpoints import fingerprint
 from heated.training.training_run import Run
 
@@ -19,7 +19,7 @@ def of(run: Run, tags: Mapping[str, str], params: Mapping[str, Any]) -> Record:
     """Return what is known of a run before it is trained. tags: by what it is grouped, with its
     method and recipe. `key` identifies it in MLflow: two methods may be trained alike, and another
     processor rounds differently."""
-    machine = environment(run.device)
+    machine = collect_environment(run.device)
     return {
         "dataset": tags["recipe"],
         "method": tags["method"],

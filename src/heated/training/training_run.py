@@ -24,8 +24,8 @@ from heated.data.batches import Mapped, device_images
 from heated.losses.pml import LIBRARY
 from heated.models import embedding_model, pretrained
 from heated.models.embedding_model import Architecture, Model
-from heated.runtime.device import keep_memory, peak_memory
-from heated.runtime.distributed import agreed, first, place
+from heated.runtime.device import keep_freed_memory, peak_memory_mib
+from heated.runtime.distributed import broadcast_int, is_main_process, rank_and_world_size
 from heated.training.checkpoints import Checkpoints, code_digest, fingerprint, partings
 from heated.training.init_stages import WARM_UPS
 from heated.training.loop import Progress, train
@@ -110,7 +110,7 @@ class Run:
         Raises FloatingPointError if the loss of a seed is not finite, after the other seeds.
         """
         self.check_processes()
-        keep_memory(True)
+        keep_freed_memory(True)
         folder.mkdir(exist_ok=True)
         done: dict[int, dict[str, Any]] = {}
         failed: dict[int, str] = {}
@@ -128,9 +128,10 @@ class Run:
     def check_processes(self) -> None:
         """Raise InputError if several processes share a batch whose loss needs the whole of it."""
         loss = self.recipe.loss or {"name": self.recipe.adaptation}
-        if place()[1] > 1 and loss["name"] not in ("none", "learned"):
+        _, processes = rank_and_world_size()
+        if processes > 1 and loss["name"] not in ("none", "learned"):
             raise InputError(
-                f"{loss['name']}: came {place()[1]} processes, which share every batch; allowed: "
+                f"{loss['name']}: came {processes} processes, which share every batch; allowed: "
                 "one, since it compares the images of a batch; write `launch: python -m`"
             )
 
@@ -138,8 +139,8 @@ class Run:
     def free(self, seeds: Sequence[int]) -> Iterator[tuple[int, FileLock | None]]:
         """Lock one of the seeds against other trainers; yield it, and the lock on the epochs that
         it shares with other recipes. The processes of one training take the first one's seed."""
-        if not first():
-            yield agreed(0, self.device), None
+        if not is_main_process():
+            yield broadcast_int(0, self.device), None
             return
         for seconds, seed in [*((0, seed) for seed in seeds), (-1, seeds[0])]:
             family = self.checkpoints(seed).family
@@ -148,7 +149,7 @@ class Run:
             if seconds:
                 print(f"seed {seed}: another process is training it; waiting", file=sys.stderr)
             with suppress(Timeout), own.acquire(seconds), beginning.acquire(seconds):
-                yield agreed(seed, self.device), beginning
+                yield broadcast_int(seed, self.device), beginning
                 return
 
     def finished(
@@ -172,18 +173,18 @@ class Run:
             epochs = len(progress.history)
             if beginning is not None and epochs >= last_parting:
                 beginning.release()
-            if not first() or (progress.step and not kept.due()):
+            if not is_main_process() or (progress.step and not kept.due()):
                 return
             done["seconds"] = time.monotonic() - started
             step, record = progress.step, {"history": progress.history, "seconds": done["seconds"]}
             kept.keep(progress.tensors(), {**record, "step": step}, epochs, within=step > 0)
 
         self.train(progress, seed, log, keep)
-        if first():
+        if is_main_process():
             embedding_model.save(path, progress.model)
             if progress.pictures:
                 self.write_pictures(path.with_suffix(".npz"), progress.pictures)
-        return {"history": progress.history, **done, "peak_mib": peak_memory(self.device)}
+        return {"history": progress.history, **done, "peak_mib": peak_memory_mib(self.device)}
 
     def progress(self, seed: int) -> tuple[Progress, float]:
         """Return a seed's training from its latest checkpoint, and the seconds that took."""

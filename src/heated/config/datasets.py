@@ -1,0 +1,159 @@
+"""Schema of a data set: source, packing, training and evaluation."""
+
+import math
+import re
+from functools import partial
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
+
+from heated.config import base
+from heated.config.base import Count, NamedConfig, Positive, StrictModel, UnitInterval
+
+
+def validate_regex(pattern: str) -> str:
+    """Return a regular expression, or raise ValueError if it cannot be compiled."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"a regular expression ({error})") from None
+    return pattern
+
+
+def validate_per_channel(value: Any, *, above: float = -math.inf) -> float | list[float]:
+    """Return a number, or one per channel, as float; raise ValueError for anything else."""
+    numbers = value if isinstance(value, list) else [value]
+    if not numbers or not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+        raise ValueError("a finite number, or a list with one per channel")
+    if min(numbers) <= above:
+        raise ValueError(f"a number above {above}, or a list with one per channel")
+    return [float(n) for n in numbers] if isinstance(value, list) else float(value)
+
+
+class BatchNorm(StrictModel):
+    """Batch norm in a pretrained network; `frozen`: its statistics and weights stay."""
+
+    momentum: UnitInterval
+    eps: Positive
+    frozen: bool
+
+
+FRACTION = Annotated[float, Field(gt=0, lt=1)]
+PRETRAINED = {"batch_norm": BatchNorm, "frozen_blocks": Annotated[int, Field(ge=0)]}
+
+# The options of each name, as keyword arguments of the function in the package's registry.
+SOURCE_OPTIONS: dict[str, dict[str, Any]] = {
+    "digits": {"turns": Annotated[int, Field(ge=1, le=4)]},
+    **dict.fromkeys(("omniglot-small", "omniglot", "mnist", "cub200", "cars196"), {}),
+    **dict.fromkeys(("sop", "in-shop"), {}),
+    "folder": {"path": str, "layout": Literal["classes", "parts"]},
+}
+SPLIT_OPTIONS: dict[str, dict[str, Any]] = {
+    "source": {},
+    "halves": {},
+    "fraction": {"train": FRACTION},
+    "images": {"train": FRACTION},
+    "classes": {"train": Annotated[list[str], Field(min_length=2), base.Unique]},
+    "pattern": {"train": Annotated[str, AfterValidator(validate_regex)]},
+}
+BACKBONE_OPTIONS: dict[str, dict[str, Any]] = {
+    "lenet": {},
+    "conv4": {"width": Count},
+    **dict.fromkeys(("googlenet", "resnet50", "mobilenet_v2"), PRETRAINED),
+}
+AUGMENTATION_OPTIONS: dict[str, dict[str, Any]] = {
+    "affine": {
+        "degrees": Annotated[float, Field(ge=0, le=180)],
+        "scale": Annotated[float, Field(ge=0, lt=1)],
+        "shear": Annotated[float, Field(ge=0, lt=90)],
+        "shift": UnitInterval,
+    },
+    "crop": {"size": Count},
+    "resized_crop": {
+        "size": Count,
+        "smallest": Annotated[float, Field(gt=0, le=1)],
+        "aspect": Annotated[float, Field(ge=1)],
+    },
+    "flip": {"probability": UnitInterval},
+}
+OPTIMIZER_OPTIONS: dict[str, dict[str, Any]] = {
+    "sgd": {"momentum": Annotated[float, Field(ge=0, lt=1)], "weight_decay": base.NonNegative},
+    "adam": {"eps": Positive, "weight_decay": base.NonNegative},
+    "adam_tf": {"eps": Positive},
+}
+KMEANS_OPTIONS: dict[str, dict[str, Any]] = {
+    "scikit-learn": {"restarts": Count},
+    "lloyd": {"restarts": Count, "iterations": Count},
+}
+
+
+class Validation(StrictModel):
+    """Test on one fold of the training classes, and leave the test classes out."""
+
+    folds: Annotated[int, Field(ge=2)]
+    fold: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def validate_fold(self) -> Self:
+        """Raise ValueError if there is no such fold."""
+        if self.fold >= self.folds:
+            raise ValueError(f"a fold from 0 to {self.folds - 1}")
+        return self
+
+
+class Packing(StrictModel):
+    """How images become one array, and which classes or images train."""
+
+    size: Count
+    fit: Literal["squash", "crop"]
+    colour: Literal["rgb", "grey", "inverted"]
+    filter: Literal["bilinear", "lanczos"]
+    damaged: Annotated[int, Field(ge=0)]
+    split: Annotated[NamedConfig, base.choice(SPLIT_OPTIONS)]
+    validation: Validation | None
+
+
+class Training(StrictModel):
+    """Network, optimizer and augmentation."""
+
+    backbone: Annotated[NamedConfig, base.choice(BACKBONE_OPTIONS)]
+    weights: Annotated[
+        str,
+        base.constraint(
+            lambda name: name in ("none", "imagenet") or name.endswith((".safetensors", ".pth")),
+            "none, imagenet, or the path of a .safetensors or .pth file",
+        ),
+    ]
+    embedding_dim: Count
+    warm_up: Literal["none", "batch_norm", "class_means"]
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)]  # a schedule has one value per epoch
+    batch_size: Annotated[int, Field(ge=2)]
+    lr: Positive
+    bottleneck_lr_factor: Positive
+    head_lr_factor: Positive
+    optimiser: Annotated[NamedConfig, base.choice(OPTIMIZER_OPTIONS)]
+    augment: list[Annotated[NamedConfig, base.choice(AUGMENTATION_OPTIONS)]]
+    watch_every: Count
+    pixel_mean: Annotated[float | list[float], PlainValidator(validate_per_channel)]
+    pixel_std: Annotated[
+        float | list[float], PlainValidator(partial(validate_per_channel, above=0))
+    ]
+    precision: Literal["auto", "float32", "bfloat16"]
+
+
+class Evaluation(StrictModel):
+    """Metrics of the embeddings; `memory` in MiB."""
+
+    recall_at: Annotated[list[Count], base.NonEmpty, base.Unique]
+    kmeans: Annotated[NamedConfig, base.choice(KMEANS_OPTIONS)]
+    kmeans_seeds: base.Seeds
+    memory: Count
+
+
+class Dataset(StrictModel):
+    """A data set with its recipe."""
+
+    source: Annotated[NamedConfig, base.choice(SOURCE_OPTIONS)]
+    packing: Packing
+    training: Training
+    evaluation: Evaluation
