@@ -25,9 +25,9 @@ from heated.losses.heated_softmax import BIASES, DENOMINATORS
 from heated.models.backbones import BACKBONES
 from heated.models.pretrained import SUFFIXES, identity
 from heated.preprocessing.decoding import CHANNELS
-from heated.training.init_stages import WARM_UPS
-from heated.training.optimizers import OPTIMISERS
-from heated.training.schedules import SCHEDULES, values
+from heated.training.init_stages import INITIALIZERS
+from heated.training.schedules import SCHEDULES, schedule_values
+from heated.training.train_state import OPTIMIZERS
 
 PARAMS = config.load(ROOT)
 RAW = {file: parse(ROOT / file) for file in config.FILES}
@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[type[base.Section], str, dict[str, Any]]] = {
     "sampler": (method.LibraryLoss, "sampler", SAMPLERS),
     "backbone": (training.Training, "backbone", BACKBONES),
     "augment": (training.Training, "augment", AUGMENTATIONS),
-    "optimiser": (training.Training, "optimiser", OPTIMISERS),
+    "optimiser": (training.Training, "optimiser", OPTIMIZERS),
     "kmeans": (dataset.Evaluation, "kmeans", KMEANS),
     "source": (schema.Dataset, "source", SOURCES),
     "split": (dataset.Packing, "split", SPLITS),
@@ -135,7 +135,7 @@ def test_words_are_those_of_the_package():
     assert get_args(fields["bias"].annotation) == BIASES
     assert get_args(fields["denominator"].annotation) == DENOMINATORS
     assert set(choices(fields["alpha"].annotation)) == {*SCHEDULES, *ADAPTATIONS} - {"none"}
-    assert get_args(settings["warm_up"].annotation) == tuple(WARM_UPS)
+    assert get_args(settings["warm_up"].annotation) == tuple(INITIALIZERS)
 
 
 # --- what the files say can be done ----------------------------------------------------------
@@ -148,7 +148,7 @@ def test_every_schedule_is_positive_and_finite_and_heated_methods_are_heated():
             for schedule in (alpha, each.lr_factor):
                 if schedule is None or schedule.name in ADAPTATIONS:
                     continue
-                series = values(schedule.name, schedule.options, epochs=epochs)
+                series = schedule_values(schedule.name, schedule.options, epochs=epochs)
                 assert len(series) == epochs, name
                 assert all(math.isfinite(value) and value > 0 for value in series), name
                 if schedule is alpha and name.startswith("h"):
@@ -182,7 +182,7 @@ def test_every_network_and_augmentation_and_optimiser_binds(subtests):
             assert network(images.to("meta")).shape == (2, dim)
             if not training.weights.endswith(SUFFIXES):  # a user's own file
                 identity(training.weights, backbone.name)
-            optimiser = OPTIMISERS[training.optimiser.name]
+            optimiser = OPTIMIZERS[training.optimiser.name]
             stepper = optimiser(network.parameters(), lr=training.lr, **training.optimiser.options)
             assert stepper.param_groups[0]["lr"] == training.lr
 

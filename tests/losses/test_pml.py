@@ -23,8 +23,9 @@ from heated.losses.heated_softmax import HeatedSoftmax
 from heated.losses.pml import LOSSES, MINERS, LibraryLoss, check, drawing
 from heated.models import embedding_model
 from heated.models.embedding_model import Architecture, Model
-from heated.training.loop import Progress, epoch_seed, raw_embeddings, train
+from heated.training.loop import epoch_seed, raw_embeddings, train
 from heated.training.recipe import Recipe
+from heated.training.train_state import TrainState
 
 PARAMS = config.load(ROOT)
 OURS = {name: m for name, m in PARAMS.methods.items() if hasattr(m, "loss")}
@@ -60,22 +61,11 @@ def built(said):
 def trained(said, model=None):
     """A model after the epochs, and the rows of its history."""
     made = built(said) if model is None else model
-    progress = Progress.begin(made, said["optimiser"], head_lr_factor=said["head_lr_factor"])
+    recipe = Recipe.from_settings(said | {"precision": "float32"})
+    state = TrainState.create(made, recipe, seed=0)
     images, labels = digits()
-    known = vars(Recipe.from_settings(said))
-    train(
-        progress,
-        Held(images),
-        labels,
-        **{key: known[key] for key in ("alphas", "lrs", "batch_size", "sampler")},
-        precision="float32",
-        seed=0,
-        watch_every=2,
-        watch=dict,
-        log=lambda row: None,
-        keep=lambda progress: None,
-    )
-    return made, progress.history
+    train(state, Held(images), labels, recipe)
+    return made, state.history
 
 
 @pytest.mark.slow

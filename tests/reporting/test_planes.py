@@ -18,7 +18,7 @@ from heated.models.embedding import embed
 from heated.models.embedding_model import load
 from heated.preprocessing import packing
 from heated.training.recipe import Recipe
-from heated.training.training_run import Run
+from heated.training.training_run import TrainingRun
 
 PARAMS = config.load(ROOT)
 CPU = torch.device("cpu")
@@ -45,9 +45,9 @@ def packed(name, folder, mirror):
 def trained(name, method, data, folder, **changes):
     """The model of seed 0, as params.yaml trains it but for the changes."""
     settings = PARAMS.settings(name, method) | {"precision": "float32"} | changes
-    run = Run(Recipe.from_settings(settings), data, name, CPU, folder / "checkpoints")
+    run = TrainingRun(Recipe.from_settings(settings), data, name, CPU, folder / "checkpoints")
     path = folder / f"{method}.safetensors"
-    (*_, last) = run.finished(0, path, lambda row: None)["history"]
+    (*_, last) = run.train_seed(0, path, lambda row: None)["history"]
     assert last["accuracy"] > 0.5
     return load(path, CPU)
 

@@ -44,7 +44,7 @@ from heated.models import embedding_model as models
 from heated.runtime.device import prepared
 from heated.runtime.distributed import first, share_batch_norm
 from heated.data.batches import Held
-from heated.training.init_stages import WARM_UPS
+from heated.training.init_stages import INITIALIZERS
 
 device = prepared(1)
 torch.manual_seed(0)
@@ -64,7 +64,7 @@ model = models.Model(architecture)
 share_batch_norm(model)
 images = torch.randint(256, (101, 8, 8, 1), dtype=torch.uint8)  # parts of different sizes
 options = {"batch_size": 9, "precision": "float32"}
-WARM_UPS["class_means"](model, Held(images), torch.arange(101) % 4, **options)
+INITIALIZERS["class_means"](model, Held(images), torch.arange(101) % 4, **options)
 if first():
     models.save(Path(sys.argv[1]), model)
 """

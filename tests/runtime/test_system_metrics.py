@@ -6,7 +6,7 @@ import torch
 from heated.common.history import joined
 from heated.runtime import system_metrics as measuring
 from heated.runtime.system_metrics import SHORTEST, Usage
-from heated.training.provenance import finished
+from heated.training.provenance import with_results
 
 CPU = {
     "system/cpu_utilization_percentage",
@@ -79,6 +79,6 @@ def test_a_record_keeps_what_the_epochs_took_that_were_trained_now():
         0: {"history": history, "epochs_trained": 1},
         7: {"history": history, "epochs_trained": 0},
     }
-    record = finished({}, done, {0: rows, 7: rows[:1]})
+    record = with_results({}, done, {0: rows, 7: rows[:1]})
     assert record["usage"] == {"0": rows[2:]}
     assert record["seeds"] == {"0": {"epochs_trained": 1}, "7": {"epochs_trained": 0}}

@@ -18,7 +18,7 @@ from heated.common.io import write_text
 from heated.common.paths import resolved
 from heated.reporting.figures.base import STYLE, canvas, svg, ticks_at
 from heated.reporting.html import environment
-from heated.training.schedules import SCHEDULES, values
+from heated.training.schedules import SCHEDULES, schedule_values
 
 PAGE = Path("preview.html")  # git ignores it; report/ is one output of the pipeline, whole
 COLORS = {"alpha": "C2", "temperature": "C1", "lr": "C0"}
@@ -32,7 +32,7 @@ def scheduled(settings: Mapping[str, Any]) -> Schedules:
 
     def by_epoch(choice: Mapping[str, Any]) -> list[float]:
         options = {key: value for key, value in choice.items() if key != "name"}
-        return values(choice["name"], options, epochs=settings["epochs"])
+        return schedule_values(choice["name"], options, epochs=settings["epochs"])
 
     lr = {"lr": [settings["lr"] * factor for factor in by_epoch(settings["lr_factor"])]}
     if settings.get("alpha", {"name": None})["name"] not in SCHEDULES:
