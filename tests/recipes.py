@@ -1,7 +1,11 @@
-"""A small recipe for tests of training."""
+"""A small recipe and a small data set for tests of training."""
 
 from dataclasses import replace
 
+import numpy as np
+
+from heated.common.samples import Split
+from heated.data.packed_dataset import Packed
 from heated.training.recipe import Recipe
 
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}
@@ -36,3 +40,11 @@ def make_recipe(alphas=None, lrs=None, **changes):
     """The recipe of SETTINGS with changes; `alphas` and `lrs` replace the schedules."""
     recipe = Recipe.from_settings(SETTINGS | changes)
     return recipe if alphas is None else replace(recipe, alphas=[*alphas], lrs=[*lrs])
+
+
+def make_data(train_classes, test_classes, per_class=6):
+    """Random images (N, 6, 6, 1) of the classes."""
+    labels = np.repeat([*train_classes, *test_classes], per_class)
+    images = np.random.default_rng(0).integers(256, size=(len(labels), 6, 6, 1), dtype=np.uint8)
+    train = np.isin(labels, train_classes)
+    return Packed(images, labels, tuple("abcdefghij"), Split(train, ~train, ~train))

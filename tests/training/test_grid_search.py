@@ -6,44 +6,33 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHORT, Project
-from recipes import make_recipe
+from recipes import make_data, make_recipe
 
 from heated.common.errors import InputError
 from heated.common.history import NullLogger
 from heated.common.io import read_json
-from heated.common.samples import Split
-from heated.data.packed_dataset import Packed
 from heated.training.grid_search import search_grid, with_validation_split
 from heated.training.training_run import TrainingRun
 
 POINTS = [{"lr": 0.01}, {"lr": 0.05}]
+DATA = make_data(range(6), [6, 7])
 
 
-def make_data():
-    """Six training classes and two test classes."""
-    labels = np.repeat(np.arange(8), 6)
-    images = np.random.default_rng(0).integers(256, size=(48, 6, 6, 1), dtype=np.uint8)
-    train = labels < 6
-    return Packed(images, labels, tuple("abcdefgh"), Split(train, ~train, ~train))
-
-
-def make_run(folder, data=None, **point):
-    data = with_validation_split(data or make_data(), folds=3, fold=0)
+def make_run(folder, data=DATA, **point):
+    data = with_validation_split(data, folds=3, fold=0)
     return TrainingRun(make_recipe(**point), data, "data", torch.device("cpu"), folder)
 
 
-def search(folder, data=None, points=POINTS):
+def search(folder, data=DATA, points=POINTS):
     recipes = [make_recipe(**point) for point in points]
     return search_grid(make_run(folder, data), points, recipes, seed=0)
 
 
 def test_the_test_classes_have_no_effect_on_the_choice(tmp_path):
-    data = make_data()
-    images, labels = data.images.copy(), data.labels.copy()
-    images[data.split.query] = 0
-    labels[data.split.query] = labels[data.split.query][::-1]
-    found = search(tmp_path / "one", data)
-    other = search(tmp_path / "two", replace(data, images=images, labels=labels))
+    images, labels, query = DATA.images.copy(), DATA.labels.copy(), DATA.split.query
+    images[query], labels[query] = 0, labels[query][::-1]
+    found = search(tmp_path / "one")
+    other = search(tmp_path / "two", replace(DATA, images=images, labels=labels))
     for each in (*found["tried"], *other["tried"]):
         assert each.pop("seconds") > 0
     assert found == other
@@ -51,17 +40,17 @@ def test_the_test_classes_have_no_effect_on_the_choice(tmp_path):
 
 
 def test_validation_classes_are_training_classes_that_are_not_trained_on():
-    data, tested = make_data(), []
+    tested = []
     for fold in range(3):
-        split = with_validation_split(data, folds=3, fold=fold).split
-        train, query = (set(data.labels[mask]) for mask in (split.train, split.query))
+        split = with_validation_split(DATA, folds=3, fold=fold).split
+        train, query = (set(DATA.labels[mask]) for mask in (split.train, split.query))
         assert (len(train), len(query)) == (4, 2)
         assert not train & query
         assert train | query == set(range(6))
         tested += query
     assert set(tested) == set(range(6))
     with pytest.raises(InputError, match="4 folds of 6 training classes"):
-        with_validation_split(data, folds=4, fold=0)
+        with_validation_split(DATA, folds=4, fold=0)
 
 
 def test_every_point_is_trained_once_and_the_best_last_epoch_is_chosen(tmp_path):
@@ -111,7 +100,7 @@ def competed(tmp_path_factory):
 
 
 @pytest.mark.xdist_group("competed")
-def test_a_competitor_is_trained_with_its_tuned_settings(competed):
+def test_competitors_are_trained_with_their_tuned_settings_and_reported(competed):
     for method in ("tuned-sm", "triplet"):
         folder = competed.folder / "runs/digits" / method
         tuned, provenance = (read_json(folder / name) for name in ("tuned.json", "provenance.json"))
@@ -121,10 +110,6 @@ def test_a_competitor_is_trained_with_its_tuned_settings(competed):
         assert all(seed["peak_mib"] > 0 for seed in provenance["seeds"].values())
         seen = 2 * provenance["split"]["train"]["images"]
         assert {seed["images_seen"] for seed in provenance["seeds"].values()} == {seen}
-
-
-@pytest.mark.xdist_group("competed")
-def test_the_report_shows_the_grids_validation_classes_and_costs(competed):
     report = (competed.folder / "report/tables/digits.md").read_text(encoding="utf-8")
     assert "### Competitors, on equal terms" in report
     assert "validation classes, fold 0 of 5 of the training classes; the test classes" in report

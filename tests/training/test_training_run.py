@@ -5,13 +5,11 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from recipes import BATCH_NORM, SETTINGS, make_recipe
+from recipes import BATCH_NORM, SETTINGS, make_data, make_recipe
 from safetensors.torch import save_file
 
 from heated.common.history import NullLogger
 from heated.common.io import read_arrays
-from heated.common.samples import Split
-from heated.data.packed_dataset import Packed
 from heated.models.backbones import BACKBONES
 from heated.models.embedding_model import load, load_with_head
 from heated.training import provenance
@@ -21,16 +19,8 @@ CPU = torch.device("cpu")
 L2, NO_NORMALIZATION = {"name": "l2"}, {"name": "none"}
 
 
-def make_data():
-    """Three training classes, 3, 5 and 9, and two test classes."""
-    labels = np.repeat([3, 5, 9, 1, 2], [7, 7, 7, 6, 6])
-    images = np.random.default_rng(0).integers(256, size=(33, 6, 6, 1), dtype=np.uint8)
-    train = labels >= 3
-    return Packed(images, labels, tuple("abcdefghij"), Split(train, ~train, ~train))
-
-
 def make_run(cache, digest="data", **changes):
-    return TrainingRun(make_recipe(**changes), make_data(), digest, CPU, cache)
+    return TrainingRun(make_recipe(**changes), make_data([3, 5, 9], [1, 2]), digest, CPU, cache)
 
 
 def train_seed(run, folder, seed=0):
@@ -175,12 +165,6 @@ def test_recipes_diverge_after_their_equal_first_epochs():
     assert recipe.divergence_epochs([replace(siblings[0], label_smoothing=0.1)]) == set()
 
 
-def test_a_recipe_with_another_loss_shares_no_training(trained, tmp_path):
-    run, folder, _ = trained
-    smooth = make_run(folder / "cache", label_smoothing=0.1)
-    assert train_seed(smooth, tmp_path)[0]["epochs_trained"] == 2
-
-
 def test_a_seed_locked_by_another_process_is_retried_last(tmp_path):
     run = make_run(tmp_path / "cache")
     lock = FileLock(run.checkpoints(0).family_folder / "beginning.lock")
@@ -209,7 +193,7 @@ def test_the_key_depends_on_everything_that_determines_the_weights_and_nothing_e
     plain = make_run(tmp_path)
     changes = [{"alpha": {"name": "constant", "value": 16}}, {"normalise": L2}, {"threads": 2}]
     changes += [{"lr": 0.06}, {"epochs": 3}, {"batch_size": 9}, {"digest": "other"}]
-    changes += [{"bottleneck_lr_factor": 2}, {"head_lr_factor": 2}]
+    changes += [{"bottleneck_lr_factor": 2}, {"head_lr_factor": 2}, {"label_smoothing": 0.1}]
     changes += [{"warm_up": "batch_norm"}, {"warm_up": "class_means"}]
     keys = [plain.key(), plain.key(0), plain.key(1)]
     keys += [make_run(tmp_path, **each).key(0) for each in changes]
