@@ -1,8 +1,9 @@
-"""Measure what DVC itself costs when nothing is to do: `python benchmarks/dvc_overhead.py 50 200`.
+"""Measure the overhead of DVC on an up-to-date pipeline.
 
-For each number of runs, a copy of the project gets as many methods on digits, every output of every
-stage is a stub, and `dvc repro` is timed. The lock file is written at once, since DVC would rewrite
-it after every stage.
+    python benchmarks/dvc_overhead.py 50 200
+
+For each number of runs, a copy of the project has as many methods on digits, and a stub for every
+output. The lock file is written once, since DVC would rewrite it after every stage.
 """
 
 import argparse
@@ -70,8 +71,8 @@ def write_stubs_and_lock(folder: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
-def no_op(folder: Path) -> tuple[float, float]:
-    """Run `dvc repro`, which has nothing to do; return its wall and CPU seconds."""
+def time_no_op(folder: Path) -> tuple[float, float]:
+    """Run an up-to-date `dvc repro`; return its wall and CPU seconds."""
     started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "dvc", "repro"]
     done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
@@ -87,22 +88,22 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=int)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    options = parser.parse_args()
     rows = []
-    for runs in given.runs:
+    for runs in options.runs:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name).resolve()
             make_project(folder, runs)
             lines = write_stubs_and_lock(folder)
-            no_op(folder)  # fills DVC's own caches
-            times = [no_op(folder) for _ in range(given.repeats)]
+            time_no_op(folder)  # fills DVC's own caches
+            times = [time_no_op(folder) for _ in range(options.repeats)]
         wall, cpu = (round(median(each), 2) for each in zip(*times, strict=True))
         row = {"runs": runs, "lock_lines": lines, "wall_s": wall, "cpu_s": cpu}
-        rows.append(row | {"repeats": given.repeats})
+        rows.append(row | {"repeats": options.repeats})
         print(json.dumps(rows[-1]), flush=True)
     print(f"cpu, last / first: {rows[-1]['cpu_s'] / rows[0]['cpu_s']:.2f}")
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""What an exact evaluation costs, beside its limit and beside others' tools.
+"""Measure the cost of exact evaluation, compared with its limit and with common libraries.
 
-Retrieval: one pass for Recall@{1, 10, 100, 1000}, MAP@R and R-precision, against the bare product
-of the same matrices in the same blocks, and against pytorch-metric-learning's AccuracyCalculator
-(faiss). k-means: `heated.kmeans` against faiss and scikit-learn, with equal starts and iterations.
-The embeddings are drawn: classes of equal size, coordinates whose deviation falls with the root of
-their number.
+Retrieval: one pass for Recall@{1, 10, 100, 1000}, MAP@R and R-precision. The limit is the product
+of the same matrices in the same blocks, the library is pytorch-metric-learning's AccuracyCalculator
+(faiss). k-means: faiss and scikit-learn, with equal initial centers and iterations. Embeddings are
+random, with classes of equal size. The deviation of coordinate i is 1 / sqrt(i).
 
     python benchmarks/evaluate.py --json benchmarks/results/evaluate.json
     python benchmarks/evaluate.py --n 12000 --classes 2260 --exact --parts retrieval
@@ -28,8 +27,8 @@ from torch import Tensor
 
 from heated.common.geometry import l2_normalize
 from heated.evaluation.kmeans import lloyd, squared_distances
-from heated.evaluation.ranking import NeighborSearch
-from heated.evaluation.retrieval import RetrievalScores, retrieval_metrics
+from heated.evaluation.ranking import Neighbours
+from heated.evaluation.retrieval import Scores, retrieval
 from heated.runtime.device import fast_dtype
 from heated.runtime.environment import collect_environment
 
@@ -38,64 +37,67 @@ MIB = 2**20
 Figures = dict[str, Any]
 
 
-def drawn(n: int, dim: int, classes: int, *, noise: float) -> tuple[Tensor, Tensor]:
-    """(n, dim) float32 embeddings and their labels, from a fixed seed."""
+def random_embeddings(n: int, dim: int, classes: int, *, noise: float) -> tuple[Tensor, Tensor]:
+    """Return (n, dim) float32 embeddings and their labels, from a fixed seed."""
     generator = torch.Generator().manual_seed(0)
     deviation = torch.arange(1, dim + 1) ** -0.5
     labels = torch.arange(n) % classes
-    centres = torch.randn(classes, dim, generator=generator)
+    centers = torch.randn(classes, dim, generator=generator)
     within = torch.randn(n, dim, generator=generator)
-    return (centres[labels] + noise * within) * deviation, labels
+    return (centers[labels] + noise * within) * deviation, labels
 
 
-class Memory:
-    """The most memory held above what there was before, in MiB: of the GPU, or of the process."""
+class PeakMemory:
+    """Measure the additional peak memory of a block in MiB, of the GPU or of the process."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.stopped = device, threading.Event()
 
-    def held(self) -> float:
+    def current(self) -> float:
+        """Return the memory in use in MiB."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / MIB
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         return pages * 4096 / MIB
 
-    def watch(self) -> None:
+    def sample(self) -> None:
+        """Update the peak until the block ends."""
         while not self.stopped.wait(0.01):
-            self.most = max(self.most, self.held())
+            self.peak = max(self.peak, self.current())
 
-    def __enter__(self) -> "Memory":
+    def __enter__(self) -> "PeakMemory":
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        self.before = self.most = self.held()
-        self.thread = threading.Thread(target=self.watch)
+        self.before = self.peak = self.current()
+        self.thread = threading.Thread(target=self.sample)
         self.thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.most = max(self.most, self.held())
+        self.peak = max(self.peak, self.current())
         self.stopped.set()
         self.thread.join()
 
     @property
-    def above(self) -> float:
-        return self.most - self.before
+    def additional(self) -> float:
+        """The peak above the memory before the block."""
+        return self.peak - self.before
 
 
-def measured(work: Callable[[], Any], device: torch.device) -> tuple[Any, float, float]:
-    """What the work gave, its seconds, and its memory in MiB."""
-    with Memory(device) as memory:
+def measure(function: Callable[[], Any], device: torch.device) -> tuple[Any, float, float]:
+    """Return a function's result, seconds, and additional peak memory in MiB."""
+    with PeakMemory(device) as memory:
         started = time.perf_counter()
-        result = work()
+        result = function()
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
-    return result, seconds, memory.above
+    return result, seconds, memory.additional
 
 
-def product(embeddings: Tensor, rows: int, dtype: torch.dtype) -> None:
-    """All products of all pairs, block by block into one buffer: the limit."""
+def blockwise_product(embeddings: Tensor, rows: int, dtype: torch.dtype) -> None:
+    """Compute the products of all pairs, block by block into one buffer."""
     padded = torch.nn.functional.pad(embeddings, (0, 0, 0, -len(embeddings) % 64)).to(dtype)
     buffer = padded.new_empty(rows, len(padded))
     for block in padded[: len(embeddings)].split(rows):
@@ -103,7 +105,7 @@ def product(embeddings: Tensor, rows: int, dtype: torch.dtype) -> None:
 
 
 def accuracy_calculator(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
-    """The same three scores by pytorch-metric-learning."""
+    """Compute the scores by pytorch-metric-learning."""
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
     names = ("precision_at_1", "mean_average_precision_at_r", "r_precision")
@@ -113,7 +115,7 @@ def accuracy_calculator(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def brute_force(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
-    """Every score by sorting all cosines of each query in float64."""
+    """Compute every score by sorting all cosines of each query in float64."""
     unit, scores = l2_normalize(embeddings), []
     counts = torch.bincount(labels)[labels] - 1
     for rows in torch.arange(len(labels), device=labels.device).split(256):
@@ -133,82 +135,84 @@ def brute_force(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
     )
 
 
-def farthest(ours: dict[str, float], theirs: dict[str, float]) -> float:
-    """The largest difference between scores that both have."""
+def largest_difference(ours: dict[str, float], theirs: dict[str, float]) -> float:
+    """Return the largest difference between common scores."""
     return max(abs(ours[name] - value) for name, value in theirs.items())
 
 
 def bench_retrieval(embeddings: Tensor, labels: Tensor, options: argparse.Namespace) -> Figures:
-    """Medians over the repeats, each of which times everything once, in turn."""
+    """Measure retrieval; return medians over the repeats, and the scores."""
     device, dtype = embeddings.device, getattr(torch, options.dtype or "none", None)
-    how = {"recall_at_k": KS, "memory_mib": options.memory, "dtype": dtype}
-    rows = (
-        NeighborSearch(embeddings, labels, max_k=1, memory_mib=options.memory, dtype=dtype)
-        .blocks[0]
-        .stop
-    )
+    settings = {"recall_at_k": KS, "memory": options.memory, "dtype": dtype}
+    rows = Neighbours(embeddings, labels, deepest=1, memory=options.memory, dtype=dtype).rows
     screen = dtype or fast_dtype(device)
-    work: dict[str, Callable[[], Any]] = {
-        "float32_product": lambda: product(embeddings, rows, torch.float32),
-        "screen_product": lambda: product(embeddings, rows, screen),
-        "recall": lambda: retrieval_metrics(embeddings, labels, with_map_at_r=False, **how),
-        "retrieval": lambda: retrieval_metrics(embeddings, labels, **how),
+    functions: dict[str, Callable[[], Any]] = {
+        "float32_product": lambda: blockwise_product(embeddings, rows, torch.float32),
+        "screen_product": lambda: blockwise_product(embeddings, rows, screen),
+        "recall": lambda: retrieval(embeddings, labels, others=False, **settings),
+        "retrieval": lambda: retrieval(embeddings, labels, **settings),
     }
     if find_spec("pytorch_metric_learning") and find_spec("faiss") and not options.no_peers:
-        work["accuracy_calculator"] = lambda: accuracy_calculator(embeddings, labels)
-    results, seconds, memory = repeated(work, device, options.repeats)
-    scores: RetrievalScores = results["retrieval"]
+        functions["accuracy_calculator"] = lambda: accuracy_calculator(embeddings, labels)
+    results, seconds, memory = time_in_turn(functions, device, options.repeats)
+    scores: Scores = results["retrieval"]
     figures = {
         "screen": str(screen).removeprefix("torch."),
         "rows_a_block": rows,
         **{f"{name}_s": statistics.median(times) for name, times in seconds.items()},
         **{f"{name}_mib": round(most) for name, most in memory.items()},
-        "doubtful_share": scores.recomputed_share,
+        "doubtful_share": scores.doubtful,
         **scores.values,
-        "recall_ratio_to_float32_product": ratio(seconds, "recall", "float32_product"),
-        "retrieval_ratio_to_float32_product": ratio(seconds, "retrieval", "float32_product"),
-        "retrieval_ratio_to_limit": ratio(seconds, "retrieval", "screen_product"),
+        "recall_ratio_to_float32_product": median_ratio(seconds, "recall", "float32_product"),
+        "retrieval_ratio_to_float32_product": median_ratio(seconds, "retrieval", "float32_product"),
+        "retrieval_ratio_to_limit": median_ratio(seconds, "retrieval", "screen_product"),
     }
-    if "accuracy_calculator" in work:
-        figures["retrieval_ratio_to_peer"] = ratio(seconds, "retrieval", "accuracy_calculator")
+    if "accuracy_calculator" in functions:
+        figures["retrieval_ratio_to_peer"] = median_ratio(
+            seconds, "retrieval", "accuracy_calculator"
+        )
         theirs = results["accuracy_calculator"]
-        figures["farthest_from_peer"] = farthest(scores.values, theirs)
+        figures["farthest_from_peer"] = largest_difference(scores.values, theirs)
     if options.exact:
-        figures["farthest_from_float64"] = farthest(scores.values, brute_force(embeddings, labels))
+        figures["farthest_from_float64"] = largest_difference(
+            scores.values, brute_force(embeddings, labels)
+        )
     return figures
 
 
-def repeated(
-    work: dict[str, Callable[[], Any]], device: torch.device, repeats: int
+def time_in_turn(
+    functions: dict[str, Callable[[], Any]], device: torch.device, repeats: int
 ) -> tuple[dict[str, Any], dict[str, list[float]], dict[str, float]]:
-    """Each work's result, seconds of each repeat, and most MiB; in turn, so that a slow minute of
-    the machine hits all of them."""
+    """Return the result, seconds per repeat and peak MiB of each function.
+
+    They take turns, so that a slow minute of the machine affects all of them.
+    """
     results: dict[str, Any] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    memory = dict.fromkeys(work, 0.0)
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    memory = dict.fromkeys(functions, 0.0)
     for _ in range(repeats):
-        for name, todo in work.items():
-            results[name], taken, above = measured(todo, device)
+        for name, function in functions.items():
+            results[name], taken, above = measure(function, device)
             seconds[name].append(taken)
             memory[name] = max(memory[name], above)
             print(f"{name:>24} {taken:8.2f} s {above:8.0f} MiB", flush=True)
     return results, seconds, memory
 
 
-def ratio(seconds: dict[str, list[float]], one: str, other: str) -> float:
-    """The median over the repeats of one's seconds by the other's."""
+def median_ratio(seconds: dict[str, list[float]], one: str, other: str) -> float:
+    """Return the median over the repeats of the ratio of seconds."""
     return statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
 
 
 def bench_kmeans(embeddings: Tensor, options: argparse.Namespace) -> Figures:
-    """Ours, then faiss and scikit-learn from the same starts with as many iterations."""
+    """Measure k-means here, in faiss and in scikit-learn, with equal centers and iterations."""
     unit, clusters, device = l2_normalize(embeddings), options.classes, embeddings.device
 
-    def ours() -> Any:
+    def run_lloyd() -> Any:
         generator = torch.Generator().manual_seed(0)
         return lloyd(unit, clusters, iterations=options.iterations, generator=generator)
 
-    found, seconds, memory = measured(ours, device)
+    found, seconds, memory = measure(run_lloyd, device)
     figures: Figures = {
         "kmeans_s": seconds,
         "kmeans_mib": round(memory),
@@ -221,7 +225,7 @@ def bench_kmeans(embeddings: Tensor, options: argparse.Namespace) -> Figures:
     for name, peer in peers.items():
         if options.no_peers or not find_spec(name):
             continue
-        objective, taken, above = measured(
+        objective, taken, above = measure(
             lambda p=peer: p(unit, clusters, found.iterations), device
         )
         print(f"{name:>24} {taken:8.2f} s {above:8.0f} MiB", flush=True)
@@ -232,8 +236,7 @@ def bench_kmeans(embeddings: Tensor, options: argparse.Namespace) -> Figures:
 
 
 def faiss_kmeans(unit: Tensor, clusters: int, iterations: int) -> float:
-    """faiss's objective from our starts: it trains, then gives every sample to a centre, as ours
-    does."""
+    """Return the objective of faiss from the same centers, after a last assignment."""
     import faiss
 
     points = unit.float().cpu().numpy()
@@ -244,32 +247,32 @@ def faiss_kmeans(unit: Tensor, clusters: int, iterations: int) -> float:
         min_points_per_centroid=1,
         max_points_per_centroid=len(points),  # else it trains on a sample
     )
-    model.train(points, init_centroids=points[starts(len(points), clusters)])
+    model.train(points, init_centroids=points[initial_centers(len(points), clusters)])
     _, labels = model.index.search(points, 1)
-    centres = torch.from_numpy(model.centroids).double()
-    return squared_distances(unit.cpu(), centres, torch.from_numpy(labels[:, 0])).mean().item()
+    centers = torch.from_numpy(model.centroids).double()
+    return squared_distances(unit.cpu(), centers, torch.from_numpy(labels[:, 0])).mean().item()
 
 
-def starts(size: int, clusters: int) -> Any:
-    """The samples that `lloyd` takes as its first centres."""
+def initial_centers(size: int, clusters: int) -> Any:
+    """Return the samples that `lloyd` takes as initial centers."""
     return torch.randperm(size, generator=torch.Generator().manual_seed(0))[:clusters].numpy()
 
 
 def scikit_learn_kmeans(unit: Tensor, clusters: int, iterations: int) -> float:
-    """scikit-learn's objective from our starts."""
+    """Return the objective of scikit-learn from the same centers."""
     from sklearn.cluster import KMeans
 
     points = unit.float().cpu().numpy()
-    init = points[starts(len(points), clusters)]
+    init = points[initial_centers(len(points), clusters)]
     model = KMeans(clusters, init=init, n_init=1, max_iter=iterations, tol=0)
     return float(model.fit(points).inertia_) / len(points)
 
 
-def wrong(figures: Figures) -> list[str]:
-    """What does not agree, though it must."""
+def disagreements(figures: Figures) -> list[str]:
+    """List the figures that differ from a reference by more than their tolerance."""
     allowed = {
         "farthest_from_float64": lambda value: value <= 1e-6,
-        "farthest_from_peer": lambda value: value <= 1e-4,  # they decide in float32
+        "farthest_from_peer": lambda value: value <= 1e-4,  # faiss ranks in float32
         "objective_ratio_to_faiss": lambda value: abs(value - 1) <= 0.005,
         "objective_ratio_to_sklearn": lambda value: abs(value - 1) <= 0.005,
     }
@@ -280,33 +283,40 @@ def wrong(figures: Figures) -> list[str]:
     ]
 
 
-def arguments() -> argparse.Namespace:
-    """What the command line says."""
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--n", type=int, default=60_502, help="embeddings (default: %(default)s)")
     parser.add_argument("--dim", type=int, default=512, help="their size (default: %(default)s)")
     parser.add_argument("--classes", type=int, default=11_316, help="(default: %(default)s)")
-    parser.add_argument("--noise", type=float, default=1.0, help="within a class, by its spread")
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: %(default)s)")
+    parser.add_argument(
+        "--noise",
+        type=float,
+        default=1.0,
+        help="deviation within a class, relative to the one between classes",
+    )
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     parser.add_argument("--memory", type=int, default=128, help="MiB (default: %(default)s)")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="of the screen")
     parser.add_argument("--repeats", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--iterations", type=int, default=20, help="of k-means, at most")
     parser.add_argument("--parts", nargs="+", default=["retrieval", "kmeans"])
-    parser.add_argument("--exact", action="store_true", help="compare with float64's brute force")
-    parser.add_argument("--no-peers", action="store_true", help="time only ours and the limit")
+    parser.add_argument("--exact", action="store_true", help="compare with brute force in float64")
+    parser.add_argument("--no-peers", action="store_true", help="leave out other libraries")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure, print a table, write JSON, and fail where what must agree does not."""
-    options = arguments()
+    """Measure, print a table and write JSON; fail if results disagree."""
+    options = parse_arguments()
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    embeddings, labels = drawn(options.n, options.dim, options.classes, noise=options.noise)
+    embeddings, labels = random_embeddings(
+        options.n, options.dim, options.classes, noise=options.noise
+    )
     embeddings, labels = embeddings.to(device), labels.to(device)
     figures: Figures = {
         key: getattr(options, key) for key in ("n", "dim", "classes", "noise", "threads", "memory")
@@ -321,7 +331,7 @@ def main() -> None:
         print(f"{name:>36}  {f'{value:.6g}' if isinstance(value, float) else value}")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    if problems := wrong(figures):
+    if problems := disagreements(figures):
         sys.exit("; ".join(problems))
 
 

@@ -1,7 +1,9 @@
-"""Measure `make track` on made-up runs: the first, the second, and one after a run has changed.
+"""Measure `make track` on synthetic runs: the first time, unchanged, and after a run has changed.
 
-`python benchmarks/track.py --runs 30 --seeds 2 --epochs 80`. A folder gets the files that the other
-stages leave; the stage `track` then writes them to an empty MLflow database, three times.
+    python benchmarks/track.py --runs 30 --seeds 2 --epochs 80
+
+The files of the other stages are written to a temporary folder. The stage `track` then uploads them
+to an empty MLflow database, three times.
 """
 
 import argparse
@@ -43,9 +45,9 @@ def write_run(folder: Path, method: str, seeds: int, epochs: int) -> None:
         "key": method,
         "params": {"epochs": epochs, "lr": 0.05, "embedding_dim": 64},
         "data_sha256": "ab" * 32,
-        "split": {"tested": "made up", **dict.fromkeys(("train", "query", "gallery"), PART)},
+        "split": {"tested": "synthetic", **dict.fromkeys(("train", "query", "gallery"), PART)},
         "source": {"commit": "c0ffee"},
-        "environment": {"device": "made up"},
+        "environment": {"device": "synthetic"},
         "started": "2026-11-24T10:00:00+00:00",
         "seeds": {str(seed): {"seconds": 60.0} for seed in rows},
     }
@@ -59,14 +61,14 @@ def write_project(folder: Path, methods: list[str], seeds: int, epochs: int) -> 
     for method in methods:
         write_run(folder / "runs" / "digits" / method, method, seeds, epochs)
     for name in ("index.html", *(f"tables/digits.{kind}" for kind in ("md", "csv", "tex"))):
-        write_text(folder / "report" / name, "made up")
+        write_text(folder / "report" / name, "synthetic")
     tags = {"dataset": "digits", "recipe": "digits", "study": "run", "backbone": "conv4"}
     given = {"section": SECTION, "tags": {method: tags | {"method": method} for method in methods}}
     settings = {"enabled": True, "models": "none", "datasets": {"digits": given}}
     write_json(folder / "data" / "resolved" / "tracking.json", settings)
 
 
-def track(folder: Path) -> dict[str, float]:
+def run_track(folder: Path) -> dict[str, float]:
     """Run the stage; return its wall and CPU seconds."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
     environment |= {"DVC_ROOT": str(folder), "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -79,28 +81,28 @@ def track(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print the seconds of three times `track`, and write them as JSON if wanted."""
+    """Run `track` three times; print the seconds and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    methods = [f"method-{number}" for number in range(given.runs)]
+    options = parser.parse_args()
+    methods = [f"method-{number}" for number in range(options.runs)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_project(folder, methods, given.seeds, given.epochs)
-        measured = {"first": track(folder), "second": track(folder)}
+        write_project(folder, methods, options.seeds, options.epochs)
+        measured = {"first": run_track(folder), "second": run_track(folder)}
         path = folder / "runs" / "digits" / methods[0] / "provenance.json"
         write_json(path, read_json(path) | {"environment": {"device": "another"}})
-        measured["one run changed"] = track(folder)
+        measured["one run changed"] = run_track(folder)
     for name, seconds in measured.items():
         print(f"{name}: {seconds['wall']:.1f} s, {seconds['cpu']:.1f} s of CPU")
     ratios = {kind: measured["second"][kind] / measured["first"][kind] for kind in ("wall", "cpu")}
     print(f"second / first: {ratios['wall']:.2f}, of CPU {ratios['cpu']:.2f}")
-    if given.json:
+    if options.json:
         text = json.dumps({**measured, "ratio": ratios}, indent=2)
-        given.json.write_text(text + "\n", encoding="utf-8")
+        options.json.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How fast our training is, beside its limit and beside what one would write otherwise.
+"""Measure the speed of training, compared with its limit and with common libraries.
 
-The limit: the same network, classifier, loss and optimiser step on one fixed batch that is already
-there, in the same precision. The other: torchvision's ImageFolder and transforms, DataLoader with
+The limit: the same network, classifier, loss and optimizer step on one fixed batch on the device,
+in the same precision. The libraries: torchvision's ImageFolder and transforms, DataLoader with
 workers, float32, pytorch-metric-learning's NormalizedSoftmaxLoss. The images are those of a zip
-with a folder a class; at 28 pixels they are shrunk beforehand for both.
+with one folder per class. For 28 pixels they are resized in advance for both.
 
     python benchmarks/train.py --images cub100-cropped.zip --json benchmarks/results/train.json
 """
@@ -27,24 +27,26 @@ from torch import Tensor
 
 from heated.data.batches import Held
 from heated.models.embedding_model import Architecture, Model
-from heated.runtime.device import keep_freed_memory, machine_settings
+from heated.runtime.device import keep_freed_memory, precision
 from heated.runtime.environment import collect_environment
-from heated.training.loop import PRECISIONS, Progress, train_epoch
+from heated.training.loop import PRECISIONS, train
+from heated.training.recipe import Recipe
+from heated.training.train_state import TrainState
 
 BATCH_NORM = {"batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": False}, "frozen_blocks": 0}
-# network: backbone, pixels as packed and as cropped, images a batch
+# network: backbone, pixels as packed and as cropped, batch size
 NETWORKS: dict[str, tuple[dict[str, Any], int, int, int]] = {
     "conv4": ({"name": "conv4", "width": 64}, 32, 28, 32),
     "lenet": ({"name": "lenet"}, 32, 28, 128),
     "mobilenet_v2": ({"name": "mobilenet_v2", **BATCH_NORM}, 256, 224, 32),
     "googlenet": ({"name": "googlenet", **BATCH_NORM}, 256, 224, 32),
 }
-SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}
 LR = 0.001
+Epoch = Callable[[], None]
 
 
-def unpacked(archive: Path, folder: Path, count: int) -> None:
-    """The first `count` images of a zip under `folder`, in a folder a class."""
+def extract_images(archive: Path, folder: Path, count: int) -> None:
+    """Extract `count` images of a zip into `folder`, spread evenly over its names."""
     with zipfile.ZipFile(archive) as file:
         names = [name for name in file.namelist() if name.endswith(".jpg")]
         every = max(1, len(names) // count)
@@ -52,8 +54,8 @@ def unpacked(archive: Path, folder: Path, count: int) -> None:
             file.extract(name, folder)
 
 
-def packed(folder: Path, size: int) -> tuple[Tensor, Tensor]:
-    """Images (N, size, size, 3) uint8 and labels (N,) of a folder with a folder a class."""
+def load_images(folder: Path, size: int) -> tuple[Tensor, Tensor]:
+    """Load images as (N, size, size, 3) uint8 and labels (N,) from one folder per class."""
     paths = sorted(folder.glob("*/*"))
     classes = sorted({path.parent.name for path in paths})
     images = [np.asarray(Image.open(path).convert("RGB").resize((size, size))) for path in paths]
@@ -61,8 +63,8 @@ def packed(folder: Path, size: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.stack(images)), torch.tensor(labels)
 
 
-def shrunk(images: Tensor, labels: Tensor, folder: Path) -> None:
-    """The images as PNG files in a folder a class."""
+def write_pngs(images: Tensor, labels: Tensor, folder: Path) -> None:
+    """Write the images as PNG files, in one folder per class."""
     for number, (image, label) in enumerate(zip(images.numpy(), labels.tolist(), strict=True)):
         path = folder / f"{label:04}" / f"{number:06}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,52 +73,46 @@ def shrunk(images: Tensor, labels: Tensor, folder: Path) -> None:
         path.write_bytes(buffer.getvalue())
 
 
-def built(backbone: dict[str, Any], shape: tuple[int, int, int], crop: int, classes: int) -> Model:
-    """A model as a run would build it: bn at alpha 16."""
-    torch.manual_seed(0)
-    architecture = Architecture(
-        image_shape=shape,
-        num_classes=classes,
-        embedding_dim=64,
+def make_recipe(backbone: dict[str, Any], crop: int, batch: int, dtype: str) -> Recipe:
+    """Return a recipe of one epoch with batch norm at alpha 16."""
+    return Recipe(
+        alphas=[16.0],
+        lrs=[LR],
+        watch_every=1,
+        batch_size=batch,
+        optimiser={"name": "sgd", "momentum": 0.9, "weight_decay": 0.0},
+        bottleneck_lr_factor=1,
+        head_lr_factor=1,
+        warm_up="none",
         backbone=backbone,
-        normalise={"name": "batch", "momentum": 0.05, "eps": 1e-3},
-        bias="outside",
-        label_smoothing=0.0,
+        weights="none",
+        embedding_dim=64,
         augment=[{"name": "crop", "size": crop}, {"name": "flip", "probability": 0.5}],
         pixel_mean=0.5,
         pixel_std=0.5,
+        precision=dtype,
+        normalise={"name": "batch", "momentum": 0.05, "eps": 1e-3},
+        bias="outside",
     )
-    return Model(architecture)
 
 
-def ours(model: Model, images: Tensor, labels: Tensor, *, batch: int, dtype: str) -> Any:
-    """An epoch of our loop."""
-    progress = Progress.begin(model, SGD, head_lr_factor=1)
-    for group in progress.optimiser.param_groups:
-        group["lr"] = LR
+def heated_epoch(model: Model, images: Tensor, labels: Tensor, recipe: Recipe) -> Epoch:
+    """Return a function that runs one epoch of this project's loop."""
+    state = TrainState.create(model, recipe, seed=0)
 
     def epoch() -> None:
-        progress.step = 0
-        train_epoch(
-            progress,
-            Held(images),
-            labels,
-            batch_size=batch,
-            sampler={"name": "shuffled"},
-            precision=dtype,
-            epoch_seed=0,
-            keep=lambda progress: None,
-        )
-        progress.sums.tolist()  # waits for the device
+        state.history.clear()
+        train(state, Held(images), labels, recipe)  # waits for the device at the end
 
     return epoch
 
 
-def limit(model: Model, images: Tensor, labels: Tensor, *, batch: int, dtype: str) -> Any:
-    """As many steps on one batch that is there."""
+def limit_epoch(model: Model, images: Tensor, labels: Tensor, recipe: Recipe) -> Epoch:
+    """Return a function that runs as many steps on one fixed batch."""
+    batch, dtype = recipe.batch_size, recipe.precision
     steps, target = len(labels) // batch, labels[:batch]
     fixed = model.prepare(images[:batch])
-    optimiser = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, fused=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, fused=True)
 
     def epoch() -> None:
         model.train()
@@ -124,18 +120,18 @@ def limit(model: Model, images: Tensor, labels: Tensor, *, batch: int, dtype: st
             with torch.autocast(fixed.device.type, PRECISIONS[dtype], dtype != "float32"):
                 raw = model.network(fixed)
             loss = model.head(model.normalization(raw.float()), target)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
         loss.item()
 
     return epoch
 
 
-def otherwise(
+def torchvision_epoch(
     model: Model, folder: Path, *, batch: int, size: int, crop: int, workers: int
-) -> Callable[[], None]:
-    """An epoch as one would write it with torchvision and pytorch-metric-learning; workers stay."""
+) -> Epoch:
+    """Return a function that runs an epoch with torchvision and pytorch-metric-learning."""
     from pytorch_metric_learning.losses import NormalizedSoftmaxLoss
     from torch.utils.data import DataLoader
     from torchvision import transforms
@@ -155,23 +151,25 @@ def otherwise(
     network = model.network.to(memory_format=torch.contiguous_format)
     head = NormalizedSoftmaxLoss(len(data.classes), 64, temperature=1 / 16).to(device)
     parameters = [*network.parameters(), *head.parameters()]
-    optimiser = torch.optim.SGD(parameters, lr=LR, momentum=0.9)
+    optimizer = torch.optim.SGD(parameters, lr=LR, momentum=0.9)
 
     def epoch() -> None:
         network.train()
         for images, labels in loader:
             loss = head(network(images.to(device)), labels.to(device))
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
         loss.item()
 
     return epoch
 
 
-def measured(epochs: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each repeat, in turn; the first of each is not counted. The others' memory is as
-    the C library has it."""
+def time_epochs(epochs: dict[str, Epoch], repeats: int) -> dict[str, list[float]]:
+    """Return the seconds of each repeat after the first; the epochs take turns.
+
+    torchvision's epoch runs with the C library's default settings of memory.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in epochs}
     for repeat in range(repeats + 1):
         for name, epoch in epochs.items():
@@ -183,36 +181,40 @@ def measured(epochs: dict[str, Callable[[], None]], repeats: int) -> dict[str, l
     return seconds
 
 
-def bench(name: str, originals: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Images a second of all three, and our ratios."""
+def bench_network(name: str, originals: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure images per second of all three, and this project's ratios to the others."""
     backbone, size, crop, batch = NETWORKS[name]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = machine_settings(options.precision, device, 1)["precision"]
-    images, labels = (values.to(device) for values in packed(originals, size))
+    dtype = precision(options.precision, device)
+    images, labels = (values.to(device) for values in load_images(originals, size))
     shape, classes = (size, size, 3), int(labels.max()) + 1
     with TemporaryDirectory() as temporary:
         folder = originals
         if size < 200:
             folder = Path(temporary)
-            shrunk(images.cpu(), labels.cpu(), folder)
-        models = [built(backbone, shape, crop, classes).to(device) for _ in range(3)]
+            write_pngs(images.cpu(), labels.cpu(), folder)
+        recipe, models = make_recipe(backbone, crop, batch, dtype), []
+        architecture = Architecture.of(vars(recipe), image_shape=shape, num_classes=classes)
+        for _ in range(3):
+            torch.manual_seed(0)
+            models.append(Model(architecture).to(device))
         common = {"batch": batch, "size": size, "crop": crop, "workers": options.workers}
         epochs = {
-            "ours": ours(models[0], images, labels, batch=batch, dtype=dtype),
-            "limit": limit(models[1], images, labels, batch=batch, dtype=dtype),
-            "otherwise": otherwise(models[2], folder, **common),
+            "ours": heated_epoch(models[0], images, labels, recipe),
+            "limit": limit_epoch(models[1], images, labels, recipe),
+            "otherwise": torchvision_epoch(models[2], folder, **common),
         }
-        seconds = measured(epochs, options.repeats)
+        seconds = time_epochs(epochs, options.repeats)
     rates = {key: len(labels) / statistics.median(values) for key, values in seconds.items()}
-    limits = [b / a for a, b in zip(seconds["ours"], seconds["limit"], strict=True)]
-    others = [b / a for a, b in zip(seconds["ours"], seconds["otherwise"], strict=True)]
+    to_limit = [b / a for a, b in zip(seconds["ours"], seconds["limit"], strict=True)]
+    to_peer = [b / a for a, b in zip(seconds["ours"], seconds["otherwise"], strict=True)]
     figures = {
         "images_a_second": rates["ours"],
         "limit_images_a_second": rates["limit"],
         "otherwise_images_a_second": rates["otherwise"],
-        "ratio_to_limit": statistics.median(limits),
-        "ratio_to_peer": statistics.median(others),
-        "share_outside_network": max(0.0, 1 - statistics.median(limits)),
+        "ratio_to_limit": statistics.median(to_limit),
+        "ratio_to_peer": statistics.median(to_peer),
+        "share_outside_network": max(0.0, 1 - statistics.median(to_limit)),
         "batch": batch,
         "precision": dtype,
     }
@@ -221,16 +223,18 @@ def bench(name: str, originals: Path, options: argparse.Namespace) -> dict[str, 
 
 
 def main() -> None:
-    """Measure, print, write JSON."""
+    """Measure all networks, print the figures and write them as JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=Path, required=True, help="a zip with a folder a class")
+    parser.add_argument(
+        "--images", type=Path, required=True, help="a zip with one folder per class"
+    )
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--count", type=int, default=256, help="images (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="(default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="of the other's loader")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="of the DataLoader")
     parser.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
@@ -239,9 +243,9 @@ def main() -> None:
         key: getattr(options, key) for key in ("count", "repeats", "threads", "workers")
     }
     with TemporaryDirectory() as temporary:
-        unpacked(options.images, Path(temporary), options.count)
+        extract_images(options.images, Path(temporary), options.count)
         for name in options.networks:
-            figures |= bench(name, Path(temporary), options)
+            figures |= bench_network(name, Path(temporary), options)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     figures |= collect_environment(device)
     figures["pytorch-metric-learning"] = version("pytorch-metric-learning")

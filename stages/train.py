@@ -2,37 +2,49 @@
 
 from heated.common.cli import run
 from heated.common.history import write_history
-from heated.common.io import project_root, write_json
+from heated.common.io import project_root, read_json, required, write_json
 from heated.common.paths import SIDE_SETTINGS, packed_folder, resolved, resolved_runs, run_folder
 from heated.data import packed_dataset
 from heated.runtime.device import machine_settings, prepared
 from heated.runtime.distributed import is_main_process, main_process_output
 from heated.runtime.environment import SystemMetricsLogger
 from heated.tracking.live import live
-from heated.training import provenance, training_run
-from heated.training.recipe import Recipe, tuned_settings
+from heated.training.provenance import make_provenance, with_results
+from heated.training.recipe import Recipe
+from heated.training.training_run import TrainingRun
 
 
 def main(dataset: str, method: str) -> None:
     """Write a run's models, history and provenance."""
     given, side = resolved(f"runs/{dataset}/{method}.json"), resolved(SIDE_SETTINGS)
     folder, packed = run_folder(dataset, method), packed_folder(dataset)
-    settings = tuned_settings(folder) if given["tuned"] else given["settings"]
+    settings = given["settings"]
+    if given["tuned"]:
+        settings = read_json(required(folder / "tuned.json", "tune"))["settings"]
     device = prepared(given["threads"])
     here = machine_settings(settings["precision"], device, given["threads"])
-    siblings = [Recipe.from_settings(each["settings"] | here) for each in resolved_runs(dataset)]
-    data, digest = packed_dataset.unpack(packed), packed_dataset.digest(packed)
-    place = {"folder": project_root() / "checkpoints", **side["checkpoints"]}
-    recipe = Recipe.from_settings(settings | here)
-    trained = training_run.Run(recipe, data, digest, device, others=siblings, **place)
-    record = provenance.of(trained, given["tags"], settings | here)
+    training_run = TrainingRun(
+        Recipe.from_settings(settings | here),
+        packed_dataset.unpack(packed),
+        packed_dataset.digest(packed),
+        device,
+        project_root() / "checkpoints",
+        [Recipe.from_settings(each["settings"] | here) for each in resolved_runs(dataset)],
+        interval_s=side["checkpoints"]["every"],
+        max_size_mib=side["checkpoints"]["budget"],
+    )
+    provenance = make_provenance(training_run, given["tags"], settings | here)
     tracked, every = side["tracking"]["enabled"] and is_main_process(), side["tracking"]["every"]
-    with main_process_output(folder / "models") as models, live(record, tracked, every) as logger:
+    with (
+        main_process_output(folder / "models") as models,
+        live(provenance, tracked, every) as logger,
+    ):
         usage = SystemMetricsLogger(device, logger)
-        done = trained.finish(given["seeds"], models, usage)
+        results = training_run.train_seeds(given["seeds"], models, usage)
     if is_main_process():
-        write_history(folder / "history.csv", {s: result["history"] for s, result in done.items()})
-        write_json(folder / "provenance.json", provenance.finished(record, done, usage.rows))
+        histories = {seed: result["history"] for seed, result in results.items()}
+        write_history(folder / "history.csv", histories)
+        write_json(folder / "provenance.json", with_results(provenance, results, usage.rows))
 
 
 if __name__ == "__main__":

@@ -6,32 +6,36 @@ from heated.common.paths import SIDE_SETTINGS, packed_folder, resolved, run_fold
 from heated.data import packed_dataset
 from heated.runtime.device import machine_settings, prepared
 from heated.runtime.distributed import is_main_process
-from heated.training import grid_search, training_run
+from heated.training.grid_search import search_grid, with_validation_split
 from heated.training.recipe import Recipe
+from heated.training.training_run import TrainingRun
 
 
 def main(dataset: str, method: str) -> None:
-    """Write what was tried and what was chosen."""
+    """Write the score of every point of the grid, and the settings of the best."""
     study, packed = resolved(f"tuning/{dataset}/{method}.json"), packed_folder(dataset)
+    checkpoints = resolved(SIDE_SETTINGS)["checkpoints"]
     device = prepared(study["threads"])
-    data = grid_search.validation(packed_dataset.unpack(packed), **study["validation"])
+    data = with_validation_split(packed_dataset.unpack(packed), **study["validation"])
     points = [each["point"] for each in study["points"]]
     settings = [each["settings"] for each in study["points"]]
     here = machine_settings(settings[0]["precision"], device, study["threads"])
-    trained = training_run.Run(
-        Recipe.from_settings(settings[0] | here),
+    recipes = [
+        Recipe.from_settings(each | here | {"watch_every": each["epochs"]}) for each in settings
+    ]
+    training_run = TrainingRun(
+        recipes[0],
         data,
         f"{packed_dataset.digest(packed)} {data.split.tested}",
         device,
         project_root() / "checkpoints",
-        **resolved(SIDE_SETTINGS)["checkpoints"],
+        interval_s=checkpoints["every"],
+        max_size_mib=checkpoints["budget"],
     )
-    last = [each | here | {"watch_every": each["epochs"]} for each in settings]
-    tried = [Recipe.from_settings(each) for each in last]
-    found = grid_search.tuned(trained, points, tried, seed=study["seed"])
+    tuned = search_grid(training_run, points, recipes, seed=study["seed"])
     if is_main_process():
-        found["settings"] = settings[points.index(found["chosen"])]
-        write_json(run_folder(dataset, method) / "tuned.json", found)
+        tuned["settings"] = settings[points.index(tuned["chosen"])]
+        write_json(run_folder(dataset, method) / "tuned.json", tuned)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ PUBLIC = {
     "embed": ("heated.models.embedding", "embed"),
     "load_model": ("heated.models.embedding_model", "load"),
     "retrieval_metrics": ("heated.evaluation.retrieval", "retrieval_metrics"),
-    "schedule_values": ("heated.training.schedules", "values"),
+    "schedule_values": ("heated.training.schedules", "schedule_values"),
 }
 __all__ = [*PUBLIC]
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from recipes import make_recipe
 from sklearn.datasets import load_digits
 
 from heated.analysis.gradients import (
@@ -23,7 +24,8 @@ from heated.analysis.gradients import (
 from heated.common.errors import InputError
 from heated.data.batches import Held
 from heated.models.embedding_model import Architecture, Model, load_with_head, save
-from heated.training.loop import Progress, train
+from heated.training.loop import train
+from heated.training.train_state import TrainState
 
 pytestmark = pytest.mark.xdist_group("gradient-study")  # one process trains the shared models
 SM = {"name": "none"}
@@ -65,12 +67,8 @@ def trained(normalise, alpha=16.0, **options):
     """A model after five epochs of digits."""
     model = built(normalise, **options)
     images, labels = digits()
-    settings = {"batch_size": 64, "sampler": {"name": "shuffled"}, "precision": "float32"}
-    settings |= {"seed": 0, "watch_every": 1, "watch": dict}
-    settings |= dict.fromkeys(("log", "keep"), lambda _: None)
-    sgd = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}
-    progress = Progress.begin(model, sgd, head_lr_factor=1)
-    train(progress, Held(images), labels, alphas=[alpha] * 5, lrs=[0.02] * 5, **settings)
+    recipe = make_recipe(alphas=[alpha] * 5, lrs=[0.02] * 5, batch_size=64)
+    train(TrainState.create(model, recipe, seed=0), Held(images), labels, recipe)
     return model
 
 

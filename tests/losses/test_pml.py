@@ -23,8 +23,9 @@ from heated.losses.heated_softmax import HeatedSoftmax
 from heated.losses.pml import LOSSES, MINERS, PMLLoss, check_options, forked_rng
 from heated.models import embedding_model
 from heated.models.embedding_model import Architecture, Model
-from heated.training.loop import Progress, epoch_seed, raw_embeddings, train
+from heated.training.loop import epoch_seed, raw_embeddings, train
 from heated.training.recipe import Recipe
+from heated.training.train_state import TrainState
 
 PARAMS = config.load(ROOT)
 PML_METHODS = {name: m for name, m in PARAMS.methods.items() if hasattr(m, "loss")}
@@ -59,23 +60,11 @@ def make_model(settings):
 def train_model(settings, model=None):
     """Train a model; return it and its history."""
     model = model or make_model(settings)
-    factor = settings["head_lr_factor"]
-    progress = Progress.begin(model, settings["optimiser"], head_lr_factor=factor)
+    recipe = Recipe.from_settings(settings | {"precision": "float32"})
+    state = TrainState.create(model, recipe, seed=0)
     images, labels = digits()
-    recipe = vars(Recipe.from_settings(settings))
-    train(
-        progress,
-        Held(images),
-        labels,
-        **{key: recipe[key] for key in ("alphas", "lrs", "batch_size", "sampler")},
-        precision="float32",
-        seed=0,
-        watch_every=2,
-        watch=dict,
-        log=lambda row: None,
-        keep=lambda progress: None,
-    )
-    return model, progress.history
+    train(state, Held(images), labels, recipe)
+    return model, state.history
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from recipes import make_recipe
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -11,9 +12,9 @@ from heated.data.batches import Held
 from heated.data.transforms import Draws
 from heated.models import embedding_model
 from heated.models.embedding_model import Architecture, Model, load, load_with_head, save
-from heated.training.loop import Progress, train
+from heated.training.loop import train
+from heated.training.train_state import TrainState
 
-SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}
 CPU = torch.device("cpu")
 NORMALISATIONS = {
     "none": {"name": "none"},
@@ -44,21 +45,8 @@ def make_model(normalise="batch", *, bias="inside", **changes):
 
 def train_model(model):
     """Change every weight and every running statistic; return the model in eval mode."""
-    train(
-        Progress.begin(model, SGD, head_lr_factor=1),
-        Held(IMAGES),
-        torch.arange(6) % 3,
-        alphas=[5.0],
-        lrs=[0.1],
-        batch_size=3,
-        sampler={"name": "shuffled"},
-        precision="float32",
-        seed=0,
-        watch_every=1,
-        watch=dict,
-        log=lambda row: None,
-        keep=lambda progress: None,
-    )
+    recipe = make_recipe(alphas=[5.0], lrs=[0.1], batch_size=3)
+    train(TrainState.create(model, recipe, seed=0), Held(IMAGES), torch.arange(6) % 3, recipe)
     return model.eval()
 
 

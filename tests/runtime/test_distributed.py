@@ -46,7 +46,7 @@ from heated.models import embedding_model as models
 from heated.runtime.device import prepared
 from heated.runtime.distributed import is_main_process, sync_batch_norm
 from heated.data.batches import Held
-from heated.training.init_stages import WARM_UPS
+from heated.training.init_stages import INITIALIZERS
 
 device = prepared(1)
 torch.manual_seed(0)
@@ -66,7 +66,7 @@ model = models.Model(architecture)
 sync_batch_norm(model)
 images = torch.randint(256, (101, 8, 8, 1), dtype=torch.uint8)  # slices of different sizes
 options = {"batch_size": 9, "precision": "float32"}
-WARM_UPS["class_means"](model, Held(images), torch.arange(101) % 4, **options)
+INITIALIZERS["class_means"](model, Held(images), torch.arange(101) % 4, **options)
 if is_main_process():
     models.save(Path(sys.argv[1]), model)
 """

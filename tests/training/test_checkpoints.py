@@ -14,18 +14,19 @@ import heated
 from heated.training import checkpoints
 from heated.training.checkpoints import (
     WITHOUT_EFFECT,
-    Checkpoints,
+    Checkpoint,
+    CheckpointCache,
     code_digest,
     code_modules,
     fingerprint,
 )
 
-# Imported by the training, but without a say in which weights come out.
-NO_WEIGHTS = {
-    "common.errors": "words only",
-    "common.io": "reads and writes bytes as they are",
-    "common.history": "writes down what the training gave",
-    "common.samples": "says which data there are, and their digest is part of the name",
+# Modules that training imports, and that do not determine the weights.
+WITHOUT_WEIGHTS = {
+    "common.errors": "only messages",
+    "common.io": "reads and writes bytes unchanged",
+    "common.history": "records the results of training",
+    "common.samples": "describes the data, whose digest is part of the inputs",
 }
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(-9, 9) | st.text(max_size=3)
@@ -33,31 +34,29 @@ VALUES = st.dictionaries(st.text(max_size=3), SCALARS | st.lists(SCALARS, max_si
 
 
 @given(VALUES, st.data())
-def test_a_fingerprint_changes_with_any_value_and_not_with_the_order_of_keys(made_by, data):
-    shuffled = {key: made_by[key] for key in data.draw(st.permutations(list(made_by)))}
-    assert fingerprint({"inner": shuffled}) == fingerprint({"inner": made_by})
-    key = data.draw(st.sampled_from(sorted(made_by)))
-    assert fingerprint({**made_by, key: "another value"}) != fingerprint(made_by)
-    assert fingerprint({k: v for k, v in made_by.items() if k != key}) != fingerprint(made_by)
+def test_a_fingerprint_depends_on_every_value_but_not_on_the_order_of_keys(values, data):
+    shuffled = {key: values[key] for key in data.draw(st.permutations(list(values)))}
+    assert fingerprint({"inner": shuffled}) == fingerprint({"inner": values})
+    key = data.draw(st.sampled_from(sorted(values)))
+    assert fingerprint({**values, key: "another value"}) != fingerprint(values)
+    assert fingerprint({k: v for k, v in values.items() if k != key}) != fingerprint(values)
 
 
-def test_a_fingerprint_is_64_digits_and_tells_the_order_of_a_list_and_nearby_numbers_apart():
+def test_a_fingerprint_has_64_digits_and_distinguishes_list_order_and_close_numbers():
     values = [{"a": [16.0, 4.0]}, {"a": [4.0, 16.0]}, {"a": [16.0, 4.0 + 1e-12]}, {"a": "16.0"}]
-    prints = {fingerprint(made_by) for made_by in values}
-    assert len(prints) == len(values)
-    assert {len(f"{int(each, 16):064x}") for each in prints} == {64}
+    fingerprints = {fingerprint(value) for value in values}
+    assert len(fingerprints) == len(values)
+    assert {len(f"{int(each, 16):064x}") for each in fingerprints} == {64}
     with pytest.raises(ValueError, match="not JSON compliant"):
         fingerprint({"lr": float("nan")})
 
 
-def test_the_codes_digest_changes_with_the_code_and_not_with_comments_and_layout(
-    tmp_path, monkeypatch
-):
+def test_the_code_digest_depends_on_the_code_but_not_on_comments_or_layout(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "PACKAGE", tmp_path)
 
     def digest(source):
-        (tmp_path / "made_up.py").write_text(source, encoding="utf-8")
-        return code_digest(["made_up"])
+        (tmp_path / "module.py").write_text(source, encoding="utf-8")
+        return code_digest(["module"])
 
     plain = digest("x = f(1, 2)\ny = 3\n")
     assert digest("# why\nx = f(\n    1,\n    2,  # two\n)\n\n\ny = 3\n") == plain
@@ -65,25 +64,13 @@ def test_the_codes_digest_changes_with_the_code_and_not_with_comments_and_layout
         assert digest(changed) != plain
 
 
-def test_the_codes_digest_is_of_every_module_named(monkeypatch):
-    every, read = code_digest(), []
-    monkeypatch.setattr(checkpoints.ast, "parse", lambda text: read.append(text) or ast.Pass())
-    assert code_digest() != every
-    paths = [
-        Path(heated.__file__).parent / f"{name.replace('.', '/')}.py" for name in code_modules()
-    ]
-    assert read == [path.read_text(encoding="utf-8") for path in paths]
-
-
-def imported(module):
-    """The modules of the package that a module imports."""
-    for node in ast.walk(ast.parse(inspect.getsource(import_module(f"heated.{module}")))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("heated"):
-            names = [f"{node.module}.{name.name}" for name in node.names]
-            for name in names:
-                found = name if is_module(name) else node.module
-                if not hasattr(import_module(found), "__path__"):
-                    yield found.removeprefix("heated.")
+def test_the_code_digest_covers_every_listed_module(monkeypatch):
+    digest, parsed = code_digest(), []
+    monkeypatch.setattr(checkpoints.ast, "parse", lambda text: parsed.append(text) or ast.Pass())
+    assert code_digest() != digest
+    folder = Path(heated.__file__).parent
+    paths = [folder / f"{name.replace('.', '/')}.py" for name in code_modules()]
+    assert parsed == [path.read_text(encoding="utf-8") for path in paths]
 
 
 def is_module(name):
@@ -93,126 +80,136 @@ def is_module(name):
         return False
 
 
-def test_every_module_that_training_imports_is_part_of_the_codes_digest():
+def imported_modules(module):
+    """The modules of the package that a module imports."""
+    for node in ast.walk(ast.parse(inspect.getsource(import_module(f"heated.{module}")))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("heated"):
+            for name in (f"{node.module}.{alias.name}" for alias in node.names):
+                found = name if is_module(name) else node.module
+                if not hasattr(import_module(found), "__path__"):
+                    yield found.removeprefix("heated.")
+
+
+def test_every_module_that_training_imports_is_part_of_the_code_digest():
     covered = set(code_modules())
     assert {"training.loop", "training.monitor", "models.backbones"} <= covered
     assert not covered & WITHOUT_EFFECT
     assert all(is_module(f"heated.{module}") for module in WITHOUT_EFFECT)
-    needed = {each for module in covered for each in imported(module)}
+    needed = {each for module in covered for each in imported_modules(module)}
     assert "losses.embedding_norm" in needed
-    assert needed - covered - WITHOUT_EFFECT <= set(NO_WEIGHTS)
-    assert set(NO_WEIGHTS) <= needed
+    assert needed - covered - WITHOUT_EFFECT <= set(WITHOUT_WEIGHTS) <= needed
 
-
-# --- putting away ----------------------------------------------------------------------------
 
 EPOCHS = [[16.0, 0.1], [16.0, 0.1], [16.0, 0.1], [16.0, 0.1], [16.0, 0.1], [4.0, 0.1]]
 
 
-def kept(folder, *, beginning=None, epochs=EPOCHS, landmarks=(), every=300.0, budget=100.0):
-    return Checkpoints(
-        folder, beginning or {"seed": 0}, epochs, frozenset(landmarks), every=every, budget=budget
+def make_cache(folder, *, inputs=None, epochs=EPOCHS, keep=(), interval_s=300.0, max_size=100.0):
+    return CheckpointCache(
+        folder, inputs or {"seed": 0}, epochs, frozenset(keep), interval_s, max_size
     )
 
 
-def tensors(value):
-    return {"weight": torch.full((4,), float(value)), "step": torch.tensor(value)}
+def make_checkpoint(step, size=4):
+    return Checkpoint({"weight": torch.full((size,), float(step))}, {"step": step})
 
 
-def names(folder):
+def latest_step(cache):
+    return cache.load_latest().record["step"]
+
+
+def file_names(folder):
     return sorted(path.name.rpartition("-")[0] for path in folder.glob("*/*.safetensors"))
 
 
-def test_what_was_put_away_comes_back_bit_for_bit_with_its_record(tmp_path):
-    values = {
+def test_a_checkpoint_is_restored_bit_for_bit_with_its_record(tmp_path):
+    tensors = {
         "weight": torch.randn(3, 4).T,
         "half": torch.randn(5).bfloat16(),
         "count": torch.tensor(7),
         "state": torch.Generator().manual_seed(3).get_state(),
     }
-    kept(tmp_path).keep(values, {"history": [{"loss": 0.1}], "step": 0}, 2)
-    found = kept(tmp_path).latest()
-    assert found.record == {"history": [{"loss": 0.1}], "step": 0}
-    assert set(found.tensors) == set(values)
-    assert all(torch.equal(found.tensors[name], value) for name, value in values.items())
+    saved = Checkpoint(tensors, {"history": [{"loss": 0.1}], "step": 0})
+    make_cache(tmp_path).save(saved, 2)
+    found = make_cache(tmp_path).load_latest()
+    assert found.record == saved.record
+    assert set(found.tensors) == set(tensors)
+    assert all(torch.equal(found.tensors[name], value) for name, value in tensors.items())
 
 
-def test_the_latest_is_the_farthest_also_within_an_epoch(tmp_path):
-    checkpoints = kept(tmp_path, landmarks=range(9))
-    assert checkpoints.latest() is None
-    for epochs, within, value in [(1, False, 1), (3, False, 3), (3, True, 4), (2, True, 2)]:
-        checkpoints.keep(tensors(value), {}, epochs, within=within)
-    assert checkpoints.latest().tensors["step"] == 4
+def test_the_most_advanced_checkpoint_is_loaded_also_within_an_epoch(tmp_path):
+    cache = make_cache(tmp_path, keep=range(9))
+    assert cache.load_latest() is None
+    for epochs, mid_epoch, step in [(1, False, 1), (3, False, 3), (3, True, 4), (2, True, 2)]:
+        cache.save(make_checkpoint(step), epochs, mid_epoch=mid_epoch)
+    assert latest_step(cache) == 4
 
 
-def test_a_checkpoint_is_found_by_whoever_begins_alike_and_by_nobody_else(tmp_path):
+def test_trainings_share_a_checkpoint_exactly_if_inputs_and_epochs_so_far_are_equal(tmp_path):
     for epochs in (5, 6):
-        kept(tmp_path, landmarks=range(9)).keep(tensors(epochs), {}, epochs)
+        make_cache(tmp_path, keep=range(9)).save(make_checkpoint(epochs), epochs)
     other_end = [*EPOCHS[:5], [2.0, 0.1]]
-    assert kept(tmp_path, epochs=other_end).latest().tensors["step"] == 5
-    assert kept(tmp_path, epochs=EPOCHS[:5]).latest().tensors["step"] == 5
-    assert kept(tmp_path, epochs=[[8.0, 0.1], *EPOCHS[1:]]).latest() is None
-    assert kept(tmp_path, beginning={"seed": 1}).latest() is None
-    kept(tmp_path).path(6).unlink()
-    kept(tmp_path).keep(tensors(55), {}, 5, within=True)  # found by who sets the same in the epoch
-    assert kept(tmp_path).latest().tensors["step"] == 55
-    assert kept(tmp_path, epochs=other_end).latest().tensors["step"] == 5
+    assert latest_step(make_cache(tmp_path, epochs=other_end)) == 5
+    assert latest_step(make_cache(tmp_path, epochs=EPOCHS[:5])) == 5
+    assert make_cache(tmp_path, epochs=[[8.0, 0.1], *EPOCHS[1:]]).load_latest() is None
+    assert make_cache(tmp_path, inputs={"seed": 1}).load_latest() is None
+    make_cache(tmp_path).path(6).unlink()
+    make_cache(tmp_path).save(make_checkpoint(55), 5, mid_epoch=True)  # depends on epoch 5's values
+    assert latest_step(make_cache(tmp_path)) == 55
+    assert latest_step(make_cache(tmp_path, epochs=other_end)) == 5
 
 
-def test_the_last_two_stay_and_the_landmarks(tmp_path):
-    checkpoints = kept(tmp_path, landmarks=[2])
+def test_the_last_two_checkpoints_are_kept_and_those_of_keep_epochs(tmp_path):
+    cache = make_cache(tmp_path, keep=[2])
     for epochs in range(1, 7):
-        checkpoints.keep(tensors(epochs), {}, epochs - 1, within=True)
-        checkpoints.keep(tensors(epochs), {}, epochs)
-    assert names(tmp_path) == ["after-2", "after-5", "after-6"]
+        cache.save(make_checkpoint(epochs), epochs - 1, mid_epoch=True)
+        cache.save(make_checkpoint(epochs), epochs)
+    assert file_names(tmp_path) == ["after-2", "after-5", "after-6"]
 
 
-@pytest.mark.parametrize("damage", [b"", b"torn", None])
-def test_a_torn_checkpoint_is_removed_and_the_one_before_it_used(tmp_path, damage, capsys):
-    checkpoints = kept(tmp_path)
-    for epochs in (3, 4):
-        checkpoints.keep(tensors(epochs), {}, epochs)
-    path = checkpoints.path(4)
-    path.write_bytes(path.read_bytes()[:-3] if damage is None else damage)
-    assert checkpoints.latest().tensors["step"] == 3
-    assert not path.exists()
-    assert "cannot be read" in capsys.readouterr().err
+def test_a_damaged_checkpoint_is_deleted_and_the_previous_one_used(tmp_path, capsys):
+    cache = make_cache(tmp_path)
+    for damage in (b"", b"damaged", None):
+        for epochs in (3, 4):
+            cache.save(make_checkpoint(epochs), epochs)
+        path = cache.path(4)
+        path.write_bytes(path.read_bytes()[:-3] if damage is None else damage)
+        assert latest_step(cache) == 3
+        assert not path.exists()
+        assert "unreadable" in capsys.readouterr().err
 
 
-def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path, monkeypatch, capsys):
-    checkpoints = kept(tmp_path)
-    checkpoints.keep(tensors(1), {}, 1)
+def test_on_a_full_disk_training_continues_without_the_checkpoint(tmp_path, monkeypatch, capsys):
+    cache = make_cache(tmp_path)
+    cache.save(make_checkpoint(1), 1)
 
-    def full(*arguments):
+    def save_file(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(heated.training.checkpoints, "save_file", full)
-    checkpoints.keep(tensors(2), {}, 2)
-    assert "No space left on device; training goes on" in capsys.readouterr().err
-    assert checkpoints.latest().tensors["step"] == 1
-    assert names(tmp_path) == ["after-1"]
+    monkeypatch.setattr(checkpoints, "save_file", save_file)
+    cache.save(make_checkpoint(2), 2)
+    assert "No space left on device), training continues" in capsys.readouterr().err
+    assert latest_step(cache) == 1
+    assert file_names(tmp_path) == ["after-1"]
 
 
-def test_the_ones_not_used_for_longest_go_when_the_budget_is_spent(tmp_path):
-    size = len(torch.zeros(2**16)) * 4 / 2**20  # MiB
-    values = {"weight": torch.zeros(2**16)}
-    checkpoints = kept(tmp_path, landmarks=range(9), budget=3.5 * size)
+def test_the_least_recently_used_checkpoints_are_deleted_above_the_size_limit(tmp_path):
+    count = 2**16
+    cache = make_cache(tmp_path, keep=range(9), max_size=3.5 * count * 4 / 2**20)
     for epochs in (1, 2, 3):
-        checkpoints.keep(values, {}, epochs)
-        os.utime(checkpoints.path(epochs), (epochs, epochs))
-    assert kept(tmp_path, epochs=EPOCHS[:1]).latest() is not None  # the first is used again
-    checkpoints.keep(values, {}, 4)
-    assert names(tmp_path) == ["after-1", "after-3", "after-4"]
-    kept(tmp_path, landmarks=range(9), budget=1e-6).keep(values, {}, 5)
-    assert names(tmp_path) == ["after-5"]  # the newest stays, whatever its size
+        cache.save(make_checkpoint(0, count), epochs)
+        os.utime(cache.path(epochs), (epochs, epochs))
+    assert make_cache(tmp_path, epochs=EPOCHS[:1]).load_latest() is not None  # uses the first
+    cache.save(make_checkpoint(0, count), 4)
+    assert file_names(tmp_path) == ["after-1", "after-3", "after-4"]
+    make_cache(tmp_path, keep=range(9), max_size=1e-6).save(make_checkpoint(0, count), 5)
+    assert file_names(tmp_path) == ["after-5"]  # the newest is kept, whatever its size
 
 
-def test_one_is_due_after_so_many_seconds(tmp_path):
-    checkpoints = kept(tmp_path, every=0.0)
-    assert checkpoints.due()
-    checkpoints = kept(tmp_path, every=1000.0)
-    assert not checkpoints.due()
-    checkpoints.saved -= 1001
-    assert checkpoints.due()
-    checkpoints.keep(tensors(1), {}, 1)
-    assert not checkpoints.due()
+def test_a_checkpoint_is_due_after_the_interval(tmp_path):
+    assert make_cache(tmp_path, interval_s=0.0).is_due()
+    cache = make_cache(tmp_path, interval_s=1000.0)
+    assert not cache.is_due()
+    cache.saved_at -= 1001
+    assert cache.is_due()
+    cache.save(make_checkpoint(1), 1)
+    assert not cache.is_due()

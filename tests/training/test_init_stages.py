@@ -3,68 +3,59 @@ from itertools import product
 
 import numpy as np
 import torch
+from recipes import make_recipe
 from torch import nn
 
-from heated.data.batches import Held, Mapped
+from heated.data.batches import Held
 from heated.models.embedding_model import Architecture, Model
-from heated.training.init_stages import WARM_UPS
+from heated.training.init_stages import INITIALIZERS
 
-NORMALISATIONS = {
+NORMALIZATIONS = {
     "none": {"name": "none"},
     "l2": {"name": "l2"},
     "batch": {"name": "batch", "momentum": 0.3, "eps": 1e-3},
 }
 LABELS = np.array([0, 1, 2, 2, 1, 2, 0, 2, 2, 1, 2, 2, 2])
-OPTIONS = {"batch_size": 4, "precision": "float32"}
 
 
-def built(normalise="batch"):
-    """A model that augments, with one batch norm and one linear layer, to be followed by hand."""
+def make_model(normalization="batch"):
+    """A model with augmentation, one batch norm and one linear layer, simple to compute by hand."""
     torch.manual_seed(0)
-    architecture = Architecture(
-        image_shape=(8, 8, 2),
-        num_classes=3,
+    recipe = make_recipe(
         embedding_dim=5,
-        backbone={"name": "conv4", "width": 3},
-        normalise=NORMALISATIONS[normalise],
-        bias="outside",
-        label_smoothing=0.0,
+        normalise=NORMALIZATIONS[normalization],
         augment=[{"name": "crop", "size": 4}, {"name": "flip", "probability": 1.0}],
         pixel_mean=[0.5, 0.25],
-        pixel_std=0.5,
     )
-    model = Model(architecture)
+    model = Model(Architecture.of(vars(recipe), image_shape=(8, 8, 2), num_classes=3))
     model.network = nn.Sequential(nn.BatchNorm2d(2, eps=0.01), nn.Flatten(1), nn.Linear(32, 5))
     return model
 
 
-def images():
+def make_images():
     generator = torch.Generator().manual_seed(3)
     return torch.randint(256, (13, 8, 8, 2), generator=generator, dtype=torch.uint8)
 
 
-def warmed(name, model, source=None, **changes):
-    source = Held(images()) if source is None else source
-    WARM_UPS[name](model, source, torch.from_numpy(LABELS), **(OPTIONS | changes))
+def initialized(name, model, precision="float32"):
+    options = {"batch_size": 4, "precision": precision}
+    INITIALIZERS[name](model, Held(make_images()), torch.from_numpy(LABELS), **options)
     return model
 
 
-# --- the same by hand, in float64 ------------------------------------------------------------
-
-
-def centres():
-    """The images' central crops, not mirrored: (13, 2, 4, 4)."""
-    pixels = images().numpy()[:, 2:6, 2:6].astype(np.float64) / 255
+def center_crops():
+    """The images' central crops in float64, not mirrored: (13, 2, 4, 4)."""
+    pixels = make_images().numpy()[:, 2:6, 2:6].astype(np.float64) / 255
     return ((pixels - [0.5, 0.25]) / 0.5).transpose(0, 3, 1, 2)
 
 
-def linear(model, pixels, mean, variance):
+def embed_by_hand(model, pixels, mean, variance):
     standard = (pixels - mean[:, None, None]) / np.sqrt(variance[:, None, None] + 0.01)
     weight, bias = (value.detach().double().numpy() for value in model.network[2].parameters())
     return standard.reshape(len(pixels), -1) @ weight.T + bias
 
 
-def moving(batches, momentum, dims):
+def running_statistics(batches, momentum, dims):
     """Running mean and variance after the batches."""
     mean, variance = np.zeros(batches[0].shape[1]), np.ones(batches[0].shape[1])
     for batch in batches:
@@ -73,95 +64,73 @@ def moving(batches, momentum, dims):
     return mean, variance
 
 
-def settled(model):
-    """The running statistics of the network's batch norm and of the head's. The batches are 0 to
-    3, 4 to 7 and 8 to 12: the one left over joins."""
-    batches = np.split(centres(), [4, 8])
-    embedded = [linear(model, b, b.mean(axis=(0, 2, 3)), b.var(axis=(0, 2, 3))) for b in batches]
-    return moving(batches, 0.1, (0, 2, 3)), moving(embedded, 0.3, 0)
+def statistics_by_hand(model):
+    """The running statistics of the network's batch norm and of the normalization's.
+
+    The batches are 0 to 3, 4 to 7 and 8 to 12: the single remaining image joins the last.
+    """
+    batches, dims = np.split(center_crops(), [4, 8]), (0, 2, 3)
+    embedded = [embed_by_hand(model, b, b.mean(axis=dims), b.var(axis=dims)) for b in batches]
+    return running_statistics(batches, 0.1, dims), running_statistics(embedded, 0.3, 0)
 
 
-def means_by_hand(model, normalise):
-    """L2-normalised means of the embeddings at test time, with the authors' 1e-4."""
-    inner, outer = settled(model)
-    rows = linear(model, centres(), *inner)
-    if normalise == "batch":
+def class_means_by_hand(model, normalization):
+    """The normalized means of the embeddings at test time, with the authors' 1e-4."""
+    inner, outer = statistics_by_hand(model)
+    rows = embed_by_hand(model, center_crops(), *inner)
+    if normalization == "batch":
         rows = (rows - outer[0]) / np.sqrt(outer[1] + 1e-3) / np.sqrt(5)
     means = np.stack([rows[label == LABELS].mean(axis=0) for label in range(3)])
     return means / np.sqrt((means**2).sum(axis=1, keepdims=True) + 1e-4)
 
 
-def close(actual, expected):
+def assert_close(actual, expected):
     np.testing.assert_allclose(actual.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-# --- what moves and what does not ------------------------------------------------------------
-
-
-def changed(model, before):
+def changed_keys(model, before):
     return {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
 
 
-def running(layer):
-    return {f"{layer}.{key}" for key in ("running_mean", "running_var", "num_batches_tracked")}
-
-
-INNER, OUTER = running("network.0"), running("normalization.standardise")
-
-
-def test_a_warm_up_changes_statistics_and_classifier_only_and_draws_nothing(subtests):
-    for name, normalise in product(WARM_UPS, NORMALISATIONS):
-        with subtests.test(name=name, normalise=normalise):
-            model, state = built(normalise), torch.get_rng_state()
+def test_only_statistics_and_classifier_change_and_no_random_number_is_drawn(subtests):
+    inner, outer = (
+        {f"{layer}.{key}" for key in ("running_mean", "running_var", "num_batches_tracked")}
+        for layer in ("network.0", "normalization.standardise")
+    )
+    for name, normalization in product(INITIALIZERS, NORMALIZATIONS):
+        with subtests.test(name=name, normalization=normalization):
+            model, state = make_model(normalization), torch.get_rng_state()
             before = deepcopy(model.state_dict())
-            expected = INNER | (OUTER if normalise == "batch" else set())
+            expected = inner | (outer if normalization == "batch" else set())
             expected |= {"head.weight"} if name == "class_means" else set()
-            assert changed(warmed(name, model), before) == (expected if name != "none" else set())
+            changed = changed_keys(initialized(name, model), before)
+            assert changed == (expected if name != "none" else set())
             assert all(parameter.grad is None for parameter in model.parameters())
             assert torch.equal(torch.get_rng_state(), state)
             torch.manual_seed(5)
-            assert changed(warmed(name, built(normalise)), model.state_dict()) == set()
+            other = initialized(name, make_model(normalization))
+            assert not changed_keys(other, model.state_dict())
 
 
-def test_statistics_are_those_of_one_pass_in_order_over_centre_crops():
+def test_statistics_are_those_of_one_pass_in_order_over_center_crops():
     for name in ("batch_norm", "class_means"):
-        model = warmed(name, built())
+        model = initialized(name, make_model())
         layers = (model.network[0], model.normalization.standardise)
-        for layer, (mean, variance) in zip(layers, settled(built()), strict=True):
-            close(layer.running_mean, mean)
-            close(layer.running_var, variance)
+        for layer, (mean, var) in zip(layers, statistics_by_hand(make_model()), strict=True):
+            assert_close(layer.running_mean, mean)
+            assert_close(layer.running_var, var)
             assert layer.num_batches_tracked == 3
 
 
-def test_the_classifier_begins_at_the_unit_means_of_its_classes():
-    for normalise in NORMALISATIONS:
-        model = warmed("class_means", built(normalise))
-        close(model.head.weight, means_by_hand(built(normalise), normalise))
-
-
-def test_every_image_is_then_nearer_to_its_class_than_by_chance():
-    torch.manual_seed(1)
-    patterns = torch.randint(256, (3, 8, 8, 2))
-    noisy = patterns[LABELS] * 0.8 + torch.randint(50, (13, 8, 8, 2))
-    model = warmed("class_means", built(), Held(noisy.to(torch.uint8)))
-    raw = model.eval().network(model.prepare(noisy.to(torch.uint8)))
-    found = model.head.logits(model.normalization(raw))
-    assert torch.equal(found.argmax(dim=1), torch.from_numpy(LABELS))
-
-
-def test_a_memory_map_warms_up_as_what_is_held(tmp_path):
-    everything = np.zeros((26, 8, 8, 2), dtype=np.uint8)
-    everything[1::2] = images().numpy()
-    np.save(tmp_path / "images.npy", everything)
-    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
-    source = Mapped(mapped, np.arange(1, 26, 2), torch.device("cpu"))
-    expected = warmed("class_means", built()).state_dict()
-    assert changed(warmed("class_means", built(), source), expected) == set()
+def test_classifier_weights_are_the_normalized_class_means():
+    for normalization in NORMALIZATIONS:
+        model = initialized("class_means", make_model(normalization))
+        expected = class_means_by_hand(make_model(normalization), normalization)
+        assert_close(model.head.weight, expected)
 
 
 def test_the_network_computes_in_the_precision():
-    seen = []
-    model = built()
+    seen, model = [], make_model()
     model.network[2].register_forward_hook(lambda *arguments: seen.append(arguments[-1].dtype))
-    warmed("batch_norm", model, precision="bfloat16")
+    initialized("batch_norm", model, precision="bfloat16")
     assert set(seen) == {torch.bfloat16}

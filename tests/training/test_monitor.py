@@ -4,16 +4,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heated.common.geometry import class_means, l2_normalize
-from heated.data.batches import Held
 from heated.evaluation.metrics import GEOMETRY
-from heated.evaluation.retrieval import retrieval_metrics
+from heated.evaluation.retrieval import retrieval
 from heated.training import monitor
-from heated.training.monitor import measure
+
+
+class State:
+    """A training of three finished epochs."""
+
+    def __init__(self):
+        self.model, self.history, self.angles = None, (1, 2, 3), {}
+
+
+def monitored(embeddings, labels, state=None):
+    """The monitor's values for a model that gives the embeddings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(monitor, "embed", lambda *_, **__: embeddings)
+        return monitor.make_monitor(state or State(), None, labels)()
 
 
 def evaluated(embeddings, labels):
-    """The same numbers by the final evaluation."""
-    recall = retrieval_metrics(embeddings, labels, recall_at_k=[1], with_map_at_r=False).values
+    """The same values by the final evaluation."""
+    recall = retrieval(embeddings, labels, recall_at_k=[1], others=False).values
     means = class_means(l2_normalize(embeddings), labels)
     return recall | {name: metric(means) for name, metric in GEOMETRY.items()}
 
@@ -25,24 +37,21 @@ def random_case(size, classes, dim, noise):
     return centers[labels] + noise * torch.randn(size, dim), labels
 
 
-def tied(size=120, dim=3):
-    """Embeddings with few different values, so that many cosines are equal."""
-    torch.manual_seed(1)
-    return torch.randint(-1, 2, (size, dim)).float(), torch.arange(size) % 7
-
-
+torch.manual_seed(1)
+# few different values, so that many cosines are equal
+TIED, SEVEN = torch.randint(-1, 2, (120, 3)).float(), torch.arange(120) % 7
 CASES = {
     "random": random_case(300, 10, 16, 0.5),
     "mixed": random_case(300, 10, 2, 3.0),
     "many classes": random_case(300, 140, 8, 1.0),
     "one class": random_case(20, 1, 4, 1.0),
-    "tied": tied(),
-    "nearly tied": (tied()[0] + 1e-9 * torch.randn(120, 3).double(), tied()[1]),
+    "tied": (TIED, SEVEN),
+    "nearly tied": (TIED + 1e-9 * torch.randn(120, 3).double(), SEVEN),
     "collapsed": (torch.full((60, 5), 0.3), torch.arange(60) % 4),
     "zero": (torch.zeros(12, 5), torch.arange(12) % 3),
-    "zero rows": (tied()[0] * (torch.arange(120) % 5 > 0)[:, None], tied()[1]),
-    "lone queries": (random_case(9, 9, 4, 1.0)[0], torch.arange(9)),
-    "a lone query": (torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), torch.tensor([0, 0, 1])),
+    "zero rows": (TIED * (torch.arange(120) % 5 > 0)[:, None], SEVEN),
+    "only single queries": (random_case(9, 9, 4, 1.0)[0], torch.arange(9)),
+    "a single query": (torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), torch.tensor([0, 0, 1])),
 }
 
 
@@ -52,43 +61,31 @@ def test_the_monitor_equals_the_evaluation_exactly(case, monkeypatch):
     expected = evaluated(embeddings, labels)
     for entries in (1, 1000, monitor.ENTRIES):
         monkeypatch.setattr(monitor, "ENTRIES", entries)
-        assert measure(l2_normalize(embeddings), labels) == expected
+        assert monitored(embeddings, labels) == expected
 
 
-@given(
-    st.lists(
-        st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 1.0]), st.sampled_from([0.0, 1.0])),
-        min_size=2,
-        max_size=12,
-    ),
-    st.data(),
-)
+COORDINATES = st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 1.0]), st.sampled_from([0.0, 1.0]))
+
+
+@given(st.lists(COORDINATES, min_size=2, max_size=12), st.data())
 @settings(deadline=None)
 def test_the_monitor_equals_the_evaluation_on_ties_of_any_kind(rows, data):
     drawn = data.draw(st.lists(st.integers(0, 3), min_size=len(rows), max_size=len(rows)))
     labels = torch.unique(torch.tensor(drawn), return_inverse=True)[1]
     embeddings = torch.tensor(rows)
-    assert measure(l2_normalize(embeddings), labels) == evaluated(embeddings, labels)
+    assert monitored(embeddings, labels) == evaluated(embeddings, labels)
 
 
-def test_an_embedding_that_is_not_finite_is_told():
+def test_an_embedding_that_is_not_finite_is_an_error():
     with pytest.raises(FloatingPointError, match="got embeddings that hold NaN or infinity"):
-        measure(l2_normalize(torch.tensor([[1.0, torch.nan], [0.0, 1.0]])), torch.tensor([0, 0]))
+        monitored(torch.tensor([[1.0, torch.nan], [0.0, 1.0]]), torch.tensor([0, 0]))
 
 
-def test_a_look_stores_angles_of_two_dimensions_only(monkeypatch):
-    class Training:
-        model = None
-        history = (1, 2, 3)
-
-    images, labels = Held(torch.zeros(4, 1, 1, 1, dtype=torch.uint8)), torch.arange(4) % 2
+def test_angles_are_stored_for_two_dimensions_only():
+    state, labels = State(), torch.arange(4) % 2
+    monitored(torch.randn(4, 3), labels, state)
+    assert not state.angles
     angles = torch.tensor([0.1, -3.0, 2.0, 0.2])
-    plane = torch.stack([angles.cos(), angles.sin()], dim=1)
-    for embeddings, epochs in ((plane, [3]), (torch.randn(4, 3), [])):
-        monkeypatch.setattr(monitor, "embed", lambda *_, found=embeddings, **__: found)
-        training = Training()
-        training.pictures = {}
-        monitor.make_monitor(training, images, labels)()
-        assert list(training.pictures) == epochs
-        for stored in training.pictures.values():
-            torch.testing.assert_close(stored, angles)
+    monitored(torch.stack([angles.cos(), angles.sin()], dim=1), labels, state)
+    assert list(state.angles) == [3]
+    torch.testing.assert_close(state.angles[3], angles)

@@ -1,21 +1,20 @@
-"""Training that is killed, by SIGKILL and at moments that differ from run to run."""
+"""Trainings that SIGKILL interrupts at random moments."""
 
 import json
 import random
 import shutil
 import signal
 import sqlite3
-import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import SHORT, Project
 
+pytestmark = pytest.mark.xdist_group("resume")
 RUN = Path("runs/digits/hbn")
-EPOCHS = 20  # enough for a poller that gets little of the processor
+EPOCHS = 20  # enough for a poller that gets little CPU time
 LONGER = {
     **SHORT,
     "datasets.digits.training.epochs": EPOCHS,
@@ -26,9 +25,8 @@ LONGER = {
 }
 
 
-def prepared(folder: Path, data: Project | None = None) -> Project:
-    """A project with packed digits (of another project, where there is one) and a short recipe of
-    EPOCHS epochs, each published at once."""
+def make_project(folder, data=None):
+    """A project with EPOCHS epochs, and with packed digits, which may be another project's."""
     folder.mkdir()
     project = Project(folder)
     project.edit(LONGER)
@@ -39,21 +37,14 @@ def prepared(folder: Path, data: Project | None = None) -> Project:
     return project
 
 
-def train(project: Project) -> tuple[str, ...]:
-    """The command of the stage."""
-    python = project.environment()["PATH"].partition(":")[0] + "/python"
+def train_command(project):
+    python = project.collect_environment()["PATH"].partition(":")[0] + "/python"
     return (python, "-m", "stages.train", "digits", "hbn")
 
 
-def checkpoints(project: Project) -> set[str]:
-    return {path.name for path in (project.folder / "checkpoints").glob("*/*.safetensors")}
-
-
 @contextmanager
-def started(
-    project: Project, *command: str, **environment: str
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that ends with the block, and so does all it started."""
+def running(project, *command, **environment):
+    """A process that is killed, with its children, at the end of the block."""
     process = project.start(*command, **environment)
     try:
         yield process
@@ -61,92 +52,88 @@ def started(
         project.stop(process, signal.SIGKILL)
 
 
-def await_checkpoint(project: Project, process: subprocess.Popen[bytes]) -> bool:
-    """Wait for a checkpoint that was not there, then a moment, which a test that fails tells;
-    False if the process ends first."""
-    before, moment = checkpoints(project), random.uniform(0, 0.3)
-    while not checkpoints(project) - before:
+def await_checkpoint(project, process):
+    """Wait for a new checkpoint and a random moment; return False if the process ends first."""
+
+    def checkpoints():
+        return {path.name for path in (project.folder / "checkpoints").glob("*/*.safetensors")}
+
+    before, delay = checkpoints(), random.uniform(0, 0.3)
+    while not checkpoints() - before:
         if process.poll() is not None:
             return False
         time.sleep(0.01)
-    print(f"{moment} s after a checkpoint")
-    time.sleep(moment)
+    print(f"{delay} s after a checkpoint")  # shown if the test fails
+    time.sleep(delay)
     return process.poll() is None
 
 
-def tracked(project: Project) -> tuple[list[str], list[tuple]]:
-    """The status of each run in MLflow, and all points but the machine's, doubled ones twice."""
+def logged_points(project):
+    """All points in MLflow except those of the machine, if every run there is finished."""
     query = """select name, key, step, value from metrics join runs using (run_uuid)
                where key not like 'system/%'"""
     with closing(sqlite3.connect(project.folder / "mlflow.db")) as store:
-        states = [state for (state,) in store.execute("select status from runs")]
-        return states, sorted(store.execute(query).fetchall())
+        assert {status for (status,) in store.execute("select status from runs")} == {"FINISHED"}
+        return sorted(store.execute(query).fetchall())
 
 
-def results(project: Project) -> tuple[bytes, str]:
+def read_results(project):
+    """The bytes of the model, and the history."""
     model = (project.folder / RUN / "models" / "seed-0.safetensors").read_bytes()
     return model, (project.folder / RUN / "history.csv").read_text(encoding="utf-8")
 
 
+def epochs_trained(project):
+    record = json.loads((project.folder / RUN / "provenance.json").read_text(encoding="utf-8"))
+    return record["seeds"]["0"]["epochs_trained"]
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = prepared(tmp_path_factory.mktemp("one") / "project")
-    project.run(*train(project))
+def uninterrupted(tmp_path_factory):
+    project = make_project(tmp_path_factory.mktemp("one") / "project")
+    project.run(*train_command(project))
     return project
 
 
-@pytest.mark.xdist_group("resume")
-def test_a_trainer_killed_again_and_again_ends_where_one_does_that_was_left_alone(
-    uninterrupted: Project, tmp_path: Path
-) -> None:
-    project, kills = prepared(tmp_path / "project", uninterrupted), 0
+def test_a_training_that_is_killed_repeatedly_gives_the_results_of_an_uninterrupted_one(
+    uninterrupted, tmp_path
+):
+    project, kills = make_project(tmp_path / "project", uninterrupted), 0
     while kills < 3:
-        with started(project, *train(project)) as process:
+        with running(project, *train_command(project)) as process:
             if not await_checkpoint(project, process):
                 break
         kills += 1
     assert kills >= 2
-    project.run(*train(project))
-    assert results(project) == results(uninterrupted)
-    record = json.loads((project.folder / RUN / "provenance.json").read_text(encoding="utf-8"))
-    assert record["seeds"]["0"]["epochs_trained"] < EPOCHS
-    states, points = tracked(project)
-    assert set(states) == {"FINISHED"}
-    assert points == tracked(uninterrupted)[1]
+    project.run(*train_command(project))
+    assert read_results(project) == read_results(uninterrupted)
+    assert epochs_trained(project) < EPOCHS
+    points = logged_points(project)
+    assert points == logged_points(uninterrupted)
     assert len(points) == len({point[:3] for point in points})
     left = [path.name for path in (project.folder / RUN).iterdir()]
     assert sorted(left) == ["history.csv", "models", "provenance.json"]
 
 
-@pytest.mark.xdist_group("resume")
-def test_dvc_killed_alone_leaves_a_trainer_that_the_next_dvc_does_not_double(
-    uninterrupted: Project, tmp_path: Path
-) -> None:
-    project = prepared(tmp_path / "project")
-    with started(project, "dvc", "repro", "train@digits-hbn") as dvc:
+def test_after_only_dvc_is_killed_the_next_dvc_does_not_repeat_the_running_training(
+    uninterrupted, tmp_path
+):
+    project = make_project(tmp_path / "project")
+    with running(project, "dvc", "repro", "train@digits-hbn") as dvc:
         assert await_checkpoint(project, dvc)
-        dvc.kill()  # its trainer goes on
+        dvc.kill()  # the training continues
         dvc.wait()
         project.run("dvc", "repro", "train@digits-hbn")
-    assert results(project) == results(uninterrupted)
-    states, points = tracked(project)
-    assert set(states) == {"FINISHED"}
-    assert points == tracked(uninterrupted)[1]
+    assert read_results(project) == read_results(uninterrupted)
+    assert logged_points(project) == logged_points(uninterrupted)
 
 
-@pytest.mark.xdist_group("resume")
-def test_of_two_trainers_on_one_run_exactly_one_trains(
-    uninterrupted: Project, tmp_path: Path
-) -> None:
-    project = prepared(tmp_path / "project", uninterrupted)
-    copy = prepared(tmp_path / "copy", uninterrupted)  # as an experiment's, with one root
-    python = train(project)
-    root = {"DVC_ROOT": str(project.folder)}
-    with started(project, *python) as one, started(copy, *python, **root) as other:
+def test_of_two_processes_on_one_run_exactly_one_trains(uninterrupted, tmp_path):
+    project = make_project(tmp_path / "project", uninterrupted)
+    copy = make_project(tmp_path / "copy", uninterrupted)  # like an experiment's, with one root
+    command, root = train_command(project), {"DVC_ROOT": str(project.folder)}
+    with running(project, *command) as one, running(copy, *command, **root) as other:
         assert [one.wait(), other.wait()] == [0, 0]
-    folders = [each.folder / RUN for each in (project, copy)]
-    records = [json.loads((folder / "provenance.json").read_text()) for folder in folders]
-    trained = sorted(record["seeds"]["0"]["epochs_trained"] for record in records)
-    assert trained == [0, EPOCHS]
-    models = [(folder / "models" / "seed-0.safetensors").read_bytes() for folder in folders]
-    assert models == [results(uninterrupted)[0]] * 2
+    assert sorted(map(epochs_trained, (project, copy))) == [0, EPOCHS]
+    for each in (project, copy):
+        assert read_results(each)[0] == read_results(uninterrupted)[0]

@@ -18,7 +18,7 @@ from heated.common.io import write_text
 from heated.common.paths import resolved
 from heated.reporting.figures.base import STYLE, WIDTH, DescribedFigure, set_ticks, svg_text
 from heated.reporting.html import template_environment
-from heated.training.schedules import SCHEDULES, values
+from heated.training.schedules import SCHEDULES, schedule_values
 
 PAGE = Path("preview.html")  # ignored by git; report/ is written as a whole by the pipeline
 COLORS = {"alpha": "C2", "temperature": "C1", "lr": "C0"}
@@ -32,7 +32,7 @@ def evaluate_schedules(settings: Mapping[str, Any]) -> Schedules:
     for key in ("lr_factor", "alpha"):
         options = dict(settings.get(key, {"name": None}))
         if (name := options.pop("name")) in SCHEDULES:
-            by_epoch[key] = values(name, options, epochs=settings["epochs"])
+            by_epoch[key] = schedule_values(name, options, epochs=settings["epochs"])
     lr = {"lr": [settings["lr"] * factor for factor in by_epoch["lr_factor"]]}
     if "alpha" not in by_epoch:
         return lr

@@ -1,1 +1,1 @@
-"""The training loop, its schedules, optimizers and checkpoints."""
+"""The training loop, its recipes, schedules, optimizers and checkpoints."""

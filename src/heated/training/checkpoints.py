@@ -1,9 +1,9 @@
-"""Checkpoints under the project's root, each named by a hash of everything that made it: recipe,
-data, code, seed, and the values of alpha and learning rate in every epoch so far.
+"""Cache checkpoints in one folder, each named by a hash of everything that determines its weights.
 
-So a killed training resumes, methods with the same first epochs share them, and a changed end of a
-schedule trains only the end again. The weights are the same without them. DVC does not remove them,
-unlike a stage's outputs, before it runs the stage again.
+The hash covers the recipe, the data, the code, the seed, and the values of alpha and learning rate
+in every epoch so far. An interrupted training resumes, methods that share an initial schedule share
+that training, and a change to the end of a schedule trains only the end. Weights are the same
+without the cache. It is not an output of DVC, which would delete it before every training.
 """
 
 import ast
@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -25,23 +25,23 @@ from torch import Tensor
 
 from heated.common.io import whole
 
-# What decides which weights and which history come out: every module of FOLDERS, and MODULES.
+# The code that determines weights and history: every module of FOLDERS, and MODULES.
 FOLDERS = ("data", "losses", "models", "training")
 MODULES = ("common.geometry", "runtime.device", "runtime.distributed")
-# These choose recipes, and write down what was trained; a recipe's values are part of the name.
+# They choose and record recipes, whose values are part of the hash.
 WITHOUT_EFFECT = {"training.grid_search", "training.provenance", "training.schedules"}
 PACKAGE = Path(__file__).parents[1]
 MIB = 2**20
 
 
-def fingerprint(made_by: Any) -> str:
-    """Return 64 hexadecimal digits, the same for equal values in any order of keys."""
-    canonical = json.dumps(made_by, sort_keys=True, allow_nan=False)
+def fingerprint(value: Any) -> str:
+    """Return the SHA-256 of a JSON value in hexadecimal, independent of the order of keys."""
+    canonical = json.dumps(value, sort_keys=True, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def code_modules() -> list[str]:
-    """Return the modules of this package that decide on weights and history."""
+    """List the modules of this package that determine weights and history."""
     paths = [path for folder in FOLDERS for path in sorted((PACKAGE / folder).rglob("*.py"))]
     found = [".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in paths]
     skipped = {*WITHOUT_EFFECT, *(f"{folder}.__init__" for folder in FOLDERS)}
@@ -49,7 +49,7 @@ def code_modules() -> list[str]:
 
 
 def code_digest(modules: Iterable[str] | None = None) -> str:
-    """Hash modules, by default `code_modules`, as they are parsed: a comment changes nothing."""
+    """Hash the syntax trees of modules, by default `code_modules`; comments change nothing."""
     names = code_modules() if modules is None else modules
     paths = [(PACKAGE / name.replace(".", "/")).with_suffix(".py") for name in names]
     sources = [ast.dump(ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
@@ -57,123 +57,92 @@ def code_digest(modules: Iterable[str] | None = None) -> str:
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A checkpoint: tensors by name, and the rest as JSON."""
+class Checkpoint:
+    """A checkpoint: tensors by name, and everything else as JSON in `record`."""
 
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
     record: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """Read a file and mark it as used. Return None if it is missing; delete it if damaged."""
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                record = json.loads(file.metadata()["record"])
+            tensors = load_file(path)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            print(f"checkpoint {path.name}: unreadable ({error}), deleted", file=sys.stderr)
+            path.unlink(missing_ok=True)
+            return None
+        os.utime(path)
+        return cls(tensors, record)
+
+    def write(self, path: Path) -> None:
+        """Write the file atomically. If that fails, print why: training continues without it."""
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
+        try:
+            with whole(path) as temporary:
+                save_file(tensors, temporary, {"record": json.dumps(self.record, allow_nan=False)})
+        except (OSError, SafetensorError) as error:
+            message = f"checkpoint {path.name}: not written ({error}), training continues"
+            print(message, file=sys.stderr)
 
 
 @dataclass
-class Checkpoints:
-    """The checkpoints of one training.
+class CheckpointCache:
+    """The checkpoints of one training."""
 
-    Attributes:
-        beginning: What makes it, apart from `epochs`: the settings of each epoch.
-        landmarks: Numbers of epochs after which a checkpoint stays; of others only the last two do.
-        every: Seconds between checkpoints within an epoch.
-        budget: MiB of the whole folder; the oldest go.
-    """
-
-    folder: Path
-    beginning: Mapping[str, Any]
-    epochs: Sequence[Any]
-    landmarks: frozenset[int]
-    every: float
-    budget: float
-    saved: float = field(default_factory=time.monotonic)
+    folder: Path  # shared by all trainings
+    inputs: Mapping[str, Any]  # everything that determines the weights, except `epoch_values`
+    epoch_values: Sequence[Any]  # the settings of each epoch
+    keep_epochs: frozenset[int]  # never superseded; of other epochs, the last two are kept
+    interval_s: float  # seconds between checkpoints within an epoch
+    max_size_mib: float  # of `folder`; the least recently used files are deleted
+    saved_at: float = field(default_factory=time.monotonic)
 
     @property
-    def family(self) -> Path:
-        """The folder of all trainings with the same beginning."""
-        return self.folder / fingerprint(self.beginning)[:32]
+    def family_folder(self) -> Path:
+        """The folder of all trainings with the same inputs."""
+        return self.folder / fingerprint(self.inputs)[:32]
 
-    def path(self, epochs: int, *, within: bool = False) -> Path:
-        """Return the path of the checkpoint after so many epochs, or within the next one."""
-        made_by = fingerprint(list(self.epochs[: epochs + within]))
-        place = "within" if within else "after"
-        return self.family / f"{place}-{epochs}-{made_by[:32]}.safetensors"
+    def path(self, epochs: int, *, mid_epoch: bool = False) -> Path:
+        """Return the path of the checkpoint after `epochs` epochs, or within the next one."""
+        digest = fingerprint(list(self.epoch_values[: epochs + mid_epoch]))[:32]
+        place = "within" if mid_epoch else "after"
+        return self.family_folder / f"{place}-{epochs}-{digest}.safetensors"
 
-    def latest(self) -> Saved | None:
-        """Return the farthest one that can be read, if there is any."""
-        for epochs, within in product(range(len(self.epochs), -1, -1), (True, False)):
-            if (found := read(self.path(epochs, within=within))) is not None:
-                return found
-        return None
+    def load_latest(self) -> Checkpoint | None:
+        """Load the most advanced readable checkpoint, if any."""
+        candidates = product(range(len(self.epoch_values), -1, -1), (True, False))
+        checkpoints = (Checkpoint.read(self.path(n, mid_epoch=mid)) for n, mid in candidates)
+        return next((found for found in checkpoints if found is not None), None)
 
-    def keep(
-        self,
-        tensors: Mapping[str, Tensor],
-        record: Mapping[str, Any],
-        epochs: int,
-        *,
-        within: bool = False,
-    ) -> None:
-        """Write the checkpoint after so many epochs, or within the next one, and remove those that
-        it supersedes."""
-        path = self.path(epochs, within=within)
-        write(path, tensors, record)
-        if not within and epochs > 0:
-            self.path(epochs - 1, within=True).unlink(missing_ok=True)
-        if not within and epochs > 1 and epochs - 2 not in self.landmarks:
+    def save(self, checkpoint: Checkpoint, epochs: int, *, mid_epoch: bool = False) -> None:
+        """Save the checkpoint after `epochs` epochs, or within the next; delete outdated ones."""
+        path = self.path(epochs, mid_epoch=mid_epoch)
+        checkpoint.write(path)
+        if not mid_epoch and epochs > 0:
+            self.path(epochs - 1, mid_epoch=True).unlink(missing_ok=True)
+        if not mid_epoch and epochs > 1 and epochs - 2 not in self.keep_epochs:
             self.path(epochs - 2).unlink(missing_ok=True)
-        self.saved = time.monotonic()
-        shrink(self.folder, self.budget, spare=path)
+        self.saved_at = time.monotonic()
+        self.shrink(spare=path)
 
-    def due(self) -> bool:
-        """Whether it is time for a checkpoint within the epoch."""
-        return time.monotonic() - self.saved >= self.every
+    def is_due(self) -> bool:
+        """Return whether a checkpoint within the epoch is due."""
+        return time.monotonic() - self.saved_at >= self.interval_s
 
-
-def write(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-    """Write a checkpoint whole; if it cannot be written, training goes on without it."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        with whole(path) as temporary:
-            save_file(contiguous, temporary, {"record": json.dumps(record, allow_nan=False)})
-    except (OSError, SafetensorError) as error:
-        print(f"no checkpoint {path.name}: {error}; training goes on", file=sys.stderr)
-
-
-def read(path: Path) -> Saved | None:
-    """Read a checkpoint; one that cannot be read is removed."""
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            record = json.loads(file.metadata()["record"])
-        tensors = load_file(path)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        print(f"checkpoint {path.name} cannot be read ({error}) and is removed", file=sys.stderr)
-        path.unlink(missing_ok=True)
-        return None
-    os.utime(path)
-    return Saved(tensors, record)
-
-
-def shrink(folder: Path, budget: float, *, spare: Path) -> None:
-    """Remove checkpoints, and parts that a killed process left, until the rest fits the budget: the
-    ones not used for longest first."""
-    files = []
-    for path in folder.glob("*/*"):
-        with suppress(FileNotFoundError):  # another process removed it
-            if path.suffix != ".lock":
-                files.append((path.stat().st_mtime, path.stat().st_size, path))
-    excess = sum(size for _, size, _ in files) - budget * MIB
-    for _, size, path in sorted(files):
-        if excess > 0 and path != spare:
-            path.unlink(missing_ok=True)
-            excess -= size
-
-
-def partings(epochs: Sequence[Any], others: Iterable[Sequence[Any]]) -> frozenset[int]:
-    """Return after how many epochs each of `others` differs from `epochs`, without 0.
-
-    >>> sorted(partings([16, 16, 4], [[16, 16, 16], [16, 4, 4], [8, 8, 8], [16, 16, 4]]))
-    [1, 2]
-    """
-    found = set()
-    for other in others:
-        pairs = enumerate(zip(epochs, other, strict=False))
-        found.add(next((number for number, (one, two) in pairs if one != two), 0))
-    return frozenset(found - {0})
+    def shrink(self, *, spare: Path) -> None:
+        """Delete the least recently used files, also partial ones, until the limit is met."""
+        files = []
+        for path in self.folder.glob("*/*"):
+            with suppress(FileNotFoundError):  # another process deleted it
+                if path.suffix != ".lock":
+                    files.append((path.stat().st_mtime, path.stat().st_size, path))
+        excess = sum(size for _, size, _ in files) - self.max_size_mib * MIB
+        for _, size, path in sorted(files):
+            if excess > 0 and path != spare:
+                path.unlink(missing_ok=True)
+                excess -= size

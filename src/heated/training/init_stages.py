@@ -1,5 +1,4 @@
-"""Initialization before the first epoch, as in the authors' code: none, batch norm's statistics, or
-in addition the classifier at the classes' means."""
+"""Initialize a model before the first epoch, as in the authors' code."""
 
 from collections.abc import Callable
 
@@ -17,44 +16,45 @@ from heated.models.embedding_model import Model
 from heated.runtime.distributed import is_main_process, local_slice
 from heated.training.loop import raw_embeddings
 
-FLOOR = 1e-4  # added to a mean's squared length, as the authors do
+EPS = 1e-4  # added to a mean's squared norm, as in the authors' code
 
 
-def settle_batch_norm(
+def update_batch_norm(
     model: Model, images: Held | Mapped, labels: Tensor, *, batch_size: int, precision: str
 ) -> None:
-    """Update the running statistics of batch norm, and nothing else, by one pass over the N images
-    in order, without augmentation; as the authors' optimizer steps at a learning rate of 0 do."""
+    """Update the running statistics of batch norm by one pass over N images without augmentation.
+
+    Nothing else changes, as in the authors' code, which takes steps at a learning rate of 0.
+    """
     model.train()
     pieces = batches(torch.arange(len(labels)), batch_size)
-    own = [piece[local_slice(len(piece))] for piece in pieces]
-    feed = tqdm(
-        images.batches(own), "warm-up", len(own), disable=None if is_main_process() else True
+    local = [piece[local_slice(len(piece))] for piece in pieces]
+    progress = tqdm(
+        images.batches(local), "warm-up", len(local), disable=None if is_main_process() else True
     )
     with torch.no_grad():
-        for pixels in feed:
+        for pixels in progress:
             model.normalization(raw_embeddings(model, model.prepare(pixels), precision))
 
 
-def begin_at_class_means(
+def set_classifier_to_class_means(
     model: Model, images: Held | Mapped, labels: Tensor, *, batch_size: int, precision: str
 ) -> None:
-    """Settle batch norm; then set each class's weights to the mean of its embeddings, as they are
-    compared at test time, of length 1."""
+    """Update batch norm; set each class's weights to the normalized mean of its embeddings."""
     if not isinstance(model.head, HeatedSoftmax):
         raise InputError(
-            "warm_up: came class_means with a loss of pytorch-metric-learning, whose classes have "
-            "no weights that are known here; allowed: batch_norm, none"
+            "warm_up: got 'class_means' with a loss of pytorch-metric-learning, whose class "
+            "weights are not accessible, expected 'batch_norm' or 'none'."
         )
-    settle_batch_norm(model, images, labels, batch_size=batch_size, precision=precision)
+    update_batch_norm(model, images, labels, batch_size=batch_size, precision=precision)
     means = class_means(embed(model, images, quiet=True), labels)
-    lengths = (means.square().sum(dim=1, keepdim=True) + FLOOR).sqrt()
+    norms = (means.square().sum(dim=1, keepdim=True) + EPS).sqrt()
     with torch.no_grad():
-        model.head.weight.copy_(means / lengths)
+        model.head.weight.copy_(means / norms)
 
 
-WARM_UPS: dict[str, Callable[..., None]] = {
+INITIALIZERS: dict[str, Callable[..., None]] = {
     "none": lambda *_, **__: None,
-    "batch_norm": settle_batch_norm,
-    "class_means": begin_at_class_means,
+    "batch_norm": update_batch_norm,
+    "class_means": set_classifier_to_class_means,
 }

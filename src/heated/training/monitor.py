@@ -19,57 +19,45 @@ from heated.common.geometry import (
 from heated.data.batches import Held, Mapped
 from heated.models.embedding import embed
 from heated.runtime.distributed import all_reduce_sum, local_shard
-from heated.training.loop import Progress
+from heated.training.train_state import TrainState
 
-GRID = 2.0**32  # cosines are compared as whole multiples of 1 / GRID
+GRID = 2.0**32  # cosines are compared as integer multiples of 1 / GRID
 ENTRIES = 2**23  # cosines per block, 64 MiB of float64; the result does not depend on it
 
 
 def make_monitor(
-    progress: Progress, images: Held | Mapped, labels: Tensor
+    state: TrainState, images: Held | Mapped, labels: Tensor
 ) -> Callable[[], dict[str, float]]:
-    """Return a function that measures the model of a training on images of unseen classes.
+    """Return a function that computes Recall@1 and the geometry of unseen classes.
 
-    It stores the angles of two-dimensional embeddings in `progress.pictures`.
+    It raises FloatingPointError if an embedding is not finite, and stores the angles of
+    two-dimensional embeddings in `state.angles`.
 
     Args:
-        progress: The training.
+        state: The training.
         images: N images, each of which is a query and part of the gallery.
-        labels: (N,) int64 in [0, C), on the model's device.
+        labels: (N,) int64 in [0, C), every class present, on the model's device.
     """
 
     def monitor() -> dict[str, float]:
-        unit = l2_normalize(embed(progress.model, images, quiet=True))
+        unit = l2_normalize(embed(state.model, images, quiet=True))
+        if not unit.isfinite().all():
+            raise FloatingPointError(
+                "monitor: got embeddings that hold NaN or infinity, expected finite numbers. Try a "
+                "smaller lr, or a smaller alpha at the start."
+            )
         if unit.shape[1] == 2:
             angles = torch.atan2(unit[:, 1], unit[:, 0])
-            progress.pictures[len(progress.history)] = angles.float().cpu()
-        return measure(unit, labels)
+            state.angles[len(state.history)] = angles.float().cpu()
+        means = class_means(unit, labels)
+        recall = recall_at_1(unit, labels)
+        return {
+            "recall_at_1": recall,
+            "compactness": intra_class_variance(means),
+            "spread": inter_class_distance(means),
+        }
 
     return monitor
-
-
-def measure(unit: Tensor, labels: Tensor) -> dict[str, float]:
-    """Compute Recall@1 and the geometry of the classes.
-
-    Args:
-        unit: (N, D) float64 of length 1 or 0.
-        labels: (N,) int64 in [0, C), every class present.
-
-    Raises:
-        FloatingPointError: If an embedding is not finite.
-    """
-    if not unit.isfinite().all():
-        raise FloatingPointError(
-            "monitor: got embeddings that hold NaN or infinity, expected finite numbers. Try a "
-            "smaller lr, or a smaller alpha at the start."
-        )
-    means = class_means(unit, labels)
-    recall = recall_at_1(unit, labels)
-    return {
-        "recall_at_1": recall,
-        "compactness": intra_class_variance(means),
-        "spread": inter_class_distance(means),
-    }
 
 
 def recall_at_1(unit: Tensor, labels: Tensor) -> float:
@@ -85,26 +73,26 @@ def recall_at_1(unit: Tensor, labels: Tensor) -> float:
     order = labels.argsort(stable=True)  # so that the samples of a class are neighbors
     unit, classes, counts = unit[order], labels[order], labels.bincount()
     starts, stops = (counts.cumsum(0) - counts)[classes], counts.cumsum(0)[classes]
-    low, numbers = unit.float(), torch.arange(len(unit), device=unit.device)
+    low, indices = unit.float(), torch.arange(len(unit), device=unit.device)
     bound = GRID * (unit.shape[1] + 8) * 2.0**-24  # of the error of a float32 product
     hits = torch.zeros_like(unit[:, 0])
-    for rows in local_shard(numbers.split(max(1, ENTRIES // len(unit)))):
+    for rows in local_shard(indices.split(max(1, ENTRIES // len(unit)))):
         first, last = int(starts[rows[0]]), int(stops[rows[-1]])
-        strip, columns = cosines(unit[rows], unit[first:last]), numbers[first:last]
+        block, columns = scaled_cosines(unit[rows], unit[first:last]), indices[first:last]
         same = (columns >= starts[rows, None]) & (columns < stops[rows, None])
-        positive = strip.masked_fill(~same | (columns == rows[:, None]), -torch.inf).amax(dim=1)
-        negative = strip.masked_fill(same, -torch.inf).amax(dim=1)
+        positive = block.masked_fill(~same | (columns == rows[:, None]), -torch.inf).amax(dim=1)
+        negative = block.masked_fill(same, -torch.inf).amax(dim=1)
         rest = low[rows] @ low.T
         rest[:, first:last] = -torch.inf
         nearest = rest.amax(dim=1).double() * GRID
         doubt = (positive > negative) & ((positive - nearest).abs() <= bound)
-        exact = cosines(unit[rows[doubt]], unit)
+        exact = scaled_cosines(unit[rows[doubt]], unit)
         exact[:, first:last] = -torch.inf
         nearest[doubt] = exact.amax(dim=1)
         hits[rows] = (positive > torch.maximum(negative, nearest)).double()
     return all_reduce_sum(hits).mean().item()
 
 
-def cosines(one: Tensor, other: Tensor) -> Tensor:
-    """Return the products (A, B) of unit vectors, as multiples of 1 / GRID."""
-    return (one @ other.T).mul_(GRID).round_()
+def scaled_cosines(a: Tensor, b: Tensor) -> Tensor:
+    """Return the cosines (A, B) of unit vectors, times GRID and rounded."""
+    return (a @ b.T).mul_(GRID).round_()

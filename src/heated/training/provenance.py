@@ -1,4 +1,4 @@
-"""Where a run came from: parameters, data, code, hardware, versions, time."""
+"""Record the provenance of a run: parameters, data, code, hardware, versions, time."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -7,19 +7,24 @@ from typing import Any
 import numpy as np
 
 from heated.common.history import Row
-from heated.data.packed_dataset import Packed
 from heated.runtime.environment import collect_environment, source_commit
 from heated.training.checkpoints import fingerprint
-from heated.training.training_run import Run
-
-Record = dict[str, Any]
+from heated.training.training_run import TrainingRun
 
 
-def of(run: Run, tags: Mapping[str, str], params: Mapping[str, Any]) -> Record:
-    """Return what is known of a run before it is trained. tags: by what it is grouped, with its
-    method and recipe. `key` identifies it in MLflow: two methods may be trained alike, and another
-    processor rounds differently."""
+def make_provenance(
+    run: TrainingRun, tags: Mapping[str, str], params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the provenance of a run before it is trained; `tags` include method and recipe.
+
+    `key` identifies the run in MLflow. It depends on the method, since two methods may have equal
+    trainings, and on the processor, since rounding differs between processors.
+    """
     machine = collect_environment(run.device)
+    parts = {
+        name: {"images": int(mask.sum()), "classes": len(np.unique(run.data.labels[mask]))}
+        for name, mask in run.data.split.masks().items()
+    }
     return {
         "dataset": tags["recipe"],
         "method": tags["method"],
@@ -27,7 +32,7 @@ def of(run: Run, tags: Mapping[str, str], params: Mapping[str, Any]) -> Record:
         "key": fingerprint([run.key(), tags["method"], dict(params), machine["device"]]),
         "params": dict(params),
         "data_sha256": run.digest,
-        "split": {"tested": run.data.split.tested, **parts(run.data)},
+        "split": {"tested": run.data.split.tested, **parts},
         "source": source_commit(),
         "environment": machine,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -35,20 +40,17 @@ def of(run: Run, tags: Mapping[str, str], params: Mapping[str, Any]) -> Record:
     }
 
 
-def parts(data: Packed) -> dict[str, Any]:
-    """Count the images and classes of each part of the split."""
-    return {
-        name: {"images": int(mask.sum()), "classes": len(np.unique(data.labels[mask]))}
-        for name, mask in data.split.masks().items()
-    }
-
-
-def finished(
-    record: Record, done: Mapping[int, Mapping[str, Any]], usage: Mapping[int, Sequence[Row]]
-) -> Record:
-    """Return the record with each seed's results, except its history, which has a file of its own,
-    and with the use of the machine in the epochs that were trained now."""
-    before = {seed: len(each["history"]) - each["epochs_trained"] for seed, each in done.items()}
-    now = {s: [row for row in rows if row["epoch"] >= before[s]] for s, rows in usage.items()}
-    seeds = {str(s): {k: v for k, v in each.items() if k != "history"} for s, each in done.items()}
-    return {**record, "seeds": seeds, "usage": {str(s): rows for s, rows in now.items() if rows}}
+def with_results(
+    provenance: Mapping[str, Any],
+    results: Mapping[int, Mapping[str, Any]],
+    usage: Mapping[int, Sequence[Row]],
+) -> dict[str, Any]:
+    """Add each seed's results, without its history, and the machine's usage in its new epochs."""
+    seeds, new_usage = {}, {}
+    for seed, result in results.items():
+        seeds[str(seed)] = {key: value for key, value in result.items() if key != "history"}
+        restored = len(result["history"]) - result["epochs_trained"]
+        rows = [row for row in usage.get(seed, ()) if row["epoch"] >= restored]
+        if rows:
+            new_usage[str(seed)] = rows
+    return {**provenance, "seeds": seeds, "usage": new_usage}

@@ -1,124 +1,90 @@
-"""A training's recipe: its settings, with what changes written out for every epoch."""
+"""The recipe of a training: its settings, with alpha and learning rate listed per epoch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
-from heated.common.io import read_json, required
 from heated.losses.heated_softmax import ADAPTATIONS
 from heated.models.embedding_model import Options, split_choice
-from heated.training.loop import watched
-from heated.training.schedules import values
+from heated.training.schedules import schedule_values
 
-SCHEDULED = ("epochs", "alpha", "lr", "lr_factor")  # settings that `alphas` and `lrs` replace
-BY_EPOCH = ("alphas", "lrs", "watch_every")  # fields that are set epoch by epoch
+SCHEDULED = ("epochs", "alpha", "lr", "lr_factor")  # settings that become `alphas` and `lrs`
+PER_EPOCH = ("alphas", "lrs", "watch_every")  # fields that `per_epoch_values` covers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that decides how a model is trained on given data. Choices are {"name": .., option: ..}.
+    """All settings of a training. Choices are {"name": ..., option: ...}."""
 
-    Attributes:
-        alphas: Alpha in each epoch; None where no schedule sets it.
-        lrs: The learning rate in each epoch.
-        watch_every: The unseen classes are measured every so many epochs, and after the last.
-        batch_size: Images per step.
-        sampler: What makes an epoch's batches.
-        optimiser: What changes the weights by their gradients.
-        bottleneck_lr_factor: Of the learning rate of the layer that gives the embedding.
-        head_lr_factor: Of the learning rate of the classifier and the normalization's shift.
-        warm_up: What is done before the first epoch.
-        backbone: The network.
-        weights: What the network begins with: "none", "imagenet" or a file.
-        embedding_dim: D.
-        augment: Steps from packed to prepared images.
-        pixel_mean: Of pixels in [0, 1]: one number, or one per channel.
-        pixel_std: As `pixel_mean`.
-        precision: Of the network: "float32" or "bfloat16".
-        threads: CPU threads, on which the last bits depend; None for torch's own choice.
-        normalise: What is done to embeddings before the classifier.
-        bias: "outside", "inside" or "none", see HeatedSoftmax.
-        label_smoothing: Share of the target that is spread over all classes.
-        denominator: "all" or "others", see HeatedSoftmax.
-        adaptation: What sets alpha where no schedule does.
-        loss: A loss of pytorch-metric-learning instead of the heated softmax.
-        miner: What chooses the pairs that such a loss compares.
-    """
-
-    alphas: list[float | None]
-    lrs: list[float]
-    watch_every: int
+    alphas: list[float | None]  # in each epoch; None if no schedule sets it
+    lrs: list[float]  # in each epoch
+    watch_every: int  # epochs between measurements on the unseen classes
     batch_size: int
     sampler: Options = field(default_factory=lambda: {"name": "shuffled"})
-    optimiser: Options
-    bottleneck_lr_factor: float
-    head_lr_factor: float
-    warm_up: str
+    optimiser: Options  # a key of OPTIMIZERS
+    bottleneck_lr_factor: float  # for the network's last layer
+    head_lr_factor: float  # for the classifier and the normalization's shift
+    warm_up: str  # a key of INITIALIZERS
     backbone: Options
-    weights: str
+    weights: str  # of the network before training: "none", "imagenet" or a file
     embedding_dim: int
-    augment: list[Options]
-    pixel_mean: float | list[float]
+    augment: list[Options]  # steps from packed to prepared images
+    pixel_mean: float | list[float]  # of pixels in [0, 1]: one number, or one per channel
     pixel_std: float | list[float]
-    precision: str
-    threads: int | None = None
+    precision: str  # of the network: "float32" or "bfloat16"
+    threads: int | None = None  # of the CPU, which can change the last bits; None: torch's default
     normalise: Options = field(default_factory=lambda: {"name": "none"})
-    bias: str = "none"
+    bias: str = "none"  # this and the next two: see HeatedSoftmax
     label_smoothing: float = 0.0
     denominator: str = "all"
-    adaptation: str = "none"
-    loss: Options | None = None
-    miner: Options | None = None
+    adaptation: str = "none"  # sets alpha if no schedule does
+    loss: Options | None = None  # of pytorch-metric-learning, instead of the heated softmax
+    miner: Options | None = None  # chooses the pairs that `loss` compares
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         """Build the recipe from the settings of a data set's training and of a method.
 
-        Args:
-            settings: The fields by name. Of those that change, instead of `alphas` and `lrs`:
-                `epochs`, `alpha` and `lr_factor`, which are schedules, and `lr`.
+        `epochs`, `lr`, and the schedules `alpha` and `lr_factor` replace `alphas` and `lrs`.
         """
-        epochs = settings["epochs"]
-        return cls(
-            **{key: value for key, value in settings.items() if key not in SCHEDULED},
-            **alpha(settings.get("alpha"), epochs),
-            lrs=[settings["lr"] * factor for factor in scheduled(settings["lr_factor"], epochs)],
-        )
+        fields = {key: value for key, value in settings.items() if key not in SCHEDULED}
+        epochs, alpha = settings["epochs"], settings.get("alpha")
+        if alpha is None:
+            fields["alphas"] = [None] * epochs
+        elif alpha["name"] in ADAPTATIONS:
+            fields["adaptation"] = alpha["name"]
+            fields["alphas"] = [alpha.get("start")] + [None] * (epochs - 1)
+        else:
+            fields["alphas"] = schedule_values(*split_choice(alpha), epochs=epochs)
+        factors = schedule_values(*split_choice(settings["lr_factor"]), epochs=epochs)
+        return cls(**fields, lrs=[settings["lr"] * factor for factor in factors])
 
     @property
     def epochs(self) -> int:
         """The number of epochs."""
         return len(self.alphas)
 
+    def eval_epochs(self) -> list[bool]:
+        """Return per epoch whether unseen classes are measured after it; the last always is."""
+        last = self.epochs - 1
+        return [(e + 1) % self.watch_every == 0 or e == last for e in range(self.epochs)]
 
-def alpha(choice: Options | None, epochs: int) -> dict[str, Any]:
-    """Return a recipe's fields for alpha: its value in each epoch, or how it adapts."""
-    if choice is None:
-        return {"alphas": [None] * epochs}
-    if choice["name"] in ADAPTATIONS:
-        start = choice.get("start")
-        return {"alphas": [start] + [None] * (epochs - 1), "adaptation": choice["name"]}
-    return {"alphas": scheduled(choice, epochs)}
+    def per_epoch_values(self) -> list[list[Any]]:
+        """Return [alpha, learning rate, whether unseen classes are measured] per epoch."""
+        return [*map(list, zip(self.alphas, self.lrs, self.eval_epochs(), strict=True))]
 
+    def epoch_invariant(self) -> dict[str, Any]:
+        """Return the fields that are the same in every epoch."""
+        return {key: value for key, value in asdict(self).items() if key not in PER_EPOCH}
 
-def scheduled(choice: Options, epochs: int) -> list[float]:
-    """Return a schedule's value in each epoch."""
-    return values(*split_choice(choice), epochs=epochs)
+    def divergence_epochs(self, siblings: Iterable[Self]) -> frozenset[int]:
+        """Return the numbers of epochs, without 0, that this recipe shares with each sibling.
 
-
-def by_epoch(recipe: Recipe) -> list[list[Any]]:
-    """Return [alpha, learning rate, whether unseen classes are measured] for each epoch."""
-    looks = watched(recipe.epochs, recipe.watch_every)
-    return [list(each) for each in zip(recipe.alphas, recipe.lrs, looks, strict=True)]
-
-
-def throughout(recipe: Recipe) -> dict[str, Any]:
-    """Return the fields that do not change from epoch to epoch."""
-    return {key: value for key, value in asdict(recipe).items() if key not in BY_EPOCH}
-
-
-def tuned_settings(run_folder: Path) -> dict[str, Any]:
-    """Return the settings that the stage `tune` chose for a run."""
-    chosen: dict[str, Any] = read_json(required(run_folder / "tuned.json", "tune"))["settings"]
-    return chosen
+        Siblings with other epoch-invariant fields share none.
+        """
+        shared = set()
+        for sibling in siblings:
+            if sibling.epoch_invariant() == self.epoch_invariant():
+                pairs = zip(self.per_epoch_values(), sibling.per_epoch_values(), strict=False)
+                shared.add(next((epoch for epoch, (a, b) in enumerate(pairs) if a != b), 0))
+        return frozenset(shared - {0})

@@ -1,6 +1,6 @@
-"""Values over a run: functions of progress, which is 0 in the first epoch and 1 in the last.
+"""Schedules of alpha = 1 / temperature and of the factor on the learning rate.
 
-Alpha = 1 / temperature and the factor on the learning rate both follow such a schedule.
+A schedule is a function of progress, which is 0 in the first epoch and 1 in the last.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def constant(progress: float, *, value: float) -> float:
-    """The value.
+    """Return the value at any progress.
 
     >>> constant(0.5, value=16)
     16
@@ -18,7 +18,7 @@ def constant(progress: float, *, value: float) -> float:
 
 
 def step(progress: float, *, start: float, end: float, at: float) -> float:
-    """`start` before progress `at`, `end` from there on: the paper's heating up (section 3.4).
+    """Change from `start` to `end` at progress `at`: heating up as in the paper (section 3.4).
 
     >>> [step(p, start=16, end=4, at=0.75) for p in (0, 0.74, 0.75, 1)]
     [16, 16, 4, 4]
@@ -27,7 +27,7 @@ def step(progress: float, *, start: float, end: float, at: float) -> float:
 
 
 def linear(progress: float, *, start: float, end: float) -> float:
-    """From `start` to `end` in equal steps.
+    """Change from `start` to `end` by equal differences.
 
     >>> [linear(p, start=16.0, end=4.0) for p in (0, 0.5, 1)]
     [16.0, 10.0, 4.0]
@@ -36,7 +36,7 @@ def linear(progress: float, *, start: float, end: float) -> float:
 
 
 def cosine(progress: float, *, start: float, end: float) -> float:
-    """From `start` to `end` along half a cosine: slow, fast, slow.
+    """Change from `start` to `end` along half a cosine.
 
     >>> [cosine(p, start=16.0, end=4.0) for p in (0, 0.5, 1)]
     [16.0, 10.0, 4.0]
@@ -45,7 +45,7 @@ def cosine(progress: float, *, start: float, end: float) -> float:
 
 
 def exponential(progress: float, *, start: float, end: float) -> float:
-    """From `start` to `end` by equal ratios.
+    """Change from `start` to `end` by equal ratios.
 
     >>> [exponential(p, start=16.0, end=4.0) for p in (0, 0.5, 1)]
     [16.0, 8.0, 4.0]
@@ -54,7 +54,7 @@ def exponential(progress: float, *, start: float, end: float) -> float:
 
 
 def piecewise(progress: float, *, points: Sequence[tuple[float, float]]) -> float:
-    """Straight lines between (progress, value) points, level before the first and after the last.
+    """Interpolate (progress, value) points linearly; constant before the first and after the last.
 
     >>> [piecewise(p, points=[(0.5, 16.0), (1.0, 4.0)]) for p in (0, 0.5, 0.75, 1)]
     [16.0, 16.0, 10.0, 4.0]
@@ -67,19 +67,6 @@ def piecewise(progress: float, *, points: Sequence[tuple[float, float]]) -> floa
     return linear((progress - p0) / (p1 - p0), start=v0, end=v1)
 
 
-def values(name: str, options: dict[str, Any], *, epochs: int) -> list[float]:
-    """The schedule's value in each epoch: epoch e stands at progress e / (epochs - 1).
-
-    The paper's 80 epochs, of which 0 to 60 are trained at 16 and the last 19 at 4:
-
-    >>> alphas = values("step", {"start": 16, "end": 4, "at": 0.7625}, epochs=80)
-    >>> alphas[60], alphas[61], alphas.count(4)
-    (16.0, 4.0, 19)
-    """
-    last = max(epochs - 1, 1)
-    return [float(SCHEDULES[name](epoch / last, **options)) for epoch in range(epochs)]
-
-
 SCHEDULES: dict[str, Callable[..., float]] = {
     "constant": constant,
     "step": step,
@@ -88,3 +75,16 @@ SCHEDULES: dict[str, Callable[..., float]] = {
     "exponential": exponential,
     "piecewise": piecewise,
 }
+
+
+def schedule_values(name: str, options: dict[str, Any], *, epochs: int) -> list[float]:
+    """Return a schedule's value in each epoch; epoch e has progress e / (epochs - 1).
+
+    The paper trains epochs 0 to 60 of 80 with alpha 16, and the last 19 with 4:
+
+    >>> alphas = schedule_values("step", {"start": 16, "end": 4, "at": 0.7625}, epochs=80)
+    >>> alphas[60], alphas[61], alphas.count(4)
+    (16.0, 4.0, 19)
+    """
+    last = max(epochs - 1, 1)
+    return [float(SCHEDULES[name](epoch / last, **options)) for epoch in range(epochs)]
