@@ -15,9 +15,8 @@ from heated.config.show import shown
 def main(*, check: bool = False, show: str | None = None) -> None:
     """Write the settings; only validate with `check`, print an entry with `show`."""
     params = config.load()
-    trained = {name: params.methods[name] for _, name in params.runs()}
-    for name, method in trained.items():
-        if isinstance(method, LibraryLoss):
+    for name in dict.fromkeys(name for _, name in params.runs()):
+        if isinstance(method := params.methods[name], LibraryLoss):
             from heated.losses import pml  # imports torch
 
             pml.check(f"methods.{name}", **method.model_dump(include={"loss", "miner"}))

@@ -8,7 +8,7 @@ from heated.data import packed_dataset
 from heated.runtime.device import machine, prepared
 from heated.runtime.distributed import first, output
 from heated.runtime.system_metrics import Usage
-from heated.tracking.live import live
+from heated.tracking.live_logger import LiveLogger
 from heated.training import provenance, training_run
 from heated.training.recipe import Recipe, tuned_settings
 
@@ -27,7 +27,7 @@ def main(dataset: str, method: str) -> None:
     trained = training_run.Run(recipe, data, digest, device, others=siblings, **place)
     record = provenance.of(trained, given["tags"], settings | here)
     tracked, every = side["tracking"]["enabled"] and first(), side["tracking"]["every"]
-    with output(folder / "models") as models, live(record, tracked, every) as logger:
+    with output(folder / "models") as models, LiveLogger(record, tracked, every) as logger:
         usage = Usage(device, logger)
         done = trained.finish(given["seeds"], models, usage)
     if first():

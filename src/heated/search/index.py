@@ -19,7 +19,7 @@ from heated.inference import embedder as embedders
 from heated.inference.embedder import Embedder
 from heated.search import approximate
 from heated.search.images import Image, contents, listed
-from heated.tracking import models
+from heated.tracking import pyfunc_model
 
 ARRAY, RECORD, FAISS = "embeddings.npy", "index.json", "index.faiss"
 MANY = 1_000_000  # images, from which on faiss searches
@@ -127,9 +127,9 @@ def named(name: str) -> Embedder:
     runs/<dataset>/<method>/models/seed-<s>.safetensors; InputError where there is none."""
     path = Path(name)
     if re.match(r"[a-z][a-z-]+:/", name):
-        return models.read(name)
+        return pyfunc_model.load_embedder(name)
     if (path / "MLmodel").is_file():
-        return embedders.read(path / models.DATA)
+        return embedders.read(path / pyfunc_model.DATA_PATH)
     if path.suffix == ".safetensors" and path.is_file():
         return embedders.embedder(path, packing(path.resolve()))
     raise InputError(
