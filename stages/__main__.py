@@ -168,7 +168,7 @@ def shared_stages(names: Sequence[str]) -> list[str]:
 
 
 def outdated_runs(outdated: set[str], names: Sequence[str]) -> list[list[str]]:
-    """Return the stages of each run that has an outdated one, in the order of their dependencies."""
+    """Return the stages of each run that has an outdated one, in the order of RUN_STAGES."""
     runs: dict[str, list[str]] = {}
     for stage in RUN_STAGES:
         for name in names:

@@ -1,0 +1,350 @@
+import json
+import shutil
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from tracked import (
+    ALPHAS,
+    HISTORIES,
+    METRICS,
+    MLFLOW_WARNING,
+    NAMES,
+    artifacts,
+    history,
+    make_record,
+    metric_points,
+    record_points,
+    record_runs,
+    seed_run,
+    statuses,
+)
+
+from heated import reporting
+from heated.common.errors import InputError
+from heated.common.history import read_history, write_history
+from heated.evaluation.summary import summaries
+from heated.tracking import is_tracking_enabled, publish, tracking_uri
+from heated.tracking.client import (
+    DIGEST_TAG,
+    NOTE_DIGEST_TAG,
+    NOTE_TAG,
+    OLD_FILES_TAG,
+    PARENT_TAG,
+    TITLE_TAG,
+    Experiment,
+    open_store,
+    wrap_mlflow_errors,
+)
+from heated.tracking.publish import publish_report, publish_run
+
+pytestmark = [
+    pytest.mark.xdist_group("mlflow-tracking"),
+    pytest.mark.mlflow,
+    pytest.mark.filterwarnings(MLFLOW_WARNING),
+    pytest.mark.usefixtures("mlflow_folder"),
+]
+ALL_FINISHED = (["FINISHED"], ["FINISHED", "FINISHED"])
+
+
+@pytest.fixture(scope="module")
+def client(mlflow_folder):
+    publish_run(make_record("whole"), HISTORIES, METRICS)
+    return open_store()
+
+
+@pytest.fixture(scope="module")
+def parent(client):
+    return record_runs(client, "whole", "run")[0]
+
+
+@pytest.fixture(scope="module")
+def children(client):
+    return {seed: seed_run(client, "whole", seed) for seed in HISTORIES}
+
+
+def test_a_data_set_is_an_experiment_a_method_a_parent_run_and_each_seed_a_child(
+    client, parent, children, mlflow_folder
+):
+    experiment = client.get_experiment_by_name("digits")
+    assert experiment.artifact_location == (mlflow_folder / "mlartifacts" / "digits").as_uri()
+    assert parent.info.run_name == "hbn · digits"
+    assert PARENT_TAG not in parent.data.tags
+    for seed, run in children.items():
+        assert run.info.run_name == f"hbn · digits · seed {seed}"
+        assert run.data.tags[PARENT_TAG] == parent.info.run_id
+    assert statuses(client, "whole") == ALL_FINISHED
+
+
+def test_a_seed_has_every_epochs_row_and_its_final_metrics_at_step_0(client, children):
+    for seed, run in children.items():
+        for name in {key for row in HISTORIES[seed] for key in row} - {"epoch"}:
+            expected = [(row["epoch"], row[name]) for row in HISTORIES[seed] if name in row]
+            assert metric_points(client, run, NAMES[name]) == expected
+        for name, summary in METRICS.items():
+            final = metric_points(client, run, f"final/{name}")
+            assert final == [(0, summary["seeds"][str(seed)])]
+        assert "epoch" not in run.data.metrics
+
+
+def test_the_parent_has_the_means_their_intervals_and_n(client, parent):
+    expected = {"interval/n": 2}
+    for name, summary in METRICS.items():
+        low, high = summary["interval"]
+        expected |= {f"final/{name}": summary["mean"]}
+        expected |= {f"interval/{name}_low": low, f"interval/{name}_high": high}
+    curves = set(NAMES.values())
+    assert {k: v for k, v in parent.data.metrics.items() if k not in curves} == expected
+    assert {step for name in expected for step, _ in metric_points(client, parent, name)} == {0}
+    for column, name in NAMES.items():
+        pairs = zip(*HISTORIES.values(), strict=True)
+        expected = [(a["epoch"], (a[column] + b[column]) / 2) for a, b in pairs if column in a]
+        assert metric_points(client, parent, name) == expected
+
+
+def test_parameters_tags_and_data_set_describe_a_run(parent, children):
+    params = {
+        "lr": "0.05",
+        "epochs": str(len(ALPHAS)),
+        "embedding_dim": "64",
+        "alpha": "step",
+        "alpha.start": "16.0",
+        "alpha.end": "4.0",
+        "alpha.at": "0.7",
+        "augment": "crop, flip",
+        "augment.crop.size": "7",
+        "augment.flip.probability": "0.5",
+    }
+    assert parent.data.params == params
+    assert children[7].data.params == params | {"seed": "7"}
+    tags = {
+        "dataset": "digits",
+        "recipe": "digits",
+        "method": "hbn",
+        "study": "run",
+        "backbone": "conv4",
+        "source.commit": "c0ffee",
+        "source.modified": "True",
+        "source.stage": "train@digits-hbn",
+        "environment.device": "made up",
+        "mlflow.source.git.commit": "c0ffee",
+    }
+    assert (tags | {"seed": "7"}).items() <= children[7].data.tags.items()
+    assert tags.items() <= parent.data.tags.items()
+    assert not {"seed", "source.none"} & parent.data.tags.keys()
+    (data,) = children[7].inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("digits", ("ab" * 32)[:36])
+    assert json.loads(data.dataset.source) == {"source": "digits", "dvc": "data/packed/digits"}
+    assert json.loads(data.dataset.profile) == make_record("whole")["split"]
+    assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "training")]
+
+
+def test_a_run_lasts_as_long_as_its_record_says_and_an_epoch_its_share(client):
+    seconds = {"0": {"seconds": 20.5}, "7": {"seconds": 30.0}}
+    publish_run(make_record("lasting"), HISTORIES, {})
+    publish_run(make_record("lasting", seeds=seconds), HISTORIES, METRICS)
+    start = 1000 * datetime.fromisoformat(make_record("lasting")["started"]).timestamp()
+    (parent,) = record_runs(client, "lasting", "run")
+    infos = [seed_run(client, "lasting", seed).info for seed in (0, 7)] + [parent.info]
+    times = [(info.start_time - start, info.end_time - start) for info in infos]
+    assert times == [(0, 20_500), (0, 30_000), (0, 50_500)]
+    run_id = seed_run(client, "lasting", 7).info.run_id
+    points = client.get_metric_history(run_id, "schedule/alpha")
+    assert [point.timestamp - start for point in points] == [7500, 15000, 22500, 30000]
+
+
+def test_a_run_of_the_same_content_is_kept(client, tmp_path):
+    def all_fields():
+        runs = record_runs(client, "whole", "run") + record_runs(client, "whole", "seed")
+        return sorted(((run.info.run_id, run.to_dictionary()) for run in runs), key=str)
+
+    before, calls = all_fields(), []
+    write_history(tmp_path / "history.csv", HISTORIES)
+    for same in (HISTORIES, read_history(tmp_path / "history.csv")):
+        publish_run(make_record("whole"), same, METRICS, draw=lambda: calls.append("drawn") or {})
+    assert all_fields() == before
+    assert calls == []
+
+
+def test_other_metrics_files_note_or_code_replace_the_run(client, monkeypatch):
+    record = make_record("again")
+    for text in ("one", "two"):
+        files = {None: {"a/b.txt": text}, 7: {"c.svg": text}}
+        publish_run(record, HISTORIES, METRICS, note=f"**{text}**", draw=lambda f=files: f)
+    (parent,) = record_runs(client, "again", "run")
+    assert parent.data.tags[NOTE_TAG] == "**two**"
+    assert artifacts(client, parent.info.run_id) == {"a/b.txt": b"two"}
+    assert artifacts(client, seed_run(client, "again", 7).info.run_id) == {"c.svg": b"two"}
+    assert artifacts(client, seed_run(client, "again", 0).info.run_id) == {}
+    for value in (0.9, 0.5):
+        metrics = summaries(dict.fromkeys(HISTORIES, {"recall_at_1": value}))
+        publish_run(record, HISTORIES, metrics)
+    (parent,) = record_runs(client, "again", "run")
+    for run in (parent, seed_run(client, "again", 7)):
+        assert metric_points(client, run, "final/recall_at_1") == [(0, 0.5)]
+    monkeypatch.setattr(publish, "code_digests", lambda: ["another"])
+    assert publish_run(record, HISTORIES, metrics) != parent.info.run_id
+    client.delete_run(seed_run(client, "again", 7).info.run_id)
+    publish_run(record, HISTORIES, metrics)  # restores a seed that a user deleted
+    assert statuses(client, "again") == ALL_FINISHED
+
+
+def test_the_digest_is_of_the_code_that_writes_and_draws_and_of_matplotlib(tmp_path, monkeypatch):
+    package = shutil.copytree(Path(reporting.__file__).parent, tmp_path / "reporting")
+    monkeypatch.setattr(reporting, "__file__", str(package / "__init__.py"))
+    digests = publish.code_digests.__wrapped__
+    files = [next(package.rglob(pattern)) for pattern in ("*.py", "figures/*.py", "*.mplstyle")]
+    for path in files:
+        before = digests()
+        path.write_text("changed")
+        assert digests() != before
+    before = digests()
+    monkeypatch.setattr(publish, "version", lambda package: f"another {package}")
+    assert digests() == ["another matplotlib", *before[1:]]
+
+
+def test_a_replaced_run_keeps_what_users_wrote(client):
+    def publish_with(note):
+        return publish_run(make_record("users"), HISTORIES, METRICS, note=note)
+
+    run_id = publish_with("ours")
+    for tag, value in {"liked": "yes", "experiments": "two", "experiment": "ours"}.items():
+        client.set_tag(run_id, tag, value)
+    seed = seed_run(client, "users", 7)
+    client.set_tag(seed.info.run_id, NOTE_TAG, "a user's note on a seed")
+    users_child = client.create_run(seed.info.experiment_id, tags={PARENT_TAG: run_id}).info.run_id
+    run_id = publish_with("ours, again")
+    assert client.get_run(run_id).data.tags[NOTE_TAG] == "ours, again"
+    assert client.get_run(run_id).info.run_name == "hbn · digits"
+    assert client.get_run(users_child).data.tags[PARENT_TAG] == run_id
+    client.set_tag(run_id, NOTE_TAG, "a user's note")
+    client.update_run(run_id, name="the best")
+    for text in ("ours, later", "ours, at last"):
+        run = client.get_run(publish_with(text))
+        tags = run.data.tags
+        assert (tags[NOTE_TAG], tags["liked"], tags["experiments"]) == (
+            *("a user's note", "yes", "two"),
+        )
+        assert run.info.run_name == "the best"
+        assert "experiment" not in tags
+    assert seed_run(client, "users", 7).data.tags[NOTE_TAG] == "a user's note on a seed"
+    assert NOTE_TAG not in seed_run(client, "users", 0).data.tags
+
+
+def test_a_note_of_an_earlier_version_is_replaced(client):
+    run_id = publish_run(make_record("before"), HISTORIES, METRICS, note="ours")
+    for tag in (DIGEST_TAG, TITLE_TAG, NOTE_DIGEST_TAG):
+        client.delete_tag(run_id, tag)
+    client.set_tag(run_id, OLD_FILES_TAG, "ab")
+    run_id = publish_run(make_record("before"), HISTORIES, METRICS, note="ours, later")
+    run = client.get_run(run_id)
+    assert run.data.tags[NOTE_TAG] == "ours, later"
+    assert OLD_FILES_TAG not in run.data.tags
+    assert run.info.run_name == "hbn · digits"
+
+
+def test_one_seed_more_or_fewer_replaces_the_means_and_no_curve_has_two_values(client):
+    one = summaries({0: {name: summary["seeds"]["0"] for name, summary in METRICS.items()}})
+    publish_run(make_record("seeds"), {0: history(0)}, one)
+    (parent,) = record_runs(client, "seeds", "run")
+    final = {k: v for k, v in parent.data.metrics.items() if k not in NAMES.values()}
+    assert final == {"final/recall_at_1": 0.71, "final/map_at_r": 0.2, "interval/n": 1}
+    publish_run(make_record("seeds"), HISTORIES, METRICS)
+    assert record_points(client, "seeds") == record_points(client, "whole")
+    publish_run(make_record("seeds"), {0: HISTORIES[0]}, one)
+    (parent,) = record_runs(client, "seeds", "run")
+    assert parent.data.metrics["interval/n"] == 1
+    for seed in HISTORIES:  # the one that was left out is kept
+        assert seed_run(client, "seeds", seed).data.tags[PARENT_TAG] == parent.info.run_id
+
+
+def test_an_incomplete_run_of_a_killed_process_is_replaced(client, monkeypatch):
+    def killed_at_second_call(method):
+        calls = []
+
+        def called(*args, **kwargs):
+            calls.append(args)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return method(*args, **kwargs)
+
+        return called
+
+    for step in ("create_run", "log_metrics", "delete_duplicates"):
+        key = f"killed {step}"
+        with monkeypatch.context() as patch:
+            patch.setattr(Experiment, step, killed_at_second_call(getattr(Experiment, step)))
+            with pytest.raises(KeyboardInterrupt):
+                publish_run(make_record(key), HISTORIES, METRICS)
+        publish_run(make_record(key), HISTORIES, METRICS)
+        assert record_points(client, key) == record_points(client, "whole")
+        assert statuses(client, key) == ALL_FINISHED
+
+
+def test_one_of_two_runs_that_two_machines_wrote_at_once_is_kept(client):
+    publish_run(make_record("double"), HISTORIES, METRICS)
+    (run,) = record_runs(client, "double", "run")
+    tags = {name: run.data.tags[name] for name in (DIGEST_TAG, "heated.key", "heated.kind")}
+    first = client.create_run(run.info.experiment_id, 4000, tags, "hbn · digits").info.run_id
+    for seed in HISTORIES:
+        child_tags = {PARENT_TAG: first, "seed": str(seed)}
+        client.create_run(run.info.experiment_id, 4000, child_tags)
+    assert publish_run(make_record("double"), HISTORIES, METRICS) == first
+    assert [run.info.run_id for run in record_runs(client, "double", "run")] == [first]
+
+
+def test_a_report_is_one_run_that_is_brought_up_to_date(client):
+    for text in ("one", "two", "two"):
+        publish_report(make_record("any"), {"index.html": text}, note=text)
+    (run,) = record_runs(client, "report · digits", "report")
+    assert artifacts(client, run.info.run_id) == {"index.html": b"two"}
+    assert run.info.status == "FINISHED"
+    assert client.get_experiment(run.info.experiment_id).tags[NOTE_TAG] == "two"
+
+
+def test_a_moved_project_gets_the_advice_to_delete_the_store(
+    client, mlflow_folder, tmp_path, monkeypatch
+):
+    shutil.copy(mlflow_folder / "mlflow.db", tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with pytest.raises(InputError) as caught:
+        publish_run(make_record("moved"), HISTORIES, METRICS)
+    assert str(caught.value) == (
+        f"mlflow.db: got artifacts in {mlflow_folder.as_uri()}, expected {tmp_path.as_uri()}: "
+        "the project moved. Delete mlflow.db and run `make track`."
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{mlflow_folder}/mlflow.db")
+    publish_run(make_record("elsewhere"), HISTORIES, METRICS)  # a store that several projects share
+
+
+def test_experiments_that_a_user_renamed_or_created_are_no_sign_of_a_moved_project(
+    mlflow_template, tmp_path, monkeypatch
+):
+    shutil.copy(mlflow_template, tmp_path / "mlflow.db")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    publish_run(make_record("renamed"), {}, {})
+    client = open_store()
+    client.create_experiment("theirs", artifact_location="file:///elsewhere/mlartifacts/theirs")
+    client.rename_experiment(client.get_experiment_by_name("digits").experiment_id, "numbers")
+    publish_run(make_record("renamed"), {}, {})
+    names = {experiment.name for experiment in open_store().search_experiments()}
+    assert names >= {"digits", "numbers", "theirs"}
+
+
+def test_an_error_of_a_file_is_not_taken_for_one_of_mlflow():
+    for error in (FileNotFoundError("history.csv"), OSError(28, "No space left on device")):
+        with pytest.raises(OSError, match=error.args[-1]) as caught, wrap_mlflow_errors():
+            raise error
+        assert caught.value is error
+
+
+def test_the_environment_switches_tracking_off_and_names_the_store(monkeypatch, mlflow_folder):
+    assert is_tracking_enabled(True)
+    assert not is_tracking_enabled(False)
+    for variable, enabled in {"on": True, "off": False, "OFF": False, "0": False}.items():
+        monkeypatch.setenv("HEATED_TRACKING", variable)
+        assert is_tracking_enabled(True) is enabled
+        assert not is_tracking_enabled(False)
+    assert tracking_uri() == f"sqlite:///{mlflow_folder}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert tracking_uri() == "http://127.0.0.1:5000"
