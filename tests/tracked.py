@@ -32,13 +32,9 @@ METRICS = summaries(
     {0: {"recall_at_1": 0.71, "map_at_r": 0.2}, 7: {"recall_at_1": 0.74, "map_at_r": 0.23}}
 )
 NAMES = {  # of a history's columns, in MLflow
-    "alpha": "schedule/alpha",
-    "temperature": "schedule/temperature",
-    "lr": "schedule/lr",
-    "loss": "train/loss",
-    "accuracy": "train/accuracy",
-    "recall_at_1": "unseen/recall_at_1",
-    "spread": "unseen/spread",
+    **{name: f"schedule/{name}" for name in ("alpha", "temperature", "lr")},
+    **{name: f"train/{name}" for name in ("loss", "accuracy")},
+    **{name: f"unseen/{name}" for name in ("recall_at_1", "spread")},
 }
 
 

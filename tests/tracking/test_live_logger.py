@@ -61,12 +61,6 @@ def test_a_run_is_followed_while_it_is_trained(client):
     assert statuses(client, "live")[0] == ["FINISHED"]
 
 
-def test_a_training_that_ends_is_finished_with_all_its_rows(client):
-    train("ended", {0: history(0)}, 0)  # some rows are logged during an upload
-    assert statuses(client, "ended") == (["FINISHED"], ["FINISHED"])
-    assert alphas(client, "ended") == list(enumerate(ALPHAS))
-
-
 def test_a_training_that_raises_is_failed_except_for_its_complete_seeds(client):
     cases = {
         "failed": ({0: history(0, 1)}, ["FAILED"]),
@@ -87,7 +81,7 @@ def test_an_interrupted_training_is_followed_by_one_run_and_published_as_one(cli
         first.log(0, row)
     first.executor.shutdown()  # as if it was killed now
     assert statuses(client, "again") == (["RUNNING"], ["RUNNING"])
-    train("again", HISTORIES, 0)
+    train("again", HISTORIES, 0)  # some rows are logged during an upload
     finished = (["FINISHED"], ["FINISHED", "FINISHED"])
     assert statuses(client, "again") == finished
     points = metric_points(client, seed_run(client, "again", 0), "schedule/alpha")

@@ -103,32 +103,16 @@ def test_the_parent_has_the_means_their_intervals_and_n(client, parent):
 
 
 def test_parameters_tags_and_data_set_describe_a_run(parent, children):
-    params = {
-        "lr": "0.05",
-        "epochs": str(len(ALPHAS)),
-        "embedding_dim": "64",
-        "alpha": "step",
-        "alpha.start": "16.0",
-        "alpha.end": "4.0",
-        "alpha.at": "0.7",
-        "augment": "crop, flip",
-        "augment.crop.size": "7",
-        "augment.flip.probability": "0.5",
-    }
+    params = {"lr": "0.05", "epochs": str(len(ALPHAS)), "embedding_dim": "64"}
+    params |= {"alpha": "step", "alpha.start": "16.0", "alpha.end": "4.0", "alpha.at": "0.7"}
+    params |= {"augment": "crop, flip", "augment.crop.size": "7"}
+    params |= {"augment.flip.probability": "0.5"}
     assert parent.data.params == params
     assert children[7].data.params == params | {"seed": "7"}
-    tags = {
-        "dataset": "digits",
-        "recipe": "digits",
-        "method": "hbn",
-        "study": "run",
-        "backbone": "conv4",
-        "source.commit": "c0ffee",
-        "source.modified": "True",
-        "source.stage": "train@digits-hbn",
-        "environment.device": "made up",
-        "mlflow.source.git.commit": "c0ffee",
-    }
+    tags = {"dataset": "digits", "recipe": "digits", "method": "hbn", "study": "run"}
+    tags |= {"backbone": "conv4", "environment.device": "made up", "source.modified": "True"}
+    tags |= {"source.stage": "train@digits-hbn"}
+    tags |= dict.fromkeys(("source.commit", "mlflow.source.git.commit"), "c0ffee")
     assert (tags | {"seed": "7"}).items() <= children[7].data.tags.items()
     assert tags.items() <= parent.data.tags.items()
     assert not {"seed", "source.none"} & parent.data.tags.keys()

@@ -47,15 +47,6 @@ record, histories, metrics, files = json.loads(sys.stdin.read())
 rows = {int(seed): rows for seed, rows in histories.items()}
 with_retries(lambda: publish_run(record, rows, metrics, draw=lambda: {None: files}))
 """
-TRAIN = """
-import json, sys, time
-from heated.tracking.live_logger import LiveLogger
-record, rows, pause = json.loads(sys.stdin.read())
-with LiveLogger(record, enabled=True, interval_s=0.5) as logger:
-    for row in rows:
-        time.sleep(pause)
-        logger.log(0, row)
-"""
 # The stage, except that each epoch waits longer than the one before, until there is a file
 # `hurry`: on any machine it is still training when the server is up again.
 TRAIN_SLOWLY = """
@@ -206,22 +197,6 @@ def train_slowly(project: Project, server: Server) -> Iterator[subprocess.Popen[
     finally:
         process.kill()
         process.wait()
-
-
-def test_points_that_a_server_missed_are_published_later(
-    client: Any, server: Server, tmp_path: Path
-) -> None:
-    server.kill()
-    record = tracked.make_record("missed")
-    process = start(TRAIN, tmp_path / "project", [record, tracked.history(0), 1])
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    assert FAILED in errors
-    server.start()
-    publish_run(record, tracked.HISTORIES, tracked.METRICS)
-    (run,) = find_runs(client, "missed-0")
-    points = tracked.metric_points(client, run, "schedule/alpha")
-    assert points == list(enumerate(tracked.ALPHAS))
 
 
 def test_publishing_is_retried_until_the_server_is_up_again(
