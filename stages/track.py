@@ -21,9 +21,7 @@ def main() -> None:
         runs = publish_dataset(results, given["section"], given["tags"], Path("report"))
         keys |= {f"{dataset}/{each.record['method']}": each.record["key"] for each in runs}
         if settings["models"] != "none":
-            from heated.tracking.pyfunc_model import (
-                log_models,
-            )  # torch takes seconds
+            from heated.tracking.pyfunc_model import log_models  # imports torch
 
             choice = {name: given[name] for name in ("packing", "metric")}
             register = settings["models"] == "registered"
