@@ -1,4 +1,4 @@
-"""The pipeline's stages, with the package that lies beside them: that of an experiment's copy."""
+"""The pipeline's stages, which use the package in their own copy of the project."""
 
 import sys
 from pathlib import Path

@@ -1,11 +1,11 @@
 """Bring every stage up to date, several runs at a time: `python -m stages JOBS`.
 
-DVC runs one stage at a time. Runs (all stages of one data set and method) do not depend on each
-other, so each of JOBS workers takes the next run that is left and gives it a DVC process of its
-own. DVC alone builds what runs depend on and what depends on runs.
+DVC runs one stage at a time. A run, all stages of one data set and method, does not depend on other
+runs. Each of JOBS workers takes the next outdated run and builds it with a DVC process of its own.
+One DVC process builds the stages before all runs, and one the stages after them.
 
-Every DVC process is started by a second process, in a new session, which reads a pipe that the
-first process holds open. When the first one stops, by SIGKILL too, the second ends its session.
+A second process, in a new session, starts all DVC processes. It reads a pipe that the first process
+holds open. When the first one stops, by SIGKILL too, the second ends its session.
 """
 
 import json
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,7 +24,7 @@ from types import FrameType
 
 from stages.fork_server import ADDRESS
 
-KINDS = ("tune", "train", "embed", "evaluate", "gradients")  # of a run, in their order
+RUN_STAGES = ("tune", "train", "embed", "evaluate", "gradients")  # in their order
 DVC = (sys.executable, "-m", "dvc")
 GRACE = 35  # seconds from SIGINT to SIGKILL; torchrun ends its workers within 30
 
@@ -32,16 +32,20 @@ popen_lock = threading.Lock()
 stopping = threading.Event()  # set with the lock held: no process starts after SIGINT
 
 
-def main(jobs: int) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Build in a second process and return its exit status; exit with 128 + N on signal N.
 
     A second SIGINT kills everything at once.
     """
+    if len(arguments) != 1 or not arguments[0].isdigit() or int(arguments[0]) < 1:
+        sys.exit(f"JOBS: got {' '.join(arguments)!r}, expected one integer >= 1. Name JOBS=2.")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, exit_by_signal)
-    command = [sys.executable, "-c", f"from stages.__main__ import build; build({jobs})"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as builder:
+    code = f"from stages.__main__ import run_builder; run_builder({arguments[0]})"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, start_new_session=True
+    ) as builder:
         try:
             return builder.wait()
         finally:
@@ -59,7 +63,7 @@ def exit_by_signal(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def build(jobs: int) -> None:
+def run_builder(jobs: int) -> None:
     """Exit with the status of `repro`; end the session when standard input closes."""
     signal.signal(signal.SIGINT, lambda number, frame: None)  # DVC would inherit SIG_IGN
     threading.Thread(target=end_session_at_eof, daemon=True).start()
@@ -88,31 +92,26 @@ def repro(jobs: int) -> int:
     """
     if jobs == 1:
         return dvc("repro").returncode
-    outdated = changed_stages()
+    outdated = outdated_stages()
     if not outdated:
         print("Data and pipelines are up to date.")
         return 0
     with fork_server():
-        return build_outdated(outdated, jobs)
-
-
-def build_outdated(outdated: set[str], jobs: int) -> int:
-    """Build what runs depend on, the runs, and what depends on them; return the exit status."""
-    names = dvc_output("stage", "list", "--name-only").split()  # in the order of dvc.yaml
-    shared = shared_stages(names)
-    if outdated & set(shared):
-        if status := dvc("repro", *shared).returncode:
-            return status
-        outdated = changed_stages()
-    runs = outdated_runs(outdated, names)
-    single = ("--wait-for-lock", "repro", "--single-item")  # ends at the first stage that fails
-    with ThreadPoolExecutor(jobs) as pool:
-        statuses = list(pool.map(lambda run: dvc(*single, *run).returncode, runs))
-    failed = [(run, status) for run, status in zip(runs, statuses, strict=True) if status]
-    for run, status in failed:
-        advice = f"Run `dvc repro {run[-1]}` to repeat it alone"
-        print(f"{item(run[0])}: got exit status {status}, expected 0. {advice}.", file=sys.stderr)
-    return 1 if failed else dvc("repro").returncode
+        names = dvc_output("stage", "list", "--name-only").split()  # in the order of dvc.yaml
+        shared = shared_stages(names)
+        if outdated & set(shared):
+            if status := dvc("repro", *shared).returncode:
+                return status
+            outdated = outdated_stages()
+        runs = outdated_runs(outdated, names)
+        single = ("--wait-for-lock", "repro", "--single-item")  # ends at the first stage that fails
+        with ThreadPoolExecutor(jobs) as pool:
+            statuses = [*pool.map(lambda run: dvc(*single, *run).returncode, runs)]
+        for (*_, last), status in zip(runs, statuses, strict=True):
+            if status:
+                got = f"{stage_parts(last)[1]}: got exit status {status}, expected 0."
+                print(f"{got} Run `dvc repro {last}` to repeat it alone.", file=sys.stderr)
+        return 1 if any(statuses) else dvc("repro").returncode
 
 
 @contextmanager
@@ -152,7 +151,7 @@ def dvc_output(*arguments: str) -> str:
     return done.stdout if not done.returncode else sys.exit(done.returncode)
 
 
-def changed_stages() -> set[str]:
+def outdated_stages() -> set[str]:
     """Return the stages whose inputs, outputs or parameters differ from their last run's."""
     return set(json.loads(dvc_output("status", "--json")))
 
@@ -163,43 +162,31 @@ def shared_stages(names: Sequence[str]) -> list[str]:
     >>> shared_stages(["resolve", "split@digits", "train@digits-bn", "report"])
     ['resolve', 'split@digits']
     """
-    last = max((i for i, name in enumerate(names) if kind(name) in KINDS), default=0)
-    return [name for name in names[:last] if kind(name) not in KINDS]
+    of_runs = [stage_parts(name)[0] in RUN_STAGES for name in names]
+    last = max((i for i, of_run in enumerate(of_runs) if of_run), default=0)
+    return [name for name, of_run in zip(names[:last], of_runs, strict=False) if not of_run]
 
 
-def outdated_runs(outdated: set[str], names: Iterable[str]) -> list[list[str]]:
-    """Return the stages of each run that has an outdated one, in the order of their dependencies.
-
-    >>> outdated_runs({"train@mnist-bn"}, ["embed@mnist-bn", "train@mnist-bn", "train@mnist-ln"])
-    [['train@mnist-bn', 'embed@mnist-bn']]
-    """
+def outdated_runs(outdated: set[str], names: Sequence[str]) -> list[list[str]]:
+    """Return the stages of each run that has an outdated one, in the order of RUN_STAGES."""
     runs: dict[str, list[str]] = {}
-    staged = (name for name in names if kind(name) in KINDS)
-    for name in sorted(staged, key=lambda name: KINDS.index(kind(name))):
-        runs.setdefault(item(name), []).append(name)
+    for stage in RUN_STAGES:
+        for name in names:
+            kind, item = stage_parts(name)
+            if kind == stage:
+                runs.setdefault(item, []).append(name)
     return [stages for stages in runs.values() if outdated & set(stages)]
 
 
-def kind(stage: str) -> str:
-    """Return what a stage does, whichever study it belongs to.
+def stage_parts(name: str) -> tuple[str, str]:
+    """Return a stage's kind without its study, and its data set with the method if it has one.
 
-    >>> kind("train-shapes@digits-hbn-linear")
-    'train'
+    >>> stage_parts("train-shapes@digits-hbn-linear")
+    ('train', 'digits-hbn-linear')
     """
-    return stage.partition("@")[0].partition("-")[0]
-
-
-def item(stage: str) -> str:
-    """Return a stage's data set, with the method if it has one."""
-    return stage.partition("@")[2]
-
-
-def parse_jobs(arguments: Sequence[str]) -> int:
-    """Return the number of jobs on the command line; raise SystemExit if it is not one."""
-    if len(arguments) != 1 or not arguments[0].isdigit() or int(arguments[0]) < 1:
-        sys.exit(f"JOBS: got {' '.join(arguments)!r}, expected one integer >= 1. Name JOBS=2.")
-    return int(arguments[0])
+    stage, _, item = name.partition("@")
+    return stage.partition("-")[0], item
 
 
 if __name__ == "__main__":
-    sys.exit(main(parse_jobs(sys.argv[1:])))
+    sys.exit(main(sys.argv[1:]))

@@ -1,10 +1,9 @@
 """Start stages as forks of a process that has imported torch, scikit-learn and scipy already.
 
 These imports take seconds, and a build starts dozens of stages. `python -m stages JOBS` runs one
-server. A stage that finds its address in the environment hands command line, environment and
-streams to it, waits for the fork to end, and exits with its status. Without a server, a stage runs
-by itself. Nothing of this package is imported before the fork, so that each stage runs the code as
-it is.
+server. A stage that finds its address in the environment sends it the command line, environment and
+streams, waits for the fork to end, and exits with its status. Otherwise a stage runs by itself.
+Nothing of this package is imported before the fork, so that each stage runs the current code.
 """
 
 import json
@@ -33,13 +32,12 @@ def delegate() -> None:
     address, module = os.environ.get(ADDRESS), stage_module(sys.orig_argv)
     if address is None or module is None or "TORCHELASTIC_RUN_ID" in os.environ:
         return
-    arguments = sys.orig_argv[sys.orig_argv.index("-m") + 2 :]
-    request = {"module": module, "arguments": arguments, "environment": dict(os.environ)}
+    arguments = sys.orig_argv[sys.orig_argv.index("-m") + 1 :]
+    request = {"arguments": arguments, "environment": dict(os.environ), "folder": str(Path.cwd())}
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         try:
             server.connect(address)
-            message = json.dumps(request | {"folder": str(Path.cwd())}).encode()
-            socket.send_fds(server, [message], [0, 1, 2])
+            socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
         except OSError:
             return  # still importing, or gone
         answer = server.recv(64)
@@ -50,15 +48,9 @@ def delegate() -> None:
 
 
 def stage_module(command: Sequence[str]) -> str | None:
-    """Return the stage that a command line of Python runs, None if it runs something else.
-
-    >>> stage_module(["python", "-m", "stages.train", "digits", "bn"])
-    'stages.train'
-    >>> stage_module(["python", "-m", "stages", "2"])
-    """
-    if command[1:2] != ["-m"] or not command[2].startswith("stages."):
-        return None
-    return command[2]
+    """Return the stage that a command line of Python runs, None if it runs something else."""
+    is_stage = command[1:2] == ["-m"] and command[2].startswith("stages.")
+    return command[2] if is_stage else None
 
 
 def serve(address: str, modules: Sequence[str] = PRELOADED) -> None:
@@ -78,11 +70,11 @@ def serve(address: str, modules: Sequence[str] = PRELOADED) -> None:
 
 
 def run_stage(connection: socket.socket) -> int:
-    """Run the stage that the other side asks for, and send its exit status."""
+    """Run the stage that a client asks for, and send its exit status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     message, streams, _, _ = socket.recv_fds(connection, LIMIT, 3)
     request = json.loads(message)
-    if request["folder"] != str(Path.cwd()):  # another copy of the project, with code of its own
+    if request["folder"] != str(Path.cwd()):  # another copy of the project may have other code
         connection.send(REFUSED)
         return 0
     for number, descriptor in enumerate(streams):
@@ -90,8 +82,8 @@ def run_stage(connection: socket.socket) -> int:
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.argv = [request["module"], *request["arguments"]]
-    status = exit_status(request["module"])
+    sys.argv = request["arguments"]
+    status = exit_status(sys.argv[0])
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()

@@ -1,4 +1,4 @@
-"""Write the runs that MLflow lacks, from the files that DVC tracks."""
+"""Upload runs missing from MLflow, from the files that DVC tracks."""
 
 from functools import partial
 from pathlib import Path
@@ -7,24 +7,25 @@ from heated.common.cli import run
 from heated.common.io import write_json
 from heated.common.paths import RUNS, resolved
 from heated.reporting.results import read_results
-from heated.tracking import wanted
-from heated.tracking.publishing import patiently, track
+from heated.tracking import is_tracking_enabled
+from heated.tracking.publish import publish_dataset, with_retries
 
 
 def main() -> None:
     """Write data/tracked.json, the keys of the runs in MLflow."""
     settings = resolved("tracking.json")
     keys: dict[str, str] = {}
-    for dataset, given in settings["datasets"].items() if wanted(settings["enabled"]) else ():
+    datasets = settings["datasets"] if is_tracking_enabled(settings["enabled"]) else {}
+    for dataset, given in datasets.items():
         results = read_results(RUNS, dataset, [*given["tags"]])
-        trained = track(results, given["section"], given["tags"], Path("report"))
-        keys |= {f"{dataset}/{each.record['method']}": each.record["key"] for each in trained}
+        runs = publish_dataset(results, given["section"], given["tags"], Path("report"))
+        keys |= {f"{dataset}/{each.record['method']}": each.record["key"] for each in runs}
         if settings["models"] != "none":
-            from heated.tracking.models import keep  # torch, which takes seconds
+            from heated.tracking.pyfunc_model import log_models  # imports torch
 
             choice = {name: given[name] for name in ("packing", "metric")}
             register = settings["models"] == "registered"
-            patiently(partial(keep, trained, **choice, register=register))
+            with_retries(partial(log_models, runs, **choice, register=register))
     write_json(Path("data/tracked.json"), keys)
 
 

@@ -8,7 +8,7 @@ from heated.data import packed_dataset
 from heated.runtime.device import machine_settings, prepared
 from heated.runtime.distributed import is_main_process, main_process_output
 from heated.runtime.environment import SystemMetricsLogger
-from heated.tracking.live import live
+from heated.tracking.live_logger import LiveLogger
 from heated.training.provenance import make_provenance, with_results
 from heated.training.recipe import Recipe
 from heated.training.training_run import TrainingRun
@@ -37,7 +37,7 @@ def main(dataset: str, method: str) -> None:
     tracked, every = side["tracking"]["enabled"] and is_main_process(), side["tracking"]["every"]
     with (
         main_process_output(folder / "models") as models,
-        live(provenance, tracked, every) as logger,
+        LiveLogger(provenance, tracked, every) as logger,
     ):
         usage = SystemMetricsLogger(device, logger)
         results = training_run.train_seeds(given["seeds"], models, usage)

@@ -1,11 +1,10 @@
-"""What several tests share: the repository's root, and a copy of the project to run DVC in."""
+"""Shared by several tests: the repository's root, and a copy of the project to run DVC in."""
 
 import os
 
 # Before torch is loaded: threads of several test processes on few cores are many times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import itertools
 import shutil
 import signal
 import sqlite3
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -30,7 +30,7 @@ from heated.reporting.dataset_report import DatasetReport
 from heated.reporting.release import write_report
 from heated.reporting.results import Result, read_results
 
-# No test asserts a wall-clock time, and each time the same examples are drawn.
+# No test asserts a wall-clock time, and every run tests the same examples.
 settings.register_profile("same", deadline=None, derandomize=True)
 settings.load_profile("same")
 
@@ -59,7 +59,7 @@ class Project:
         self.run("git", *identity, "commit", "--quiet", "--message", "copy")
 
     def run(self, *command: str, status: int = 0, **environment: str) -> str:
-        """What a command prints, both streams together; fails unless it ends with `status`."""
+        """Return what a command prints to both streams; fail if its status is another one."""
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -73,44 +73,37 @@ class Project:
         return done.stdout
 
     def environment(self, **more: str) -> dict[str, str]:
-        """This one, with the copy's code first, and without settings of git, DVC, MLflow and make,
-        or of the user's git."""
-        theirs = ("GIT_", "DVC_", "MLFLOW_", "HEATED_", "MAKE", "PYTEST_")
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(theirs)}
+        """Return this environment with the copy's code, and without settings of git, DVC etc."""
+        removed = ("GIT_", "DVC_", "MLFLOW_", "HEATED_", "MAKE", "PYTEST_")
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(removed)}
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        own = {"PATH": path, "PYTHONPATH": str(self.folder / "src")}
-        return {**clean, **own, "GIT_CONFIG_GLOBAL": os.devnull, **more}
+        code = {"PATH": path, "PYTHONPATH": str(self.folder / "src")}
+        return {**clean, **code, "GIT_CONFIG_GLOBAL": os.devnull, **more}
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen[bytes]:
-        """A server in a process group of its own."""
-        quiet = subprocess.DEVNULL
+        """Start a server in a new process group."""
+        env, quiet = self.environment(**environment), subprocess.DEVNULL
         return subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=self.environment(**environment),
-            stdout=quiet,
-            stderr=quiet,
-            start_new_session=True,
+            command, cwd=self.folder, env=env, stdout=quiet, stderr=quiet, start_new_session=True
         )
 
     def stop(self, server: subprocess.Popen[bytes], by: int = signal.SIGTERM) -> None:
-        """End the server and all it started, if they have not ended."""
+        """End the server and all processes it started, if they have not ended."""
         with suppress(ProcessLookupError):
             os.killpg(server.pid, by)
         server.wait()
 
     def stage(self, name: str, *arguments: str, status: int = 0, **environment: str) -> str:
-        """What a stage prints, started by hand."""
-        return self.run(
-            sys.executable, "-m", f"stages.{name}", *arguments, status=status, **environment
-        )
+        """Run a stage without DVC, and return what it prints."""
+        command = (sys.executable, "-m", f"stages.{name}", *arguments)
+        return self.run(*command, status=status, **environment)
 
     def edit(self, changes: Mapping[str, Any]) -> None:
-        """Put values at the paths of keys, such as `run.seeds`, in the file that has them."""
+        """Set the values of keys such as `run.seeds` in the files that have them."""
         from dvc.utils.serialize import modify_yaml  # as `dvc exp run --set-param` does it
 
         for path, value in changes.items():
-            with modify_yaml(str(self.folder / file_of(path))) as section:
+            with modify_yaml(str(self.folder / yaml_file(path))) as section:
                 *outer, last = path.split(".")
                 for key in outer:
                     section = section.setdefault(key, {})
@@ -118,7 +111,7 @@ class Project:
 
     @contextmanager
     def edited(self, changes: Mapping[str, Any]) -> Iterator[None]:
-        """`edit`, taken back in the end."""
+        """Edit, and undo it at the end."""
         kept = {name: (self.folder / name).read_bytes() for name in FILES}
         try:
             yield self.edit(changes)
@@ -127,8 +120,8 @@ class Project:
                 (self.folder / name).write_bytes(text)
 
 
-def file_of(path: str) -> str:
-    """The YAML file of a key: of a method, the one that has the method."""
+def yaml_file(path: str) -> str:
+    """Return the YAML file of a key. A method's key is in the file that has the method."""
     section, _, rest = path.partition(".")
     files = [name for name, sections in FILES.items() if section in sections]
     if section == "methods":
@@ -138,7 +131,7 @@ def file_of(path: str) -> str:
     return files[0]
 
 
-SHORT = {  # a recipe of digits that is built in a minute
+SHORT = {  # a recipe of digits that takes a minute
     "run.methods": ["hbn"],
     "run.seeds": [0],
     "studies.planes.methods": ["ln"],
@@ -151,7 +144,7 @@ SHORT = {  # a recipe of digits that is built in a minute
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project on a short recipe, built by `make repro` from nothing but an installed .venv."""
+    """A project on a short recipe, built by `make repro`."""
     venv, pins = Path(sys.prefix), [ROOT / "pyproject.toml", *ROOT.glob("requirements*.txt")]
     ready = [venv / ".ready", venv / ".ready-dev"]
     newest = max(path.stat().st_mtime for path in pins)
@@ -172,11 +165,10 @@ def project(tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def mirror() -> Path:
-    """A folder with real data sets: HEATED_MIRROR, or where they lie beside the project."""
-    given = os.environ.get("HEATED_MIRROR")
-    folder = ROOT / given if given else ROOT.parent / "shared" / "data"
+    """A folder with real data sets: HEATED_MIRROR, or shared/data next to the project."""
+    folder = ROOT / os.environ.get("HEATED_MIRROR", "../shared/data")
     if not folder.is_dir():
-        pytest.skip("no real data sets are here: name their folder in HEATED_MIRROR")
+        pytest.skip("needs real data sets: set HEATED_MIRROR to their folder")
     return folder
 
 
@@ -242,56 +234,42 @@ PROJECTS = {"project", "built", "baseline", "competed", "uninterrupted"}  # fixt
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark each test that runs stages in a copy of the project."""
+    """Mark tests that run stages in a copy of the project."""
     if PROJECTS & set(getattr(item, "fixturenames", ())):
         item.add_marker("pipeline")
 
 
 @pytest.fixture
 def new_folder(tmp_path: Path) -> Callable[[], Path]:
-    """A function that makes an empty folder at each call."""
-    numbers = itertools.count()
-
-    def make() -> Path:
-        folder = tmp_path / f"folder-{next(numbers)}"
-        folder.mkdir()
-        return folder
-
-    return make
+    """A function that returns a new empty folder at each call."""
+    return lambda: Path(mkdtemp(dir=tmp_path))
 
 
 @pytest.fixture(scope="session")
 def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database of the newest schema, which takes seconds to create.
-
-    All test processes share it; a test copies it.
-    """
+    """An empty MLflow database, which takes seconds to create: test processes share and copy it."""
     base = tmp_path_factory.getbasetemp()
     path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "mlflow-template.db"
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            create_mlflow_database(path.with_suffix(".part"))
-            path.with_suffix(".part").replace(path)
-    return path
-
-
-def create_mlflow_database(path: Path) -> None:
-    """Create MLflow's tables, without the default experiment, whose row names a folder."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow's own, when it is imported and makes its tables
+    with FileLock(f"{path}.lock"), warnings.catch_warnings():
+        if path.exists():
+            return path
+        warnings.simplefilter("ignore")  # of MLflow, when it is imported and creates its tables
         from mlflow.tracking import MlflowClient
 
-        MlflowClient(f"sqlite:///{path}").search_experiments()
-    with closing(sqlite3.connect(path)) as database, database:
-        database.execute("DELETE FROM experiments")
+        part = path.with_suffix(".part")
+        MlflowClient(f"sqlite:///{part}").search_experiments()
+        with closing(sqlite3.connect(part)) as database, database:
+            database.execute("DELETE FROM experiments")  # the default one, whose row names a folder
+        part.replace(path)
+    return path
 
 
 @pytest.fixture(scope="module")
 def mlflow_folder(
     tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path
 ) -> Iterator[Path]:
-    """A project's folder with an empty MLflow database, to which this process publishes."""
+    """A project's folder with an empty MLflow database, which this process uses."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copy(mlflow_template, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:

@@ -13,66 +13,59 @@ ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 
 
-def ran(name, *options):
-    """The figures that a benchmark writes; it fails where what must agree does not."""
-    subprocess.run([sys.executable, ROOT / "benchmarks" / name, *options], check=True)
-    return json.loads(Path(options[options.index("--json") + 1]).read_text(encoding="utf-8"))
+def run_benchmark(name, folder, *options):
+    """Return the figures that a benchmark writes; it fails if results that must agree do not."""
+    path = folder / "figures.json"
+    command = [sys.executable, ROOT / "benchmarks" / name, *options, "--json", str(path)]
+    subprocess.run(command, check=True)
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def test_evaluation_is_measured_beside_its_limit_and_its_peers(tmp_path):
+def zip_images(path, count):
+    """Write a zip of JPEGs in four classes, and return its path."""
+    random = np.random.default_rng(0)
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(count):
+            buffer = io.BytesIO()
+            pixels = random.integers(256, size=(40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(buffer, "JPEG")
+            archive.writestr(f"{number % 4:03}.class/{number:04}.jpg", buffer.getvalue())
+    return str(path)
+
+
+def test_evaluation_is_compared_with_its_limit_and_its_peers(tmp_path):
     size = ("--n", "1200", "--dim", "32", "--classes", "200", "--noise", "2", "--exact")
     effort = ("--repeats", "1", "--iterations", "3", "--threads", "1")
-    figures = ran("evaluate.py", *size, *effort, "--json", str(tmp_path / "figures.json"))
+    figures = run_benchmark("evaluate.py", tmp_path, *size, *effort)
     assert figures["farthest_from_float64"] <= 1e-9
     assert figures["farthest_from_peer"] <= 1e-4
     assert 0 < figures["recall_at_1"] < 1
     assert 0 < figures["doubtful_share"] < 0.1
     assert figures["kmeans_iterations"] <= 3
     ratios = {name for name in figures if "_ratio_to_" in name}
-    assert ratios == {
-        "recall_ratio_to_float32_product",
-        "retrieval_ratio_to_float32_product",
-        "retrieval_ratio_to_limit",
-        "retrieval_ratio_to_peer",
-        "kmeans_ratio_to_faiss",
-        "kmeans_ratio_to_sklearn",
-        "objective_ratio_to_faiss",
-        "objective_ratio_to_sklearn",
+    retrieval = {f"retrieval_ratio_to_{name}" for name in ("float32_product", "limit", "peer")}
+    kmeans = {
+        f"{each}_ratio_to_{name}"
+        for each in ("kmeans", "objective")
+        for name in ("faiss", "sklearn")
     }
+    assert ratios == {"recall_ratio_to_float32_product", *retrieval, *kmeans}
     assert all(figures[name] > 0 for name in ratios)
 
 
-def test_training_is_measured_beside_its_limit_and_torchvisions_parts(tmp_path):
-    random = np.random.default_rng(0)
-    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
-        for number in range(64):
-            buffer = io.BytesIO()
-            pixels = random.integers(256, size=(40, 50, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(buffer, "JPEG")
-            archive.writestr(f"{number % 4:03}.class/{number:04}.jpg", buffer.getvalue())
-    figures = ran(
-        "train.py",
-        *("--images", str(tmp_path / "images.zip"), "--networks", "conv4", "--count", "64"),
-        *("--repeats", "1", "--threads", "1", "--workers", "0", "--precision", "float32"),
-        *("--json", str(tmp_path / "figures.json")),
-    )
+def test_training_is_compared_with_its_limit_and_torchvisions_parts(tmp_path):
+    images = zip_images(tmp_path / "images.zip", 64)
+    size = ("--images", images, "--networks", "conv4", "--count", "64", "--precision", "float32")
+    effort = ("--repeats", "1", "--threads", "1", "--workers", "0")
+    figures = run_benchmark("train.py", tmp_path, *size, *effort)
     for name in ("images_a_second", "ratio_to_limit", "ratio_to_peer"):
         assert figures[f"conv4_{name}"] > 0
     assert figures["conv4_precision"] == "float32"
 
 
-def test_packing_is_measured_beside_pillow(tmp_path):
-    random = np.random.default_rng(0)
-    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
-        for number in range(20):
-            buffer = io.BytesIO()
-            pixels = random.integers(256, size=(40, 50, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(buffer, "JPEG")
-            archive.writestr(f"{number % 4:03}.class/{number:04}.jpg", buffer.getvalue())
-    size = ("--images", str(tmp_path / "images.zip"), "--count", "200", "--size", "32")
-    figures = ran(
-        "pack.py", *size, "--repeats", "1", "--workers", "1", "--json", str(tmp_path / "f.json")
-    )
+def test_packing_is_compared_with_pillow(tmp_path):
+    size = ("--images", zip_images(tmp_path / "images.zip", 20), "--count", "200", "--size", "32")
+    figures = run_benchmark("pack.py", tmp_path, *size, "--repeats", "1", "--workers", "1")
     assert (figures["zip_images"], figures["photographs_images"]) == (20, 200)
     for name in ("zip", "photographs"):
         assert figures[f"{name}_ratio_to_pillow"] > 0

@@ -1,4 +1,4 @@
-"""DVC's experiments and a remote, as the README tells to use them, on one short run."""
+"""DVC's experiments and a remote, by the commands of the documentation, on one short run."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from mlflow_server import await_answer, free_port
 
 pytestmark = [
     pytest.mark.xdist_group("experiments"),
-    pytest.mark.timeout(1500),  # longer than the patience below
+    pytest.mark.timeout(1500),  # longer than the queue's below
 ]
 
 NAME = "warmer"
@@ -35,12 +35,12 @@ COMMANDS = {  # of the README, which tests/test_readme.py compares
     *(REMOTE, PUSH, SHARE, PULL, TAKE),
 }
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
-OVER = {"Success", "Failed"}  # states; a task that DVC takes up may be in no list for a moment
+ENDED = {"Success", "Failed"}  # states; a task that DVC is starting may be in no list for a moment
 WITHOUT_STUDIES = {"studies.planes.datasets": [], "studies.gradients.methods": []}
 
 
-def typed(project: Project, command: str, **environment: str) -> str:
-    """What a user's command prints."""
+def shell(project: Project, command: str, **environment: str) -> str:
+    """Return what a user's command prints."""
     return project.run("bash", "-c", command, **environment)
 
 
@@ -51,9 +51,9 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     project.run("git", "config", "user.name", "test")
     project.run("git", "config", "user.email", "test@example.org")
     project.edit(SHORT | WITHOUT_STUDIES)
-    typed(project, "mkdir .venv && touch .venv/.uv .venv/.ready")  # make takes ours, from PATH
+    shell(project, "mkdir .venv && touch .venv/.uv .venv/.ready")  # make uses the PATH's instead
     project.run("dvc", "repro", "--quiet")
-    typed(project, REMOTE)
+    shell(project, REMOTE)
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "results")
     yield project
@@ -62,51 +62,44 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 @pytest.fixture(scope="module")
 def temporary(baseline: Project) -> str:
-    """What the experiment in a temporary copy printed."""
-    return typed(baseline, TEMPORARY)
+    """The output of the experiment in a temporary copy."""
+    return shell(baseline, TEMPORARY)
 
 
 @pytest.fixture(scope="module")
 def queued(baseline: Project, temporary: str) -> dict[str, str]:
     """State by name of two experiments that ran side by side."""
-    typed(baseline, QUEUE)
-    typed(baseline, START)
-    end = time.monotonic() + 1200  # of patience with a busy machine
-    while len(states := waiting(baseline)) < 2 or not set(states.values()) <= OVER:
-        assert time.monotonic() < end, states
-        time.sleep(5)  # each look is a DVC that takes the processor from them
-    return states
 
+    def states() -> dict[str, str]:
+        rows = baseline.run("dvc", "queue", "status").split("\n\n")[0].splitlines()[1:]
+        return {row.split()[1]: row.split()[-1] for row in rows}
 
-def waiting(project: Project) -> dict[str, str]:
-    """State by name of what is or was in the queue."""
-    rows = project.run("dvc", "queue", "status").split("\n\n")[0].splitlines()[1:]
-    return {row.split()[1]: row.split()[-1] for row in rows}
-
-
-def table(project: Project) -> dict[str, dict[str, str]]:
-    """The row of each experiment, with the columns in which they differ."""
-    shown = project.run("dvc", "exp", "show", "--csv", "--only-changed", "--hide-workspace")
-    return {row["Experiment"] or "HEAD": row for row in csv.DictReader(io.StringIO(shown))}
+    shell(baseline, QUEUE)
+    shell(baseline, START)
+    end = time.monotonic() + 1200  # on a busy machine
+    while len(found := states()) < 2 or not set(found.values()) <= ENDED:
+        assert time.monotonic() < end, found
+        time.sleep(5)  # each status is a DVC process that slows the experiments down
+    return found
 
 
 def committed(project: Project, name: str, path: str) -> str:
-    """A file as an experiment, or HEAD, has it."""
-    found = project.run("git", "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}")
-    return project.run("git", "show", f"{found.strip() or name}:{path}")
+    """Return a file of an experiment, or of HEAD."""
+    commit = project.run("git", "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}")
+    return project.run("git", "show", f"{commit.strip() or name}:{path}")
 
 
 def recall(metrics: str) -> str:
-    """Recall@1 in the text of a metrics.json."""
+    """Return Recall@1 in the text of a metrics.json."""
     return str(json.loads(metrics)["digits"]["hbn"]["recall_at_1"])
 
 
-def test_a_temporary_experiment_runs_what_changed_and_leaves_the_projects_files(
+def test_a_temporary_experiment_runs_changed_stages_and_keeps_the_projects_files(
     baseline: Project, temporary: str
 ) -> None:
     ran = [line.split("'")[1] for line in temporary.splitlines() if line.startswith("Running")]
     run = [f"{stage}@digits-hbn" for stage in ("train", "embed", "evaluate")]
-    assert ran == ["resolve", *run, "report", "track"]  # and fetches and packs nothing again
+    assert ran == ["resolve", *run, "report", "track"]  # without download and split
     assert baseline.run("git", "status", "--porcelain") == ""
     before, after = (committed(baseline, name, "params.yaml") for name in ("HEAD", NAME))
     pairs = zip(before.splitlines(), after.splitlines(), strict=True)
@@ -116,21 +109,22 @@ def test_a_temporary_experiment_runs_what_changed_and_leaves_the_projects_files(
     assert recall(before) != recall(after)
 
 
-def test_database_and_checkpoints_are_in_the_projects_folder_alone(
+def test_database_and_checkpoints_are_only_in_the_projects_folder(
     baseline: Project, queued: dict[str, str]
 ) -> None:
     for name in ("mlflow.db", "checkpoints"):
         found = [path.relative_to(baseline.folder) for path in baseline.folder.rglob(name)]
         assert found == [Path(name)]
     ends = [*baseline.folder.glob("checkpoints/*/after-2-*.safetensors")]
-    assert len(ends) == len(["HEAD", NAME, *queued])  # each has alphas of its own
+    assert len(ends) == len(["HEAD", NAME, *queued])  # their alphas differ
 
 
-def test_a_queue_runs_side_by_side_and_the_narrow_table_and_mlflow_tell_its_experiments(
+def test_a_queue_runs_side_by_side_and_dvc_and_mlflow_list_its_experiments(
     baseline: Project, queued: dict[str, str]
 ) -> None:
     assert list(queued.values()) == ["Success", "Success"]
-    rows = table(baseline)
+    output = baseline.run("dvc", "exp", "show", "--csv", "--only-changed", "--hide-workspace")
+    rows = {row["Experiment"]: row for row in csv.DictReader(io.StringIO(output))}
     assert {rows[name]["methods.hbn.alpha.end"] for name in queued} == {"2", "8"}
     recalls = {n: recall(committed(baseline, n, "metrics.json")) for n in [NAME, *queued]}
     assert {name: rows[name]["digits.hbn.recall_at_1"] for name in recalls} == recalls
@@ -140,32 +134,31 @@ def test_a_queue_runs_side_by_side_and_the_narrow_table_and_mlflow_tell_its_expe
             "and tags.key = 'experiment' where runs.name = 'hbn · digits'"
         )
         assert {name for (name,) in tags} == {None, NAME, *queued}
-    header = typed(baseline, TABLE).splitlines()[0]
+    header = shell(baseline, TABLE).splitlines()[0]
     metrics = [f"digits.hbn.{name}" for name in ("recall_at_1", "map_at_r", "nmi_geometric")]
     params = ["methods.hbn.alpha.start", "methods.hbn.alpha.end"]
     columns = [column.strip() for column in header.strip("|").split("|")]
     assert columns == ["Experiment", "Created", *metrics, *params]
 
 
-def test_differences_of_an_experiment_are_told(baseline: Project, temporary: str) -> None:
-    assert "digits.hbn.recall_at_1" in typed(baseline, METRICS)
-    (line,) = typed(baseline, PARAMS).splitlines()[1:]
+def test_diffs_show_metrics_parameters_and_plots(baseline: Project, temporary: str) -> None:
+    assert "digits.hbn.recall_at_1" in shell(baseline, METRICS)
+    (line,) = shell(baseline, PARAMS).splitlines()[1:]
     assert line.split() == ["params.yaml", "methods.hbn.alpha.start", "16", "32"]
-    typed(baseline, PLOTS)
+    shell(baseline, PLOTS)
     page = (baseline.folder / "dvc_plots/index.html").read_text(encoding="utf-8")
     assert page.count(f'"rev": "{NAME}"') == page.count('"rev": "HEAD"') > 0
     assert "cdn." not in page
     assert baseline.run("git", "status", "--porcelain") == ""
 
 
-def test_a_stage_takes_the_package_beside_it(baseline: Project, tmp_path: Path) -> None:
+def test_a_stage_uses_the_package_in_its_copy(baseline: Project, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     baseline.run("git", "worktree", "add", "--quiet", str(copy))
-    told = typed(
-        baseline, f"cd {copy} && python -c 'import stages, heated; print(heated.__file__)'"
-    )
+    code = "import stages, heated; print(heated.__file__)"
+    file = shell(baseline, f"cd {copy} && python -c '{code}'")
     baseline.run("git", "worktree", "remove", "--force", str(copy))
-    assert Path(told.strip()).is_relative_to(copy)
+    assert Path(file.strip()).is_relative_to(copy)
 
 
 @pytest.fixture(scope="module")
@@ -176,40 +169,39 @@ def keys(baseline: Project) -> Iterator[dict[str, str]]:
     address = f"http://127.0.0.1:{port}"
     try:
         await_answer(server, address)
-        urllib.request.urlopen(
-            urllib.request.Request(f"{address}/my-bucket", method="PUT"), timeout=60
-        ).close()
+        request = urllib.request.Request(f"{address}/my-bucket", method="PUT")
+        urllib.request.urlopen(request, timeout=60).close()
         yield KEYS | {"AWS_ENDPOINT_URL": address}
     finally:
         baseline.stop(server)
 
 
-def test_what_was_pushed_is_built_elsewhere_without_training(
+def test_pushed_results_are_used_in_a_clone_without_training(
     baseline: Project, temporary: str, keys: dict[str, str], tmp_path: Path
 ) -> None:
     hub, clone = tmp_path / "hub.git", tmp_path / "clone"
-    typed(baseline, f"git init --quiet --bare {hub} && git remote add origin {hub}")
+    shell(baseline, f"git init --quiet --bare {hub} && git remote add origin {hub}")
     baseline.run("git", "push", "--quiet", "origin", "HEAD")
-    typed(baseline, PUSH, **keys)
-    typed(baseline, SHARE, **keys)
+    shell(baseline, PUSH, **keys)
+    shell(baseline, SHARE, **keys)
 
-    def elsewhere(command: str) -> str:
-        here = f"cd {clone} && {command}"
-        return typed(baseline, here, **keys, PYTHONPATH=str(clone / "src"))
+    def in_clone(command: str) -> str:
+        environment = keys | {"PYTHONPATH": str(clone / "src")}
+        return shell(baseline, f"cd {clone} && {command}", **environment)
 
     baseline.run("git", "clone", "--quiet", str(hub), str(clone))
-    told = elsewhere(PULL)
-    assert "Running stage" not in told
-    assert "Data and pipelines are up to date." in told
+    output = in_clone(PULL)
+    assert "Running stage" not in output
+    assert "Data and pipelines are up to date." in output
     assert (clone / "report/index.html").stat().st_size > 0
 
-    elsewhere(TAKE)
-    elsewhere(APPLY)
-    assert "Running stage" not in elsewhere("dvc repro")
+    in_clone(TAKE)
+    in_clone(APPLY)
+    assert "Running stage" not in in_clone("dvc repro")
     applied = (clone / "metrics.json").read_text(encoding="utf-8")
     assert recall(applied) == recall(committed(baseline, NAME, "metrics.json"))
 
-    elsewhere("mkdir .venv && touch .venv/.uv .venv/.ready && make track")
+    in_clone("mkdir .venv && touch .venv/.uv .venv/.ready && make track")
     with closing(sqlite3.connect(clone / "mlflow.db")) as store:
         names = {name for (name,) in store.execute("select name from runs")}
     assert {"hbn · digits", "hbn · digits · seed 0"} < names

@@ -1,4 +1,4 @@
-"""Stages that are forks of a process with their imports: as stages by themselves, but sooner."""
+"""Stages that are forks of a process with their imports behave as stages by themselves."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ STUB = """
 import os, sys, time
 print("forked" if "this" in sys.modules else "alone", sys.argv[1:], os.environ.get("NAME"))
 print("to stderr", file=sys.stderr)
-if sys.argv[1] == "message": sys.exit("told")
+if sys.argv[1] == "message": sys.exit("a message")
 if sys.argv[1] == "status": sys.exit(7)
 if sys.argv[1] == "error": raise ValueError("broken")
 if sys.argv[1] == "wait": print(os.getpid(), flush=True); time.sleep(600)
@@ -28,7 +28,7 @@ if sys.argv[1] == "wait": print(os.getpid(), flush=True); time.sleep(600)
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A folder with a stage, and the environment in which it finds a server."""
+    """The environment in which a stage of a folder finds a server."""
     (tmp_path / "src").mkdir()
     (tmp_path / "stages").mkdir()
     for name in ("__init__.py", "fork_server.py"):
@@ -45,13 +45,13 @@ def server(tmp_path: Path) -> Iterator[dict[str, str]]:
         while not Path(address).exists():
             assert process.poll() is None
             time.sleep(0.05)
-        time.sleep(0.2)  # it listens at once
+        time.sleep(0.2)  # until it listens
         yield environment | {ADDRESS: address, "FOLDER": str(tmp_path), "NAME": "näme"}
         process.kill()
 
 
-def stub(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "stages.stub", *arguments]
+def run_stub(environment: dict[str, str], argument: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "stages.stub", argument]
     folder = environment["FOLDER"]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -60,8 +60,8 @@ def stub(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPr
 
 def test_a_forked_stage_is_as_one_by_itself(server):
     for argument, status in (("fine", 0), ("message", 1), ("status", 7), ("error", 1)):
-        forked = stub(server, argument)
-        alone = stub({k: v for k, v in server.items() if k != ADDRESS}, argument)
+        forked = run_stub(server, argument)
+        alone = run_stub({k: v for k, v in server.items() if k != ADDRESS}, argument)
         assert forked.stdout == f"forked ['{argument}'] näme\n"
         assert alone.stdout == f"alone ['{argument}'] näme\n"
         assert forked.returncode == alone.returncode == status
@@ -69,22 +69,20 @@ def test_a_forked_stage_is_as_one_by_itself(server):
         assert forked.stderr.splitlines()[-1] == alone.stderr.splitlines()[-1]
 
 
-def test_a_stage_runs_the_code_as_it_is(server):
-    stage = Path(server["FOLDER"], "stages/stub.py")
-    assert "forked" in stub(server, "fine").stdout
-    stage.write_text("print('changed')", encoding="utf-8")
-    assert stub(server, "fine").stdout == "changed\n"
+def test_a_stage_runs_the_current_code(server):
+    assert "forked" in run_stub(server, "fine").stdout
+    Path(server["FOLDER"], "stages/stub.py").write_text("print('changed')", encoding="utf-8")
+    assert run_stub(server, "fine").stdout == "changed\n"
 
 
-def test_without_a_server_or_under_torchrun_a_stage_runs_by_itself(server):
-    assert "alone" in stub(server | {ADDRESS: server[ADDRESS] + "none"}, "fine").stdout
-    assert "alone" in stub(server | {"TORCHELASTIC_RUN_ID": "1"}, "fine").stdout
-
-
-def test_a_stage_of_another_folder_runs_by_itself(server, tmp_path_factory):
+def test_a_stage_without_a_server_under_torchrun_or_in_another_folder_runs_by_itself(
+    server, tmp_path_factory
+):
     copy = tmp_path_factory.mktemp("copy")
     shutil.copytree(Path(server["FOLDER"], "stages"), copy / "stages")
-    assert "alone" in stub(server | {"FOLDER": str(copy)}, "fine").stdout
+    absent = {ADDRESS: f"{server[ADDRESS]}none"}
+    for change in (absent, {"TORCHELASTIC_RUN_ID": "1"}, {"FOLDER": str(copy)}):
+        assert "alone" in run_stub(server | change, "fine").stdout
 
 
 def test_a_killed_stage_fails(server):

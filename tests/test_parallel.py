@@ -15,7 +15,7 @@ import yaml
 from conftest import ROOT, Project
 
 from stages import __main__ as runner
-from stages.__main__ import outdated_runs, parse_jobs, shared_stages
+from stages.__main__ import RUN_STAGES, outdated_runs, shared_stages, stage_parts
 
 STAGES = [f"{kind}@digits-{m}" for kind in ("evaluate", "train", "embed") for m in ("bn", "ln")]
 
@@ -53,91 +53,84 @@ def test_an_outdated_run_is_all_its_stages_in_the_order_they_depend_on_each_othe
     assert outdated_runs({study[0]}, [*reversed(study), "train@digits-bn"]) == [study]
 
 
-def test_what_stands_before_the_last_run_is_shared_and_reports_come_after_all_runs():
+def test_stages_before_the_last_run_are_shared_and_reports_follow_all_runs():
     names = ["first", "split@a", "train@a-x", "split-planes@b", "train-planes@b-x", "report"]
     assert shared_stages(names) == ["first", "split@a", "split-planes@b"]
     names = list(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
-    others = {runner.kind(name) for name in names if runner.kind(name) not in runner.KINDS}
-    shared = {runner.kind(name) for name in shared_stages(names)}
-    assert others - shared == {"report", "track"}
+    kinds, shared = ({stage_parts(name)[0] for name in n} for n in (names, shared_stages(names)))
+    assert kinds - {*RUN_STAGES} - shared == {"report", "track"}
 
 
 def test_examples_in_docstrings():
-    assert doctest.testmod(runner) == (0, 3)  # pytest leaves out __main__.py
+    assert doctest.testmod(runner) == (0, 2)  # pytest leaves out __main__.py
 
 
-def test_jobs_that_are_no_number_stop_with_what_is_expected():
+def test_jobs_that_are_no_positive_integer_stop_with_the_expected_value():
     for arguments in ([], ["0"], ["-1"], ["two"], ["1", "2"]):
         with pytest.raises(SystemExit, match="JOBS: got .* expected one integer >= 1"):
-            parse_jobs(arguments)
+            runner.main(arguments)
 
 
 @pytest.mark.slow
 def test_a_failing_stage_fails_the_whole_and_names_itself(project: Project):
     project.edit({"run.methods": ["sm", "lsx"]})
-    told = project.run("python", "-m", "stages", "2", status=255)
-    assert "run.methods.1: got 'lsx'" in told
+    output = project.run("python", "-m", "stages", "2", status=255)
+    assert "run.methods.1: got 'lsx'" in output
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DVC repository: three runs on one data set; nothing is built."""
+    """A DVC repository of three runs on one data set, not built."""
+
+    def stage(name, deps, out, **matrix):
+        command = {"cmd": f"{sys.executable} stub.py {name} {out}", "deps": deps, "outs": [out]}
+        return {"matrix": matrix, **command} if matrix else command
+
     folder = tmp_path_factory.mktemp("template")
     (folder / "started").mkdir()
     shutil.copytree(ROOT / "stages", folder / "stages")
-    for name, text in {"stub.py": STUB, "logged.py": LOGGED, "waits": "", "fails": ""}.items():
+    files = {"stub.py": STUB, "logged.py": LOGGED, "waits": "", "fails": ""}
+    for name, text in (files | dict.fromkeys(("params.yaml", "code"), "seed: 0\n")).items():
         (folder / name).write_text(text, encoding="utf-8")
-    for name in ("params.yaml", "code"):
-        (folder / name).write_text("seed: 0\n", encoding="utf-8")
-    item = "${item.dataset}-${item.method}"
-    run = "runs/${item.dataset}/${item.method}"
+    resolved, packed = "data/resolved", "data/packed/${item.dataset}"
     stages = {
-        "first": stage("first", ["params.yaml"], "data/resolved"),
-        "split": {
-            "matrix": {"dataset": ["a"]},
-            **stage("split@${item.dataset}", ["data/resolved"], "data/packed/${item.dataset}"),
-        },
+        "first": stage("first", ["params.yaml"], resolved),
+        "split": stage("split@${item.dataset}", [resolved], packed, dataset=["a"]),
     }
-    deps = ["data/packed/${item.dataset}", "code"]
+    item, deps = "${item.dataset}-${item.method}", [packed, "code"]
     for kind in ("train", "embed", "evaluate"):
-        stages[kind] = {
-            "matrix": {"dataset": ["a"], "method": ["x", "y", "z"]},
-            **stage(f"{kind}@{item}", deps, f"{run}/{kind}"),
-        }
-        deps = [f"{run}/{kind}"]
+        out = f"runs/${{item.dataset}}/${{item.method}}/{kind}"
+        axes = {"dataset": ["a"], "method": ["x", "y", "z"]}
+        stages[kind] = stage(f"{kind}@{item}", deps, out, **axes)
+        deps = [out]
     stages["report"] = stage("report", ["runs"], "report")
-    (folder / "dvc.yaml").write_text(
-        yaml.safe_dump({"stages": stages}, sort_keys=False), encoding="utf-8"
-    )
-    dvc(folder, "init", "--no-scm", "--quiet")
-    dvc(folder, "config", "core.analytics", "false")
+    text = yaml.safe_dump({"stages": stages}, sort_keys=False)
+    (folder / "dvc.yaml").write_text(text, encoding="utf-8")
+    run_dvc(folder, "init", "--no-scm", "--quiet")
+    run_dvc(folder, "config", "core.analytics", "false")
     return folder
 
 
+def run_dvc(folder: Path, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, check=True)
+
+
 @pytest.fixture(scope="module")
-def built(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository, built."""
-    folder = tmp_path_factory.mktemp("built") / "repository"
+    folder = tmp_path_factory.mktemp("complete") / "repository"
     shutil.copytree(template, folder)
-    dvc(folder, "repro", "--quiet")
+    run_dvc(folder, "repro", "--quiet")
     return folder
 
 
 @pytest.fixture
-def repository(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def repository(complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy of the built repository, as the current folder, with DVC's commands logged."""
-    copy(built, tmp_path, monkeypatch)
+    enter_copy(complete, tmp_path, monkeypatch)
 
 
-def stage(name: str, deps: list[str], out: str) -> dict[str, object]:
-    return {"cmd": f"{sys.executable} stub.py {name} {out}", "deps": deps, "outs": [out]}
-
-
-def dvc(folder: Path, *arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, check=True)
-
-
-def copy(folder: Path, to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def enter_copy(folder: Path, to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a copy of a repository the current folder, and log DVC's commands there."""
     shutil.copytree(folder, to, dirs_exist_ok=True)
     for started in (to / "started").iterdir():
@@ -147,7 +140,7 @@ def copy(folder: Path, to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def commands() -> list[str]:
-    """The command lines of DVC, in the order in which they started."""
+    """Return the command lines of DVC in the order in which they started."""
     lines = Path("commands").read_text(encoding="utf-8").splitlines()
     return [line.replace("--wait-for-lock ", "") for line in lines]
 
@@ -165,41 +158,36 @@ def test_nothing_to_do_is_one_question_to_dvc(repository, capsys):
 
 @pytest.mark.slow
 def test_a_free_worker_takes_the_next_run(template, tmp_path, monkeypatch):
-    copy(template, tmp_path, monkeypatch)
+    enter_copy(template, tmp_path, monkeypatch)
     # x ends only after z: with z in a fixed share of x's worker, it would wait in vain
     Path("waits").write_text("train@a-x runs/a/z/evaluate\n", encoding="utf-8")
     assert runner.repro(2) == 0
     assert Path("report").exists()
-    assert commands()[:4] == [
-        "status --json",
-        "stage list --name-only",
-        "repro first split@a",
-        "status --json",
-    ]
+    questions = ["stage list --name-only", "repro first split@a", "status --json"]
+    assert commands()[:4] == ["status --json", *questions]
     runs = [f"repro --single-item train@a-{m} embed@a-{m} evaluate@a-{m}" for m in "xyz"]
     assert sorted(commands()[4:7]) == runs
     assert commands()[7:] == ["repro"]
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_leaves_the_others_built(repository, capsys):
+def test_other_runs_are_built_if_one_fails(repository, capsys):
     Path("code").write_text("another\n", encoding="utf-8")
     Path("fails").write_text("train@a-x", encoding="utf-8")
     Path("runs/a/y/train").unlink()
     Path("runs/a/z/train").unlink()
     assert runner.repro(2) == 1
-    assert "a-x: got exit status 255, expected 0. Run `dvc repro evaluate@a-x`" in (
-        capsys.readouterr().err
-    )
-    assert started() == {"train@a-x", "train@a-y", "train@a-z"}  # what follows is as it was
+    message = "a-x: got exit status 255, expected 0. Run `dvc repro evaluate@a-x`"
+    assert message in capsys.readouterr().err
+    assert started() == {"train@a-x", "train@a-y", "train@a-z"}  # their outputs are as before
     assert Path("runs/a/y/train").exists()
     assert Path("runs/a/z/train").exists()
     assert "repro" not in commands()
-    assert commands().count("status --json") == 1  # what runs depend on was up to date
+    assert commands().count("status --json") == 1  # shared stages were up to date
 
 
 def running(session: int) -> list[psutil.Process]:
-    """The living processes of a session."""
+    """Return the living processes of a session."""
     found = []
     for process in psutil.process_iter(["status"]):
         try:
@@ -226,30 +214,30 @@ def test_a_signal_ends_all_processes(repository, jobs, number, status):
     Path("code").write_text("another\n", encoding="utf-8")
     names = ["train@a-x", "train@a-y"][:jobs]
     Path("waits").write_text("".join(f"{name} never\n" for name in names), encoding="utf-8")
-    session = interrupted(jobs, names, [number], status)
+    session = interrupt(jobs, names, [number], status)
     wait_until(lambda: not running(session))
     assert started() == set(names)
 
 
 @pytest.mark.slow
-def test_a_second_interrupt_kills_what_ignores_the_first(repository):
+def test_a_second_interrupt_kills_processes_that_ignore_the_first(repository):
     stub = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + STUB
     Path("stub.py").write_text(stub, encoding="utf-8")
     Path("code").write_text("another\n", encoding="utf-8")
     Path("waits").write_text("train@a-x never\n", encoding="utf-8")
-    session = interrupted(1, ["train@a-x"], [signal.SIGINT, signal.SIGINT], 130)
+    session = interrupt(1, ["train@a-x"], [signal.SIGINT, signal.SIGINT], 130)
     wait_until(lambda: not running(session))
 
 
-def interrupted(jobs: int, names: list[str], numbers: list[int], status: int) -> int:
-    """Signal the runner once stages run; return their session."""
+def interrupt(jobs: int, names: list[str], numbers: list[int], status: int) -> int:
+    """Signal the runner once stages run, and return their session."""
     command = [sys.executable, "-m", "stages", str(jobs)]
-    process = subprocess.Popen(command, preexec_fn=default_signals)
+    process = subprocess.Popen(command, preexec_fn=reset_signals)
     try:
         files = [Path("started", name) for name in names]
         wait_until(lambda: all(file.exists() and file.read_text() for file in files))
         (session,) = {int(file.read_text(encoding="utf-8").split()[1]) for file in files}
-        assert len(running(session)) > 2 * jobs  # with DVC and what builds
+        assert len(running(session)) > 2 * jobs  # with DVC and the second process
         for number in numbers:
             process.send_signal(number)
             time.sleep(0.5)  # two signals at once are one
@@ -260,8 +248,8 @@ def interrupted(jobs: int, names: list[str], numbers: list[int], status: int) ->
     return session
 
 
-def default_signals() -> None:
-    """Undo what a background job of a shell, or nohup, ignores and its children inherit."""
+def reset_signals() -> None:
+    """Handle signals that a shell's background job or nohup ignores, which children inherit."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
 

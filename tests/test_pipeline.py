@@ -4,7 +4,7 @@ import json
 import re
 import sqlite3
 from contextlib import closing
-from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Project
@@ -12,74 +12,71 @@ from conftest import Project
 from heated.common.history import read_history
 from heated.training.recipe import Recipe
 
-RUN = Path("runs/digits/hbn")
-
-
+RUN = "runs/digits/hbn"
 pytestmark = pytest.mark.xdist_group("built")
+
+
+def load(project: Project, path: str) -> Any:
+    return json.loads((project.folder / path).read_text(encoding="utf-8"))
+
+
+def outdated(project: Project) -> list[str]:
+    """Return the stages that are out of date."""
+    return sorted(json.loads(project.run("dvc", "status", "--json")))
 
 
 def test_everything_is_built_and_a_second_run_does_nothing(built: Project) -> None:
     report = ("index.html", "table.md", "claims.json", "curves.csv", "tables/digits.tex")
     for path in (*(f"report/{name}" for name in report), "metrics.json"):
         assert (built.folder / path).stat().st_size > 0
-    told = built.run("dvc", "repro")
-    assert "Running stage" not in told
-    assert "Data and pipelines are up to date." in told
+    output = built.run("dvc", "repro")
+    assert "Running stage" not in output
+    assert "Data and pipelines are up to date." in output
     assert "up to date" in built.run("python", "-m", "stages", "2")
-
-
-def test_outputs_are_linked_to_the_cache(built: Project) -> None:
     model = built.folder / RUN / "models/seed-0.safetensors"
-    assert model.stat().st_nlink > 1
+    assert model.stat().st_nlink > 1  # linked to the cache
 
 
 def test_history_follows_the_schedules(built: Project) -> None:
-    resolved = built.folder / "data/resolved/runs/digits/hbn.json"
-    expected = Recipe.from_settings(json.loads(resolved.read_text(encoding="utf-8"))["settings"])
+    settings = load(built, "data/resolved/runs/digits/hbn.json")["settings"]
+    expected = Recipe.from_settings(settings)
     rows = read_history(built.folder / RUN / "history.csv")[0]
     assert [row["alpha"] for row in rows] == expected.alphas
     assert [row["lr"] for row in rows] == expected.lrs
     assert all(row["temperature"] == 1 / row["alpha"] for row in rows)
 
 
-def test_mlflow_has_one_parent_a_method_and_one_child_a_seed(built: Project) -> None:
+def test_mlflow_has_one_parent_per_method_and_one_child_per_seed(built: Project) -> None:
     with closing(sqlite3.connect(built.folder / "mlflow.db")) as store:
-        runs = "select name from runs where name like 'hbn · digits%'"
-        names = [name for (name,) in store.execute(f"{runs} order by name")]
-        parents = store.execute("select count(*) from tags where key = 'mlflow.parentRunId'")
-        assert names == ["hbn · digits", "hbn · digits · seed 0"]
+
+        def column(query: str) -> list[Any]:
+            return [value for (value,) in store.execute(query)]
+
+        runs = "select name from runs where name like 'hbn · digits%' order by name"
+        assert column(runs) == ["hbn · digits", "hbn · digits · seed 0"]
         reports = "select name from runs where name like 'report%' order by name"
-        titles = [title for (title,) in store.execute(reports)]
-        assert titles == ["report · digits", "report · digits-upright"]
-        assert parents.fetchone() == (2,)  # with that of the study `planes`
-        recall = store.execute(
+        assert column(reports) == ["report · digits", "report · digits-upright"]
+        parents = "select count(*) from tags where key = 'mlflow.parentRunId'"
+        assert column(parents) == [2]  # with that of the study `planes`
+        recall = column(
             "select value from latest_metrics join runs using (run_uuid) "
             f"where key = 'final/recall_at_1' and name in ({runs})"
         )
-        values = {value for (value,) in recall}
-    metrics = json.loads((built.folder / RUN / "metrics.json").read_text(encoding="utf-8"))
-    assert values == {metrics["recall_at_1"]["mean"]}
+    assert set(recall) == {load(built, f"{RUN}/metrics.json")["recall_at_1"]["mean"]}
 
 
-def test_summary_for_dvc_is_the_mean_of_the_seeds(built: Project) -> None:
-    summary = json.loads((built.folder / "metrics.json").read_text(encoding="utf-8"))
-    metrics = json.loads((built.folder / RUN / "metrics.json").read_text(encoding="utf-8"))
+def test_dvc_shows_the_means_over_seeds_and_the_curves(built: Project) -> None:
+    summary, metrics = load(built, "metrics.json"), load(built, f"{RUN}/metrics.json")
     for name, mean in summary["digits"]["hbn"].items():
         assert mean == metrics[name]["mean"]
-    shown = json.loads(built.run("dvc", "metrics", "show", "--json"))
-    assert shown[""]["data"]["metrics.json"]["data"] == summary
-
-
-def test_dvc_draws_the_curves(built: Project) -> None:
-    told = built.run("dvc", "plots", "show", "--json")
-    assert '"method": "hbn"' in told
+    output = json.loads(built.run("dvc", "metrics", "show", "--json"))
+    assert output[""]["data"]["metrics.json"]["data"] == summary
+    assert '"method": "hbn"' in built.run("dvc", "plots", "show", "--json")
 
 
 SPLIT, AFTER = ["split@digits", "split-planes@digits-upright"], ["report", "track"]
 EVALUATED = ["evaluate@digits-hbn", "evaluate-planes@digits-upright-ln"]
-
-
-EDITS = [  # what an edit re-runs alone
+EDITS = [  # with the only stages that an edit re-runs
     ("methods.bn-heat.alpha.end", 8, []),  # which this project does not train
     ("methods.hbn.alpha.end", 8, ["train@digits-hbn"]),
     ("run.seeds", [0, 1], ["train@digits-hbn", "report"]),
@@ -99,60 +96,62 @@ EDITS = [  # what an edit re-runs alone
 ]
 
 
-def test_an_edit_re_runs_what_reads_it_alone(built: Project, subtests: pytest.Subtests) -> None:
+def test_an_edit_re_runs_only_the_stages_that_read_it(
+    built: Project, subtests: pytest.Subtests
+) -> None:
     for path, value, stages in EDITS:
         with subtests.test(path=path):
             with built.edited({path: value}):
                 built.stage("resolve")
-                status = json.loads(built.run("dvc", "status", "--json"))
-            assert sorted(name for name in status if name != "resolve") == sorted(stages)
+                found = outdated(built)
+            assert [name for name in found if name != "resolve"] == sorted(stages)
     built.stage("resolve")  # as other tests expect it
 
 
-def test_a_changed_claim_is_judged_again_without_training(built: Project) -> None:
-    def told() -> dict[str, str]:
-        claims = json.loads((built.folder / "report/claims.json").read_text(encoding="utf-8"))
-        return {one["claim"]: one["says"] for one in claims if one["dataset"] == "digits"}
+def test_every_claim_is_tested_on_every_data_set_and_a_changed_one_without_training(
+    built: Project,
+) -> None:
+    names = load(built, "data/resolved/report.json")["claims"]
+    claims = load(built, "report/claims.json")
+    assert [(claim["dataset"], claim["claim"]) for claim in claims] == [
+        (dataset, name) for dataset in ("digits", "digits-upright") for name in names
+    ]
+
+    def statement() -> str:
+        claims = [
+            claim for claim in load(built, "report/claims.json") if claim["dataset"] == "digits"
+        ]
+        return {claim["claim"]: claim["says"] for claim in claims}["bn-over-sm"]
 
     with built.edited({"claims.bn-over-sm.says": "Batch norm wins"}):
         ran = re.findall(r"Running stage '([^']*)'", built.run("dvc", "repro"))
         assert [name for name in ran if name != "resolve"] == ["report", "track"]
-        assert told()["bn-over-sm"] == "Batch norm wins"
+        assert statement() == "Batch norm wins"
     built.run("dvc", "repro")  # as other tests expect it
-    assert told()["bn-over-sm"] == "Batch norm beats plain softmax"
+    assert statement() == "Batch norm beats plain softmax"
 
 
-def test_every_claim_is_judged_on_every_data_set(built: Project) -> None:
-    resolved = built.folder / "data/resolved/report.json"
-    names = json.loads(resolved.read_text(encoding="utf-8"))["claims"]
-    claims = json.loads((built.folder / "report/claims.json").read_text(encoding="utf-8"))
-    assert [(one["dataset"], one["claim"]) for one in claims] == [
-        (dataset, claim) for dataset in ("digits", "digits-upright") for claim in names
-    ]
-
-
-def test_a_seed_more_leaves_the_finished_seed_alone(built: Project) -> None:
+def test_a_further_seed_leaves_the_finished_seed_alone(built: Project) -> None:
     before = (built.folder / RUN / "models/seed-0.safetensors").read_bytes()
     with built.edited({"run.seeds": [0, 1]}):
         built.run("dvc", "repro", "--quiet", "resolve")
         built.run("dvc", "repro", "--single-item", "train@digits-hbn")
-        record = json.loads((built.folder / RUN / "provenance.json").read_text(encoding="utf-8"))
-    trained = {seed: told["epochs_trained"] for seed, told in record["seeds"].items()}
-    assert trained == {"0": 0, "1": 2}
+        seeds = load(built, f"{RUN}/provenance.json")["seeds"]
+    assert {seed: result["epochs_trained"] for seed, result in seeds.items()} == {"0": 0, "1": 2}
     assert (built.folder / RUN / "models/seed-0.safetensors").read_bytes() == before
     built.run("dvc", "repro", "--quiet", "train@digits-hbn")  # as other tests expect it
 
 
 def test_an_unknown_name_stops_the_pipeline_before_anything_runs(built: Project) -> None:
     with built.edited({"run.methods": ["hbm"]}):
-        told = built.run("dvc", "repro", status=255)
-    built.run("dvc", "repro", "--quiet", "resolve")  # DVC deletes what a failed stage had made
-    assert "params.yaml: run.methods.0: got 'hbm'" in told
-    assert "Did you mean 'hbn'?" in told
-    assert "Running stage 'train" not in told
+        output = built.run("dvc", "repro", status=255)
+    built.run("dvc", "repro", "--quiet", "resolve")  # DVC deletes a failed stage's outputs
+    assert "params.yaml: run.methods.0: got 'hbm'" in output
+    assert "Did you mean 'hbn'?" in output
+    assert "Running stage 'train" not in output
 
 
-# What an edit in a folder of the package re-runs, besides what depends on a changed output.
+# The stages that an edit in a folder re-runs, without those that depend on a changed output.
 TRAINED = {"train", "train-planes", "embed", "embed-planes", "gradients", "track"}
 RERUN = {
     "tracking": {"track"},
@@ -179,14 +178,10 @@ def test_an_edit_of_code_re_runs_the_stages_whose_folders_it_is_in(built: Projec
     for folder, stages in RERUN.items():
         added = package / folder / "added.py"
         added.write_text("ADDED = True\n", encoding="utf-8")
-        status = json.loads(built.run("dvc", "status", "--json"))
+        found = {name.partition("@")[0] for name in outdated(built)}
         added.unlink()
-        assert {name.partition("@")[0] for name in status} == stages, folder
-    assert json.loads(built.run("dvc", "status", "--json")) == {}
-
-
-def test_compiled_code_re_runs_nothing(built: Project) -> None:
-    compiled = built.folder / "src/heated/losses/__pycache__/added.pyc"
+        assert found == stages, folder
+    compiled = package / "losses/__pycache__/added.pyc"
     compiled.parent.mkdir(exist_ok=True)
     compiled.write_bytes(b"x")
-    assert json.loads(built.run("dvc", "status", "--json")) == {}
+    assert outdated(built) == []

@@ -1,6 +1,7 @@
 """The stages as commands, and dvc.yaml against what the stages really import."""
 
 import ast
+import os
 import re
 import shutil
 from pathlib import Path
@@ -15,17 +16,17 @@ from heated.common.errors import InputError
 from heated.common.io import write_json
 from heated.config.resolved import resolved_files
 
-SCRIPTS = ("__init__", "__main__", "fork_server")  # of the folder, and no stages
+SCRIPTS = ("__init__", "__main__", "fork_server")  # files of the folder that are not stages
 STAGES = sorted(p.stem for p in (ROOT / "stages").glob("*.py") if p.stem not in SCRIPTS)
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 
-def imported(path: Path) -> set[Path]:
-    """The project's files that a file imports, at its top or in a function, directly or not."""
+def imported_files(path: Path) -> set[Path]:
+    """Return the project's files that a file imports, directly or not, at its top or later."""
     found: set[Path] = set()
     queue = [path]
     while queue:
-        for module in modules(queue.pop()):
+        for module in imported_modules(queue.pop()):
             for file in (ROOT / f"src/{module}.py", ROOT / f"src/{module}/__init__.py"):
                 if file.exists() and file not in found:
                     found.add(file)
@@ -33,8 +34,8 @@ def imported(path: Path) -> set[Path]:
     return found
 
 
-def modules(path: Path) -> set[str]:
-    """Every module, as a path, that an import in the file may load, its packages included."""
+def imported_modules(path: Path) -> set[str]:
+    """Return each module, as a path, that an import in the file may load, with its packages."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -46,29 +47,23 @@ def modules(path: Path) -> set[str]:
     return {"/".join(part[:end]) for part in parts for end in range(1, len(part) + 1)}
 
 
-# A side effect that changes no output.
-EXEMPT = {"train": {"tracking"}}
-
-
-def code_folders(stage: str) -> set[str]:
-    """The folders of the package among a stage's dependencies."""
-    deps = [dep for dep in DVC[stage]["deps"] if dep.startswith("src/")]
-    assert all(re.fullmatch(r"src/heated/[a-z]+", dep) for dep in deps), deps
-    return {dep.rpartition("/")[2] for dep in deps}
+EXEMPT = {"train": {"tracking"}}  # a side effect that changes no output
 
 
 def test_folders_in_deps_are_those_that_the_stage_imports() -> None:
     package = ROOT / "src/heated"
     for stage in STAGES:
-        files = imported(ROOT / f"stages/{stage}.py") - {package / "__init__.py"}
+        files = imported_files(ROOT / f"stages/{stage}.py") - {package / "__init__.py"}
         folders = {file.relative_to(package).parts[0] for file in files}
-        assert code_folders(stage) == folders - EXEMPT.get(stage, set()), stage
+        deps = {dep for dep in DVC[stage]["deps"] if dep.startswith("src/")}
+        expected = folders - EXEMPT.get(stage, set())
+        assert deps == {f"src/heated/{folder}" for folder in expected}, stage
         assert f"stages/{stage}.py" in DVC[stage]["deps"]
-        assert ("config" in folders) == (stage == "resolve"), stage  # it alone reads the YAML files
+        assert ("config" in folders) == (stage == "resolve"), stage  # only it reads the YAML files
         assert not DVC[stage].get("params"), stage
     # indirect and late imports count:
-    files = {str(f.relative_to(ROOT / "src/heated")) for f in imported(ROOT / "stages/track.py")}
-    assert {"tracking/__init__.py", "tracking/store.py", "common/history.py"} <= files
+    files = {str(file.relative_to(package)) for file in imported_files(ROOT / "stages/track.py")}
+    assert {"tracking/__init__.py", "tracking/client.py", "common/history.py"} <= files
     assert "training/loop.py" not in files
 
 
@@ -82,34 +77,24 @@ def test_every_stage_is_one_file_of_the_same_name() -> None:
 
 def test_a_studys_stage_is_the_stage_for_further_methods() -> None:
     for name in set(DVC) - set(STAGES):
-        check_studys_stage(name)
-
-
-def check_studys_stage(name: str) -> None:
-    kind, _, study = name.partition("-")
-    own, stage = DVC[name], DVC[kind]
-    tuned = name == "train-competitors"
-    assert own.keys() == stage.keys()
-    assert {key for key in stage if own[key] != stage[key]} == {"matrix"} | (
-        {"deps"} if tuned else set()
-    )
-    if tuned:
-        path = "runs/${item.dataset}/${item.method}/tuned.json"
-        assert own["deps"] == [path, *stage["deps"]]
-        assert DVC["tune"]["outs"] == [path]
-    expected = {
-        "dataset": f"${{studies.{study}.datasets}}",
-        "method": f"${{studies.{study}.methods}}",
-    }
-    assert own["matrix"].items() <= expected.items()
-    assert own["matrix"].keys() == stage["matrix"].keys()
+        kind, _, study = name.partition("-")
+        tuned = name == "train-competitors"
+        changed = {key for key in DVC[kind] if DVC[name][key] != DVC[kind][key]}
+        assert DVC[name].keys() == DVC[kind].keys()
+        assert changed == ({"matrix", "deps"} if tuned else {"matrix"})
+        if tuned:
+            path = "runs/${item.dataset}/${item.method}/tuned.json"
+            assert DVC[name]["deps"] == [path, *DVC[kind]["deps"]]
+            assert DVC["tune"]["outs"] == [path]
+        axes = {f"{axis}": f"${{studies.{study}.{axis}s}}" for axis in ("dataset", "method")}
+        assert DVC[name]["matrix"] == {axis: axes[axis] for axis in DVC[kind]["matrix"]}
 
 
 def test_every_study_that_trains_has_its_stages() -> None:
     studies = config.load(ROOT).studies.grids()
-    made = {name for name in DVC if name.split("-")[0] in ("train", "embed", "evaluate")}
     kinds = ("train", "embed", "evaluate")
-    assert made == {*kinds, *(f"{kind}-{study}" for kind in kinds for study in studies)}
+    found = {name for name in DVC if name.split("-")[0] in kinds}
+    assert found == {*kinds, *(f"{kind}-{study}" for kind in kinds for study in studies)}
 
 
 def test_stages_and_the_files_that_people_edit_are_short() -> None:
@@ -119,8 +104,8 @@ def test_stages_and_the_files_that_people_edit_are_short() -> None:
 
 
 def test_paths_in_the_code_are_those_of_dvc_yaml() -> None:
-    item = {"dataset": "${item.dataset}", "method": "${item.method}"}
-    run, dataset = paths.run_folder(**item), item["dataset"]
+    dataset = "${item.dataset}"
+    run = paths.run_folder(dataset, "${item.method}")
     outs = {
         "resolve": [paths.RESOLVED],
         "download": [paths.raw_folder(dataset)],
@@ -149,18 +134,17 @@ def test_every_resolved_file_has_a_stage_that_depends_on_it() -> None:
         assert any(re.fullmatch(each, f"{paths.RESOLVED}/{name}") for each in patterns), name
 
 
-def test_a_run_that_nothing_trains_is_named_with_where_to_add_it(tmp_path, monkeypatch) -> None:
+def test_an_unknown_run_is_an_error_that_says_where_to_add_it(tmp_path, monkeypatch) -> None:
     for name, value in resolved_files(config.load(ROOT)).items():
         write_json(tmp_path / "data/resolved" / name, value)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"runs/digits: got 'bn-4', expected one of bn, bn-drop, "):
-        paths.resolved("runs/digits/bn-4.json")
-    with pytest.raises(
-        InputError, match="evaluation: got 'sop', expected one of digits, digits-up"
-    ):
-        paths.resolved("evaluation/sop.json")
-    with pytest.raises(InputError, match="tuning/digits: got 'triplet', expected one of nothing"):
-        paths.resolved("tuning/digits/triplet.json")
+    for name, message in {
+        "runs/digits/bn-4": "runs/digits: got 'bn-4', expected one of bn, bn-drop, ",
+        "evaluation/sop": "evaluation: got 'sop', expected one of digits, digits-up",
+        "tuning/digits/triplet": "tuning/digits: got 'triplet', expected one of nothing",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            paths.resolved(f"{name}.json")
 
 
 @pytest.fixture(scope="module")
@@ -209,13 +193,19 @@ def test_bad_params_stop_before_torch_is_loaded(project: Project) -> None:
     assert not (project.folder / "data").exists()
 
 
-def test_an_entry_is_shown_with_where_each_value_comes_from(project: Project) -> None:
-    told = project.stage("resolve", "--show", "methods.hbn")
-    lines = dict(line.split("  #", 1) for line in told.splitlines())
-    found = {key.strip(): origin.strip() for key, origin in lines.items()}
-    assert found["alpha.start: 16"] == "hbn"
-    assert found["normalise.name: batch"] == "bn"
-    assert found["label_smoothing: 0.0"] == "sm"
-    told = project.stage("resolve", "--show", "methods.hbm", status=1)
-    assert "got 'methods.hbm'" in told
-    assert "Did you mean 'methods.hbn'?" in told
+def test_an_entry_is_printed_with_the_origin_of_each_value(project: Project) -> None:
+    output = project.stage("resolve", "--show", "methods.hbn")
+    lines = dict(line.split("  #", 1) for line in output.splitlines())
+    origins = {value.strip(): origin.strip() for value, origin in lines.items()}
+    assert origins["alpha.start: 16"] == "hbn"
+    assert origins["normalise.name: batch"] == "bn"
+    assert origins["label_smoothing: 0.0"] == "sm"
+    output = project.stage("resolve", "--show", "methods.hbm", status=1)
+    assert "got 'methods.hbm'" in output
+    assert "Did you mean 'methods.hbn'?" in output
+
+
+@pytest.mark.xdist_group("together")
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process runs all tests")
+def test_tests_of_one_group_share_a_process_and_its_fixtures(request) -> None:
+    assert request.node.nodeid.endswith("@together")  # by which pytest-xdist knows the group

@@ -1,19 +1,18 @@
-"""Runs as they are published, and what MLflow then has of them."""
+"""Made-up runs to publish, and what MLflow then has of them."""
 
-import json
 from typing import Any
 
 from heated.evaluation.summary import summaries
 
-# MLflow's own warning, when it sets up its tables with SQLAlchemy.
-MLFLOWS = "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
+# MLflow's own warning when it sets up its tables with SQLAlchemy.
+MLFLOW_WARNING = "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
 ALPHAS = [16.0, 16.0, 4.0, 4.0]
 PART = {"images": 20, "classes": 4}
 TAGS = {"dataset": "digits", "recipe": "digits", "study": "run", "backbone": "conv4"}
 
 
 def history(seed: int, epochs: int = 4) -> list[dict[str, float]]:
-    """Epochs, of which every second looks at the unseen classes."""
+    """Return rows of epochs, every second one with metrics of the unseen classes."""
     return [
         {
             "epoch": epoch,
@@ -33,18 +32,14 @@ METRICS = summaries(
     {0: {"recall_at_1": 0.71, "map_at_r": 0.2}, 7: {"recall_at_1": 0.74, "map_at_r": 0.23}}
 )
 NAMES = {  # of a history's columns, in MLflow
-    "alpha": "schedule/alpha",
-    "temperature": "schedule/temperature",
-    "lr": "schedule/lr",
-    "loss": "train/loss",
-    "accuracy": "train/accuracy",
-    "recall_at_1": "unseen/recall_at_1",
-    "spread": "unseen/spread",
+    **{name: f"schedule/{name}" for name in ("alpha", "temperature", "lr")},
+    **{name: f"train/{name}" for name in ("loss", "accuracy")},
+    **{name: f"unseen/{name}" for name in ("recall_at_1", "spread")},
 }
 
 
-def record(key: str, method: str = "hbn", **more: Any) -> dict[str, Any]:
-    """A run's provenance, with its tags."""
+def make_record(key: str, method: str = "hbn", **changes: Any) -> dict[str, Any]:
+    """Return a run's provenance with its tags."""
     return {
         "dataset": "digits",
         "method": method,
@@ -63,61 +58,78 @@ def record(key: str, method: str = "hbn", **more: Any) -> dict[str, Any]:
         "environment": {"device": "made up", "cores": 2},
         "started": "2026-11-24T10:00:00+00:00",
         "seeds": {},
-        **more,
+        **changes,
     }
 
 
-def all_of(client: Any, experiment: str) -> list[dict[str, Any]]:
-    """Every field that MLflow has of every run of an experiment, but for its own numbers and the
-    moments of writing; artifacts with their contents."""
-    found = client.get_experiment_by_name(experiment)
-    runs = client.search_runs([found.experiment_id])
+def record_runs(client: Any, key: str, kind: str) -> list[Any]:
+    """Return the runs of a record as a user finds them."""
+    experiment = client.get_experiment_by_name("digits").experiment_id
+    runs = client.search_runs([experiment], f"tags.`heated.kind` = '{kind}'")
+    return [run for run in runs if run.data.tags["heated.key"].split("-")[0] == key]
+
+
+def seed_run(client: Any, key: str, seed: int) -> Any:
+    """Return the run of a record's seed."""
+    runs = record_runs(client, key, "seed")
+    (run,) = [run for run in runs if run.data.params["seed"] == str(seed)]
+    return run
+
+
+def statuses(client: Any, key: str) -> tuple[list[str], ...]:
+    """Return the statuses of a method's runs, and of its seeds' runs."""
+    kinds = ("run", "seed")
+    return tuple([run.info.status for run in record_runs(client, key, kind)] for kind in kinds)
+
+
+def metric_points(client: Any, run: Any, name: str) -> list[tuple[int, float]]:
+    """Return step and value of each point of a metric."""
+    points = client.get_metric_history(run.info.run_id, name)
+    return sorted((point.step, point.value) for point in points)
+
+
+def record_points(client: Any, key: str) -> list[tuple[str, list[tuple[int, float]]]]:
+    """Return all metrics of all runs of a record, without the runs' ids."""
+    runs = record_runs(client, key, "run") + record_runs(client, key, "seed")
+    return sorted((n, metric_points(client, run, n)) for run in runs for n in run.data.metrics)
+
+
+def experiment_fields(client: Any, experiment: str) -> list[dict[str, Any]]:
+    """Return all fields of all runs of an experiment but ids and times of writing."""
+    runs = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
     names = {run.info.run_id: run.info.run_name for run in runs}
-    return sorted((fields(client, run, names) for run in runs), key=lambda each: each["name"])
+    return sorted((run_fields(client, run, names) for run in runs), key=lambda run: run["name"])
 
 
-def fields(client: Any, run: Any, names: dict[str, str]) -> dict[str, Any]:
-    """One run's fields; its parent by name."""
-    number = run.info.run_id
-    tags = dict(run.data.tags)
-    tags.pop("heated.digest", None)  # of the record, with the data set's name
+def run_fields(client: Any, run: Any, names: dict[str, str]) -> dict[str, Any]:
+    """Return a run's fields, with its parent by name and artifacts by contents."""
+    tags = {key: tag for key, tag in run.data.tags.items() if key != "heated.digest"}
     parent = tags.pop("mlflow.parentRunId", None)
+    is_report = tags["heated.kind"] == "report"
     return {
         "name": run.info.run_name,
         "parent": None if parent is None else names[parent],
         "status": run.info.status,
+        "times": None if is_report else (run.info.start_time, run.info.end_time),
         "params": dict(run.data.params),
         "tags": tags,
         "metrics": dict(run.data.metrics),
-        "histories": {
-            name: sorted((p.step, p.value) for p in client.get_metric_history(number, name))
-            for name in run.data.metrics
-        },
+        "histories": {name: metric_points(client, run, name) for name in run.data.metrics},
         "inputs": [
             (each.dataset.name, each.dataset.digest, each.dataset.source, each.dataset.profile)
             for each in run.inputs.dataset_inputs
         ],
-        "artifacts": artifacts(client, number),
-        **(
-            {"start": run.info.start_time, "end": run.info.end_time}
-            if tags["heated.kind"] != "report"
-            else {}
-        ),
+        "artifacts": artifacts(client, run.info.run_id),
     }
 
 
-def artifacts(client: Any, run: str, folder: str = "") -> dict[str, bytes]:
-    """Contents by path."""
-    found: dict[str, bytes] = {}
-    for each in client.list_artifacts(run, folder):
+def artifacts(client: Any, run_id: str, folder: str = "") -> dict[str, bytes]:
+    """Return the contents of a run's artifacts by path."""
+    contents: dict[str, bytes] = {}
+    for each in client.list_artifacts(run_id, folder):
         if each.is_dir:
-            found |= artifacts(client, run, each.path)
+            contents |= artifacts(client, run_id, each.path)
         else:
-            with open(client.download_artifacts(run, each.path), "rb") as file:  # noqa: PTH123
-                found[each.path] = file.read()
-    return found
-
-
-def told(client: Any, experiment: str) -> str:
-    """The same as text, to see differences in."""
-    return json.dumps(all_of(client, experiment), indent=1, default=repr)
+            with open(client.download_artifacts(run_id, each.path), "rb") as file:  # noqa: PTH123
+                contents[each.path] = file.read()
+    return contents

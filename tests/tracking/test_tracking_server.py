@@ -1,4 +1,4 @@
-"""A server that several people share, and that goes away at times."""
+"""A server that several people share, and that is down at times."""
 
 import json
 import os
@@ -14,24 +14,24 @@ from typing import Any, TypeVar
 import pytest
 import tracked
 from conftest import SHORT, Project
-from mlflow_server import Server
+from mlflow_server import Server, is_answering
 
 from heated.common.errors import InputError
 from heated.common.history import read_history
-from heated.tracking import publishing
-from heated.tracking.publishing import patiently, publish
-from heated.tracking.store import told
+from heated.tracking import publish
+from heated.tracking.client import wrap_mlflow_errors
+from heated.tracking.publish import publish_run, with_retries
 
 pytestmark = [
     pytest.mark.mlflow,
     pytest.mark.slow,
-    pytest.mark.filterwarnings(tracked.MLFLOWS),
+    pytest.mark.filterwarnings(tracked.MLFLOW_WARNING),
     pytest.mark.xdist_group("mlflow-server"),
 ]
 T = TypeVar("T")
 OUTAGE = 20  # seconds
 EPOCHS = 60
-FAILED = "tracking failed, the stage track will make up for it"
+FAILED = "Tracking failed: "
 TRAINING = {
     **SHORT,
     "datasets.digits.training.epochs": EPOCHS,
@@ -40,44 +40,27 @@ TRAINING = {
     "tracking.every": 1,
 }
 
-PUBLISHES = """
+PUBLISH = """
 import json, sys
-from heated.tracking.publishing import patiently, publish
+from heated.tracking.publish import publish_run, with_retries
 record, histories, metrics, files = json.loads(sys.stdin.read())
 rows = {int(seed): rows for seed, rows in histories.items()}
-patiently(lambda: publish(record, rows, metrics, files=lambda: {None: files}))
+with_retries(lambda: publish_run(record, rows, metrics, draw=lambda: {None: files}))
 """
-TRAINS = """
-import json, sys, time
-from heated.tracking.live import live
-record, rows, pause = json.loads(sys.stdin.read())
-with live(record, enabled=True, every=0.5) as log:
-    for row in rows:
-        time.sleep(pause)
-        log.log(0, row)
-"""
-# The stage as it is, but that each epoch waits longer than the one before, until there is a file
-# `hurry`: on any machine it is still training when the server comes back.
-SLOWLY = """
+# The stage, except that each epoch waits longer than the one before, until there is a file
+# `hurry`: on any machine it is still training when the server is up again.
+TRAIN_SLOWLY = """
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from stages import train
-live = train.live
-@contextmanager
-def slow(record, *options):
-    Path("key").write_text(record["key"])
-    with live(record, *options) as log:
-        yield Paced(log)
-class Paced:
-    def __init__(self, logger):
-        self.logger = logger
+class SlowLogger(train.LiveLogger):
     def log(self, seed, row):
-        self.logger.log(seed, row)
+        Path("key").write_text(self.record["key"])
+        super().log(seed, row)
         end = time.monotonic() + row["epoch"] / 2
         while time.monotonic() < end and not Path("hurry").exists():
             time.sleep(0.1)
-train.live = slow
+train.LiveLogger = SlowLogger
 train.run(train.main)
 """
 
@@ -95,19 +78,19 @@ def server(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> I
 
 @pytest.fixture
 def client(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """MLflow's; the process has a project's folder of its own, and publishes to the server."""
+    """MLflow's client. This process has a project's folder of its own and uses the server."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
     monkeypatch.delenv("HEATED_TRACKING", raising=False)
-    if not server.answers():
+    if not is_answering(f"{server.address}/health"):
         server.start()
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(server.address)
 
 
-def started(code: str, folder: Path, given: Any) -> subprocess.Popen[str]:
-    """A process that has a project's folder of its own, and gets JSON."""
+def start(code: str, folder: Path, value: Any) -> subprocess.Popen[str]:
+    """Start a process with a project's folder of its own, and JSON as its input."""
     folder.mkdir(exist_ok=True)
     pipe = subprocess.PIPE
     process = subprocess.Popen(
@@ -119,73 +102,95 @@ def started(code: str, folder: Path, given: Any) -> subprocess.Popen[str]:
         text=True,
     )
     assert process.stdin is not None
-    process.stdin.write(json.dumps(given))
+    process.stdin.write(json.dumps(value))
     process.stdin.close()
     process.stdin = None
     return process
 
 
-def record(dataset: str, method: str) -> dict[str, Any]:
-    """That of a training that is over."""
-    seeds = {str(seed): {"seconds": 20.0} for seed in tracked.HISTORIES}
-    given = tracked.record(f"{dataset}{method}", method, seeds=seeds)
-    return given | {"dataset": dataset}
+def find_runs(client: Any, key: str) -> list[Any]:
+    experiment = client.get_experiment_by_name("digits")
+    query = f"tags.`heated.key` = '{key}'"
+    return list(client.search_runs([experiment.experiment_id], query)) if experiment else []
 
 
-def test_several_that_write_at_once_leave_what_one_after_the_other_does(
+def test_processes_that_publish_at_once_leave_the_same_as_one_after_the_other(
     client: Any, tmp_path: Path
 ) -> None:
+    def record(dataset: str, method: str) -> dict[str, Any]:
+        seeds = {str(seed): {"seconds": 20.0} for seed in tracked.HISTORIES}
+        record = tracked.make_record(f"{dataset}{method}", method, seeds=seeds)
+        return record | {"dataset": dataset}
+
+    def fields(dataset: str) -> str:
+        runs = tracked.experiment_fields(client, dataset)
+        return json.dumps(runs, indent=1, default=repr).replace(dataset, "")
+
     files = {"report/page.html": "<p>é</p>"}
-    given = [tracked.HISTORIES, tracked.METRICS, files]
-    methods = ["sm", "bn", "bn", "hbn"]  # two of them the same
-    publish(record("together", "ln"), *given[:2])
+    content = [tracked.HISTORIES, tracked.METRICS]
+    methods = ["sm", "bn", "bn", "hbn"]  # one of them twice
+    publish_run(record("together", "ln"), *content)
     processes = [
-        started(PUBLISHES, tmp_path / str(number), [record("together", method), *given])
+        start(PUBLISH, tmp_path / str(number), [record("together", method), *content, files])
         for number, method in enumerate(methods)
     ]
     for process in processes:
-        _, problems = process.communicate(timeout=300)
-        assert process.returncode == 0, problems
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
     for method in ("ln", *dict.fromkeys(methods)):
-        again = {None: files} if method in methods else {}
-        publish(record("alone", method), *given[:2], files=lambda again=again: again)
-    together, alone = (tracked.told(client, name) for name in ("together", "alone"))
-    assert together.replace("together", "") == alone.replace("alone", "")
+        artifacts = {None: files} if method in methods else {}
+        publish_run(record("alone", method), *content, draw=lambda files=artifacts: files)
+    assert fields("together") == fields("alone")
 
 
-def test_a_server_that_is_away_for_20_s_of_a_training_costs_no_point(
+def test_training_loses_no_point_if_the_server_is_down_for_20_s(
     client: Any, server: Server, project: Project
 ) -> None:
+    def points(name: str) -> list[tuple[int, float]]:
+        key = project.folder / "key"
+        runs = find_runs(client, f"{key.read_text()}-0") if key.exists() else []
+        assert len(runs) <= 1
+        return tracked.metric_points(client, runs[0], name) if runs else []
+
+    def output() -> str:
+        return (project.folder / "output").read_text(encoding="utf-8")
+
+    def await_value(function: Callable[[], T]) -> T:
+        while not (value := function()):
+            assert process.poll() is None
+            time.sleep(0.5)
+        assert process.poll() is None
+        return value
+
     project.edit(TRAINING)
     for stage in (("resolve",), ("download", "digits"), ("split", "digits")):
         project.stage(*stage)
-    with slowly_trained(project, server) as process:
-        before = awaited(process, lambda: points(client, project, "schedule/alpha"))
+    with train_slowly(project, server) as process:
+        before = await_value(lambda: points("schedule/alpha"))
         server.kill()
         time.sleep(OUTAGE)
-        awaited(process, lambda: FAILED in told_by(project))  # and it goes on
+        await_value(lambda: FAILED in output())  # and training continues
         server.start()
         assert process.poll() is None
         (project.folder / "hurry").touch()
-        assert process.wait() == 0, told_by(project)
-    assert told_by(project).count(FAILED) == 1
+        assert process.wait() == 0, output()
+    assert output().count(FAILED) == 1
     rows = read_history(project.folder / "runs/digits/hbn/history.csv")[0]
     assert len(before) < len(rows) == EPOCHS
     for name, column in (("schedule/alpha", "alpha"), ("train/loss", "loss")):
-        assert points(client, project, name) == [(row["epoch"], row[column]) for row in rows]
+        assert points(name) == [(row["epoch"], row[column]) for row in rows]
 
 
 @contextmanager
-def slowly_trained(project: Project, server: Server) -> Iterator[subprocess.Popen[bytes]]:
-    """The stage `train`, published to the server; what it prints is in a file."""
-    arguments = ("digits", "hbn")
-    with (project.folder / "told").open("wb") as told:
+def train_slowly(project: Project, server: Server) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the stage `train`, published to the server, with its output in a file."""
+    with (project.folder / "output").open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", SLOWLY, *arguments],
+            [sys.executable, "-c", TRAIN_SLOWLY, "digits", "hbn"],
             cwd=project.folder,
             env=project.environment(MLFLOW_TRACKING_URI=server.address),
-            stdout=told,
-            stderr=told,
+            stdout=output,
+            stderr=output,
         )
     try:
         yield process
@@ -194,54 +199,7 @@ def slowly_trained(project: Project, server: Server) -> Iterator[subprocess.Pope
         process.wait()
 
 
-def told_by(project: Project) -> str:
-    """What the training printed so far."""
-    return (project.folder / "told").read_text(encoding="utf-8")
-
-
-def awaited(process: subprocess.Popen[bytes], found: Callable[[], T]) -> T:
-    """What is found, once there is something; the process has not ended by then."""
-    while not (something := found()):
-        assert process.poll() is None
-        time.sleep(0.5)
-    assert process.poll() is None
-    return something
-
-
-def points(client: Any, project: Project, name: str) -> list[tuple[int, float]]:
-    """Step and value of every point of a metric of the one seed that the project trains."""
-    key = project.folder / "key"
-    runs = found(client, f"{key.read_text()}-0") if key.exists() else []
-    assert len(runs) <= 1
-    history = [point for run in runs for point in client.get_metric_history(run.info.run_id, name)]
-    return sorted((point.step, point.value) for point in history)
-
-
-def found(client: Any, key: str) -> list[Any]:
-    """The runs of a key."""
-    experiment = client.get_experiment_by_name("digits")
-    ids = [experiment.experiment_id] if experiment else []
-    return list(client.search_runs(ids, f"tags.`heated.key` = '{key}'")) if ids else []
-
-
-def test_what_a_server_that_stays_away_missed_is_sent_by_the_next_publishing(
-    client: Any, server: Server, tmp_path: Path
-) -> None:
-    server.kill()
-    process = started(
-        TRAINS, tmp_path / "project", [tracked.record("missed"), tracked.history(0), 1]
-    )
-    _, problems = process.communicate(timeout=300)
-    assert process.returncode == 0, problems
-    assert FAILED in problems
-    server.start()
-    publish(tracked.record("missed"), tracked.HISTORIES, tracked.METRICS)
-    (run,) = found(client, "missed-0")
-    points = client.get_metric_history(run.info.run_id, "schedule/alpha")
-    assert [(p.step, p.value) for p in points] == list(enumerate(tracked.ALPHAS))
-
-
-def test_a_server_that_comes_back_is_waited_for(
+def test_publishing_is_retried_until_the_server_is_up_again(
     client: Any, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.kill()
@@ -252,24 +210,23 @@ def test_a_server_that_comes_back_is_waited_for(
         if len(waits) == 2:
             server.start()
 
-    monkeypatch.setattr(publishing.time, "sleep", wait)
-    given = (tracked.record("waited"), tracked.HISTORIES, tracked.METRICS)
-    assert patiently(lambda: publish(*given)) == found(client, "waited")[0].info.run_id
+    monkeypatch.setattr(publish.time, "sleep", wait)
+    content = (tracked.make_record("waited"), tracked.HISTORIES, tracked.METRICS)
+    run_id = with_retries(lambda: publish_run(*content))
+    assert run_id == find_runs(client, "waited")[0].info.run_id
     assert waits[:2] == [1, 2]
 
 
-def test_a_server_that_does_not_come_back_is_told_with_what_to_do_and_without_a_password(
+def test_a_server_that_stays_down_is_reported_with_advice_and_without_a_password(
     client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing.time, "sleep", lambda seconds: None)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
-    with pytest.raises(InputError) as caught:
-        patiently(lambda: publish(tracked.record("gone"), tracked.HISTORIES, tracked.METRICS))
-    assert str(caught.value).startswith("MLflow at http://127.0.0.1:9: ")
-    assert "HEATED_TRACKING=off goes without it" in str(caught.value)
-    assert "secret" not in str(caught.value)
-
-
-def test_an_error_of_mlflow_is_told_as_one_that_a_user_can_put_right(client: Any) -> None:
-    with pytest.raises(InputError, match="No Experiment with id=77 exists"), told():
+    with pytest.raises(InputError, match="No Experiment with id=77 exists"), wrap_mlflow_errors():
         client.get_experiment("77")
+    monkeypatch.setattr(publish.time, "sleep", lambda seconds: None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    content = (tracked.make_record("gone"), tracked.HISTORIES, tracked.METRICS)
+    with pytest.raises(InputError) as caught:
+        with_retries(lambda: publish_run(*content))
+    assert str(caught.value).startswith("MLflow at http://127.0.0.1:9: ")
+    assert "HEATED_TRACKING=off runs without tracking." in str(caught.value)
+    assert "secret" not in str(caught.value)

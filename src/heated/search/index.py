@@ -22,7 +22,7 @@ from heated.common.io import read_json, whole, write_json
 from heated.common.paths import RESOLVED
 from heated.inference.embedder import Embedder, load_embedder, make_embedder
 from heated.search.images import Image, list_images, read_images
-from heated.tracking import models
+from heated.tracking import pyfunc_model
 
 ARRAY, RECORD, FAISS = "embeddings.npy", "index.json", "index.faiss"
 MANY = 1_000_000  # images from which on faiss searches, approximately
@@ -171,9 +171,9 @@ def find_model(name: str) -> Embedder:
     """Load a model by its MLflow URI, MLflow folder, or file in runs/."""
     path = Path(name)
     if re.match(r"[a-z][a-z-]+:/", name):
-        return models.read(name)
+        return pyfunc_model.load_embedder(name)
     if (path / "MLmodel").is_file():
-        return load_embedder(path / models.DATA)
+        return load_embedder(path / pyfunc_model.DATA_PATH)
     if path.suffix != ".safetensors" or not path.is_file():
         raise InputError(
             f"model: got {name}, expected an MLflow URI such as models:/name@alias or "

@@ -1,8 +1,8 @@
-"""MLflow, in this folder only: what a run was and gave; to write it again adds nothing.
+"""Publish runs to MLflow. Only this folder and `search` use it.
 
-An experiment a data set, a parent run a method, a child run a seed. Runs are found by their key,
-so equal training is one run in MLflow, however often and wherever it is published from.
-`python -m heated.tracking` opens the pages.
+Each data set has an experiment, each method a parent run, and each seed a child run. A run is found
+by the key of its training, so publishing the same training again adds nothing, from any machine.
+`python -m heated.tracking` opens MLflow's pages.
 """
 
 import os
@@ -11,29 +11,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heated.common.errors import without_secrets
 from heated.common.io import project_root
 
-shown = without_secrets
-Record = dict[str, Any]  # a run's provenance, and `tags`: what runs are grouped by
+Record = dict[str, Any]  # a run's provenance, with its `tags`, by which users group runs
+Summaries = Mapping[str, Mapping[str, Any]]  # by metric name, as in metrics.json
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A run: its record, its id in MLflow, the folder of its seeds' models, its metrics as in
-    metrics.json."""
+class PublishedRun:
+    """A method's run in MLflow, with the folder of its seeds' models."""
 
     record: Record
     run_id: str
     models: Path
-    metrics: Mapping[str, Mapping[str, Any]]
+    metrics: Summaries
 
 
-def wanted(enabled: bool) -> bool:
-    """Whether to track: the parameter, unless HEATED_TRACKING=off."""
+def is_tracking_enabled(enabled: bool) -> bool:
+    """Return whether to track: as params.yaml says, unless HEATED_TRACKING=off."""
     return enabled and os.environ.get("HEATED_TRACKING", "on").lower() not in ("off", "0", "false")
 
 
-def address() -> str:
-    """MLFLOW_TRACKING_URI where it is set, else a database in the project's folder."""
+def tracking_uri() -> str:
+    """Return MLFLOW_TRACKING_URI if set, else the address of a database in the project's folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root()}/mlflow.db"

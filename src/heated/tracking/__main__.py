@@ -1,28 +1,29 @@
-"""MLflow's pages: `python -m heated.tracking [--port N]`."""
+"""Serve MLflow's pages: `python -m heated.tracking [--port N]`."""
 
 import os
 import subprocess
 import sys
 
 from heated.common.cli import exit_on_error
-from heated.tracking import address, shown
-from heated.tracking.store import alone, opened
+from heated.common.errors import without_secrets
+from heated.tracking import tracking_uri
+from heated.tracking.client import open_store, store_lock
 
-HOW = "and choose `Model training` at the top left, which the browser remembers"
+HINT = "and choose `Model training` at the top left. The browser remembers this choice."
 
 
 def main() -> None:
-    """MLflow's pages on this machine's port 5000, started with what one reader needs."""
-    options = sys.argv[1:]
-    if address().startswith("http"):
-        print(f"MLFLOW_TRACKING_URI names a server: open {shown(address())} {HOW}")
+    """Serve the pages on this machine's port 5000, with one worker and without job execution."""
+    options, uri = sys.argv[1:], tracking_uri()
+    if uri.startswith("http"):
+        print(f"MLFLOW_TRACKING_URI is a server. Open {without_secrets(uri)} {HINT}")
         return
-    with exit_on_error(), alone():
-        opened()
+    with exit_on_error(), store_lock():
+        open_store()
     port = options[options.index("--port") + 1] if "--port" in options[:-1] else "5000"
-    print(f"Open http://127.0.0.1:{port} {HOW}", flush=True)
+    print(f"Open http://127.0.0.1:{port} {HINT}", flush=True)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", address()]
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
     sys.exit(subprocess.call([*command, "--workers", "1", *options]))
 
 

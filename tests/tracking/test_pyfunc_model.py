@@ -1,4 +1,4 @@
-"""Models in MLflow: what is logged, registered and chosen, and what anybody loads."""
+"""Models in MLflow: which are logged, registered and champion, and how others load them."""
 
 import ast
 import json
@@ -17,26 +17,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import tracked
 from conftest import ROOT
 from embedders import KINDS, as_file, case
 from mlflow_server import await_answer, free_port
-from test_stages import imported
+from test_stages import imported_files
+from tracked import MLFLOW_WARNING, make_record
 
 from heated import config
 from heated.common.errors import InputError
 from heated.evaluation.summary import summaries
 from heated.inference import embedder
 from heated.models import embedding_model
-from heated.tracking import Trained, models
+from heated.tracking import PublishedRun
 from heated.tracking.__main__ import main
-from heated.tracking.publishing import publish
-from heated.tracking.store import opened
+from heated.tracking.client import open_store
+from heated.tracking.publish import publish_run
+from heated.tracking.pyfunc_model import load_embedder, log_models, save_pyfunc
 
 pytestmark = [
     pytest.mark.mlflow,
     pytest.mark.filterwarnings(
-        tracked.MLFLOWS, "ignore:.*Any type hint is inferred as AnyType:UserWarning"
+        MLFLOW_WARNING, "ignore:.*Any type hint is inferred as AnyType:UserWarning"
     ),
     pytest.mark.xdist_group("mlflow-models"),
     pytest.mark.usefixtures("mlflow_folder"),
@@ -47,29 +48,32 @@ PHOTOGRAPHS = pytest.mark.parametrize("given", ["photographs"], indirect=True)
 
 @pytest.fixture(scope="module", params=KINDS)
 def given(request, tmp_path_factory):
+    """A small model with its packing, and images with their embeddings."""
     return case(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")
 def saved(given, tmp_path_factory):
     path = tmp_path_factory.mktemp("saved") / "model"
-    models.save(path, given.weights, given.packing)
+    save_pyfunc(path, given.weights, given.packing)
     return path
 
 
 @pytest.fixture(scope="module")
 def client(mlflow_folder):
-    return opened()
+    return open_store()
 
 
-def record(dataset, method):
-    given = tracked.record(f"{dataset} {method}", method)
-    return given | {"dataset": dataset, "params": {"epochs": 0}}
+def publish_method(dataset, method, folder, metrics):
+    record = make_record(f"{dataset} {method}", method)
+    record |= {"dataset": dataset, "params": {"epochs": 0}}
+    run_id = publish_run(record, {0: [], 7: []}, metrics)
+    return PublishedRun(record, run_id, folder, metrics)
 
 
-def trained(given, folder, dataset):
-    """Two methods of two seeds, whose models all differ."""
-    found = []
+def publish_methods(given, folder, dataset):
+    """Publish two methods of two seeds, whose models all differ."""
+    runs = []
     for method, recalls in RECALL.items():
         for seed in recalls:
             model = embedding_model.load(given.weights, torch.device("cpu"))
@@ -77,19 +81,17 @@ def trained(given, folder, dataset):
                 next(model.parameters()).add_(len(method) + seed)
             embedding_model.save(folder / method / f"seed-{seed}.safetensors", model)
         metrics = summaries({seed: {"recall_at_1": r} for seed, r in recalls.items()})
-        run_id = publish(record(dataset, method), {0: [], 7: []}, metrics)
-        found.append(Trained(record(dataset, method), run_id, folder / method, metrics))
-    return found
+        runs.append(publish_method(dataset, method, folder / method, metrics))
+    return runs
 
 
-def logged(client, dataset):
-    """Name and run of each model of a data set."""
+def logged_models(client, dataset):
+    """Return name and run of each model of a data set."""
     experiment = client.get_experiment_by_name(dataset).experiment_id
     return sorted((m.name, m.source_run_id) for m in client.search_logged_models([experiment]))
 
 
-def version_of(client, dataset):
-    """The champion's."""
+def champion(client, dataset):
     return client.get_model_version_by_alias(f"heated-{dataset}", "champion")
 
 
@@ -97,17 +99,17 @@ def version_of(client, dataset):
 def test_the_best_seed_on_validation_classes_is_logged_and_the_best_method_champion(
     given, client, tmp_path
 ):
-    runs = trained(given, tmp_path, "best")
-    models.keep(runs, given.packing, metric="recall_at_1", register=False)
-    assert logged(client, "best") == sorted(
+    runs = publish_methods(given, tmp_path, "best")
+    log_models(runs, given.packing, metric="recall_at_1", register=False)
+    assert logged_models(client, "best") == sorted(
         [("sm-seed-7", runs[0].run_id), ("hbn-seed-0", runs[1].run_id)]
     )
     assert client.search_registered_models("name = 'heated-best'") == []
     for run in runs:
         assert client.get_run(run.run_id).outputs.model_outputs
         assert client.get_run(run.run_id).info.status == "FINISHED"
-    models.keep(runs, given.packing, metric="recall_at_1", register=True)
-    assert version_of(client, "best").run_id == runs[1].run_id
+    log_models(runs, given.packing, metric="recall_at_1", register=True)
+    assert champion(client, "best").run_id == runs[1].run_id
 
 
 @PHOTOGRAPHS
@@ -116,43 +118,40 @@ def test_without_validation_classes_the_first_seed_of_the_first_method_is_the_ch
 ):
     import mlflow
 
-    runs = trained(given, tmp_path, "first")
-    for _ in range(2):  # what is there is not written again
-        models.keep(runs, given.packing, metric=None, register=True)
-    assert [name for name, _ in logged(client, "first")] == ["hbn-seed-0", "sm-seed-0"]
+    first, second = publish_methods(given, tmp_path, "first")
+    for _ in range(2):  # the second call writes nothing
+        log_models([first, second], given.packing, metric=None, register=True)
+    assert [name for name, _ in logged_models(client, "first")] == ["hbn-seed-0", "sm-seed-0"]
     assert len(client.search_model_versions("name = 'heated-first'")) == 2
-    read = models.read("models:/heated-first@champion")
-    expected = embedding_model.load(runs[0].models / "seed-0.safetensors", torch.device("cpu"))
-    assert all(map(torch.equal, read.model.parameters(), expected.parameters()))
-    loaded = mlflow.pyfunc.load_model("models:/heated-first@champion")
+    loaded = load_embedder("models:/heated-first@champion")
+    expected = embedding_model.load(first.models / "seed-0.safetensors", torch.device("cpu"))
+    assert all(map(torch.equal, loaded.model.parameters(), expected.parameters()))
+    pyfunc = mlflow.pyfunc.load_model("models:/heated-first@champion")
     images = given.contents[:5]
-    assert np.array_equal(loaded.predict(images), read.predict(images))
+    assert np.array_equal(pyfunc.predict(images), loaded.predict(images))
 
-    again = publish(record("first", "sm"), {0: [], 7: []}, runs[1].metrics)  # measured anew
-    anew = Trained(record("first", "sm"), again, runs[0].models, runs[1].metrics)
-    models.keep([anew, runs[1]], given.packing, metric=None, register=True)
-    assert again != runs[0].run_id
-    assert len(logged(client, "first")) == 2
-    assert len(client.get_run(again).outputs.model_outputs) == 1
-    assert version_of(client, "first").run_id == again
-    assert int(version_of(client, "first").version) == 3
+    again = publish_method("first", "sm", first.models, second.metrics)  # with other metrics
+    assert again.run_id != first.run_id
+    log_models([again, second], given.packing, metric=None, register=True)
+    assert len(logged_models(client, "first")) == 2
+    assert len(client.get_run(again.run_id).outputs.model_outputs) == 1
+    assert champion(client, "first").run_id == again.run_id
+    assert int(champion(client, "first").version) == 3
 
-    shutil.copy(runs[0].models / "seed-7.safetensors", runs[0].models / "seed-0.safetensors")
-    models.keep([anew, runs[1]], given.packing, metric=None, register=True)
-    assert int(version_of(client, "first").version) == 4
+    shutil.copy(first.models / "seed-7.safetensors", first.models / "seed-0.safetensors")
+    log_models([again, second], given.packing, metric=None, register=True)
+    assert int(champion(client, "first").version) == 4
 
 
-@pytest.mark.parametrize(
-    ("validation", "metric"), [("null", None), ("{folds: 5, fold: 0}", "recall_at_1")]
-)
-def test_params_choose_by_validation_classes_alone(tmp_path, validation, metric):
-    for name in config.FILES:
-        text = (ROOT / name).read_text(encoding="utf-8")
-        changed = text.replace("validation: null", f"validation: {validation}", 1)
-        (tmp_path / name).write_text(changed, encoding="utf-8")
-    chosen = config.load(tmp_path).model_selection("digits")
-    assert chosen["metric"] == metric
-    assert chosen["packing"]["size"] == 8
+def test_only_validation_classes_choose_a_model(tmp_path):
+    for validation, metric in {"null": None, "{folds: 5, fold: 0}": "recall_at_1"}.items():
+        for name in config.FILES:
+            text = (ROOT / name).read_text(encoding="utf-8")
+            changed = text.replace("validation: null", f"validation: {validation}", 1)
+            (tmp_path / name).write_text(changed, encoding="utf-8")
+        chosen = config.load(tmp_path).model_selection("digits")
+        assert chosen["metric"] == metric
+        assert chosen["packing"]["size"] == 8
 
 
 def test_a_loaded_model_takes_images_pixels_and_columns_as_an_embedder_does(given, saved):
@@ -179,51 +178,44 @@ def test_a_loaded_model_takes_images_pixels_and_columns_as_an_embedder_does(give
 
 
 @PHOTOGRAPHS
-def test_nothing_in_it_is_a_pickle_and_requirements_are_what_the_code_imports(saved):
+def test_it_has_no_pickle_and_requires_the_packages_that_its_code_imports(saved):
     files = [path for path in saved.rglob("*") if path.is_file()]
     assert {path.relative_to(saved).as_posix() for path in files if "code" not in path.parts} == {
-        "MLmodel",
-        "conda.yaml",
-        "data/model/model.safetensors",
-        "data/model/packing.json",
-        "input_example.json",
-        "python_env.yaml",
-        "requirements.txt",
-        "serving_input_example.json",
+        *("MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"),
+        *("data/model/model.safetensors", "data/model/packing.json"),
+        *("input_example.json", "serving_input_example.json"),
     }
     assert not [path for path in files if path.suffix in (".pkl", ".pickle", ".pt", ".pyc")]
     required = dict(line.split("==") for line in (saved / "requirements.txt").read_text().split())
-    files = imported(ROOT / "src/heated/inference/embedder.py") | {
-        ROOT / "src/heated/inference/embedder.py"
-    }
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
+    module = ROOT / "src/heated/inference/embedder.py"
+    texts = [path.read_text(encoding="utf-8") for path in {module, *imported_files(module)}]
+    nodes = [node for text in texts for node in ast.walk(ast.parse(text))]
     names = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     names |= {each.name for node in nodes if isinstance(node, ast.Import) for each in node.names}
-    outside = {name.split(".")[0] for name in names} - {"heated", *sys.stdlib_module_names}
-    packages = {packages_distributions()[name][0].lower() for name in outside}
+    external = {name.split(".")[0] for name in names} - {"heated", *sys.stdlib_module_names}
+    packages = {packages_distributions()[name][0].lower() for name in external}
     assert required.keys() == packages | {"mlflow"}
     assert all(version(name).startswith(number) for name, number in required.items())
 
 
 @PHOTOGRAPHS
-def test_a_model_is_read_by_its_address_and_a_wrong_address_or_packing_is_told(
+def test_a_model_is_loaded_by_address_and_a_wrong_address_or_packing_is_an_error(
     given, saved, tmp_path
 ):
     import mlflow
 
-    with pytest.raises(InputError, match=r"models:/absent@champion cannot be had from sqlite:"):
-        models.read("models:/absent@champion")
+    with pytest.raises(InputError, match=r"models:/absent@champion: not available at sqlite:"):
+        load_embedder("models:/absent@champion")
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(saved), "model")
-    read = models.read(f"runs:/{run.info.run_id}/model")
-    assert read.digest == embedder.make_embedder(given.weights, given.packing).digest
-    with pytest.raises(InputError, match="was trained on images of"):
-        models.save(tmp_path / "model", given.weights, {**given.packing, "size": 9})
+    loaded = load_embedder(f"runs:/{run.info.run_id}/model")
+    assert loaded.digest == embedder.make_embedder(given.weights, given.packing).digest
+    with pytest.raises(InputError, match="trained on images of"):
+        save_pyfunc(tmp_path / "model", given.weights, {**given.packing, "size": 9})
     assert not any(tmp_path.iterdir())
 
 
-def test_a_database_that_mlflow_cannot_read_is_told_with_what_to_do(
+def test_a_database_that_mlflow_cannot_read_is_an_error_with_advice(
     mlflow_template, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(sys, "argv", ["heated.tracking"])
@@ -239,31 +231,17 @@ def test_a_database_that_mlflow_cannot_read_is_told_with_what_to_do(
         monkeypatch.setenv("DVC_ROOT", str(folder))
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow itself sets it
         with pytest.raises(InputError) as caught:
-            models.read("models:/heated-digits@champion")
-        lines = str(caught.value).splitlines()
-        assert lines[0].startswith(f"MLflow at sqlite:///{database}: ")
-        assert "delete mlflow.db and run `make track`" in lines[1]
-        assert len(lines) == 2
+            load_embedder("models:/heated-digits@champion")
+        first, second = str(caught.value).splitlines()
+        assert first.startswith(f"MLflow at sqlite:///{database}: ")
+        assert "delete mlflow.db and run `make track`" in second
         with pytest.raises(SystemExit, match="delete mlflow.db and run `make track`"):
             main()  # of the pages
 
 
-def alone(folder, code, *arguments):
-    """What a process prints that knows this package from the model alone."""
-    hidden = {"PYTHONPATH", "DVC_ROOT"}
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=folder,
-        env={k: v for k, v in os.environ.items() if k not in hidden},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-
-
 @pytest.mark.slow
 @PHOTOGRAPHS
-def test_another_process_elsewhere_loads_it_without_this_project(given, saved, tmp_path):
+def test_a_process_without_this_project_loads_it(given, saved, tmp_path):
     code = (
         "import json, pathlib, sys, mlflow\n"
         "model = mlflow.pyfunc.load_model(sys.argv[1])\n"
@@ -273,23 +251,38 @@ def test_another_process_elsewhere_loads_it_without_this_project(given, saved, t
     files = [tmp_path / str(number) for number in range(3)]
     for file, content in zip(files, given.contents, strict=False):
         file.write_bytes(as_file(content))
-    code_of, found = json.loads(alone(tmp_path, code, saved, *files).splitlines()[-1])
-    assert code_of == str(saved / "code" / "heated" / "__init__.py")
-    np.testing.assert_allclose(found, given.embeddings[:3], atol=1e-5, rtol=0)
+    output = subprocess.run(
+        [sys.executable, "-c", code, saved, *files],
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "DVC_ROOT")},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    package, embeddings = json.loads(output.splitlines()[-1])
+    assert package == str(saved / "code" / "heated" / "__init__.py")
+    np.testing.assert_allclose(embeddings, given.embeddings[:3], atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow
 @PHOTOGRAPHS
-def test_served_over_http_it_answers_the_same(given, saved, tmp_path):
+def test_it_gives_the_same_embeddings_over_http(given, saved, tmp_path):
+    def post(inputs):
+        with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", "/invocations", json.dumps({"inputs": inputs}), headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
     port = free_port()
     with (tmp_path / "log").open("wb") as log:
         command = ["-m", "mlflow", "models", "serve", "--model-uri", str(saved)]
         options = ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
-        binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # of uvicorn
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # of uvicorn
         server = subprocess.Popen(
             [sys.executable, *command, *options],
             cwd=tmp_path,
-            env={**os.environ, "PATH": binaries},
+            env={**os.environ, "PATH": path},
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -297,23 +290,14 @@ def test_served_over_http_it_answers_the_same(given, saved, tmp_path):
     try:
         await_answer(server, f"http://127.0.0.1:{port}/ping", tmp_path / "log")
         encoded = [b64encode(as_file(image)).decode() for image in given.contents[:5]]
-        status, answer = asked(port, {"inputs": encoded})
+        status, answer = post(encoded)
         assert status == 200
-        np.testing.assert_allclose(
-            json.loads(answer)["predictions"], given.embeddings[:5], atol=1e-5, rtol=0
-        )
-        status, answer = asked(port, {"inputs": [encoded[0], "/etc/passwd!"]})
+        embeddings = json.loads(answer)["predictions"]
+        np.testing.assert_allclose(embeddings, given.embeddings[:5], atol=1e-5, rtol=0)
+        status, answer = post([encoded[0], "/etc/passwd!"])
         assert status == 400
-        assert "image 1: came text that is not base64" in answer
+        assert "image 1: " in answer
+        assert "base64" in answer
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait()
-
-
-def asked(port, value):
-    """Status and text of the answer."""
-    with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
-        headers = {"Content-Type": "application/json"}
-        connection.request("POST", "/invocations", json.dumps(value), headers)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()

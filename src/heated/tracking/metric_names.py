@@ -1,0 +1,109 @@
+"""Names in MLflow: metrics in groups, flat parameters, tags.
+
+MLflow draws one section of charts per group, the part of a metric's name before the slash.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from heated.common.history import Row
+from heated.tracking import Record, Summaries
+
+GROUPS = {  # of a history's columns; "train" for all other columns without a slash
+    **dict.fromkeys(("alpha", "temperature", "lr"), "schedule"),
+    **dict.fromkeys(("recall_at_1", "compactness", "spread"), "unseen"),
+}
+Points = list[tuple[dict[str, float | None], int]]  # metric values by name, and their epoch
+FINAL_STEP = 0  # of metrics of the trained model: MLflow draws bars if there is only one step
+
+
+def row_metrics(row: Row) -> dict[str, float]:
+    """Return a history's row by MLflow's names.
+
+    >>> row_metrics({"epoch": 3, "alpha": 16.0, "recall_at_1": 0.5, "system/gpu": 1.0})
+    {'schedule/alpha': 16.0, 'unseen/recall_at_1': 0.5, 'system/gpu': 1.0}
+    """
+    return {
+        name if "/" in name else f"{GROUPS.get(name, 'train')}/{name}": value
+        for name, value in row.items()
+        if name != "epoch"
+    }
+
+
+def final_metric(name: str) -> str:
+    """Return MLflow's name of a trained model's metric."""
+    return f"{'kmeans' if 'kmeans' in name else 'final'}/{name}"
+
+
+def seed_points(seed: int, rows: Sequence[Row], metrics: Summaries) -> Points:
+    """Return a seed's curves, and the metrics of its trained model."""
+    points: Points = [({**row_metrics(row)}, int(row["epoch"])) for row in rows]
+    final = {final_metric(name): each["seeds"].get(str(seed)) for name, each in metrics.items()}
+    return [*points, (final, FINAL_STEP)] if final else points
+
+
+def mean_points(histories: Mapping[int, Sequence[Row]], metrics: Summaries) -> Points:
+    """Return means over seeds: curves except `system/`, and final metrics with their intervals."""
+    by_epoch: dict[int, dict[str, list[float]]] = {}
+    for row in (row for rows in histories.values() for row in rows):
+        values = by_epoch.setdefault(int(row["epoch"]), {})
+        for name, value in row_metrics(row).items():
+            if value is not None and not name.startswith("system/"):
+                values.setdefault(name, []).append(value)
+    points: Points = [
+        ({name: sum(values) / len(values) for name, values in columns.items()}, epoch)
+        for epoch, columns in sorted(by_epoch.items())
+    ]
+    final: dict[str, float | None] = {}
+    for name, summary in metrics.items():
+        low, high = summary["interval"] or (None, None)
+        final |= {final_metric(name): summary["mean"], "interval/n": summary["n"]}
+        if final_metric(name).startswith("final/"):
+            final |= {f"interval/{name}_low": low, f"interval/{name}_high": high}
+    return [*points, (final, FINAL_STEP)] if final else points
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping as a flat one with dotted keys.
+
+    A mapping with a `name` becomes that name followed by its other entries, and a list of such
+    mappings becomes their names. The second entry of the same name in a list is `name-2`.
+
+    >>> flatten({"alpha": {"name": "step", "end": 4}, "augment": [{"name": "crop", "size": 9}]})
+    {'alpha': 'step', 'alpha.end': 4, 'augment': 'crop', 'augment.crop.size': 9}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            counts: Counter[str] = Counter()
+            entries: dict[str, Any] = {}
+            for name, entry in ((entry["name"], entry) for entry in value):
+                counts[name] += 1
+                unique = f"{name}-{counts[name]}" if counts[name] > 1 else name
+                entries[unique] = {option: entry[option] for option in entry if option != "name"}
+            value = {"name": ", ".join(entries), **entries}
+        if isinstance(value, Mapping):
+            options = dict(value)
+            flat |= {f"{prefix}{key}": options.pop("name")} if "name" in options else {}
+            flat |= flatten(options, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def run_tags(record: Record, seed: int | None = None) -> dict[str, str]:
+    """Return the tags of a run or of one of its seeds: groups, source and environment."""
+    source = {key: value for key, value in record["source"].items() if value is not None}
+    tags = {
+        **record["tags"],
+        **({} if seed is None else {"seed": seed}),
+        **({"experiment": source["experiment"]} if "experiment" in source else {}),
+        **{f"source.{key}": value for key, value in source.items()},
+        **{f"environment.{key}": value for key, value in record["environment"].items()},
+        "mlflow.source.name": f"stages.train {record['dataset']} {record['method']}",
+        "mlflow.source.type": "LOCAL",
+    }
+    if "commit" in source:
+        tags["mlflow.source.git.commit"] = source["commit"]
+    return {key: str(value) for key, value in tags.items()}
