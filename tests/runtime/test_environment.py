@@ -7,7 +7,7 @@ from importlib.metadata import version
 import pytest
 import torch
 
-from heated.runtime.environment import environment, git, processor, source_commit
+from heated.runtime.environment import environment, git, main, processor, source_commit
 
 
 def test_the_environment_names_hardware_and_versions_as_json():
@@ -20,6 +20,14 @@ def test_the_environment_names_hardware_and_versions_as_json():
     assert platform.system() in found["system"]
     for package in ("torch", "torchvision", "numpy", "scikit-learn"):
         assert found[package] == version(package)
+
+
+def test_a_bug_report_has_hardware_versions_and_commit_in_one_paste(capsys):
+    main()
+    printed = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    expected = {"device", "python", "torch", "dvc", "mlflow", "commit", "modified"}
+    assert expected <= set(printed)
+    assert printed["heated"] == version("heated")
 
 
 @pytest.mark.gpu

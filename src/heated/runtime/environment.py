@@ -1,4 +1,7 @@
-"""Where a result was made: hardware, versions, commit."""
+"""Describe where a result is made: hardware, versions, commit.
+
+`python -m heated.runtime.environment` prints it for a bug report.
+"""
 
 import os
 import platform
@@ -10,6 +13,7 @@ from typing import Any
 import torch
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
+TOOLS = ("heated", "dvc", "mlflow", "pillow", "scipy", "pydantic")  # in addition, for bug reports
 RESULTS = ("dvc.lock", "metrics.json")  # in git, and written by the stages themselves
 
 
@@ -54,3 +58,15 @@ def git(*arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+def main() -> None:
+    """Print hardware, versions and commit, to paste into a bug report."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tools = {package: version(package) for package in TOOLS}
+    for name, value in {**environment(device), **tools, **source_commit()}.items():
+        print(f"{name}: {value}")
+
+
+if __name__ == "__main__":
+    main()
