@@ -27,7 +27,8 @@ class HeatedSoftmax(nn.Module):
     layers.py).
 
     Args:
-        num_classes, embedding_dim: C and D.
+        num_classes: C.
+        embedding_dim: D.
         normalise: "none" (with alpha 1, plain softmax), "l2" (LN), "l2_embeddings", "batch" (BN),
             or a module of `heated.losses.embedding_norm`.
         unit_weights: Whether class weights have unit length, if not as `normalise` says: "none"
