@@ -21,7 +21,7 @@ EXAMPLES = {  # whose values and comments the page shows
 }
 FILES = {"datasets": "datasets.yaml", "studies": "studies.yaml", "claims": "claims.yaml"}
 TITLES = {
-    "run": "What is trained",
+    "run": "Trainings",
     "download": "Downloads",
     "checkpoints": "Checkpoints",
     "tracking": "MLflow",

@@ -261,8 +261,8 @@ def test_a_trained_model_embeds_without_the_library(tmp_path, monkeypatch):
         assert torch.equal(loaded(images), raw_embeddings(model, prepared, "float32"))
 
 
-def test_a_further_loss_is_a_key_and_the_method_of_the_readme(monkeypatch):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_a_further_loss_is_a_key_and_the_method_of_the_docs(monkeypatch):
+    readme = (ROOT / "docs/competitors.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n(methods:\n  circle:.*?)```", readme, re.DOTALL)
     known = {name: entry.value for name, entry in config.read(ROOT).entries["methods"].items()}
     expanded, _ = expand(known | yaml.safe_load(block)["methods"])
