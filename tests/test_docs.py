@@ -38,7 +38,8 @@ NOT_TESTED = re.compile(r"# needs (a GPU|a download|a server|your data|the packa
 
 def blocks(language: str, text: str) -> list[str]:
     """Return the code blocks of a language."""
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [block for name, block in found if name == language]
 
 
 COMMANDS = {
@@ -267,8 +268,8 @@ def test_the_edited_schedule_re_runs_the_stages_that_readme_lists(built: Project
     assert 1 <= sum(line[0] in "-+" for line in lines) <= 3
     path = built.folder / "params.yaml"
     text = path.read_text(encoding="utf-8")
-    start = text.index("\n  hbn:")
-    edited = text[:start] + text[start:].replace(before, after)
+    start = text.index("\n  bn-heat:")
+    edited = text[:start] + text[start:].replace(before, after, 1)
     assert edited != text
     try:
         path.write_text(edited, encoding="utf-8")
@@ -276,7 +277,7 @@ def test_the_edited_schedule_re_runs_the_stages_that_readme_lists(built: Project
     finally:
         path.write_text(text, encoding="utf-8")
         built.run("make", "repro")
-    ran = re.findall(r"Running stage '([a-z]+)(?:@digits-hbn)?'", printed)
+    ran = re.findall(r"Running stage '([a-z]+)(?:@digits-bn-heat)?'", printed)
     assert len(ran) == printed.count("Running stage")  # no stage of another run
     (listed,) = re.findall(r"`make repro` then runs (.*?)\.", README, re.DOTALL)
     assert set(ran) == set(re.findall(r"`([a-z]+)`", listed))
