@@ -264,8 +264,7 @@ def test_the_edited_schedule_re_runs_the_stages_that_readme_lists(built: Project
     lines = [line for line in diff.splitlines() if not line.startswith("@@")]
     assert 1 <= sum(line[0] in "-+" for line in lines) <= 3
     before, after = (
-        "\n".join(line.replace(sign, " ", 1) for line in lines if line[0] in f" {sign}")
-        for sign in "-+"
+        "\n".join(line[1:] for line in lines if line[0] in f" {sign}") for sign in "-+"
     )
     path = built.folder / "params.yaml"
     # with 3 epochs, the middle one of a cosine differs from a step
