@@ -7,55 +7,63 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: repro preview experiments track test test-all lint format results judge bench ui lock clean
+.PHONY: repro help preview experiments track test test-all lint format docs results judge bench ui lock clean
 
-repro: $(VENV)/.ready      ## rebuild every result that is out of date
+repro: $(VENV)/.ready      ## build every result that is out of date (the default target)
 	python -m stages.resolve --check
 	python -m stages $(JOBS)
 
-preview: $(VENV)/.ready    ## alpha, temperature and lr of every method, drawn before any training
+help:                      ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | \
+		while IFS='|' read -r target text; do printf '%-12s %s\n' "$$target" "$$text"; done
+
+preview: $(VENV)/.ready    ## plot alpha, temperature and learning rate of every method, without training
 	python -m stages.resolve
 	python -m heated.reporting.preview
 
-experiments: $(VENV)/.ready ## DVC's experiments beside each other: what differs, without hashes of files
+experiments: $(VENV)/.ready ## list DVC's experiments with the settings and metrics that differ
 	@dvc exp show --md --only-changed --drop '^(State|Executor|data|report|runs|src|stages|.*\.yaml$$)'
 
-track: $(VENV)/.ready      ## write what MLflow shows again, from the files that DVC tracks
+track: $(VENV)/.ready      ## upload runs that MLflow lacks, from the files that DVC tracks
 	dvc repro --quiet --single-item resolve
 	dvc repro --single-item --force track
 
-test: $(VENV)/.ready-dev   ## the fast tests: at most 5 minutes on 2 cores
+test: $(VENV)/.ready-dev   ## run the fast tests, in at most 5 minutes on 2 cores
 	pytest --numprocesses auto --dist loadgroup -m "not slow and not pipeline and not browser"
 
-test-all: $(VENV)/.ready-dev ## every test, as CI runs them: at most 20 minutes on 2 cores
+test-all: $(VENV)/.ready-dev ## run every test, as CI does, in about 20 minutes on 2 cores
 	pytest --numprocesses auto --dist loadgroup
 
-lint: $(VENV)/.ready-dev   ## what a contributor's change must pass: format, lint, types
+lint: $(VENV)/.ready-dev   ## check format, lint rules, types and import directions
 	ruff format --check
 	ruff check
 	mypy
 	lint-imports
 
-format: $(VENV)/.ready-dev
+format: $(VENV)/.ready-dev ## format the code and fix what ruff can fix
 	ruff format
 	ruff check --fix
 
-results: repro             ## RESULTS.md and results/, with what the report has
+docs: $(VENV)/.ready-dev   ## build the documentation site in site/; broken links stop it
+	python docs/generate_parameters.py
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true mkdocs build --strict --quiet
+
+results: repro             ## write RESULTS.md and results/ from the report
 	python -m heated.reporting.release
 
-judge: $(VENV)/.ready      ## the verdicts on the released numbers anew, by claims.yaml as it is now
+judge: $(VENV)/.ready      ## repeat the tests of claims.yaml on the released numbers, without training
 	python -m stages.resolve
 	python -m heated.reporting.judge
 
-bench: $(VENV)/.ready-dev  ## what an evaluation costs, beside its limit and others' tools
+bench: $(VENV)/.ready-dev  ## measure evaluation time and memory, compared with other tools
 	mkdir -p benchmarks/results
 	python benchmarks/evaluate.py --json benchmarks/results/evaluate.json
 
-ui: $(VENV)/.ready         ## MLflow's pages on http://127.0.0.1:5000
+ui: $(VENV)/.ready         ## start MLflow on http://127.0.0.1:5000
 	python -m heated.tracking
 
-# The pinned sets, solved anew from pyproject.toml for every platform and Python.
-lock: $(VENV)/.uv
+# One solution for every platform and Python version. Without --upgrade, existing pins stay.
+lock: $(VENV)/.uv          ## solve requirements*.txt again from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
 		--no-header --annotation-style line pyproject.toml --output-file requirements.txt
 	printf '%s\n' '-e .' >> requirements.txt
@@ -65,8 +73,8 @@ lock: $(VENV)/.uv
 		--output-file requirements-dev.txt
 	sed -i 's/, -c .venv.constraints.txt//; s/-c .venv.constraints.txt/requirements.txt/' requirements-dev.txt
 
-clean:                     ## back to a fresh clone, downloads and results included
-	rm -rf $(VENV) data runs report preview.html dvc_plots checkpoints downloads .dvc/cache .dvc/tmp mlflow.db mlartifacts
+clean:                     ## delete everything that is built: environment, downloads, results
+	rm -rf $(VENV) data runs report site preview.html dvc_plots checkpoints downloads .dvc/cache .dvc/tmp mlflow.db mlartifacts
 
 $(VENV)/.uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -75,8 +83,8 @@ $(VENV)/.uv:
 	-$(BIN)/python -m pip install --quiet uv
 	@touch $@
 
-# uv installs the whole set in under a minute; where it cannot be had, pip takes a few. Compiled
-# here, once, rather than by the first stages that import it.
+# uv installs the set in under a minute, pip in a few. Bytecode is compiled once here, so that the
+# first stages need not do it.
 install = if [ -x $(BIN)/uv ]; then \
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(1); \
 	else $(BIN)/python -m pip install --quiet $(1); fi

@@ -1,4 +1,4 @@
-"""DVC's experiments and a remote, by the commands of the documentation, on one short run."""
+"""DVC experiments and a remote, with the commands of docs/experiments.md, on one short run."""
 
 import csv
 import io
@@ -30,7 +30,7 @@ APPLY = f"dvc exp apply {NAME}"
 REMOTE = "dvc remote add --default storage s3://my-bucket/heated"
 PUSH, SHARE = "dvc push", f"dvc exp push origin {NAME}"
 PULL, TAKE = "dvc pull && dvc repro", f"dvc exp pull origin {NAME}"
-COMMANDS = {  # of the README, which tests/test_readme.py compares
+COMMANDS = {  # of docs/experiments.md, which tests/test_docs.py compares
     *(TEMPORARY, QUEUE, START, TABLE, METRICS, PARAMS, PLOTS, APPLY),
     *(REMOTE, PUSH, SHARE, PULL, TAKE),
 }

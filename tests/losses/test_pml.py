@@ -224,8 +224,8 @@ def test_only_building_a_loss_needs_the_library(tmp_path, monkeypatch):
         assert torch.equal(loaded(images), raw_embeddings(model, prepared, "float32"))
 
 
-def test_another_loss_needs_a_key_and_the_method_in_the_readme(monkeypatch):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_another_loss_needs_a_key_and_the_method_in_the_docs(monkeypatch):
+    readme = (ROOT / "docs/competitors.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n(methods:\n  circle:.*?)```", readme, re.DOTALL)
     known = {
         name: entry.value for name, entry in config.read_sources(ROOT).entries["methods"].items()

@@ -19,9 +19,10 @@ from heated.runtime.environment import (
     collect_environment,
     cpu_name,
     git,
+    main,
     source_commit,
 )
-from heated.training.provenance import finished
+from heated.training.provenance import with_results
 
 CPU = {
     "system/cpu_utilization_percentage",
@@ -71,6 +72,14 @@ def test_the_environment_has_hardware_and_versions_as_json():
     assert platform.system() in found["system"]
     for package in ("torch", "torchvision", "numpy", "scikit-learn"):
         assert found[package] == version(package)
+
+
+def test_a_bug_report_has_hardware_versions_and_commit_in_one_paste(capsys):
+    main()
+    printed = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    expected = {"device", "python", "torch", "dvc", "mlflow", "commit", "modified"}
+    assert expected <= set(printed)
+    assert printed["heated"] == version("heated")
 
 
 @pytest.fixture
@@ -182,6 +191,6 @@ def test_a_record_keeps_the_system_metrics_of_epochs_that_were_trained_now():
         0: {"history": history, "epochs_trained": 1},
         7: {"history": history, "epochs_trained": 0},
     }
-    record = finished({}, done, {0: rows, 7: rows[:1]})
+    record = with_results({}, done, {0: rows, 7: rows[:1]})
     assert record["usage"] == {"0": rows[2:]}
     assert record["seeds"] == {"0": {"epochs_trained": 1}, "7": {"epochs_trained": 0}}

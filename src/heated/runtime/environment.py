@@ -1,4 +1,7 @@
-"""Record where a result was made, and how it used the machine."""
+"""Describe where a result is made: hardware, versions, commit.
+
+`python -m heated.runtime.environment` prints it for a bug report.
+"""
 
 import os
 import platform
@@ -15,6 +18,7 @@ import torch
 from heated.common.history import Logger, Row
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
+TOOLS = ("heated", "dvc", "mlflow", "pillow", "scipy", "pydantic")  # in addition, for bug reports
 RESULTS = ("dvc.lock", "metrics.json")  # in git, and written by the stages themselves
 MIN_INTERVAL_S = 0.1  # a shorter one is too short to measure the use of a processor
 MB = 1e6
@@ -95,3 +99,15 @@ class SystemMetricsLogger:
         if find_spec("pynvml"):
             values["system/gpu_utilization_percentage"] = torch.cuda.utilization(self.device)
         return values
+
+
+def main() -> None:
+    """Print hardware, versions and commit, to paste into a bug report."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tools = {package: version(package) for package in TOOLS}
+    for name, value in {**collect_environment(device), **tools, **source_commit()}.items():
+        print(f"{name}: {value}")
+
+
+if __name__ == "__main__":
+    main()

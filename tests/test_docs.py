@@ -1,0 +1,375 @@
+"""README and docs/: every command, code block, link and number."""
+
+import json
+import os
+import re
+import runpy
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, Project
+from PIL import Image
+from test_experiments import COMMANDS as EXPERIMENTS
+
+import heated
+from heated.config import Params
+
+pytestmark = pytest.mark.xdist_group("built")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [path for path in PAGES if path.name != "log.md"]  # history
+TEXTS = {path.name: path.read_text(encoding="utf-8") for path in PAGES}
+NOT_TESTED = re.compile(r"# needs (a GPU|a download|a server|your data|the package pre-commit)")
+
+
+def blocks(language: str, text: str) -> list[str]:
+    """Return the code blocks of a language."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [block for name, block in found if name == language]
+
+
+COMMANDS = {
+    line.split("#")[0].strip()
+    for text in TEXTS.values()
+    for block in blocks("sh", text)
+    for line in block.splitlines()
+    if line and not NOT_TESTED.search(line)
+}
+
+
+def runs(project: Project, command: str) -> None:
+    project.run("bash", "-c", command)
+
+
+def would_run(project: Project, command: str) -> None:
+    """Only check which commands make starts: they take long, and other tests run them."""
+    target = command.split()[1]
+    expected = {
+        "bench": "python benchmarks/evaluate.py",
+        "docs": "mkdocs build --strict",
+        "format": "ruff format",
+        "lint": "lint-imports",
+        "results": "python -m heated.reporting.release",
+        "test-all": "pytest --numprocesses auto",
+        "ui": "python -m heated.tracking",
+    }
+    assert expected[target] in project.run("bash", "-c", f"{command} --dry-run")
+
+
+def lists_targets(project: Project, command: str) -> None:
+    makefile = (project.folder / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)
+    listed = project.run("bash", "-c", command).splitlines()
+    assert [line.split()[0] for line in listed] == targets
+    assert all(len(line.split()) > 2 for line in listed)  # each with a description
+
+
+def creates_a_venv(project: Project, command: str) -> None:
+    project.run("bash", "-c", f"{command.replace('.venv', 'other-venv')} && python --version")
+
+
+def is_pinned(project: Project, command: str) -> None:
+    """Compare installed versions with a requirements file; installing it again takes minutes."""
+    lines = (project.folder / command.split()[-1]).read_text(encoding="utf-8").splitlines()
+    pins = [line.split("#")[0].split(";") for line in lines if "==" in line]
+    unconditional = [pin[0].strip() for pin in pins if len(pin) == 1]
+    assert len(unconditional) > 10
+    for name, _, pinned in (pin.partition("==") for pin in unconditional):
+        assert version(name) == pinned
+
+
+def adds_no_run(project: Project, command: str) -> None:
+    def count() -> int:
+        with closing(sqlite3.connect(project.folder / "mlflow.db")) as store:
+            number: int = store.execute("select count(*) from runs").fetchone()[0]
+            return number
+
+    before = count()
+    project.run("bash", "-c", command)
+    assert count() == before > 0
+
+
+def runs_tests(project: Project, command: str) -> None:
+    few = "src/heated/training/schedules.py"
+    assert "passed" in project.run("bash", "-c", command, PYTEST_ADDOPTS=few)
+
+
+def serves_mlflow(project: Project, command: str) -> None:
+    with served(project, command, "/") as (_, text):
+        assert MLFLOW_TITLE in text
+
+
+def await_page(url: str, server: subprocess.Popen[bytes], *, patience: float = 600) -> str:
+    """Return a page as soon as the server answers; fail if the server has ended."""
+    end = time.monotonic() + patience
+    while True:
+        assert server.poll() is None
+        try:
+            with urllib.request.urlopen(url, timeout=10) as reply:
+                text: str = reply.read().decode()
+                return text
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+
+def keeps_metrics(project: Project, command: str) -> None:
+    path = project.folder / "runs" / "digits" / "hbn" / "metrics.json"
+    before = path.read_bytes()
+    project.run("bash", "-c", command)
+    assert path.read_bytes() == before
+
+
+SERVER = (
+    "mlflow server --backend-store-uri sqlite:///shared.db --artifacts-destination shared-artifacts"
+)
+TO_SERVER = "MLFLOW_TRACKING_URI=http://127.0.0.1:5000 make track"
+MLFLOW_TITLE = "<title>MLflow</title>"
+MODEL = "runs/digits/hbn/models/seed-0.safetensors"
+INDEX = f"python -m heated.search index my-images --model {MODEL} --out my-index"
+QUERY = "python -m heated.search query my-images/0.png --index my-index --top 10 --page result.html"
+
+
+@contextmanager
+def served(project: Project, command: str, path: str) -> Iterator[tuple[str, str]]:
+    """Start a server on a free port; yield its address and its answer at a path."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = project.start(*command.split(), "--port", str(port))
+    try:
+        address = f"http://127.0.0.1:{port}"
+        yield address, await_page(f"{address}{path}", server)
+    finally:
+        project.stop(server)
+
+
+def fills_a_server(project: Project, command: str) -> None:
+    with served(project, SERVER, "/") as (address, text):
+        assert MLFLOW_TITLE in text
+        for _ in range(2):
+            project.run("bash", "-c", command.replace("http://127.0.0.1:5000", address))
+    with closing(sqlite3.connect(project.folder / "shared.db")) as store:
+        names = [name for (name,) in store.execute("select name from runs order by name")]
+    assert names[:2] == ["hbn · digits", "hbn · digits · seed 0"]
+    assert len(names) == len(set(names))
+    artifacts = {path.name for path in (project.folder / "shared-artifacts").rglob("*")}
+    assert {"index.html", "curves.svg", "embeddings.svg"} <= artifacts
+
+
+def serves_a_model(project: Project, command: str) -> None:
+    with project.edited({"tracking.models": "registered"}):
+        project.run("make", "track")
+    project.run("make", "track")  # other tests expect the state without models
+    file = BytesIO()
+    Image.new("L", (9, 11)).save(file, "png")
+    image = b64encode(file.getvalue()).decode()
+    with served(project, command, "/ping") as (address, _):
+        request = urllib.request.Request(
+            f"{address}/invocations",
+            json.dumps({"inputs": [image]}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            (embedding,) = json.load(reply)["predictions"]
+    assert sum(value**2 for value in embedding) == pytest.approx(1, abs=1e-5)
+
+
+def exports(project: Project, command: str) -> None:
+    project.run("bash", "-c", command)
+    assert (project.folder / "hbn.onnx").stat().st_size > 1000
+
+
+def indexes_images(project: Project, command: str) -> None:
+    folder = project.folder / "my-images"
+    folder.mkdir(exist_ok=True)
+    for number in range(3):
+        Image.new("L", (20, 10 + number), 80 * number).save(folder / f"{number}.png")
+    assert "3 images" in project.run("bash", "-c", command)
+
+
+def finds_images(project: Project, command: str) -> None:
+    if not (project.folder / "my-index").exists():
+        indexes_images(project, INDEX)
+    first, *_ = project.run("bash", "-c", command).splitlines()
+    assert first.split("\t")[:2] == ["1", "0.0000"]
+    assert (project.folder / "result.html").stat().st_size > 0
+
+
+HOW: dict[str, Callable[[Project, str], None]] = {
+    "make repro": runs,
+    "make help": lists_targets,
+    "make ui": would_run,
+    "python3 -m venv .venv && . .venv/bin/activate": creates_a_venv,
+    "pip install -r requirements.txt": is_pinned,
+    "pip install -r requirements-dev.txt": is_pinned,
+    "pytest": runs_tests,
+    "dvc repro": runs,
+    "python -m stages 2": runs,
+    "python -m heated.tracking": serves_mlflow,
+    "python -m heated.runtime.environment": runs,
+    "dvc metrics show": runs,
+    "dvc plots show": runs,
+    "make repro JOBS=1": runs,
+    "make preview": runs,
+    "make judge": runs,
+    "python -m stages.resolve --show methods.hbn": runs,
+    "make track": adds_no_run,
+    "make test": runs_tests,
+    "make test-all": would_run,
+    "make lint": would_run,
+    "make format": would_run,
+    "make docs": would_run,
+    "make results": would_run,
+    "make bench": would_run,
+    "torchrun --nproc-per-node=2 -m stages.evaluate digits hbn": keeps_metrics,
+    TO_SERVER: fills_a_server,
+    f"python -m heated.inference.onnx {MODEL} hbn.onnx": exports,
+    "mlflow models serve --model-uri models:/heated-digits@champion --env-manager local": (
+        serves_a_model
+    ),
+    INDEX: indexes_images,
+    QUERY: finds_images,
+}
+
+
+def test_every_command_is_tested() -> None:
+    # the test of TO_SERVER starts SERVER; tests/test_experiments.py runs its own commands
+    assert {*HOW, SERVER} | EXPERIMENTS == COMMANDS
+
+
+@pytest.mark.parametrize("command", HOW)
+def test_a_command_works(built: Project, command: str) -> None:
+    HOW[command](built, command)
+
+
+def test_the_edited_schedule_re_runs_the_stages_that_readme_lists(built: Project) -> None:
+    (diff,) = blocks("diff", README)
+    method = diff.split(":")[1].strip()
+    lines = [line for line in diff.splitlines() if not line.startswith("@@")]
+    assert 1 <= sum(line[0] in "-+" for line in lines) <= 3
+    before, after = (
+        "\n".join(line[1:] for line in lines if line[0] in f" {sign}") for sign in "-+"
+    )
+    path = built.folder / "params.yaml"
+    # with 3 epochs, the middle one of a cosine differs from a step
+    with built.edited({"run.methods": ["hbn", method], "datasets.digits.training.epochs": 3}):
+        built.run("make", "repro")
+        text = path.read_text(encoding="utf-8")
+        start = text.index(f"\n  {method}:")
+        edited = text[:start] + text[start:].replace(before, after, 1)
+        assert edited != text
+        path.write_text(edited, encoding="utf-8")
+        printed = built.run("make", "repro", "JOBS=1")
+    built.run("make", "repro")  # other tests expect the former state
+    ran = re.findall(rf"Running stage '([a-z]+)(?:@digits-{method})?'", printed)
+    assert len(ran) == printed.count("Running stage")  # no stage of another run
+    (listed,) = re.findall(r"`make repro` then runs (.*?)\.", README, re.DOTALL)
+    assert set(ran) == set(re.findall(r"`([a-z]+)`", listed))
+
+
+def test_the_screenshot_is_small() -> None:
+    names = re.findall(r"\((docs/images/[^)]+)\)", README)
+    assert names
+    assert all(10_000 < (ROOT / name).stat().st_size < 200_000 for name in names)
+
+
+def test_the_loop_in_readme_trains() -> None:
+    torch.manual_seed(0)
+    scope: dict[str, Any] = {}
+    (code,) = blocks("python", README)
+    exec(compile(code, "README.md", "exec"), scope)
+    head, network = scope["head"], scope["network"]
+    predicted = head.logits(network(scope["images"])).argmax(dim=1)
+    assert (predicted == scope["labels"]).float().mean() > 0.9
+    assert head.alpha == 4
+    assert scope["embeddings"].shape == (100, 64)
+
+
+def test_the_python_code_of_the_pages_runs(built: Project) -> None:
+    codes = [
+        code
+        for name, text in TEXTS.items()
+        if name != "README.md"
+        for code in blocks("python", text)
+    ]
+    assert codes
+    for code in codes:
+        built.run(sys.executable, "-c", code)
+
+
+def test_every_yaml_block_is_valid() -> None:
+    known = {"alpha", *Params.model_fields}
+    for name, text in TEXTS.items():
+        for block in blocks("yaml", text):
+            assert set(yaml.safe_load(block)) <= known, name
+
+
+def test_readme_is_short_and_every_file_it_names_exists() -> None:
+    assert len(README.splitlines()) <= 120
+    for name in ("README.md", "CONTRIBUTING.md"):  # mkdocs checks the links of docs/
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXTS[name]):
+            assert (ROOT / target).exists(), target
+
+
+def test_readmes_picture_of_the_pipeline_has_every_stage() -> None:
+    scripts = {path.stem for path in (ROOT / "stages").glob("[a-z]*.py")} - {"fork_server"}
+    for name in ("README.md", "architecture.md"):
+        picture = next(block for block in blocks("", TEXTS[name]) if "─►" in block)
+        assert scripts <= set(re.findall(r"[a-z]+", picture)), name
+
+
+def test_the_parameter_reference_is_up_to_date() -> None:
+    generate = runpy.run_path(str(ROOT / "docs" / "generate_parameters.py"))
+    advice = "run: python docs/generate_parameters.py"
+    assert generate["page"]() == TEXTS["parameters.md"], advice
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    documented = set(re.findall(r"^::: (\S+)", TEXTS["api.md"], re.MULTILINE))
+    for name, (module, attribute) in heated.PUBLIC.items():
+        assert f"`heated.{name}`" in TEXTS["api.md"] or f"heated.{name} " in TEXTS["api.md"]
+        assert documented & {f"{module}.{attribute}", module}, name
+
+
+def test_the_site_builds_without_a_warning_or_a_broken_link(tmp_path: Path) -> None:
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "site")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert (tmp_path / "site/index.html").exists()
+    for page in (tmp_path / "site").rglob("*.html"):  # no page loads anything from elsewhere
+        assert not re.findall(r'src="(?:https?:)?//', page.read_text(encoding="utf-8")), page.name
+
+
+def test_every_figure_of_the_benchmarks_is_measured() -> None:
+    figures = json.loads((ROOT / "benchmarks/results/evaluate.json").read_text(encoding="utf-8"))
+    for figure in (
+        f"{figures['retrieval_s']:.0f} s",
+        f"{figures['retrieval_mib']} MiB",
+        f"{figures['accuracy_calculator_s']:.0f} s",
+        f"{figures['accuracy_calculator_mib'] / 1024:.1f} GiB",
+    ):
+        assert figure in TEXTS["report.md"]
