@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from heated.config.params import Params
 from ruamel.yaml import YAML
+
+from heated.config.params import Params
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "parameters.md"
