@@ -20,15 +20,15 @@ import torch
 from torch import nn
 
 from heated.data.batches import device_images
-from heated.data.packed_dataset import Packed, unpack
+from heated.data.packed_dataset import PackedDataset, load_packed
 from heated.datasets.image_folder import in_directories
 from heated.datasets.splits import split
 from heated.evaluation.retrieval import retrieval
 from heated.models import pretrained
 from heated.models.embedding import embed
-from heated.models.embedding_model import Architecture, Model
+from heated.models.embedding_model import Architecture, ModelWithLoss
 from heated.preprocessing.packing import pack
-from heated.runtime.device import prepared
+from heated.runtime.device import setup_device
 from heated.runtime.environment import collect_environment
 
 # by network: its last layer, and the number of its input features
@@ -40,7 +40,7 @@ BOTTLENECK = {
 BATCH_NORM = {"momentum": 0.1, "eps": 1e-5, "frozen": False}
 
 
-def pack_archive(archive: Path, train: str, folder: Path) -> Packed:
+def pack_archive(archive: Path, train: str, folder: Path) -> PackedDataset:
     """Pack the archive's images; classes that match `train` are not tested."""
     samples = in_directories(archive, str)
     pack(
@@ -54,10 +54,10 @@ def pack_archive(archive: Path, train: str, folder: Path) -> Packed:
         damaged=0,
         workers=os.cpu_count() or 1,
     )
-    return unpack(folder / "packed")
+    return load_packed(folder / "packed")
 
 
-def pooled_model(backbone: str, weights: str) -> Model:
+def pooled_model(backbone: str, weights: str) -> ModelWithLoss:
     """Return a pretrained network whose embedding is the input of its bottleneck."""
     layer, features = BOTTLENECK[backbone]
     architecture = Architecture(
@@ -72,7 +72,7 @@ def pooled_model(backbone: str, weights: str) -> Model:
         pixel_mean=[0.485, 0.456, 0.406],
         pixel_std=[0.229, 0.224, 0.225],
     )
-    model = Model(architecture)
+    model = ModelWithLoss(architecture)
     state_dict = pretrained.pretrained_state_dict(weights, backbone)
     if state_dict is not None:
         pretrained.load_pretrained(model.network, state_dict)
@@ -80,7 +80,7 @@ def pooled_model(backbone: str, weights: str) -> Model:
     return model
 
 
-def measure_recall(model: Model, data: Packed) -> dict[str, Any]:
+def measure_recall(model: ModelWithLoss, data: PackedDataset) -> dict[str, Any]:
     """Measure Recall@1 on the test images, and the speed of embedding them."""
     numbers = np.flatnonzero(data.split.query)
     started = time.perf_counter()
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
-    device = prepared(options.threads)
+    device = setup_device(options.threads)
     with TemporaryDirectory() as folder:
         data = pack_archive(options.images, options.train, Path(folder))
         figures = measure_recall(pooled_model(options.backbone, options.weights), data)

@@ -20,7 +20,7 @@ import numpy as np
 
 from heated.common.history import write_history
 from heated.common.io import read_json, write_json, write_text
-from heated.evaluation.summary import summaries
+from heated.evaluation.summary import summarize_seeds
 
 ROOT = Path(__file__).parents[1]
 PART = {"images": 900, "classes": 5}
@@ -52,7 +52,7 @@ def write_run(folder: Path, method: str, seeds: int, epochs: int) -> None:
         "seeds": {str(seed): {"seconds": 60.0} for seed in rows},
     }
     write_history(folder / "history.csv", rows)
-    write_json(folder / "metrics.json", summaries(metrics))
+    write_json(folder / "metrics.json", summarize_seeds(metrics))
     write_json(folder / "provenance.json", record)
 
 

@@ -25,8 +25,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from heated.data.batches import Held
-from heated.models.embedding_model import Architecture, Model
+from heated.data.batches import InMemoryImages
+from heated.models.embedding_model import Architecture, ModelWithLoss
 from heated.runtime.device import keep_freed_memory, precision
 from heated.runtime.environment import collect_environment
 from heated.training.loop import PRECISIONS, train
@@ -96,18 +96,18 @@ def make_recipe(backbone: dict[str, Any], crop: int, batch: int, dtype: str) -> 
     )
 
 
-def heated_epoch(model: Model, images: Tensor, labels: Tensor, recipe: Recipe) -> Epoch:
+def heated_epoch(model: ModelWithLoss, images: Tensor, labels: Tensor, recipe: Recipe) -> Epoch:
     """Return a function that runs one epoch of this project's loop."""
     state = TrainState.create(model, recipe, seed=0)
 
     def epoch() -> None:
         state.history.clear()
-        train(state, Held(images), labels, recipe)  # waits for the device at the end
+        train(state, InMemoryImages(images), labels, recipe)  # waits for the device at the end
 
     return epoch
 
 
-def limit_epoch(model: Model, images: Tensor, labels: Tensor, recipe: Recipe) -> Epoch:
+def limit_epoch(model: ModelWithLoss, images: Tensor, labels: Tensor, recipe: Recipe) -> Epoch:
     """Return a function that runs as many steps on one fixed batch."""
     batch, dtype = recipe.batch_size, recipe.precision
     steps, target = len(labels) // batch, labels[:batch]
@@ -129,7 +129,7 @@ def limit_epoch(model: Model, images: Tensor, labels: Tensor, recipe: Recipe) ->
 
 
 def torchvision_epoch(
-    model: Model, folder: Path, *, batch: int, size: int, crop: int, workers: int
+    model: ModelWithLoss, folder: Path, *, batch: int, size: int, crop: int, workers: int
 ) -> Epoch:
     """Return a function that runs an epoch with torchvision and pytorch-metric-learning."""
     from pytorch_metric_learning.losses import NormalizedSoftmaxLoss
@@ -197,7 +197,7 @@ def bench_network(name: str, originals: Path, options: argparse.Namespace) -> di
         architecture = Architecture.of(vars(recipe), image_shape=shape, num_classes=classes)
         for _ in range(3):
             torch.manual_seed(0)
-            models.append(Model(architecture).to(device))
+            models.append(ModelWithLoss(architecture).to(device))
         common = {"batch": batch, "size": size, "crop": crop, "workers": options.workers}
         epochs = {
             "ours": heated_epoch(models[0], images, labels, recipe),

@@ -3,26 +3,26 @@
 import numpy as np
 
 from heated.common.cli import run
-from heated.common.io import required, whole, write_arrays
-from heated.common.paths import packed_folder, resolved, run_folder
+from heated.common.io import atomic_write, require_output, write_arrays
+from heated.common.paths import load_settings, packed_folder, run_folder
 from heated.data import packed_dataset
-from heated.data.batches import Mapped
+from heated.data.batches import MemmapImages
 from heated.models import embedding, embedding_model
-from heated.runtime.device import prepared
+from heated.runtime.device import setup_device
 
 
 def main(dataset: str, method: str) -> None:
     """Write embeddings, labels, query and gallery masks for every seed of a run."""
-    device = prepared(resolved("threads.json")["threads"])
-    data, files = packed_dataset.unpack(packed_folder(dataset)), run_folder(dataset, method)
+    device = setup_device(load_settings("threads.json")["threads"])
+    data, files = packed_dataset.load_packed(packed_folder(dataset)), run_folder(dataset, method)
     is_test = data.split.query | data.split.gallery
     indices = np.flatnonzero(is_test)
-    images, labels = Mapped(data.images, indices, device), data.labels[indices]
+    images, labels = MemmapImages(data.images, indices, device), data.labels[indices]
     masks = {"query": data.split.query[is_test], "gallery": data.split.gallery[is_test]}
-    with whole(files / "embeddings") as folder:
+    with atomic_write(files / "embeddings") as folder:
         folder.mkdir()
-        for path in sorted(required(files / "models", "train").glob("seed-*.safetensors")):
-            model = embedding_model.load(path, device)
+        for path in sorted(require_output(files / "models", "train").glob("seed-*.safetensors")):
+            model = embedding_model.load_model(path, device)
             embeddings = embedding.embed(model, images).cpu().numpy()
             output = folder / f"{path.stem}.npz"
             write_arrays(output, embeddings=embeddings, labels=labels, **masks)

@@ -3,25 +3,25 @@
 import torch
 
 from heated.common.cli import run
-from heated.common.io import read_arrays, required, write_json
-from heated.common.paths import resolved, run_folder
+from heated.common.io import read_arrays, require_output, write_json
+from heated.common.paths import load_settings, run_folder
 from heated.evaluation.metrics import evaluate
-from heated.evaluation.summary import summaries
-from heated.runtime.device import prepared
+from heated.evaluation.summary import summarize_seeds
+from heated.runtime.device import setup_device
 from heated.runtime.distributed import is_main_process
 
 
 def main(dataset: str, method: str) -> None:
     """Write the metrics of a run. The processes of `torchrun` share the work."""
-    config, folder = resolved(f"evaluation/{dataset}.json"), run_folder(dataset, method)
-    settings, device = config["evaluation"], prepared(config["threads"])
+    config, folder = load_settings(f"evaluation/{dataset}.json"), run_folder(dataset, method)
+    settings, device = config["evaluation"], setup_device(config["threads"])
     memory_mib, values = settings.pop("memory"), {}
-    for path in required(folder / "embeddings", "embed").glob("seed-*.npz"):
+    for path in require_output(folder / "embeddings", "embed").glob("seed-*.npz"):
         arrays = {k: torch.from_numpy(array).to(device) for k, array in read_arrays(path).items()}
         seed = int(path.stem.removeprefix("seed-"))
         values[seed] = evaluate(arrays, memory_mib=memory_mib, **settings)
     if is_main_process():
-        write_json(folder / "metrics.json", summaries(values, settings["kmeans"]["name"]))
+        write_json(folder / "metrics.json", summarize_seeds(values, settings["kmeans"]["name"]))
 
 
 if __name__ == "__main__":

@@ -4,21 +4,21 @@ from pathlib import Path
 from typing import Any
 
 from heated.common.cli import run
-from heated.common.io import whole, write_json
-from heated.common.paths import RUNS, packed_folder, resolved, run_folder
+from heated.common.io import atomic_write, write_json
+from heated.common.paths import RUNS, load_settings, packed_folder, run_folder
 from heated.reporting.dataset_report import DatasetReport, make_dataset_report
-from heated.reporting.gallery import load_gallery
+from heated.reporting.query_gallery import load_gallery
 from heated.reporting.release import write_report
-from heated.reporting.results import headline_means, read_results
-from heated.runtime.device import prepared
+from heated.reporting.run_results import headline_means, read_results
+from heated.runtime.device import setup_device
 
 
 def main() -> None:
     """Write report/ and metrics.json."""
-    settings = resolved("report.json")
-    prepared(settings["threads"])
+    settings = load_settings("report.json")
+    setup_device(settings["threads"])
     reports = [report_on(settings, dataset) for dataset in settings["datasets"]]
-    with whole(Path("report")) as folder:
+    with atomic_write(Path("report")) as folder:
         write_report(folder, reports)
     means = {report.dataset: headline_means(report.results) for report in reports}
     write_json(Path("metrics.json"), means)

@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 
 from heated import config
 from heated.common.cli import run
-from heated.common.io import whole, write_json
+from heated.common.io import atomic_write, write_json
 from heated.common.paths import RESOLVED
 from heated.config.methods import PMLMethod
 from heated.config.resolved import resolved_files
@@ -12,7 +12,7 @@ from heated.config.resolved import resolved_files
 
 def main(*, check: bool = False, show: str | None = None) -> None:
     """Write the settings; only validate with `check`, print an entry with `show`."""
-    params = config.load()
+    params = config.load_params()
     trained = {name: params.methods[name] for _, name in params.runs()}
     for name, method in trained.items():
         if isinstance(method, PMLMethod):
@@ -22,7 +22,7 @@ def main(*, check: bool = False, show: str | None = None) -> None:
     if show is not None:
         print(config.format_entry(config.read_sources(), show))
     elif not check:
-        with whole(RESOLVED) as folder:
+        with atomic_write(RESOLVED) as folder:
             for name, value in resolved_files(params).items():
                 write_json(folder / name, value)
 

@@ -3,17 +3,19 @@
 import os
 
 from heated.common.cli import run
-from heated.common.io import required
-from heated.common.paths import packed_folder, raw_folder, resolved
+from heated.common.io import require_output
+from heated.common.paths import load_settings, packed_folder, raw_folder
 from heated.datasets import SOURCES, splits
 from heated.preprocessing import packing
 
 
 def main(dataset: str) -> None:
     """Write images.npy and index.npz of a data set."""
-    settings = resolved(f"packing/{dataset}.json")
+    settings = load_settings(f"packing/{dataset}.json")
     source, images = dict(settings["source"]), dict(settings["packing"])
-    samples = SOURCES[source.pop("name")](**source).read(required(raw_folder(dataset), "download"))
+    samples = SOURCES[source.pop("name")](**source).read(
+        require_output(raw_folder(dataset), "download")
+    )
     rule, validation = images.pop("split"), images.pop("validation")
     split = splits.split(samples, rule.pop("name"), **rule)
     if validation is not None:

@@ -5,15 +5,15 @@ from pathlib import Path
 
 from heated.common.cli import run
 from heated.common.io import write_json
-from heated.common.paths import RUNS, resolved
-from heated.reporting.results import read_results
+from heated.common.paths import RUNS, load_settings
+from heated.reporting.run_results import read_results
 from heated.tracking import is_tracking_enabled
 from heated.tracking.publish import publish_dataset, with_retries
 
 
 def main() -> None:
     """Write data/tracked.json, the keys of the runs in MLflow."""
-    settings = resolved("tracking.json")
+    settings = load_settings("tracking.json")
     keys: dict[str, str] = {}
     datasets = settings["datasets"] if is_tracking_enabled(settings["enabled"]) else {}
     for dataset, given in datasets.items():

@@ -2,10 +2,16 @@
 
 from heated.common.cli import run
 from heated.common.history import write_history
-from heated.common.io import project_root, read_json, required, write_json
-from heated.common.paths import SIDE_SETTINGS, packed_folder, resolved, resolved_runs, run_folder
+from heated.common.io import project_root, read_json, require_output, write_json
+from heated.common.paths import (
+    SIDE_SETTINGS,
+    load_run_settings,
+    load_settings,
+    packed_folder,
+    run_folder,
+)
 from heated.data import packed_dataset
-from heated.runtime.device import machine_settings, prepared
+from heated.runtime.device import machine_settings, setup_device
 from heated.runtime.distributed import is_main_process, main_process_output
 from heated.runtime.environment import SystemMetricsLogger
 from heated.tracking.live_logger import LiveLogger
@@ -16,20 +22,20 @@ from heated.training.training_run import TrainingRun
 
 def main(dataset: str, method: str) -> None:
     """Write a run's models, history and provenance."""
-    given, side = resolved(f"runs/{dataset}/{method}.json"), resolved(SIDE_SETTINGS)
+    given, side = load_settings(f"runs/{dataset}/{method}.json"), load_settings(SIDE_SETTINGS)
     folder, packed = run_folder(dataset, method), packed_folder(dataset)
     settings = given["settings"]
     if given["tuned"]:
-        settings = read_json(required(folder / "tuned.json", "tune"))["settings"]
-    device = prepared(given["threads"])
+        settings = read_json(require_output(folder / "tuned.json", "tune"))["settings"]
+    device = setup_device(given["threads"])
     here = machine_settings(settings["precision"], device, given["threads"])
     training_run = TrainingRun(
         Recipe.from_settings(settings | here),
-        packed_dataset.unpack(packed),
-        packed_dataset.digest(packed),
+        packed_dataset.load_packed(packed),
+        packed_dataset.packed_sha256(packed),
         device,
         project_root() / "checkpoints",
-        [Recipe.from_settings(each["settings"] | here) for each in resolved_runs(dataset)],
+        [Recipe.from_settings(each["settings"] | here) for each in load_run_settings(dataset)],
         interval_s=side["checkpoints"]["every"],
         max_size_mib=side["checkpoints"]["budget"],
     )

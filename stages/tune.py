@@ -2,9 +2,9 @@
 
 from heated.common.cli import run
 from heated.common.io import project_root, write_json
-from heated.common.paths import SIDE_SETTINGS, packed_folder, resolved, run_folder
+from heated.common.paths import SIDE_SETTINGS, load_settings, packed_folder, run_folder
 from heated.data import packed_dataset
-from heated.runtime.device import machine_settings, prepared
+from heated.runtime.device import machine_settings, setup_device
 from heated.runtime.distributed import is_main_process
 from heated.training.grid_search import search_grid, with_validation_split
 from heated.training.recipe import Recipe
@@ -13,10 +13,10 @@ from heated.training.training_run import TrainingRun
 
 def main(dataset: str, method: str) -> None:
     """Write the score of every point of the grid, and the settings of the best."""
-    study, packed = resolved(f"tuning/{dataset}/{method}.json"), packed_folder(dataset)
-    checkpoints = resolved(SIDE_SETTINGS)["checkpoints"]
-    device = prepared(study["threads"])
-    data = with_validation_split(packed_dataset.unpack(packed), **study["validation"])
+    study, packed = load_settings(f"tuning/{dataset}/{method}.json"), packed_folder(dataset)
+    checkpoints = load_settings(SIDE_SETTINGS)["checkpoints"]
+    device = setup_device(study["threads"])
+    data = with_validation_split(packed_dataset.load_packed(packed), **study["validation"])
     points = [each["point"] for each in study["points"]]
     settings = [each["settings"] for each in study["points"]]
     here = machine_settings(settings[0]["precision"], device, study["threads"])
@@ -26,7 +26,7 @@ def main(dataset: str, method: str) -> None:
     training_run = TrainingRun(
         recipes[0],
         data,
-        f"{packed_dataset.digest(packed)} {data.split.tested}",
+        f"{packed_dataset.packed_sha256(packed)} {data.split.tested}",
         device,
         project_root() / "checkpoints",
         interval_s=checkpoints["every"],

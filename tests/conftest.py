@@ -28,7 +28,7 @@ from heated.config import FILES
 from heated.datasets import http
 from heated.reporting.dataset_report import DatasetReport
 from heated.reporting.release import write_report
-from heated.reporting.results import Result, read_results
+from heated.reporting.run_results import RunResult, read_results
 
 # No test asserts a wall-clock time, and every run tests the same examples.
 settings.register_profile("same", deadline=None, derandomize=True)
@@ -195,19 +195,19 @@ def runs(written: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def results(written: Path) -> list[Result]:
+def results(written: Path) -> list[RunResult]:
     """The two runs, read."""
     return read_results(written, "digits", METHODS)
 
 
 @pytest.fixture(scope="session")
-def digits(results: list[Result]) -> DatasetReport:
+def digits(results: list[RunResult]) -> DatasetReport:
     """What the report has on the two runs."""
     return dataset_report(results, gallery=QUERIES)
 
 
 @pytest.fixture(scope="session")
-def more(results: list[Result]) -> DatasetReport:
+def more(results: list[RunResult]) -> DatasetReport:
     """The same of another data set, without neighbors to show."""
     return dataset_report([replace(result, dataset="more") for result in results])
 

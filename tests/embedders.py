@@ -13,12 +13,12 @@ from sklearn.datasets import load_digits
 
 from heated.common.geometry import l2_normalize
 from heated.common.samples import Content, Samples
-from heated.data.batches import Mapped
-from heated.data.packed_dataset import unpack
+from heated.data.batches import MemmapImages
+from heated.data.packed_dataset import load_packed
 from heated.datasets.splits import split
 from heated.models import embedding_model
 from heated.models.embedding import embed
-from heated.models.embedding_model import Architecture, Model
+from heated.models.embedding_model import Architecture, ModelWithLoss
 from heated.preprocessing.packing import pack
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -56,7 +56,7 @@ def make_samples(kind: str) -> Samples:
         modes = {"drawings": [("1", "PNG")] * 4, "photographs": [*photographs, ("P", "PNG")]}
         files = [(seed, *each) for seed in range(6) for each in modes[kind]]
         contents = [
-            layouts.picture(number if kind == "drawings" else seed, mode=mode, form=form)
+            layouts.random_image(number if kind == "drawings" else seed, mode=mode, form=form)
             for number, (seed, mode, form) in enumerate(files)
         ]
         labels = np.arange(len(contents)) % 4
@@ -88,9 +88,9 @@ def case(kind: str, folder: Path, samples: Samples | None = None) -> Case:
     assert samples.split is not None
     packed, weights = folder / "packed", folder / "models" / "seed-0.safetensors"
     pack(samples, samples.split, packed, **options["packing"], damaged=0, workers=1)
-    data, (mean, std) = unpack(packed), options["pixels"]
+    data, (mean, std) = load_packed(packed), options["pixels"]
     torch.manual_seed(0)
-    model = Model(
+    model = ModelWithLoss(
         Architecture(
             image_shape=data.images.shape[1:],
             num_classes=3,
@@ -108,10 +108,12 @@ def case(kind: str, folder: Path, samples: Samples | None = None) -> Case:
     with torch.no_grad():
         for _ in range(60):  # fit batch norm's statistics, so that embeddings point everywhere
             model(images)
-    embedding_model.save(weights, model)
+    embedding_model.save_model(weights, model)
     indices = np.flatnonzero(data.split.query | data.split.gallery)
-    loaded = embedding_model.load(weights, torch.device("cpu"))
-    embeddings = l2_normalize(embed(loaded, Mapped(data.images, indices, torch.device("cpu"))))
+    loaded = embedding_model.load_model(weights, torch.device("cpu"))
+    embeddings = l2_normalize(
+        embed(loaded, MemmapImages(data.images, indices, torch.device("cpu")))
+    )
     contents = dict(samples.contents())
     return Case(
         weights,

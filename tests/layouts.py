@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.io import savemat
 
 
-def picture(seed: int, *, mode: str = "RGB", form: str = "JPEG") -> bytes:
+def random_image(seed: int, *, mode: str = "RGB", form: str = "JPEG") -> bytes:
     """An image file of some 20 pixels per side, different for every seed."""
     random = np.random.default_rng(seed)
     width, height = random.integers(16, 25, 2).tolist()
@@ -26,7 +26,7 @@ def picture(seed: int, *, mode: str = "RGB", form: str = "JPEG") -> bytes:
     return file.getvalue()
 
 
-def tar(path: Path, files: Mapping[str, bytes]) -> None:
+def write_tar(path: Path, files: Mapping[str, bytes]) -> None:
     """Write a tar.gz of the files in their order."""
     with tarfile.open(path, "w:gz") as archive:
         for name, content in files.items():
@@ -35,14 +35,14 @@ def tar(path: Path, files: Mapping[str, bytes]) -> None:
             archive.addfile(entry, io.BytesIO(content))
 
 
-def zipped(path: Path, files: Mapping[str, bytes]) -> None:
+def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
     """Write a zip of the files in their order."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content)
 
 
-def spread(folder: Path, files: Mapping[str, bytes]) -> None:
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write the files unpacked."""
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def cub200_files() -> tuple[dict[str, bytes], dict[str, str]]:
     names = ["099.Ovenbird", "100.Brown_Pelican", "101.White_Pelican", "102.Western_Wood_Pewee"]
     paths = [f"{name}/{name[4:]}_{n:04}_{n}.jpg" for name in names for n in range(3)]
     images = {
-        f"CUB_200_2011/images/{path}": picture(seed, mode="L" if seed % 3 else "RGB")
+        f"CUB_200_2011/images/{path}": random_image(seed, mode="L" if seed % 3 else "RGB")
         for seed, path in reversed([*enumerate(paths)])
     }
     table = "".join(f"{number} {path}\n" for number, path in enumerate(paths, 1))
@@ -70,7 +70,7 @@ def cub200_files() -> tuple[dict[str, bytes], dict[str, str]]:
 
 def cub200(folder: Path) -> dict[str, str]:
     files, classes = cub200_files()
-    tar(folder / "CUB_200_2011.tgz", files)
+    write_tar(folder / "CUB_200_2011.tgz", files)
     return classes
 
 
@@ -80,9 +80,9 @@ CARS = [f"Car {number:03} Sedan 2012" for number in range(1, 197)]
 def cars196(folder: Path) -> dict[str, str]:
     """Classes 97 to 100, 3 images each; cars_annos.mat has a struct per image, as the original."""
     images = [(f"{i:06}.jpg", number) for i, number in enumerate([100, 97, 98, 99] * 3, 1)]
-    tar(
+    write_tar(
         folder / "car_ims.tgz",
-        {f"car_ims/{p}": picture(100 + n) for n, (p, _) in enumerate(images)},
+        {f"car_ims/{p}": random_image(100 + n) for n, (p, _) in enumerate(images)},
     )
     fields = ["relative_im_path", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "test"]
     rows = [(f"car_ims/{p}", 1, 2, 15, 16, number, i % 2) for i, (p, number) in enumerate(images)]
@@ -95,7 +95,7 @@ def cars196(folder: Path) -> dict[str, str]:
 def cars196_by_class() -> dict[str, bytes]:
     """A common copy: parts train and test, one directory per class in each."""
     return {
-        f"car_data/{part}/{car}/{i}.jpg": picture(1000 * part_number + i)
+        f"car_data/{part}/{car}/{i}.jpg": random_image(1000 * part_number + i)
         for part_number, part in enumerate(("train", "test"))
         for i, car in enumerate(CARS)
     }
@@ -113,13 +113,15 @@ def sop(folder: Path) -> dict[str, str]:
         ]
         for n in range(3)
     ]
-    files = {f"Stanford_Online_Products/{p}": picture(200 + i) for i, (p, _, _) in enumerate(rows)}
+    files = {
+        f"Stanford_Online_Products/{p}": random_image(200 + i) for i, (p, _, _) in enumerate(rows)
+    }
     for part in ("train", "test"):
         lines = [f"{i} {c} 1 {path}" for i, (path, c, p) in enumerate(rows, 1) if p == part]
         text = "\n".join(["image_id class_id super_class_id path", *lines, ""])
         files[f"Stanford_Online_Products/Ebay_{part}.txt"] = text.encode()
     files["__MACOSX/Stanford_Online_Products/._Ebay_info.txt"] = b"x"
-    zipped(folder / "Stanford_Online_Products.zip", files)
+    write_zip(folder / "Stanford_Online_Products.zip", files)
     return {path: f"{label:05}" for path, label, _ in rows}
 
 
@@ -135,7 +137,9 @@ def in_shop(folder: Path) -> dict[str, str]:
         ]
         for n, part in enumerate(parts, 1)
     ]
-    zipped(folder / "img.zip", {path: picture(300 + i) for i, (path, _, _) in enumerate(rows)})
+    write_zip(
+        folder / "img.zip", {path: random_image(300 + i) for i, (path, _, _) in enumerate(rows)}
+    )
     lines = ["image_name item_id evaluation_status", *map("  ".join, rows), ""]
     text = "\n".join([str(len(rows)), *lines])
     (folder / "list_eval_partition.txt").write_text(text, encoding="utf-8")
@@ -171,11 +175,11 @@ def omniglot(folder: Path, *, together: bool = False) -> dict[str, str]:
             for c in (1, 2)
             for n in (1, 2, 3)
         ]
-        images = {p: picture(10 * seed + i, mode="1", form="PNG") for i, p in enumerate(paths)}
+        images = {p: random_image(10 * seed + i, mode="1", form="PNG") for i, p in enumerate(paths)}
         if not together:
-            zipped(folder / f"{part}.zip", dict(reversed(images.items())))
+            write_zip(folder / f"{part}.zip", dict(reversed(images.items())))
         files |= {f"omniglot/{path}": image for path, image in images.items()}
         classes |= {path: str(Path(path).parent) for path in paths}
     if together:
-        zipped(folder / "omniglot.zip", files)
+        write_zip(folder / "omniglot.zip", files)
     return classes

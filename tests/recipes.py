@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from heated.common.samples import Split
-from heated.data.packed_dataset import Packed
+from heated.data.packed_dataset import PackedDataset
 from heated.training.recipe import Recipe
 
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}
@@ -47,4 +47,4 @@ def make_data(train_classes, test_classes, per_class=6):
     labels = np.repeat([*train_classes, *test_classes], per_class)
     images = np.random.default_rng(0).integers(256, size=(len(labels), 6, 6, 1), dtype=np.uint8)
     train = np.isin(labels, train_classes)
-    return Packed(images, labels, tuple("abcdefghij"), Split(train, ~train, ~train))
+    return PackedDataset(images, labels, tuple("abcdefghij"), Split(train, ~train, ~train))

@@ -6,9 +6,9 @@ from typing import Any
 
 from heated.common.history import write_history
 from heated.common.io import write_json
-from heated.evaluation.summary import summaries
+from heated.evaluation.summary import summarize_seeds
 from heated.reporting.dataset_report import DatasetReport, make_dataset_report
-from heated.reporting.gallery import GalleryQuery, Thumbnail
+from heated.reporting.query_gallery import GalleryQuery, Thumbnail
 
 METHODS = ["hbn", "bn"]  # not in alphabetical order
 ALPHAS = {"hbn": [16.0, 16.0, 4.0], "bn": [16.0, 16.0, 16.0]}
@@ -72,7 +72,7 @@ def write_runs(runs: Path) -> None:
     """Write the runs' files."""
     for method, scores in SCORES.items():
         folder = runs / "digits" / method
-        write_json(folder / "metrics.json", summaries(scores))
+        write_json(folder / "metrics.json", summarize_seeds(scores))
         write_history(folder / "history.csv", {seed: history(method, seed) for seed in scores})
         record = {
             "dataset": "digits",

@@ -18,12 +18,12 @@ from torch import nn
 
 from heated.common.history import NullLogger
 from heated.common.samples import Split
-from heated.data.batches import Mapped
-from heated.data.packed_dataset import Packed
+from heated.data.batches import MemmapImages
+from heated.data.packed_dataset import PackedDataset
 from heated.evaluation.metrics import evaluate
 from heated.models.embedding import embed
-from heated.models.embedding_model import Architecture, Model, load
-from heated.runtime.device import peak_memory_mib, prepared
+from heated.models.embedding_model import Architecture, ModelWithLoss, load_model
+from heated.runtime.device import peak_memory_mib, setup_device
 from heated.runtime.environment import SystemMetricsLogger
 from heated.training.training_run import TrainingRun
 
@@ -73,7 +73,7 @@ VARIANTS = {
 @pytest.fixture(autouse=True, scope="module")
 def device():
     """The device of a stage, with its flags."""
-    return prepared(1)
+    return setup_device(1)
 
 
 def make_data():
@@ -83,7 +83,7 @@ def make_data():
     means = random.integers(60, 196, size=(10, 8, 8, 1))
     images = (means[labels] + random.integers(-40, 40, size=(72, 8, 8, 1))).astype(np.uint8)
     train = labels >= 3
-    return Packed(images, labels, tuple("abcdefghij"), Split(train, ~train, ~train))
+    return PackedDataset(images, labels, tuple("abcdefghij"), Split(train, ~train, ~train))
 
 
 def make_run(device, cache, **changes):
@@ -92,7 +92,9 @@ def make_run(device, cache, **changes):
 
 def all_embeddings(path, device):
     images = make_data().images
-    return embed(load(path, device), Mapped(images, np.arange(len(images)), device), quiet=True)
+    return embed(
+        load_model(path, device), MemmapImages(images, np.arange(len(images)), device), quiet=True
+    )
 
 
 def fit(device, folder, **changes):
@@ -170,7 +172,7 @@ def test_a_large_network_gives_the_cpus_embeddings(name):
     norm = {"momentum": 0.1, "eps": 1e-5, "frozen": True}
     backbone = {"name": name, "batch_norm": norm, "frozen_blocks": 2}
     settings = SETTINGS | CHANGES | {"augment": [], "backbone": backbone}
-    model = Model(Architecture.of(settings, image_shape=(64, 64, 3), num_classes=5)).eval()
+    model = ModelWithLoss(Architecture.of(settings, image_shape=(64, 64, 3), num_classes=5)).eval()
     images = torch.randint(256, (4, 64, 64, 3), dtype=torch.uint8)
     with torch.inference_mode():
         here = model(images)
@@ -209,7 +211,7 @@ TORCHRUN = """
 import sys; sys.path[:0] = {path!r}
 from pathlib import Path
 from test_gpu import NullLogger, make_run, prepared
-run = make_run(prepared(1), Path({folder!r}) / "cache")
+run = make_run(setup_device(1), Path({folder!r}) / "cache")
 results = run.train_seeds([0], Path({folder!r}) / "models", NullLogger())
 print("loss", results[0]["history"][-1]["loss"])
 """

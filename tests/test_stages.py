@@ -91,7 +91,7 @@ def test_a_studys_stage_is_the_stage_for_further_methods() -> None:
 
 
 def test_every_study_that_trains_has_its_stages() -> None:
-    studies = config.load(ROOT).studies.grids()
+    studies = config.load_params(ROOT).studies.grids()
     kinds = ("train", "embed", "evaluate")
     found = {name for name in DVC if name.split("-")[0] in kinds}
     assert found == {*kinds, *(f"{kind}-{study}" for kind in kinds for study in studies)}
@@ -125,7 +125,7 @@ def test_paths_in_the_code_are_those_of_dvc_yaml() -> None:
 
 
 def test_every_resolved_file_has_a_stage_that_depends_on_it() -> None:
-    files = resolved_files(config.load(ROOT))
+    files = resolved_files(config.load_params(ROOT))
     listed = {dep for stage in DVC.values() for dep in stage["deps"]}
     patterns = [
         re.escape(re.sub(r"\$\{item\.\w+\}", "*", dep)).replace(r"\*", "[^/]+") for dep in listed
@@ -135,7 +135,7 @@ def test_every_resolved_file_has_a_stage_that_depends_on_it() -> None:
 
 
 def test_an_unknown_run_is_an_error_that_says_where_to_add_it(tmp_path, monkeypatch) -> None:
-    for name, value in resolved_files(config.load(ROOT)).items():
+    for name, value in resolved_files(config.load_params(ROOT)).items():
         write_json(tmp_path / "data/resolved" / name, value)
     monkeypatch.chdir(tmp_path)
     for name, message in {
@@ -144,7 +144,7 @@ def test_an_unknown_run_is_an_error_that_says_where_to_add_it(tmp_path, monkeypa
         "tuning/digits/triplet": "tuning/digits: got 'triplet', expected one of nothing",
     }.items():
         with pytest.raises(InputError, match=message):
-            paths.resolved(f"{name}.json")
+            paths.load_settings(f"{name}.json")
 
 
 @pytest.fixture(scope="module")

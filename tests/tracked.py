@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from heated.evaluation.summary import summaries
+from heated.evaluation.summary import summarize_seeds
 
 # MLflow's own warning when it sets up its tables with SQLAlchemy.
 MLFLOW_WARNING = "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
@@ -28,7 +28,7 @@ def history(seed: int, epochs: int = 4) -> list[dict[str, float]]:
 
 
 HISTORIES = {0: history(0), 7: history(7)}
-METRICS = summaries(
+METRICS = summarize_seeds(
     {0: {"recall_at_1": 0.71, "map_at_r": 0.2}, 7: {"recall_at_1": 0.74, "map_at_r": 0.23}}
 )
 NAMES = {  # of a history's columns, in MLflow

@@ -22,8 +22,13 @@ from heated.analysis.gradients import (
     samples_by_kind,
 )
 from heated.common.errors import InputError
-from heated.data.batches import Held
-from heated.models.embedding_model import Architecture, Model, load_with_head, save
+from heated.data.batches import InMemoryImages
+from heated.models.embedding_model import (
+    Architecture,
+    ModelWithLoss,
+    load_model_with_loss,
+    save_model,
+)
 from heated.training.loop import train
 from heated.training.train_state import TrainState
 
@@ -47,7 +52,7 @@ def digits():
 
 def built(normalise, smoothing=0.0):
     torch.manual_seed(0)
-    return Model(
+    return ModelWithLoss(
         Architecture(
             image_shape=(8, 8, 1),
             num_classes=10,
@@ -68,7 +73,7 @@ def trained(normalise, alpha=16.0, **options):
     model = built(normalise, **options)
     images, labels = digits()
     recipe = make_recipe(alphas=[alpha] * 5, lrs=[0.02] * 5, batch_size=64)
-    train(TrainState.create(model, recipe, seed=0), Held(images), labels, recipe)
+    train(TrainState.create(model, recipe, seed=0), InMemoryImages(images), labels, recipe)
     return model
 
 
@@ -79,7 +84,7 @@ def model(request):
 
 def study(model, alphas=ALPHAS, samples=10_000, data=None):
     images, labels = digits() if data is None else data
-    return gradients_by_kind(model, Held(images), labels, alphas=alphas, samples=samples)
+    return gradients_by_kind(model, InMemoryImages(images), labels, alphas=alphas, samples=samples)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +96,7 @@ def found(model):
 def samples_of(model, kind=None):
     """Normalized embeddings, labels and margins of the digits, or of a kind's samples."""
     images, labels = digits()
-    embeddings = normalized_embeddings(model, Held(images)).double()
+    embeddings = normalized_embeddings(model, InMemoryImages(images)).double()
     found = embeddings, labels, margins(model.head, embeddings, labels)
     if kind is None:
         return found
@@ -168,8 +173,8 @@ def test_the_study_is_json_with_a_number_per_alpha(model, tmp_path):
         assert {len(curve) for curve in curves} == {len(ALPHAS)}
         assert (np.diff(curves, axis=0) >= 0).all()
         assert kind["n"] <= 20
-    save(tmp_path / "model.safetensors", model)
-    saved = load_with_head(tmp_path / "model.safetensors", CPU)
+    save_model(tmp_path / "model.safetensors", model)
+    saved = load_model_with_loss(tmp_path / "model.safetensors", CPU)
     assert study(saved, alphas=ALPHAS[::-1], samples=20) == few
 
 
@@ -188,7 +193,7 @@ def test_statistics_are_of_each_samples_own_peak(model, found):
 def test_the_normalized_embeddings_are_the_classifiers_input(normalise):
     model, (images, _) = built(normalise), digits()
     raw = model.eval().network(model.prepare(images)).detach()
-    found = normalized_embeddings(model.train(), Held(images))
+    found = normalized_embeddings(model.train(), InMemoryImages(images))
     assert not model.training
     torch.testing.assert_close(found, model.normalization(raw))
 
@@ -237,7 +242,7 @@ def test_evenly_spaced_indices_are_unique_and_in_order(size, count):
 def predicted(model):
     """The digits' images with the model's predictions as labels."""
     images, _ = digits()
-    embeddings = normalized_embeddings(model, Held(images)).double()
+    embeddings = normalized_embeddings(model, InMemoryImages(images)).double()
     unit = torch.nn.functional.normalize(model.head.weight.detach().double(), dim=1)
     return images, (embeddings @ unit.T).argmax(dim=1)
 

@@ -12,12 +12,12 @@ from torch.nn.functional import one_hot
 from heated.analysis import gradients
 from heated.analysis.gradients import class_weights, final_slopes, gradient_norms, margins
 from heated.common.errors import InputError
-from heated.losses.embedding_norm import NORMALISATIONS
+from heated.losses.embedding_norm import NORMALIZATIONS
 from heated.losses.heated_softmax import BIASES, HeatedSoftmax
 
 N, C, D = 12, 4, 5
 ALPHAS = [0.25, 1.0, 4.0, 16.0, 60.0]
-CASES = [*product(NORMALISATIONS, BIASES, (0.0, 0.1))]
+CASES = [*product(NORMALIZATIONS, BIASES, (0.0, 0.1))]
 
 
 def built(normalise="l2", *, bias="outside", smoothing=0.0, seed=0):
@@ -72,7 +72,7 @@ def test_the_closed_form_is_autograds_gradient_of_each_sample_alone(subtests):
 @given(
     seed=st.integers(0, 2**31),
     alpha=st.floats(0.01, 100),
-    normalise=st.sampled_from(list(NORMALISATIONS)),
+    normalise=st.sampled_from(list(NORMALIZATIONS)),
     bias=st.sampled_from(BIASES),
     smoothing=st.floats(0, 0.5),
 )
@@ -90,7 +90,7 @@ def test_the_models_own_alpha_the_size_of_blocks_and_the_order_of_alphas_change_
     monkeypatch,
 ):
     functions = (lambda *of: gradient_norms(*of, ALPHAS), final_slopes, margins)
-    for normalise in NORMALISATIONS:
+    for normalise in NORMALIZATIONS:
         head = built(normalise)
         before = [function(head, *samples(head)) for function in functions]
         head.alpha = 3
@@ -105,7 +105,7 @@ def test_the_models_own_alpha_the_size_of_blocks_and_the_order_of_alphas_change_
 
 
 def test_correct_samples_fall_to_0_and_misclassified_ones_grow_by_a_constant(subtests):
-    for bias, normalise in product(BIASES, NORMALISATIONS):
+    for bias, normalise in product(BIASES, NORMALIZATIONS):
         with subtests.test(bias=bias, normalise=normalise):
             head = built(normalise, bias=bias)
             normalized, labels = samples(head, size=200)
@@ -125,7 +125,7 @@ def test_correct_samples_fall_to_0_and_misclassified_ones_grow_by_a_constant(sub
 
 
 def test_smoothed_labels_pull_on_correct_samples_at_every_alpha(subtests):
-    for normalise in NORMALISATIONS:
+    for normalise in NORMALIZATIONS:
         with subtests.test(normalise=normalise):
             head = built(normalise, smoothing=0.1)
             normalized, labels = samples(head, size=200)

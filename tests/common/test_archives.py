@@ -34,19 +34,21 @@ def write(path, files, kind):
 def test_files_are_listed_and_read_in_stored_order_and_missing_ones_are_named(tmp_path):
     for kind in KINDS:
         path, wanted = write(tmp_path / "a", FILES, kind), ["set/a/1.bin", "set/b/2.bin"]
-        assert archives.names(path) == list(FILES)
-        assert list(archives.read(path, wanted)) == [(n, FILES[n]) for n in reversed(wanted)]
-        assert archives.read_one(path, "set/a/1.bin") == b"one"
+        assert archives.member_names(path) == list(FILES)
+        assert list(archives.read_members(path, wanted)) == [
+            (n, FILES[n]) for n in reversed(wanted)
+        ]
+        assert archives.read_member(path, "set/a/1.bin") == b"one"
         with pytest.raises(InputError, match=r"lacks set/c\.bin and 1 more"):
-            list(archives.read(path, ["set/a/1.bin", "set/c.bin", "set/d.bin"]))
+            list(archives.read_members(path, ["set/a/1.bin", "set/c.bin", "set/d.bin"]))
 
 
 def test_names_are_normalized_and_nothing_is_written(tmp_path):
     """A name outside the archive's folder is only a name, as nothing is unpacked."""
     for kind in KINDS:
         path = write(tmp_path / "a", {"./set//1.bin": b"one", "../up.txt": b"up"}, kind)
-        assert archives.names(path) == ["set/1.bin", "../up.txt"]
-        assert archives.read_one(path, "../up.txt") == b"up"
+        assert archives.member_names(path) == ["set/1.bin", "../up.txt"]
+        assert archives.read_member(path, "../up.txt") == b"up"
     assert [path.name for path in tmp_path.rglob("*")] == ["a"]
 
 
@@ -57,7 +59,7 @@ def test_links_in_a_tar_are_refused_as_they_have_no_bytes(tmp_path):
             entry.type, entry.linkname = type_, "set/a/1.bin"
             archive.addfile(entry)
         with pytest.raises(InputError, match="link or device"):
-            archives.names(tmp_path / "a")
+            archives.member_names(tmp_path / "a")
 
 
 def test_too_large_archives_are_refused_before_anything_is_read(tmp_path, monkeypatch):
@@ -66,11 +68,11 @@ def test_too_large_archives_are_refused_before_anything_is_read(tmp_path, monkey
         path = write(tmp_path / "a", {"zeros": bytes(10_000_000)}, kind)
         assert path.stat().st_size < 100_000
         with pytest.raises(InputError, match="got 10000000 bytes up to the member 'zeros'"):
-            archives.names(path)
+            archives.member_names(path)
     monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 2000)
     for kind in KINDS:
         with pytest.raises(InputError, match="expected at most 2000 per member"):
-            archives.names(write(tmp_path / "a", FILES, kind))
+            archives.member_names(write(tmp_path / "a", FILES, kind))
 
 
 def test_damaged_archives_are_refused(tmp_path, subtests):
@@ -89,7 +91,7 @@ def test_damaged_archives_are_refused(tmp_path, subtests):
         with subtests.test(name=name):
             path.write_bytes(content)
             with pytest.raises(InputError, match="is damaged or no archive"):
-                list(archives.read(path, archives.names(path)))
+                list(archives.read_members(path, archives.member_names(path)))
 
 
 def test_unsupported_zips_are_refused_with_the_supported_ones(tmp_path):
@@ -100,4 +102,4 @@ def test_unsupported_zips_are_refused_with_the_supported_ones(tmp_path):
         content[place] = content[content.index(b"PK\1\2") + place + 2] = value
         (tmp_path / "a").write_bytes(content)
         with pytest.raises(InputError, match=rf"{reason}.*expected a tar, or a zip that is stored"):
-            archives.read_one(tmp_path / "a", "a.bin")
+            archives.read_member(tmp_path / "a", "a.bin")

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from heated.common.io import (
+    atomic_write,
     project_root,
     read_arrays,
     read_json,
     remove,
-    required,
+    require_output,
     sha256,
-    whole,
     write_arrays,
     write_csv,
     write_json,
@@ -30,7 +30,7 @@ def names(folder):
 
 def test_a_file_appears_only_when_the_block_ends(tmp_path):
     path = tmp_path / "a" / "b" / "file"
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert not path.exists()
         assert temporary.parent == path.parent  # the same file system: renaming is atomic
@@ -39,7 +39,7 @@ def test_a_file_appears_only_when_the_block_ends(tmp_path):
 
 
 def write_folder(path, name, *, fail=False):
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.mkdir()
         (temporary / name).write_text(name)
         assert not fail
@@ -47,7 +47,7 @@ def write_folder(path, name, *, fail=False):
 
 def test_a_folder_replaces_the_old_one_and_an_error_leaves_the_old_file_or_folder(tmp_path):
     def fail_at_half(path):
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise ZeroDivisionError
 
@@ -84,12 +84,12 @@ def test_a_killed_process_leaves_nothing_under_the_name(tmp_path):
 def test_remove_deletes_files_and_folders_and_required_names_the_stage(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder" / "inner").mkdir(parents=True)
-    assert required(tmp_path / "file", "split") == tmp_path / "file"
+    assert require_output(tmp_path / "file", "split") == tmp_path / "file"
     for name in ("file", "folder", "nothing"):
         remove(tmp_path / name)
     assert names(tmp_path) == []
     with pytest.raises(FileNotFoundError, match=r"file is missing: the stage 'split' makes it"):
-        required(tmp_path / "file", "split")
+        require_output(tmp_path / "file", "split")
 
 
 def test_the_root_is_dvcs_in_a_stage_and_else_the_current_folder(tmp_path, monkeypatch):

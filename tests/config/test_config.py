@@ -150,7 +150,7 @@ def load(monkeypatch):
             else:
                 section[last] = value
         monkeypatch.setattr(config, "read_yaml", lambda path: changed[path.name])
-        return config.load(ROOT)
+        return config.load_params(ROOT)
 
     return with_changes
 
@@ -224,7 +224,7 @@ def test_gradients_of_other_losses_are_refused(lines):
 
 def load_error(folder: Path) -> str:
     with pytest.raises(ParamsError) as caught:
-        config.load(folder)
+        config.load_params(folder)
     return str(caught.value)
 
 
@@ -273,9 +273,9 @@ def test_a_missing_file_is_named_with_where_to_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for file in FILES:
         with pytest.raises(ParamsError, match=f"{file} is missing. Run stages from the project"):
-            config.load()
+            config.load_params()
         (tmp_path / file).write_text(json.dumps(RAW[file]), encoding="utf-8")  # YAML contains JSON
-    assert config.load().run.seeds == [0, 1, 2]
+    assert config.load_params().run.seeds == [0, 1, 2]
 
 
 def test_the_projects_files_and_edge_values_load_and_cannot_be_changed(load):

@@ -13,7 +13,7 @@ from heated.common.paths import SIDE_SETTINGS
 from heated.config.resolved import resolved_files
 from heated.config.yaml_files import expand_bases
 
-PARAMS = config.load(ROOT)
+PARAMS = config.load_params(ROOT)
 FILES = resolved_files(PARAMS)
 
 

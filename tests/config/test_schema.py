@@ -15,24 +15,24 @@ from heated import config
 from heated.config import datasets, methods
 from heated.config.yaml_files import ParamsError, read_yaml
 from heated.data.samplers import SAMPLERS
-from heated.data.transforms import AUGMENTATIONS, Draws
+from heated.data.transforms import AUGMENTATIONS, AugmentationRNG
 from heated.datasets import SOURCES
 from heated.datasets.splits import SPLITS
 from heated.evaluation.clustering import KMEANS
-from heated.losses.embedding_norm import NORMALISATIONS
+from heated.losses.embedding_norm import NORMALIZATIONS
 from heated.losses.heated_softmax import ADAPTATIONS, BIASES, DENOMINATORS
 from heated.models.backbones import BACKBONES
 from heated.models.pretrained import SUFFIXES, weights_id
 from heated.preprocessing.decoding import CHANNELS
-from heated.training.init_stages import INITIALIZERS
+from heated.training.initialization import INITIALIZERS
 from heated.training.schedules import SCHEDULES, schedule_values
 from heated.training.train_state import OPTIMIZERS
 
-PARAMS = config.load(ROOT)
+PARAMS = config.load_params(ROOT)
 TEXTS = {file: (ROOT / file).read_text(encoding="utf-8") for file in config.FILES}
 REGISTRIES: list[tuple[dict[str, dict[str, Any]], dict[str, Any]]] = [
     (methods.SCHEDULE_OPTIONS, SCHEDULES),
-    (methods.NORMALIZATION_OPTIONS, NORMALISATIONS),
+    (methods.NORMALIZATION_OPTIONS, NORMALIZATIONS),
     (methods.SAMPLER_OPTIONS, SAMPLERS),
     (datasets.BACKBONE_OPTIONS, BACKBONES),
     (datasets.AUGMENTATION_OPTIONS, AUGMENTATIONS),
@@ -129,7 +129,7 @@ def test_every_choice_of_methods_and_data_sets_binds(subtests):
     """Networks on torch's meta device, which computes shapes alone."""
     for each in PARAMS.methods.values():
         if isinstance(each, methods.HeatedSoftmaxMethod):
-            module = NORMALISATIONS[each.normalise.name](4, **each.normalise.options)
+            module = NORMALIZATIONS[each.normalise.name](4, **each.normalise.options)
             assert module(torch.randn(3, 4)).shape == (3, 4)
     seen = set()
     for name, section in PARAMS.datasets.items():
@@ -145,7 +145,7 @@ def test_every_choice_of_methods_and_data_sets_binds(subtests):
             seen.add((key, packing.size, packing.colour))
             images = torch.rand(2, CHANNELS[packing.colour], packing.size, packing.size)
             for choice in training.augment:
-                draws = Draws(torch.Generator(), len(images), slice(None))
+                draws = AugmentationRNG(torch.Generator(), len(images), slice(None))
                 images = AUGMENTATIONS[choice.name](images, draws, **choice.options)
             backbone, dim = training.backbone, training.embedding_dim
             with torch.device("meta"):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from heated.data.batches import Held, Mapped, device_images
+from heated.data.batches import InMemoryImages, MemmapImages, device_images
 
 CPU = torch.device("cpu")
 
@@ -19,20 +19,20 @@ def test_held_and_mapped_images_give_the_same_batches_in_order(tmp_path):
     images, indices = packed()
     np.save(tmp_path / "images.npy", images)
     source = device_images(np.load(tmp_path / "images.npy", mmap_mode="r"), indices, CPU)
-    assert isinstance(source, Mapped)
+    assert isinstance(source, MemmapImages)
     assert isinstance(source.images, np.memmap)  # not loaded
     assert len(source) == len(indices)
     for count in range(len(PIECES) + 1):
         pieces = [piece.long() for piece in PIECES[:count]]
-        held = list(Held(torch.from_numpy(images[indices])).batches(pieces))
-        mapped = list(source.batches(pieces))
+        held = list(InMemoryImages(torch.from_numpy(images[indices])).iter_batches(pieces))
+        mapped = list(source.iter_batches(pieces))
         assert len(held) == len(mapped) == count
         for piece, one, other in zip(pieces, held, mapped, strict=True):
             expected = torch.from_numpy(images[indices[piece.numpy()]])
             assert torch.equal(one, expected)
             assert torch.equal(other, expected)
     with pytest.raises(IndexError):  # raised in the reading thread
-        list(source.batches([torch.tensor([0]), torch.tensor([99])]))
+        list(source.iter_batches([torch.tensor([0]), torch.tensor([99])]))
 
 
 @pytest.mark.gpu
@@ -41,9 +41,9 @@ def test_a_gpu_holds_what_fits_and_reads_the_same_from_a_map():
     images, indices = packed()
     device = torch.device("cuda")
     held = device_images(images, indices, device)
-    assert isinstance(held, Held)
+    assert isinstance(held, InMemoryImages)
     pieces = [piece.long() for piece in PIECES]
-    mapped = Mapped(images, indices, device).batches(pieces)
-    for one, other in zip(held.batches(pieces), mapped, strict=True):
+    mapped = MemmapImages(images, indices, device).iter_batches(pieces)
+    for one, other in zip(held.iter_batches(pieces), mapped, strict=True):
         assert one.device.type == other.device.type == "cuda"
         assert torch.equal(one, other)

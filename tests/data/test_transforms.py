@@ -7,7 +7,7 @@ import torch
 
 from heated.common.errors import InputError
 from heated.data import transforms
-from heated.data.transforms import Draws
+from heated.data.transforms import AugmentationRNG
 
 OPTIONS = {
     "affine": {"degrees": 20, "scale": 0.2, "shear": 10, "shift": 0.2},
@@ -27,7 +27,9 @@ def with_generator(function):
     """The function with random numbers for all images from a generator."""
 
     def call(given, generator, **options):
-        return function(given, generator and Draws(generator, len(given), slice(None)), **options)
+        return function(
+            given, generator and AugmentationRNG(generator, len(given), slice(None)), **options
+        )
 
     return call
 
@@ -88,7 +90,7 @@ def test_a_slice_of_a_batch_is_augmented_as_in_the_whole(subtests):
         with subtests.test(name=name, part=part):
             generator, other = seeded(), seeded()
             whole = AUGMENTATIONS[name](images(), generator, **OPTIONS[name])
-            rng = Draws(other, 5, part)
+            rng = AugmentationRNG(other, 5, part)
             piece = transforms.AUGMENTATIONS[name](images()[part], rng, **OPTIONS[name])
             assert torch.equal(piece, whole[part])
             assert torch.equal(generator.get_state(), other.get_state())

@@ -28,7 +28,7 @@ FAULTS = {
 
 def packed(samples, rule, folder, **options):
     packing.pack(samples, split(samples, rule, **options), folder, **OPTIONS, workers=2)
-    return packed_dataset.unpack(folder)
+    return packed_dataset.load_packed(folder)
 
 
 @pytest.mark.usefixtures("waits")

@@ -31,7 +31,7 @@ def test_a_folder_goes_from_params_yaml_to_the_report(project: Project) -> None:
     from torchvision.models import resnet50
 
     folder = project.folder.parent / "my-images"
-    layouts.spread(folder, {name: layouts.picture(seed) for name, seed in NAMES.items()})
+    layouts.write_files(folder, {name: layouts.random_image(seed) for name, seed in NAMES.items()})
     (folder / "cat" / "notes.txt").write_text("no image")
     torch.manual_seed(0)
     save_file(resnet50().state_dict(), project.folder / "weights.safetensors")

@@ -111,7 +111,7 @@ def test_birds_train_up_to_species_100_and_cars_up_to_class_98(new_folder):
 
 
 def test_a_copy_of_the_cars_with_a_directory_per_class_gives_the_same_classes(tmp_path):
-    layouts.zipped(tmp_path / "cars196.zip", layouts.cars196_by_class())
+    layouts.write_zip(tmp_path / "cars196.zip", layouts.cars196_by_class())
     samples = small("cars196", counts={"train": (196, 98), "query": (196, 98)}).read(tmp_path)
     assert list(samples.class_names) == layouts.CARS
     assert [PurePosixPath(name).parent.name for name in samples.names] == classes_of(samples)
@@ -201,7 +201,7 @@ def test_a_damaged_table_is_named(new_folder, subtests):
 def test_a_listed_image_that_is_missing_is_named(tmp_path):
     files, _ = layouts.cub200_files()
     lost = "CUB_200_2011/images/101.White_Pelican/White_Pelican_0001_1.jpg"
-    layouts.tar(tmp_path / "a.tgz", {n: content for n, content in files.items() if n != lost})
+    layouts.write_tar(tmp_path / "a.tgz", {n: content for n, content in files.items() if n != lost})
     with pytest.raises(InputError, match=rf"a\.tgz: 1 images .* are missing, such as {lost}"):
         SETS["cub200"][1].read(tmp_path)
 
@@ -251,7 +251,7 @@ def test_the_same_folder_gives_the_same_bytes(new_folder):
     files, _ = layouts.cub200_files()
     zips = []
     for ordered in (files, dict(reversed(files.items()))):
-        layouts.spread(folder := new_folder(), ordered)
+        layouts.write_files(folder := new_folder(), ordered)
         (path,) = stored(folder / "CUB_200_2011", folder / "raw").iterdir()
         zips.append(path.read_bytes())
     assert zips[0] == zips[1]
@@ -261,14 +261,14 @@ def test_without_a_copy_the_sets_own_files_are_downloaded(tmp_path):
     source = SOURCES["cub200"]()
     for mirror in (None, "https://example.org/mirror", str(tmp_path)):
         assert find_copy(source, mirror, "cub200") is None
-    layouts.spread(tmp_path, layouts.cub200_files()[0])
+    layouts.write_files(tmp_path, layouts.cub200_files()[0])
     assert find_copy(source, str(tmp_path), "cub200") is not None
     layouts.cub200(tmp_path)  # the set's own files are preferred to a copy
     assert find_copy(source, str(tmp_path), "cub200") is None
 
 
 def test_a_linked_directory_and_a_name_that_no_zip_can_store_are_errors(tmp_path):
-    layouts.spread(tmp_path, layouts.cub200_files()[0])
+    layouts.write_files(tmp_path, layouts.cub200_files()[0])
     folder = tmp_path / "CUB_200_2011"
     (folder / "cycle").symlink_to(tmp_path)
     with pytest.raises(InputError, match="got a link to a directory"):
@@ -284,9 +284,9 @@ def test_free_space_is_checked_before_a_copy_is_made(new_folder, monkeypatch):
         folder = new_folder()
         copy = folder / ("CUB_200_2011" if kind == "folder" else "birds.zip")
         if kind == "folder":
-            layouts.spread(folder, files)
+            layouts.write_files(folder, files)
         else:
-            layouts.zipped(copy, files)
+            layouts.write_zip(copy, files)
         paths = [path for path in (copy, *copy.rglob("*")) if path.is_file()]
         total = sum(path.stat().st_size for path in paths)
         usage = shutil.disk_usage(folder)._replace(free=total - 1)
@@ -299,7 +299,7 @@ def test_free_space_is_checked_before_a_copy_is_made(new_folder, monkeypatch):
 
 
 def test_a_disk_that_fills_up_is_named_with_the_copy(tmp_path):
-    layouts.spread(tmp_path, layouts.cub200_files()[0])
+    layouts.write_files(tmp_path, layouts.cub200_files()[0])
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "CUB_200_2011.zip").symlink_to("/dev/full")
     with pytest.raises(DownloadFailed, match=r"cannot copy .*/CUB_200_2011: .*No space left"):
@@ -314,7 +314,7 @@ SHOP = {"train": "ab", "query": "cd", "gallery": "cd"}
 
 def pictures(names):
     """An image per name, all different."""
-    return {name: layouts.picture(seed) for seed, name in enumerate(names)}
+    return {name: layouts.random_image(seed) for seed, name in enumerate(names)}
 
 
 def in_parts(parts):
@@ -325,7 +325,9 @@ def in_parts(parts):
 def read_folder(folder: Path, files, layout="classes", kind="folder"):
     """Samples of a user's files, stored unpacked, as a zip or as a tar."""
     suffix = {"folder": "", "zip": ".zip", "tar": ".tar.gz"}[kind]
-    write = {"folder": layouts.spread, "zip": layouts.zipped, "tar": layouts.tar}[kind]
+    write = {"folder": layouts.write_files, "zip": layouts.write_zip, "tar": layouts.write_tar}[
+        kind
+    ]
     write(path := folder / f"images{suffix}", files)
     source = SOURCES["folder"](path=str(path), layout=layout)
     return source.read(stored(find_copy(source, None, "folder"), folder / "raw"))
@@ -398,17 +400,17 @@ def test_a_relative_path_is_looked_up_in_the_project_and_then_in_the_mirror(
             patch.setenv("DVC_ROOT", str(root / "project"))
             mirror = root / "mirror"
             (mirror / subfolder).mkdir(parents=True)
-            layouts.zipped(mirror / subfolder / "zoo.zip", pictures(ZOO[:3]))
+            layouts.write_zip(mirror / subfolder / "zoo.zip", pictures(ZOO[:3]))
             source = SOURCES["folder"](path=path, layout="classes")
             assert find_copy(source, str(mirror), "folder") == mirror / subfolder / "zoo.zip"
             if path == "zoo":
-                layouts.spread(root / "project/zoo", pictures(ZOO[:3]))
+                layouts.write_files(root / "project/zoo", pictures(ZOO[:3]))
                 assert find_copy(source, str(mirror), "folder") == root / "project/zoo"
 
 
 def test_a_path_that_does_not_exist_is_an_error_with_all_places(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
-    layouts.spread(tmp_path / "mirror" / "other", pictures(ZOO[:1]))
+    layouts.write_files(tmp_path / "mirror" / "other", pictures(ZOO[:1]))
     relative = ["project/../zoo", "mirror/folder/zoo", "mirror/zoo"]
     for path, mirror, places in [
         ("../zoo", str(tmp_path / "mirror"), relative),

@@ -112,10 +112,11 @@ def test_greek_and_latin_are_for_training_only_and_each_character_is_a_class(tmp
         ]
         start = len(drawings)
         files = {
-            name: layouts.picture(start + i, mode="1", form="PNG") for i, name in enumerate(names)
+            name: layouts.random_image(start + i, mode="1", form="PNG")
+            for i, name in enumerate(names)
         }
         drawings |= files
-        layouts.zipped(tmp_path / f"{part}.zip", dict(reversed(files.items())))
+        layouts.write_zip(tmp_path / f"{part}.zip", dict(reversed(files.items())))
     train, test = ALPHABETS
     reader = partial(read_omniglot, train=train, test=test, excluded=("Greek", "Latin"))
     counts = {"train": (12, 4), "query": (9, 3)}

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t
 
-from heated.evaluation.summary import mean_with_interval, summaries
+from heated.evaluation.summary import mean_with_interval, summarize_seeds
 
 VALUES = st.lists(st.floats(0, 1), min_size=2, max_size=12).filter(lambda v: stdev(v) > 1e-6)
 
@@ -30,17 +30,17 @@ def test_equal_values_have_an_interval_of_width_0_and_a_single_one_has_none():
 
 def test_seeds_are_in_ascending_order_under_each_metric():
     by_seed = {10: {"f1": 0.1, "ami": 0.4}, 2: {"f1": 0.2, "ami": 0.5}, 0: {"f1": 0.3, "ami": 0.6}}
-    found = summaries(by_seed)
+    found = summarize_seeds(by_seed)
     assert list(found) == ["f1", "ami"]
     assert list(found["f1"]["seeds"].items()) == [("0", 0.3), ("2", 0.2), ("10", 0.1)]
     assert found["ami"]["mean"] == pytest.approx(0.5)
     by_seed = {seed: {"f1": 0.1 * seed + 0.037} for seed in range(7)}
     backwards = dict(reversed(by_seed.items()))
-    assert summaries(by_seed) == summaries(backwards)
+    assert summarize_seeds(by_seed) == summarize_seeds(backwards)
 
 
 def test_the_engine_is_added_to_metrics_of_clusters():
     names = ("recall_at_1", "f1", "f1_kmeans_std", "kmeans_objective", "spread")
-    found = summaries({0: dict.fromkeys(names, 0.5)}, "lloyd")
+    found = summarize_seeds({0: dict.fromkeys(names, 0.5)}, "lloyd")
     assert [name for name in found if "engine" in found[name]] == [*names[1:4]]
     assert found["f1"]["engine"] == "lloyd"

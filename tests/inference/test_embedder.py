@@ -6,7 +6,7 @@ import torch
 from embedders import KINDS, as_file, case
 
 from heated.common.errors import InputError
-from heated.data.packed_dataset import unpack
+from heated.data.packed_dataset import load_packed
 from heated.inference.embedder import load_embedder, make_embedder, save_embedder
 from heated.models import embedding_model
 
@@ -24,7 +24,7 @@ def embedder(model_case):
 
 
 def test_original_and_packed_images_get_the_embed_stages_embeddings(model_case, embedder):
-    data = unpack(model_case.packed)
+    data = load_packed(model_case.packed)
     packed = data.images[data.split.query | data.split.gallery]
     for embeddings in (embedder.predict(model_case.contents), embedder.embed_packed(packed)):
         assert embeddings.dtype == np.float32
@@ -48,10 +48,10 @@ def test_another_packing_or_other_weights_have_another_digest(model_case, embedd
     weights, packing = model_case.weights, model_case.packing
     other = "crop" if packing["fit"] == "squash" else "squash"
     assert make_embedder(weights, {**packing, "fit": other}).digest != embedder.digest
-    model = embedding_model.load(weights, torch.device("cpu"))
+    model = embedding_model.load_model(weights, torch.device("cpu"))
     with torch.no_grad():
         next(model.parameters()).add_(1e-3)
-    embedding_model.save(tmp_path / "other.safetensors", model)
+    embedding_model.save_model(tmp_path / "other.safetensors", model)
     assert make_embedder(tmp_path / "other.safetensors", packing).digest != embedder.digest
     with pytest.raises(InputError, match=r"was trained on images of \(.*packing makes \(9, 9"):
         save_embedder(tmp_path / "model", weights, {**packing, "size": 9})

@@ -8,11 +8,11 @@ from embedders import KINDS, case
 
 from heated.common.errors import InputError
 from heated.common.geometry import l2_normalize
-from heated.data.packed_dataset import unpack
+from heated.data.packed_dataset import load_packed
 from heated.inference.onnx import export
 from heated.models import embedding_model
 from heated.models.backbones import BACKBONES
-from heated.models.embedding_model import Architecture, Model
+from heated.models.embedding_model import Architecture, ModelWithLoss
 
 
 def run_onnx(path, images):
@@ -28,7 +28,7 @@ def run_onnx(path, images):
 def test_onnx_runtime_gives_the_embed_stages_embeddings(tmp_path, kind):
     model_case = case(kind, tmp_path)
     export(model_case.weights, tmp_path / "model.onnx")
-    data = unpack(model_case.packed)
+    data = load_packed(model_case.packed)
     images = data.images[data.split.query | data.split.gallery]
     for count in (1, 5, len(images)):
         embeddings = run_onnx(tmp_path / "model.onnx", images[:count])
@@ -45,7 +45,7 @@ LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES if nam
 def test_every_backbone_is_exported(tmp_path, name):
     shape = (32, 32, 1 if name in OPTIONS else 3)
     torch.manual_seed(0)
-    model = Model(
+    model = ModelWithLoss(
         Architecture(
             image_shape=shape,
             num_classes=3,
@@ -57,7 +57,7 @@ def test_every_backbone_is_exported(tmp_path, name):
             pixel_std=0.5,
         )
     ).eval()
-    embedding_model.save(tmp_path / "model.safetensors", model)
+    embedding_model.save_model(tmp_path / "model.safetensors", model)
     export(tmp_path / "model.safetensors", tmp_path / "model.onnx")
     images = np.random.default_rng(0).integers(256, size=(3, *shape), dtype=np.uint8)
     with torch.inference_mode():

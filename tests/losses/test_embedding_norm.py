@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from heated.losses.embedding_norm import NORMALISATIONS, BatchNormEmbedding
+from heated.losses.embedding_norm import NORMALIZATIONS, BatchNormEmbedding
 
 N, D = 7, 5
 ROWS = np.random.default_rng(0).normal(2.0, 3.0, (N, D))
@@ -23,9 +23,9 @@ def assert_close(actual, expected):
 def test_embeddings_are_unchanged_or_of_unit_length_and_so_are_class_weights():
     unit = ROWS / np.sqrt((ROWS**2).sum(axis=1, keepdims=True))
     expected = {"none": (ROWS, False), "l2": (unit, True), "l2_embeddings": (unit, False)}
-    assert {*expected, "batch"} == set(NORMALISATIONS)
+    assert {*expected, "batch"} == set(NORMALIZATIONS)
     for name, (rows, unit_weights) in expected.items():
-        module = NORMALISATIONS[name](D)
+        module = NORMALIZATIONS[name](D)
         assert_close(module(torch.from_numpy(ROWS)), rows)
         assert_close(module.embedding(torch.from_numpy(ROWS)), ROWS)  # keeps the length
         assert module.unit_weights == unit_weights
@@ -34,7 +34,7 @@ def test_embeddings_are_unchanged_or_of_unit_length_and_so_are_class_weights():
 
 
 def test_batch_norm_learns_a_shift_and_no_scale_and_gives_lengths_of_about_1():
-    module = NORMALISATIONS["batch"](D).double()
+    module = NORMALIZATIONS["batch"](D).double()
     assert {name: tuple(p.shape) for name, p in module.named_parameters()} == {"shift": (D,)}
     assert not module.shift.any()
     assert module.unit_weights

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import heated
-from heated.losses.embedding_norm import NORMALISATIONS, BatchNormEmbedding
+from heated.losses.embedding_norm import NORMALIZATIONS, BatchNormEmbedding
 from heated.losses.heated_softmax import BIASES, HeatedSoftmax
 
 N, C, D = 6, 4, 5
@@ -80,7 +80,7 @@ def through_batch_norm(gradient, rows):
 
 def test_logits_loss_and_gradients_are_those_of_the_paper(subtests):
     """Eq. 1 to 3 and 5."""
-    for normalise, bias, smoothing in product(NORMALISATIONS, BIASES, (0.0, 0.1)):
+    for normalise, bias, smoothing in product(NORMALIZATIONS, BIASES, (0.0, 0.1)):
         with subtests.test(normalise=normalise, bias=bias, smoothing=smoothing):
             head = make_head(normalise, bias=bias, label_smoothing=smoothing)
             f, w = normalize(ROWS, normalise), class_weights(head, normalise)
@@ -112,7 +112,7 @@ def test_logits_loss_and_gradients_are_those_of_the_paper(subtests):
 
 
 def test_the_length_of_class_weights_matters_only_if_they_are_free():
-    for normalise in NORMALISATIONS:
+    for normalise in NORMALIZATIONS:
         head = make_head(normalise)
         before = head.logits(BATCH[0])
         with torch.no_grad():
@@ -135,7 +135,7 @@ def test_the_compared_embedding_is_the_networks_output_or_the_batch_normed_one()
 
 
 def test_normalized_embeddings_give_the_same_logits_as_raw_ones():
-    for normalise in NORMALISATIONS:
+    for normalise in NORMALIZATIONS:
         head = make_head(normalise)
         other = make_head("none", unit_weights=head.unit_weights)
         assert torch.equal(other.logits(head.normalise(BATCH[0])), head.logits(BATCH[0]))
@@ -258,7 +258,7 @@ def test_invalid_options_are_rejected_with_what_is_valid():
         HeatedSoftmax(2, D, adaptation="adacos")
 
 
-@pytest.mark.parametrize("normalise", NORMALISATIONS)
+@pytest.mark.parametrize("normalise", NORMALIZATIONS)
 def test_the_loss_works_in_any_training_loop(normalise):
     torch.manual_seed(0)
     images, labels = torch.randn(60, 8), torch.arange(60) % 3

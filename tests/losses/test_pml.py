@@ -17,17 +17,17 @@ from heated import config
 from heated.common.errors import InputError
 from heated.config import methods
 from heated.config.yaml_files import expand_bases
-from heated.data.batches import Held
+from heated.data.batches import InMemoryImages
 from heated.data.samplers import SAMPLERS
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.losses.pml import LOSSES, MINERS, PMLLoss, check_options, forked_rng
 from heated.models import embedding_model
-from heated.models.embedding_model import Architecture, Model
+from heated.models.embedding_model import Architecture, ModelWithLoss
 from heated.training.loop import epoch_seed, raw_embeddings, train
 from heated.training.recipe import Recipe
 from heated.training.train_state import TrainState
 
-PARAMS = config.load(ROOT)
+PARAMS = config.load_params(ROOT)
 PML_METHODS = {name: m for name, m in PARAMS.methods.items() if hasattr(m, "loss")}
 # The library indexes by a list of lists, and gives tensors to scipy: both still work as intended.
 pytestmark = [
@@ -54,7 +54,7 @@ def settings_of(method, **changes):
 def make_model(settings):
     torch.manual_seed(0)
     shape = {"image_shape": (8, 8, 1), "num_classes": 10}
-    return Model(Architecture.of(vars(Recipe.from_settings(settings)), **shape))
+    return ModelWithLoss(Architecture.of(vars(Recipe.from_settings(settings)), **shape))
 
 
 def train_model(settings, model=None):
@@ -63,7 +63,7 @@ def train_model(settings, model=None):
     recipe = Recipe.from_settings(settings | {"precision": "float32"})
     state = TrainState.create(model, recipe, seed=0)
     images, labels = digits()
-    train(state, Held(images), labels, recipe)
+    train(state, InMemoryImages(images), labels, recipe)
     return model, state.history
 
 
@@ -85,7 +85,7 @@ def test_every_listed_loss_and_miner_is_used():
 
 def make_reference(module, names, choice, **sizes):
     """Build the library's object as its documentation does."""
-    name, options = embedding_model.split_choice(choice)
+    name, options = embedding_model.name_and_options(choice)
     if "embedding_regularizer" in options:
         options["embedding_regularizer"] = regularizers.LpRegularizer()
     return getattr(module, names[name])(**options, **sizes)
@@ -112,7 +112,7 @@ def test_an_epoch_equals_the_librarys_example_loop(subtests):
                 groups += [{"params": loss_func.parameters(), "lr": lr}]
             optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
             images, labels = digits()
-            name, options = embedding_model.split_choice(Recipe.from_settings(settings).sampler)
+            name, options = embedding_model.name_and_options(Recipe.from_settings(settings).sampler)
             generator = torch.Generator().manual_seed(epoch_seed(0, 0))
             network.train()
             for step, batch in enumerate(SAMPLERS[name](labels, BATCH_SIZE, generator, **options)):
@@ -209,7 +209,7 @@ def test_invalid_options_are_rejected_with_what_is_valid(subtests):
 
 def test_only_building_a_loss_needs_the_library(tmp_path, monkeypatch):
     model, _ = train_model(settings_of("proxy-anchor"))
-    embedding_model.save(tmp_path / "model.safetensors", model)
+    embedding_model.save_model(tmp_path / "model.safetensors", model)
     for name in [name for name in sys.modules if name.startswith("pytorch_metric_learning")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning", None)
@@ -217,7 +217,7 @@ def test_only_building_a_loss_needs_the_library(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=message):
         check_options("methods.triplet", loss={"name": "triplet"}, miner=None)
     train_model(settings_of("bn"))
-    loaded = embedding_model.load(tmp_path / "model.safetensors", CPU)
+    loaded = embedding_model.load_model(tmp_path / "model.safetensors", CPU)
     images, _ = digits()
     with torch.inference_mode():
         prepared = model.eval().prepare(images)

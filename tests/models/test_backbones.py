@@ -12,7 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from heated.common.errors import InputError
 from heated.common.geometry import variance_scaling_
-from heated.models.backbones import BACKBONES, bottleneck
+from heated.models.backbones import BACKBONES, bottleneck_name
 
 OPTIONS = {"batch_norm": BATCH_NORM, "frozen_blocks": 0}
 SMALL = ("lenet", "conv4")
@@ -82,7 +82,7 @@ def test_a_bottleneck_replaces_torchvisions_classifier(subtests):
             assert shapes[0] == shapes[1]
             left = [tuple(ours[key].shape) for key in ours if key.startswith(classifier)]
             assert sorted(left) == [(48,), (48, FEATURES[name])]
-            last = network.get_submodule(bottleneck(network))
+            last = network.get_submodule(bottleneck_name(network))
             assert (type(last), last.out_features) == (nn.Linear, 48)
 
 

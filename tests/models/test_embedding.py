@@ -3,19 +3,19 @@ from copy import deepcopy
 import numpy as np
 import torch
 
-from heated.data.batches import Held, Mapped
+from heated.data.batches import InMemoryImages, MemmapImages
 from heated.models import embedding
-from heated.models.embedding_model import Architecture, Model
+from heated.models.embedding_model import Architecture, ModelWithLoss
 
 PIXELS = np.random.default_rng(0).integers(256, size=(23, 6, 6, 1), dtype=np.uint8)
-IMAGES = Held(torch.from_numpy(PIXELS))
+IMAGES = InMemoryImages(torch.from_numpy(PIXELS))
 
 
 def make_model(normalise="batch"):
     torch.manual_seed(0)
     batch = {"name": "batch", "momentum": 0.05, "eps": 1e-3}
     affine = {"name": "affine", "degrees": 90, "scale": 0.5, "shear": 9, "shift": 0.5}
-    return Model(
+    return ModelWithLoss(
         Architecture(
             image_shape=(6, 6, 1),
             num_classes=3,
@@ -37,7 +37,7 @@ def test_every_image_gets_the_models_raw_embedding_in_order_at_any_batch_size(mo
         embeddings = embedding.embed(model, IMAGES, quiet=True)
         assert (embeddings.shape, embeddings.dtype) == ((23, 4), torch.float32)
         torch.testing.assert_close(embeddings, expected, atol=1e-6, rtol=0)
-    assert embedding.embed(model, Held(IMAGES.images[:0])).shape == (0, 4)
+    assert embedding.embed(model, InMemoryImages(IMAGES.images[:0])).shape == (0, 4)
     for normalise in ("none", "l2"):  # not of unit length
         assert embedding.embed(make_model(normalise), IMAGES).norm(dim=1).std() > 1e-3
 
@@ -45,16 +45,16 @@ def test_every_image_gets_the_models_raw_embedding_in_order_at_any_batch_size(mo
 def test_a_memory_map_is_read_batch_by_batch_and_gives_the_same_embeddings(tmp_path, monkeypatch):
     np.save(tmp_path / "images.npy", PIXELS)
     memmap = np.load(tmp_path / "images.npy", mmap_mode="r")
-    indices, sizes, read = np.arange(1, 23, 2), [], Mapped.read
+    indices, sizes, read = np.arange(1, 23, 2), [], MemmapImages.read
 
     def spy(self, batch):
         sizes.append(len(batch))
         return read(self, batch)
 
     monkeypatch.setattr(embedding, "MAX_BATCH", 4)
-    expected = embedding.embed(make_model(), Held(IMAGES.images[indices]))
-    monkeypatch.setattr(Mapped, "read", spy)
-    images = Mapped(memmap, indices, torch.device("cpu"))
+    expected = embedding.embed(make_model(), InMemoryImages(IMAGES.images[indices]))
+    monkeypatch.setattr(MemmapImages, "read", spy)
+    images = MemmapImages(memmap, indices, torch.device("cpu"))
     assert torch.equal(embedding.embed(make_model(), images), expected)
     assert sizes == [4, 4, 3]
 

@@ -8,10 +8,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from heated.common.errors import InputError
-from heated.data.batches import Held
-from heated.data.transforms import Draws
+from heated.data.batches import InMemoryImages
+from heated.data.transforms import AugmentationRNG
 from heated.models import embedding_model
-from heated.models.embedding_model import Architecture, Model, load, load_with_head, save
+from heated.models.embedding_model import (
+    Architecture,
+    ModelWithLoss,
+    load_model,
+    load_model_with_loss,
+    save_model,
+)
 from heated.training.loop import train
 from heated.training.train_state import TrainState
 
@@ -40,13 +46,18 @@ def make_model(normalise="batch", *, bias="inside", **changes):
         pixel_mean=0.25,
         pixel_std=0.75,
     )
-    return Model(replace(architecture, **changes))
+    return ModelWithLoss(replace(architecture, **changes))
 
 
 def train_model(model):
     """Change every weight and every running statistic; return the model in eval mode."""
     recipe = make_recipe(alphas=[5.0], lrs=[0.1], batch_size=3)
-    train(TrainState.create(model, recipe, seed=0), Held(IMAGES), torch.arange(6) % 3, recipe)
+    train(
+        TrainState.create(model, recipe, seed=0),
+        InMemoryImages(IMAGES),
+        torch.arange(6) % 3,
+        recipe,
+    )
     return model.eval()
 
 
@@ -56,12 +67,12 @@ def test_images_are_prepared_with_the_architectures_steps_and_range(tmp_path):
     expected = (IMAGES[:, :6, :6].double() / 255 - torch.tensor(mean)) / torch.tensor(std)
     prepared = model.prepare(IMAGES)
     torch.testing.assert_close(prepared.double(), expected.permute(0, 3, 1, 2), atol=1e-6, rtol=0)
-    draws = Draws(torch.Generator().manual_seed(0), len(IMAGES), slice(None))
+    draws = AugmentationRNG(torch.Generator().manual_seed(0), len(IMAGES), slice(None))
     augmented = model.prepare(IMAGES, draws)
     assert augmented.shape == prepared.shape
     assert not torch.equal(augmented, prepared)
-    save(tmp_path / "model.safetensors", model)
-    loaded = load(tmp_path / "model.safetensors", CPU)
+    save_model(tmp_path / "model.safetensors", model)
+    loaded = load_model(tmp_path / "model.safetensors", CPU)
     assert loaded.architecture == model.architecture
     assert torch.equal(loaded.prepare(IMAGES), prepared)
     one = make_model(pixel_mean=0.3, pixel_std=0.7)
@@ -91,7 +102,7 @@ def test_a_loaded_model_equals_the_saved_one_in_files_of_all_versions(tmp_path, 
         with subtests.test(normalise=normalise, bias=bias):
             model = train_model(make_model(normalise, bias=bias, **changes))
             paths = [tmp_path / "new.safetensors", tmp_path / "old.safetensors"]
-            save(paths[0], model.train())
+            save_model(paths[0], model.train())
             former = {  # the normalization was once part of the head
                 key.replace("normalization.", "head.normalise."): value.contiguous()
                 for key, value in model.state_dict().items()
@@ -99,7 +110,7 @@ def test_a_loaded_model_equals_the_saved_one_in_files_of_all_versions(tmp_path, 
             save_file(former, paths[1], {"architecture": json.dumps(asdict(model.architecture))})
             model.eval()
             for path in paths:
-                loaded, whole = load(path, CPU), load_with_head(path, CPU)
+                loaded, whole = load_model(path, CPU), load_model_with_loss(path, CPU)
                 assert not any(module.training for module in loaded.modules())
                 assert loaded.architecture == whole.architecture == model.architecture
                 with torch.inference_mode():
@@ -117,9 +128,9 @@ def test_a_loaded_model_equals_the_saved_one_in_files_of_all_versions(tmp_path, 
 
 def test_a_model_is_loaded_for_embedding_without_its_loss(tmp_path, monkeypatch):
     model = train_model(make_model())
-    save(tmp_path / "model.safetensors", model)
+    save_model(tmp_path / "model.safetensors", model)
     monkeypatch.setattr(embedding_model, "HeatedSoftmax", lambda *_: pytest.fail("built the loss"))
-    loaded = load(tmp_path / "model.safetensors", CPU)
+    loaded = load_model(tmp_path / "model.safetensors", CPU)
     expected = {key for key in model.state_dict() if not key.startswith("head.")}
     assert set(loaded.state_dict()) == expected
     assert "normalization.shift" in expected
@@ -127,9 +138,9 @@ def test_a_model_is_loaded_for_embedding_without_its_loss(tmp_path, monkeypatch)
 
 def test_equal_models_give_equal_safetensors_files_without_pickle(tmp_path):
     model, paths = train_model(make_model()), [tmp_path / name for name in "abc"]
-    save(paths[0], model)
-    save(paths[1], model)
-    save(paths[2], load_with_head(paths[0], CPU))
+    save_model(paths[0], model)
+    save_model(paths[1], model)
+    save_model(paths[2], load_model_with_loss(paths[0], CPU))
     content = paths[0].read_bytes()
     assert all(path.read_bytes() == content for path in paths)
     with safe_open(paths[0], "pt") as file:
@@ -146,10 +157,10 @@ def test_other_files_and_missing_ones_are_rejected(tmp_path):
     for content in (path.read_bytes(), b"", b"no model"):
         path.write_bytes(content)
         with pytest.raises(InputError, match="is damaged, or not a model of the stage 'train'"):
-            load(path, CPU)
+            load_model(path, CPU)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"model.safetensors .*'train'"):
-        load(path, CPU)
+        load_model(path, CPU)
 
 
 def test_an_architecture_takes_the_values_of_its_names_from_a_recipe():

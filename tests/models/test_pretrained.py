@@ -12,7 +12,7 @@ from torchvision.models._api import Weights, WeightsEnum
 
 from heated.common.errors import InputError
 from heated.common.io import sha256
-from heated.models.backbones import bottleneck
+from heated.models.backbones import bottleneck_name
 from heated.models.pretrained import (
     IMAGENET,
     download_state_dict,
@@ -50,7 +50,7 @@ def test_weights_fill_all_but_the_bottleneck_and_compute_what_torchvisions_netwo
             network = make_network(name, momentum=0.1, eps=eps.pop())
             before = {key: value.clone() for key, value in network.state_dict().items()}
             load_pretrained(network, pretrained_state_dict(str(path), name) if suffix else state)
-            kept = (f"{bottleneck(network)}.", "num_batches_tracked")
+            kept = (f"{bottleneck_name(network)}.", "num_batches_tracked")
             for key, value in network.state_dict().items():
                 is_kept = key.startswith(kept[0]) or key.endswith(kept[1])
                 assert torch.equal(value, before[key] if is_kept else state[key]), key
@@ -77,7 +77,9 @@ def test_small_networks_take_files_from_the_projects_root(tmp_path, monkeypatch)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     for name in ("lenet", "conv4"):
         other, network = make_network(name, seed=5), make_network(name)
-        last = {k: v.clone() for k, v in network.state_dict().items() if bottleneck(network) in k}
+        last = {
+            k: v.clone() for k, v in network.state_dict().items() if bottleneck_name(network) in k
+        }
         assert len(last) == 2
         save_file(other.state_dict(), tmp_path / "w.safetensors")
         assert weights_id("w.safetensors", name) == sha256(tmp_path / "w.safetensors")

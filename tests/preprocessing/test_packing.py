@@ -8,7 +8,7 @@ from PIL import Image
 
 from heated.common.errors import InputError
 from heated.common.samples import Samples
-from heated.data.packed_dataset import digest, unpack
+from heated.data.packed_dataset import load_packed, packed_sha256
 from heated.datasets.splits import split
 from heated.preprocessing import packing
 from heated.preprocessing.packing import pack
@@ -31,7 +31,7 @@ def samples(images):
 
 def packed(given, folder, *, size=12, **options):
     pack(given, split(given, "halves"), folder, size=size, **{**OPTIONS, **options})
-    return unpack(folder)
+    return load_packed(folder)
 
 
 def png(pixels):
@@ -68,7 +68,7 @@ def test_the_folder_holds_two_files_that_numpy_reads_without_pickle(tmp_path):
         masks = {"train", "query", "gallery"}
         assert set(index) == {"labels", "class_names", "tested", "damaged"} | masks
     assert [path.name for path in tmp_path.iterdir()] == ["packed"]
-    data = unpack(tmp_path / "packed")
+    data = load_packed(tmp_path / "packed")
     assert isinstance(data.images, np.memmap)
     assert not data.images.flags.writeable
     assert data.split.tested == "fold 1, “ß”"
@@ -86,7 +86,7 @@ def test_images_are_packed_as_decoded_and_may_have_different_sizes(tmp_path):
 def test_the_old_folder_stays_until_the_new_one_is_complete(tmp_path):
     folder = tmp_path / "packed"
     packed(samples(GRAYS), folder)
-    before = digest(folder)
+    before = packed_sha256(folder)
 
     def contents():
         yield 0, png(GRAYS[0])
@@ -94,10 +94,10 @@ def test_the_old_folder_stays_until_the_new_one_is_complete(tmp_path):
 
     with pytest.raises(OSError, match=f"{folder}: cannot pack the images: unplugged"):
         packed(replace(samples(GRAYS), contents=contents), folder)
-    assert digest(folder) == before
+    assert packed_sha256(folder) == before
     assert [path.name for path in tmp_path.iterdir()] == ["packed"]
     packed(samples(255 - GRAYS), folder)
-    np.testing.assert_array_equal(unpack(folder).images, 255 - GRAYS[..., None])
+    np.testing.assert_array_equal(load_packed(folder).images, 255 - GRAYS[..., None])
 
 
 def test_too_many_damaged_images_are_an_error_that_names_them(tmp_path):
@@ -156,13 +156,13 @@ def test_few_contents_are_in_memory_at_a_time():
 
 def test_a_missing_packed_data_set_is_an_error_with_the_stage_to_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="the stage 'split' makes it"):
-        unpack(tmp_path / "packed")
+        load_packed(tmp_path / "packed")
 
 
 def test_the_digest_is_of_images_and_index(tmp_path):
     def digest_of(given, name):
         packed(given, tmp_path / name)
-        return digest(tmp_path / name)
+        return packed_sha256(tmp_path / name)
 
     other_pixel = GRAYS.copy()
     other_pixel[9, 11, 11] ^= 1

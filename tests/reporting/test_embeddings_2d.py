@@ -6,25 +6,25 @@ import torch
 from conftest import ROOT
 
 from heated import config
-from heated.data.batches import Mapped
-from heated.data.packed_dataset import unpack
+from heated.data.batches import MemmapImages
+from heated.data.packed_dataset import load_packed
 from heated.datasets import SOURCES
 from heated.datasets.download import Cache, download_all
 from heated.datasets.splits import split
 from heated.models.embedding import embed
-from heated.models.embedding_model import load
+from heated.models.embedding_model import load_model
 from heated.preprocessing import packing
 from heated.training.recipe import Recipe
 from heated.training.training_run import Run
 
-PARAMS = config.load(ROOT)
+PARAMS = config.load_params(ROOT)
 CPU = torch.device("cpu")
 
 
 def angular_spread(model, data, mask):
     """Return the mean over classes of the median angle to the class mean, in degrees."""
     numbers = np.flatnonzero(mask)
-    embeddings = embed(model, Mapped(data.images, numbers, CPU), quiet=True).double().numpy()
+    embeddings = embed(model, MemmapImages(data.images, numbers, CPU), quiet=True).double().numpy()
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     medians = []
     for label in np.unique(data.labels[numbers]):
@@ -44,7 +44,7 @@ def test_classes_spread_as_alpha_grows(tmp_path):
     images = settings.packing.model_dump(exclude={"split", "validation"})
     parts = split(samples, rule.name, **rule.options)
     packing.pack(samples, parts, tmp_path / "packed", **images, workers=1)
-    data = unpack(tmp_path / "packed")
+    data = load_packed(tmp_path / "packed")
     for method in ("ln-4", "ln-64"):
         recipe = Recipe.from_settings(PARAMS.settings(name, method) | {"precision": "float32"})
         path = tmp_path / f"{method}.safetensors"
@@ -52,7 +52,7 @@ def test_classes_spread_as_alpha_grows(tmp_path):
         (*_, last) = run.finished(0, path, lambda row: None)["history"]
         assert last["accuracy"] > 0.5
         masks = (data.split.train, data.split.query)
-        spreads[method] = [angular_spread(load(path, CPU), data, mask) for mask in masks]
+        spreads[method] = [angular_spread(load_model(path, CPU), data, mask) for mask in masks]
     assert all(np.greater(spreads["ln-64"], spreads["ln-4"]))
 
 

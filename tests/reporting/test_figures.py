@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 from heated import config
 from heated.common.history import write_history
 from heated.common.io import read_json, write_arrays, write_json
-from heated.evaluation.summary import summaries
-from heated.reporting.figures import FIGURES, draw_figure, draw_figures, gradients, planes
+from heated.evaluation.summary import summarize_seeds
+from heated.reporting.figures import FIGURES, draw_figure, draw_figures, embeddings_2d, gradients
 from heated.reporting.figures.base import (
     format_recall,
     heating_step,
@@ -38,12 +38,12 @@ from heated.reporting.figures.training_curves import (
     draw_schedule_shapes,
     draw_training_curves,
 )
-from heated.reporting.results import read_results
+from heated.reporting.run_results import read_results
 from heated.reporting.tables import cost_table
 from heated.training.recipe import Recipe
 
 pytestmark = pytest.mark.xdist_group("figures")  # one process draws the shared ones
-PARAMS = config.load(ROOT)
+PARAMS = config.load_params(ROOT)
 ZERO_SHOT = {name: grid.methods for name, grid in PARAMS.grids().items() if name != "planes"}
 MAIN = {"run": ZERO_SHOT["run"]}
 UPRIGHT = {"planes": PARAMS.studies.planes.methods}
@@ -60,7 +60,7 @@ def write_run(folder: Path, dataset: str, method: str, seeds: tuple[int, ...] = 
     settings, run = PARAMS.settings(dataset, method), folder / dataset / method
     recipe = Recipe.from_settings(settings)
     scores = {seed: {"recall_at_1": recall_at_1(method, seed)} for seed in seeds}
-    write_json(run / "metrics.json", summaries(scores))
+    write_json(run / "metrics.json", summarize_seeds(scores))
     rows = [
         {"epoch": epoch, "alpha": alpha, "lr": lr, "loss": 1 / (1 + epoch), "accuracy": 0.9}
         for epoch, (alpha, lr) in enumerate(zip(recipe.alphas, recipe.lrs, strict=True))
@@ -325,13 +325,13 @@ def test_costs_are_those_of_the_records_and_the_figure_ranks_the_competitors(res
 
 @pytest.fixture(scope="module")
 def embeddings(upright):
-    return planes.load_embeddings(upright)
+    return embeddings_2d.load_embeddings(upright)
 
 
 def test_every_test_image_and_class_is_drawn_in_its_color_by_increasing_alpha(upright, embeddings):
     methods = [each.result.method for each in embeddings]
     assert methods == ["ln-quarter", "ln-4", "ln", "ln-64", "hln"]
-    figure = planes.draw_embeddings(upright, UPRIGHT)[1]
+    figure = embeddings_2d.draw_embeddings(upright, UPRIGHT)[1]
     for axes, embedding in zip(figure.axes, embeddings, strict=False):
         (points,) = axes.collections
         assert len(points.get_offsets()) == len(LABELS)
@@ -347,12 +347,12 @@ def test_every_test_image_and_class_is_drawn_in_its_color_by_increasing_alpha(up
 
 @given(arrays(np.float64, st.integers(1, 12), elements=st.floats(-3.14, 3.14)))
 def test_labels_do_not_overlap_and_keep_the_order_around_the_circle(angles):
-    moved = planes.spread_angles(angles, planes.LABEL_GAP)
+    moved = embeddings_2d.spread_angles(angles, embeddings_2d.LABEL_GAP)
     order = np.argsort(angles, kind="stable")
     gaps = np.diff(np.append(moved[order], moved[order[0]] + 2 * np.pi))
-    assert gaps.min() > 0.95 * planes.LABEL_GAP
+    assert gaps.min() > 0.95 * embeddings_2d.LABEL_GAP
     apart = np.array([2.0, -3.0, 0.0])
-    assert list(planes.spread_angles(apart, planes.LABEL_GAP)) == list(apart)
+    assert list(embeddings_2d.spread_angles(apart, embeddings_2d.LABEL_GAP)) == list(apart)
 
 
 def test_untrained_classes_have_no_diamonds(tmp_path):
@@ -363,7 +363,7 @@ def test_untrained_classes_have_no_diamonds(tmp_path):
     write_embeddings(result.folder, 0.1)
     path = result.folder / "embeddings" / "seed-0.npz"
     write_arrays(path, embeddings=np.load(path)["embeddings"], labels=LABELS + 10)
-    (embedding,) = planes.load_embeddings([result])
+    (embedding,) = embeddings_2d.load_embeddings([result])
     assert embedding.weights is None
     (figure,) = draw_figures([result], UPRIGHT)
     assert "iamond" not in figure.description
@@ -378,10 +378,10 @@ def test_the_median_angle_is_that_of_the_classes(embeddings):
 
 def test_embeddings_during_training_are_drawn_by_epoch(upright, tmp_path):
     result = replace(upright[0], folder=tmp_path)
-    assert planes.draw_epoch_embeddings(result, 0) == {}
+    assert embeddings_2d.draw_epoch_embeddings(result, 0) == {}
     epochs, angles = [0, 2], np.linspace(-3, 3, 2 * len(LABELS)).reshape(2, -1)
     write_arrays(tmp_path / "models/seed-0.npz", epochs=epochs, angles=angles, labels=LABELS)
-    svgs = planes.draw_epoch_embeddings(result, 0)
+    svgs = embeddings_2d.draw_epoch_embeddings(result, 0)
     assert [*svgs] == epochs
     alphas = dict(zip(*result.curve("alpha"), strict=True))
     for epoch, svg in svgs.items():

@@ -10,7 +10,7 @@ from heated.analysis.claims import assess_claims
 from heated.reporting.judge import judge_results, values_by_seed
 from heated.reporting.release import claims_markdown
 
-CLAIMS = {name: claim.model_dump() for name, claim in config.load(ROOT).claims.items()}
+CLAIMS = {name: claim.model_dump() for name, claim in config.load_params(ROOT).claims.items()}
 RELEASED = sorted((ROOT / "results").glob("*.json"))
 # README's columns, from the second on: effects with batch norm.
 COLUMNS = ("bn-heat-recall", "bn-heat-map", "bn-drop-recall", "bn-drop-map")

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from reported import GRIDS, QUERIES, claim, comparison, dataset_report
 
 from heated.common.io import write_text
-from heated.evaluation.summary import summaries
+from heated.evaluation.summary import summarize_seeds
 from heated.reporting.release import render_report
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("built")]
@@ -76,7 +76,7 @@ def long_page(results: list[Any], tmp_path_factory: pytest.TempPathFactory) -> P
     made = []
     for number, (name, value) in enumerate(zip(names, values, strict=True)):
         seeds = {seed: {"recall_at_1": value + seed % (2 + number) / 1e6} for seed in range(6)}
-        made.append(replace(results[0], method=name, metrics=summaries(seeds)))
+        made.append(replace(results[0], method=name, metrics=summarize_seeds(seeds)))
     compared = {"supported": "bn-4", "contradicted": names[3], "no verdict": "bn-16"}
     claims = {
         verdict: claim(

@@ -9,9 +9,9 @@ from conftest import ROOT
 
 from heated import config
 from heated.common.samples import SEEN, UNSEEN
-from heated.reporting.paper import SPLIT_SIZES, departures, load_paper_results, paper_value
+from heated.reporting.paper_results import SPLIT_SIZES, departures, load_paper_results, paper_value
 
-PARAMS = config.load(ROOT)
+PARAMS = config.load_params(ROOT)
 
 
 def record_of(dataset: str, method: str) -> tuple[dict[str, Any], dict[str, Any]]:

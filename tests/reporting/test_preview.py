@@ -20,7 +20,7 @@ from heated.reporting.preview import (
 from heated.training.recipe import Recipe
 
 pytestmark = pytest.mark.xdist_group("preview")  # one process draws the page
-PARAMS = config.load(ROOT)
+PARAMS = config.load_params(ROOT)
 GRIDS = {name: grid.model_dump() for name, grid in PARAMS.grids().items()}
 
 

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 from reported import ENVIRONMENT, SCORES, SPLIT
 
-from heated.evaluation.summary import summaries
+from heated.evaluation.summary import summarize_seeds
 from heated.reporting.provenance import (
     collect_provenance,
     format_commit,
@@ -65,6 +65,6 @@ def test_the_caption_mentions_k_means_and_unanswerable_queries_only_if_they_matt
     assert "queries" not in table_caption(results)
     extra = {"nmi_geometric_kmeans_std": 0.0123, "kmeans_objective": 0.3, "without_match": 0.02}
     scores = {seed: values | extra for seed, values in SCORES["bn"].items()}
-    caption = table_caption([replace(results[1], metrics=summaries(scores))])
+    caption = table_caption([replace(results[1], metrics=summarize_seeds(scores))])
     assert "a standard deviation of at most 1.23." in caption
     assert "2.00 % of the queries have no other image of their class" in caption

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from heated.common.io import write_arrays
-from heated.reporting.gallery import (
+from heated.reporting.query_gallery import (
     MAX_PNG_SIDE,
     NEIGHBORS,
     THUMBNAIL,

@@ -8,7 +8,7 @@ from conftest import ROOT
 from reported import GRIDS, METHODS, SECTION, Page, claim, comparison, dataset_report
 
 from heated.reporting.html import inline_svg
-from heated.reporting.paper import departures
+from heated.reporting.paper_results import departures
 from heated.reporting.release import (
     claims_markdown,
     join_results,

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from reported import METHODS, history
 
-from heated.reporting.results import curve_rows, headline_means, read_results
+from heated.reporting.run_results import curve_rows, headline_means, read_results
 
 
 def test_runs_are_read_in_order_with_metrics_history_and_record(runs, results):

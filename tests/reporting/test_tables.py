@@ -5,7 +5,7 @@ import pytest
 from reported import SCORES, SECTION, SPLIT
 from test_paper_results import record_of
 
-from heated.evaluation.summary import summaries
+from heated.evaluation.summary import summarize_seeds
 from heated.reporting.tables import (
     Cell,
     StudyTable,
@@ -36,7 +36,7 @@ def test_a_table_has_one_row_per_method_and_one_cell_per_metric(main, results):
     assert [metric_title(name) for name in ("recall_at_4", "new")] == ["R@4", "new"]
     assert metric_title("nmi_geometric", {"engine": "lloyd"}) == "NMI, geometric (lloyd)"
     extra = {"nmi_geometric_kmeans_std": 0.0123, "kmeans_objective": 0.3, "without_match": 0.02}
-    metrics = summaries({seed: values | extra for seed, values in SCORES["bn"].items()})
+    metrics = summarize_seeds({seed: values | extra for seed, values in SCORES["bn"].items()})
     (table,) = study_tables([replace(results[1], metrics=metrics)], {"run": ["bn"]}, SECTION)
     assert [*table.metrics.values()] == HEADING
 

@@ -6,7 +6,7 @@ from reported import GRIDS, SECTION, claim, comparison
 from test_paper_results import record_of
 
 from heated.analysis.claims import assess_claims
-from heated.reporting.results import Result
+from heated.reporting.run_results import RunResult
 from heated.reporting.verdicts import SYMBOLS, describe_claim, paper_difference
 
 ONE = claim("It holds", comparison("hbn", "bn"))
@@ -19,7 +19,7 @@ def describe_first(values, *claims, dataset="digits"):
         method: each if isinstance(each, dict) else {"recall_at_1": dict(enumerate(each))}
         for method, each in values.items()
     }
-    runs = [Result(dataset, method, Path(), {}, {}, {}) for method in found]
+    runs = [RunResult(dataset, method, Path(), {}, {}, {}) for method in found]
     results = assess_claims({str(index): each for index, each in enumerate(claims)}, found, dataset)
     return describe_claim(results[0], runs, SECTION, GRIDS)
 
@@ -95,7 +95,7 @@ def test_the_papers_difference_is_shown_if_all_runs_follow_its_protocol(tmp_path
     found = {}
     for method in ("hbn", "bn", "ls"):
         record, section = record_of("cub200", method)
-        found[method] = Result("cub200", method, tmp_path, {}, {}, record)
+        found[method] = RunResult("cub200", method, tmp_path, {}, {}, record)
     part = {"a": "hbn", "b": "bn", "metric": "recall_at_1"}
     assert paper_difference(part, [*found.values()], section) == pytest.approx(0.5068 - 0.4727)
     assert paper_difference({**part, "b": "ls"}, [*found.values()], section) is None

@@ -46,9 +46,9 @@ from heated.models import embedding_model as models
 from heated.runtime.device import prepared
 from heated.runtime.distributed import is_main_process, sync_batch_norm
 from heated.data.batches import Held
-from heated.training.init_stages import INITIALIZERS
+from heated.training.initialization import INITIALIZERS
 
-device = prepared(1)
+device = setup_device(1)
 torch.manual_seed(0)
 architecture = models.Architecture(
     image_shape=(8, 8, 1),
@@ -92,7 +92,7 @@ def test_the_stage_writes_the_very_same_metrics_from_two_processes(tmp_path, mon
         arrays = {"embeddings": (centres[labels] + 1.5 * noise).astype(np.float32)}
         masks = dict.fromkeys(("query", "gallery"), np.ones(3000, dtype=bool))
         write_arrays(run / "embeddings" / f"seed-{seed}.npz", **arrays, labels=labels, **masks)
-    given = resolved_files(config.load(ROOT))["evaluation/digits.json"]
+    given = resolved_files(config.load_params(ROOT))["evaluation/digits.json"]
     lloyd = {"name": "lloyd", "restarts": 2, "iterations": 5}
     given["evaluation"] |= {"kmeans": lloyd, "recall_at": [1, 10, 100], "memory": 1}
     write_json(tmp_path / "data/resolved/evaluation/digits.json", given)

@@ -38,7 +38,7 @@ def make_project(kind, root, samples=None):
     write_json(settings, {"packing": model_case.packing})
     pairs = zip(model_case.contents, model_case.labels, strict=True)
     files = {f"{label}/{i:04}.png": as_file(image) for i, (image, label) in enumerate(pairs)}
-    layouts.spread(root / "images", files)
+    layouts.write_files(root / "images", files)
     return model_case
 
 
@@ -199,9 +199,9 @@ def test_without_faiss_many_images_are_rejected_before_embedding(
 def test_files_folders_and_archives_are_read_alike(model_case, root, image_index, tmp_path):
     paths = sorted((root / "images" / "7").iterdir())
     files = {path.name: path.read_bytes() for path in paths}
-    layouts.spread(tmp_path / "folder" / "deep", {**files, "notes.txt": b"no image"})
-    layouts.zipped(tmp_path / "images.zip", {**dict(reversed(files.items())), "a.txt": b""})
-    layouts.tar(tmp_path / "images.tar.gz", files)
+    layouts.write_files(tmp_path / "folder" / "deep", {**files, "notes.txt": b"no image"})
+    layouts.write_zip(tmp_path / "images.zip", {**dict(reversed(files.items())), "a.txt": b""})
+    layouts.write_tar(tmp_path / "images.tar.gz", files)
     for name in ("folder", "images.zip", "images.tar.gz"):
         pairs = read_images(list_images([tmp_path / name]))
         assert {str(image).rsplit("/", 1)[1]: content for image, content in pairs} == files
@@ -236,7 +236,7 @@ def test_the_query_command_prints_and_draws_the_nearest_images(root, image_index
 
 def test_the_page_escapes_names_and_loads_nothing(run, run_index, tmp_path, capsys):
     name = "<img src=x onerror=alert(1)>&\"'\n.png"
-    layouts.spread(tmp_path / "images", {name: as_file(np.full((9, 7), 40, np.uint8))})
+    layouts.write_files(tmp_path / "images", {name: as_file(np.full((9, 7), 40, np.uint8))})
     run_index(tmp_path / "images", tmp_path / "index")
     html = query_page(run, tmp_path / "images" / name, tmp_path / "index", tmp_path / "page.html")
     assert len(capsys.readouterr().out.splitlines()) == 2  # the index's, and one neighbor
@@ -254,7 +254,7 @@ def test_the_page_escapes_names_and_loads_nothing(run, run_index, tmp_path, caps
 
 def test_the_page_marks_neighbors_whose_files_are_gone(run, run_index, tmp_path):
     images = {f"{i}.png": as_file(np.full((8, 8), 80 * i, np.uint8)) for i in range(3)}
-    layouts.spread(tmp_path / "images", images)
+    layouts.write_files(tmp_path / "images", images)
     run_index(tmp_path / "images", tmp_path / "index")
     (tmp_path / "images" / "2.png").unlink()
     query, page = tmp_path / "images" / "0.png", tmp_path / "page.html"
@@ -264,7 +264,7 @@ def test_the_page_marks_neighbors_whose_files_are_gone(run, run_index, tmp_path)
 def test_places_without_images_and_damaged_images_are_rejected(run_index, tmp_path):
     blank = as_file(np.zeros((8, 8), np.uint8))
     files = {"notes.txt": b"no image", "damaged/a.png": blank, "damaged/b.png": b"?"}
-    layouts.spread(tmp_path, files)
+    layouts.write_files(tmp_path, files)
     (tmp_path / "empty").mkdir()
     for name, message in {
         "empty": "empty has no images, expected files that end in ('.jpg', ",
@@ -288,10 +288,10 @@ def test_a_query_is_one_image_and_top_is_a_positive_integer(run, root, image_ind
 
 def test_only_an_equal_model_fits_the_index(model_case, root, image_index, tmp_path, run):
     folder = tmp_path / "runs" / "digits" / "hbn" / "models"
-    model = embedding_model.load(model_case.weights, torch.device("cpu"))
+    model = embedding_model.load_model(model_case.weights, torch.device("cpu"))
     with torch.no_grad():
         next(model.parameters()).add_(1e-3)
-    embedding_model.save(folder / "seed-0.safetensors", model)
+    embedding_model.save_model(folder / "seed-0.safetensors", model)
     shutil.copytree(root / "data", tmp_path / "data")
     query, changed = list_images([root / "images"])[0].path, folder / "seed-0.safetensors"
     message = run("query", query, "--index", root / "index", "--model", changed)

@@ -2,12 +2,12 @@ from conftest import ROOT
 from tracked import METRICS, make_record
 
 from heated import config
-from heated.common.errors import without_secrets
-from heated.evaluation.summary import summaries
+from heated.common.errors import redact_url
+from heated.evaluation.summary import summarize_seeds
 from heated.tracking.metric_names import flatten, mean_points, row_metrics, run_tags
 from heated.tracking.publish import PAPER, experiment_note, run_note
 
-PARAMS = config.load(ROOT)
+PARAMS = config.load_params(ROOT)
 
 
 def test_nested_parameters_get_dotted_names_and_repeated_names_a_number():
@@ -54,7 +54,7 @@ def test_means_are_over_the_seeds_that_have_a_value_and_omit_the_machine():
 
 def test_metrics_of_k_means_are_no_result_and_have_no_interval():
     names = ("ami", "ami_kmeans_std", "kmeans_objective")
-    metrics = summaries({seed: dict.fromkeys(names, 0.5 + seed) for seed in (0, 1)})
+    metrics = summarize_seeds({seed: dict.fromkeys(names, 0.5 + seed) for seed in (0, 1)})
     ((final, step),) = mean_points({}, metrics)
     assert step == 0
     assert final.keys() == {
@@ -79,7 +79,7 @@ def test_an_address_is_printed_without_its_password():
         "sqlite:////home/me@work/mlflow.db": "sqlite:////home/me@work/mlflow.db",
         "postgresql://me:p@ss@host/db": "postgresql://host/db",
     }.items():
-        assert without_secrets(address) == printed
+        assert redact_url(address) == printed
 
 
 def test_a_runs_note_has_its_metrics_and_the_papers():
@@ -92,7 +92,7 @@ def test_a_runs_note_has_its_metrics_and_the_papers():
     assert "| recall_at_1 | 72.50 % |" in note
     assert "reports no result for this method with this recipe" in note
     assert "map_at_r" not in note
-    note = run_note(make_record("k"), summaries({0: {"recall_at_1": 0.5}}), {})
+    note = run_note(make_record("k"), summarize_seeds({0: {"recall_at_1": 0.5}}), {})
     assert "| recall_at_1 | 50.00 % | none | 1 |" in note
 
 

@@ -25,7 +25,7 @@ from tracked import MLFLOW_WARNING, make_record
 
 from heated import config
 from heated.common.errors import InputError
-from heated.evaluation.summary import summaries
+from heated.evaluation.summary import summarize_seeds
 from heated.inference import embedder
 from heated.models import embedding_model
 from heated.tracking import PublishedRun
@@ -76,11 +76,11 @@ def publish_methods(given, folder, dataset):
     runs = []
     for method, recalls in RECALL.items():
         for seed in recalls:
-            model = embedding_model.load(given.weights, torch.device("cpu"))
+            model = embedding_model.load_model(given.weights, torch.device("cpu"))
             with torch.no_grad():
                 next(model.parameters()).add_(len(method) + seed)
-            embedding_model.save(folder / method / f"seed-{seed}.safetensors", model)
-        metrics = summaries({seed: {"recall_at_1": r} for seed, r in recalls.items()})
+            embedding_model.save_model(folder / method / f"seed-{seed}.safetensors", model)
+        metrics = summarize_seeds({seed: {"recall_at_1": r} for seed, r in recalls.items()})
         runs.append(publish_method(dataset, method, folder / method, metrics))
     return runs
 
@@ -124,7 +124,7 @@ def test_without_validation_classes_the_first_seed_of_the_first_method_is_the_ch
     assert [name for name, _ in logged_models(client, "first")] == ["hbn-seed-0", "sm-seed-0"]
     assert len(client.search_model_versions("name = 'heated-first'")) == 2
     loaded = load_embedder("models:/heated-first@champion")
-    expected = embedding_model.load(first.models / "seed-0.safetensors", torch.device("cpu"))
+    expected = embedding_model.load_model(first.models / "seed-0.safetensors", torch.device("cpu"))
     assert all(map(torch.equal, loaded.model.parameters(), expected.parameters()))
     pyfunc = mlflow.pyfunc.load_model("models:/heated-first@champion")
     images = given.contents[:5]
@@ -149,7 +149,7 @@ def test_only_validation_classes_choose_a_model(tmp_path):
             text = (ROOT / name).read_text(encoding="utf-8")
             changed = text.replace("validation: null", f"validation: {validation}", 1)
             (tmp_path / name).write_text(changed, encoding="utf-8")
-        chosen = config.load(tmp_path).model_selection("digits")
+        chosen = config.load_params(tmp_path).model_selection("digits")
         assert chosen["metric"] == metric
         assert chosen["packing"]["size"] == 8
 

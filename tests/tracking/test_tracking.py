@@ -26,7 +26,7 @@ from tracked import (
 from heated import reporting
 from heated.common.errors import InputError
 from heated.common.history import read_history, write_history
-from heated.evaluation.summary import summaries
+from heated.evaluation.summary import summarize_seeds
 from heated.tracking import is_tracking_enabled, publish, tracking_uri
 from heated.tracking.client import (
     DIGEST_TAG,
@@ -165,7 +165,7 @@ def test_other_metrics_files_note_or_code_replace_the_run(client, monkeypatch):
     assert artifacts(client, seed_run(client, "again", 7).info.run_id) == {"c.svg": b"two"}
     assert artifacts(client, seed_run(client, "again", 0).info.run_id) == {}
     for value in (0.9, 0.5):
-        metrics = summaries(dict.fromkeys(HISTORIES, {"recall_at_1": value}))
+        metrics = summarize_seeds(dict.fromkeys(HISTORIES, {"recall_at_1": value}))
         publish_run(record, HISTORIES, metrics)
     (parent,) = record_runs(client, "again", "run")
     for run in (parent, seed_run(client, "again", 7)):
@@ -232,7 +232,7 @@ def test_a_note_of_an_earlier_version_is_replaced(client):
 
 
 def test_one_seed_more_or_fewer_replaces_the_means_and_no_curve_has_two_values(client):
-    one = summaries({0: {name: summary["seeds"]["0"] for name, summary in METRICS.items()}})
+    one = summarize_seeds({0: {name: summary["seeds"]["0"] for name, summary in METRICS.items()}})
     publish_run(make_record("seeds"), {0: history(0)}, one)
     (parent,) = record_runs(client, "seeds", "run")
     final = {k: v for k, v in parent.data.metrics.items() if k not in NAMES.values()}

@@ -14,7 +14,7 @@ from conftest import ROOT
 from mlflow_server import await_answer, free_port
 from playwright.sync_api import Page, expect, sync_playwright
 
-from heated.evaluation.summary import summaries
+from heated.evaluation.summary import summarize_seeds
 from heated.tracking.publish import experiment_note, publish_report, publish_run, run_note
 
 pytestmark = [
@@ -25,8 +25,8 @@ pytestmark = [
 ]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 METRICS = {
-    "bn": summaries({0: {"recall_at_1": 0.71}, 7: {"recall_at_1": 0.74}}),
-    "hbn": summaries({0: {"recall_at_1": 0.725}, 7: {"recall_at_1": 0.775}}),
+    "bn": summarize_seeds({0: {"recall_at_1": 0.71}, 7: {"recall_at_1": 0.74}}),
+    "hbn": summarize_seeds({0: {"recall_at_1": 0.725}, 7: {"recall_at_1": 0.775}}),
 }
 TIMEOUT = 60_000  # milliseconds
 PLOTTED = """Object.fromEntries([...document.querySelectorAll('.js-plotly-plot')].flatMap(

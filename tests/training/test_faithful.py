@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from heated import config
-from heated.data.samplers import batches
-from heated.models.embedding_model import Architecture, Model
+from heated.data.samplers import split_batches
+from heated.models.embedding_model import Architecture, ModelWithLoss
 from heated.training.recipe import Recipe
 from heated.training.train_state import TrainState
 
-PARAMS = config.load(Path(__file__).parents[2])
+PARAMS = config.load_params(Path(__file__).parents[2])
 PHOTOGRAPHS = ("cub200", "cars196", "sop", "in-shop")
 CLASSES = {"cub200": 100, "cars196": 98, "sop": 11318, "in-shop": 3997, "mnist": 10}
 LR = {"cub200": 0.004, "cars196": 0.004, "sop": 0.01, "in-shop": 0.01, "mnist": 0.001}
@@ -36,7 +36,7 @@ def initial_state(dataset, method):
     shape = (packing.size, packing.size, 1 if dataset == "mnist" else 3)
     torch.manual_seed(0)
     architecture = Architecture.of(vars(recipe), image_shape=shape, num_classes=CLASSES[dataset])
-    return TrainState.create(Model(architecture), recipe, seed=0)
+    return TrainState.create(ModelWithLoss(architecture), recipe, seed=0)
 
 
 @pytest.mark.parametrize("dataset", CLASSES)
@@ -74,7 +74,11 @@ def test_batches_and_images_are_the_authors(dataset):
     recipe, packing = make_recipe(dataset, "bn"), PARAMS.datasets[dataset].packing
     size = 128 if dataset == "mnist" else 32
     assert recipe.batch_size == size
-    assert [len(piece) for piece in batches(torch.arange(2 * size + 5), size)] == [size, size, 5]
+    assert [len(piece) for piece in split_batches(torch.arange(2 * size + 5), size)] == [
+        size,
+        size,
+        5,
+    ]
     model = initial_state(dataset, "bn").model
     for value, expected in ((0, -1), (255, 1)):
         images = torch.full((1, *model.architecture.image_shape), value, dtype=torch.uint8)

@@ -6,9 +6,9 @@ import torch
 from recipes import make_recipe
 from torch import nn
 
-from heated.data.batches import Held
-from heated.models.embedding_model import Architecture, Model
-from heated.training.init_stages import INITIALIZERS
+from heated.data.batches import InMemoryImages
+from heated.models.embedding_model import Architecture, ModelWithLoss
+from heated.training.initialization import INITIALIZERS
 
 NORMALIZATIONS = {
     "none": {"name": "none"},
@@ -27,7 +27,7 @@ def make_model(normalization="batch"):
         augment=[{"name": "crop", "size": 4}, {"name": "flip", "probability": 1.0}],
         pixel_mean=[0.5, 0.25],
     )
-    model = Model(Architecture.of(vars(recipe), image_shape=(8, 8, 2), num_classes=3))
+    model = ModelWithLoss(Architecture.of(vars(recipe), image_shape=(8, 8, 2), num_classes=3))
     model.network = nn.Sequential(nn.BatchNorm2d(2, eps=0.01), nn.Flatten(1), nn.Linear(32, 5))
     return model
 
@@ -39,7 +39,7 @@ def make_images():
 
 def initialized(name, model, precision="float32"):
     options = {"batch_size": 4, "precision": precision}
-    INITIALIZERS[name](model, Held(make_images()), torch.from_numpy(LABELS), **options)
+    INITIALIZERS[name](model, InMemoryImages(make_images()), torch.from_numpy(LABELS), **options)
     return model
 
 

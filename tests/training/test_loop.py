@@ -5,10 +5,9 @@ import pytest
 import torch
 from recipes import AFFINE, BATCH_NORM, SGD, make_recipe
 
-from heated.data.batches import Held
-from heated.data.samplers import batches
-from heated.models.backbones import bottleneck
-from heated.models.embedding_model import Architecture, Model
+from heated.data.batches import InMemoryImages
+from heated.data.samplers import split_batches
+from heated.models.embedding_model import Architecture, ModelWithLoss
 from heated.training.loop import epoch_seed, train
 from heated.training.train_state import TrainState
 
@@ -21,7 +20,7 @@ def make_model(method="bn", seed=0, augment=()):
     backbone = {"name": "conv4", "width": 16}
     recipe = make_recipe(normalise=METHODS[method], backbone=backbone, augment=[*augment])
     torch.manual_seed(seed)
-    return Model(Architecture.of(vars(recipe), image_shape=(6, 6, 1), num_classes=3))
+    return ModelWithLoss(Architecture.of(vars(recipe), image_shape=(6, 6, 1), num_classes=3))
 
 
 def samples(size=12):
@@ -37,7 +36,7 @@ def fit(model, data=None, *, seed=0, start=None, hooks=None, **changes):
     state = TrainState.create(model, recipe, seed)
     if start is not None:
         state.restore(start)
-    train(state, Held(images), labels, recipe, **hooks or {})
+    train(state, InMemoryImages(images), labels, recipe, **hooks or {})
     return state.history
 
 
@@ -103,7 +102,7 @@ def test_lr_factors_multiply_the_steps_of_bottleneck_and_head(name):
     start = make_model(name)
     plain = deepcopy(start)
     fit(plain, lrs=[0.01], batch_size=12)
-    below = f"network.{bottleneck(start.network)}."
+    below = f"network.{bottleneck_name(start.network)}."
     prefixes = {"bottleneck": below, "head": ("head.", "normalization.")}
     for (part, prefix), factor in product(prefixes.items(), (0.5, 10)):
         other = deepcopy(start)
@@ -190,7 +189,7 @@ def test_an_epoch_has_every_image_once_in_an_order_that_depends_on_seed_and_epoc
 def test_a_single_remaining_sample_joins_the_previous_batch():
     cases = {12: [4, 4, 4], 14: [4, 4, 4, 2], 13: [4, 4, 5], 1: [1], 5: [5]}
     for total, sizes in cases.items():
-        pieces = batches(torch.arange(total), 4)
+        pieces = split_batches(torch.arange(total), 4)
         assert [len(piece) for piece in pieces] == sizes
         assert torch.cat(pieces).tolist() == [*range(total)]
 

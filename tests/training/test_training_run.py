@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from heated.common.history import NullLogger
 from heated.common.io import read_arrays
 from heated.models.backbones import BACKBONES
-from heated.models.embedding_model import load, load_with_head
+from heated.models.embedding_model import load_model, load_model_with_loss
 from heated.training import provenance
 from heated.training.training_run import TrainingRun
 
@@ -65,7 +65,7 @@ def test_a_seed_is_trained_with_the_recipes_alpha_and_lr(trained):
         assert [row["alpha"] for row in rows] == [16, 4]
         assert [row["lr"] for row in rows] == pytest.approx([0.05, 0.005])
         assert all({"recall_at_1", "compactness", "spread"} < set(row) for row in rows)
-    model = load(folder / "seed-0.safetensors", CPU)
+    model = load_model(folder / "seed-0.safetensors", CPU)
     assert model.architecture.num_classes == 3  # the training classes
     assert not list(folder.glob("*.npz"))  # only for two dimensions
 
@@ -109,7 +109,7 @@ def test_an_interrupted_training_resumes_with_bit_identical_results(tmp_path, la
     assert whole["epochs"].tolist() == [1, 3, 5]
     assert whole["labels"].tolist() == [1] * 6 + [2] * 6
     with torch.inference_mode():
-        model = load(tmp_path / "a" / "seed-0.safetensors", CPU)
+        model = load_model(tmp_path / "a" / "seed-0.safetensors", CPU)
         embeddings = model(torch.from_numpy(run.data.images[run.data.split.query])).numpy()
     angles = np.arctan2(embeddings[:, 1], embeddings[:, 0])
     np.testing.assert_allclose(whole["angles"][-1], angles, atol=1e-5)
@@ -265,7 +265,7 @@ def test_a_restored_training_is_not_initialized_again(tmp_path):
     changes = {"weights": str(tmp_path / "w.safetensors"), "warm_up": "class_means"}
     train_seed(make_run(tmp_path / "cache", **changes), tmp_path / "a")
     state, seconds = make_run(tmp_path / "cache", **changes).load_or_initialize(0)
-    expected = load_with_head(tmp_path / "a" / "seed-0.safetensors", CPU).state_dict()
+    expected = load_model_with_loss(tmp_path / "a" / "seed-0.safetensors", CPU).state_dict()
     assert seconds > 0
     for name, value in state.model.state_dict().items():
         assert torch.equal(value, expected[name]), name

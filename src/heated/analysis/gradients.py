@@ -15,10 +15,10 @@ from torch import Tensor
 
 from heated.common.errors import InputError
 from heated.common.geometry import class_means
-from heated.data.batches import Held, Mapped
+from heated.data.batches import InMemoryImages, MemmapImages
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.models.embedding import batch_size_for
-from heated.models.embedding_model import Model
+from heated.models.embedding_model import ModelWithLoss
 
 MAX_LOGITS = 2**22  # at a time, 32 MiB of float64; the result does not depend on it
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -26,7 +26,12 @@ SHARE = 0.1  # of each class's correct samples, per kind
 
 
 def gradients_by_kind(
-    model: Model, images: Held | Mapped, labels: Tensor, *, alphas: Sequence[float], samples: int
+    model: ModelWithLoss,
+    images: InMemoryImages | MemmapImages,
+    labels: Tensor,
+    *,
+    alphas: Sequence[float],
+    samples: int,
 ) -> dict[str, Any]:
     """Compute curves of gradient norms against alpha; leaves the model in eval mode.
 
@@ -55,12 +60,12 @@ def gradients_by_kind(
     }
 
 
-def normalized_embeddings(model: Model, images: Held | Mapped) -> Tensor:
+def normalized_embeddings(model: ModelWithLoss, images: InMemoryImages | MemmapImages) -> Tensor:
     """Return (N, D) float32 as the classifier receives them; leaves the model in eval mode."""
     model.eval()
     pieces = torch.arange(len(images)).split(batch_size_for(model))
     with torch.inference_mode():
-        batches = map(model.prepare, images.batches(pieces))
+        batches = map(model.prepare, images.iter_batches(pieces))
         return torch.cat([model.normalization(model.network(batch)) for batch in batches])
 
 

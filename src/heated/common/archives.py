@@ -20,12 +20,12 @@ COMPRESSION_ERRORS = (gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError)
 Member = tuple[str, int, Callable[[], bytes]]  # name, size in bytes, and a function that reads it
 
 
-def names(path: Path) -> list[str]:
+def member_names(path: Path) -> list[str]:
     """Return the names of the files in an archive, in stored order."""
     return [name for name, _ in iter_members(path)]
 
 
-def read(path: Path, members: Collection[str]) -> Iterator[tuple[str, bytes]]:
+def read_members(path: Path, members: Collection[str]) -> Iterator[tuple[str, bytes]]:
     """Yield (name, bytes) of some files, in stored order; raise InputError if one is missing."""
     missing = set(members)
     for name, content in iter_members(path):
@@ -38,9 +38,9 @@ def read(path: Path, members: Collection[str]) -> Iterator[tuple[str, bytes]]:
         raise InputError(f"{path} lacks {min(missing)} and {len(missing) - 1} more of its files")
 
 
-def read_one(path: Path, name: str) -> bytes:
+def read_member(path: Path, name: str) -> bytes:
     """Return the bytes of one file."""
-    return dict(read(path, [name]))[name]
+    return dict(read_members(path, [name]))[name]
 
 
 def iter_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:

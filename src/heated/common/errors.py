@@ -23,10 +23,10 @@ def check_choice(option: str, value: str, allowed: Iterable[str]) -> None:
         raise InputError(f"{option}: got {value!r}, expected {expected}")
 
 
-def without_secrets(address: str) -> str:
+def redact_url(address: str) -> str:
     """Return an address without user, password and query, which may be secrets.
 
-    >>> without_secrets("https://me:secret@example.org/a?token=b"), without_secrets("../mirror")
+    >>> redact_url("https://me:secret@example.org/a?token=b"), redact_url("../mirror")
     ('https://example.org/a?...', '../mirror')
     """
     if "://" not in address:

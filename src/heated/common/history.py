@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from heated.common.io import required, write_csv
+from heated.common.io import require_output, write_csv
 
 Row = dict[str, float]
 History = dict[int, list[Row]]  # the rows of each seed
@@ -33,7 +33,7 @@ def write_history(path: Path, histories: Mapping[int, Sequence[Row]]) -> None:
 def read_history(path: Path) -> History:
     """Return the rows of each seed: epochs as int, other values as float, no empty cells."""
     histories: History = {}
-    with required(path, "train").open(encoding="utf-8", newline="") as file:
+    with require_output(path, "train").open(encoding="utf-8", newline="") as file:
         for cells in csv.DictReader(file):
             seed = int(cells.pop("seed"))
             row = {key: float(cell) for key, cell in cells.items() if cell != ""}

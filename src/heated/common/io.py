@@ -24,7 +24,7 @@ def project_root() -> Path:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path, which is renamed to `path` at the end, or removed on an error.
 
     The block may write a file or a folder; a folder replaces an existing one.
@@ -51,7 +51,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def required(path: Path, stage: str) -> Path:
+def require_output(path: Path, stage: str) -> Path:
     """Return `path`, or raise FileNotFoundError with the stage that writes it."""
     if not path.exists():
         command = f"dvc repro, or dvc repro -s {stage}"
@@ -78,7 +78,7 @@ def read_json(path: Path) -> Any:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, with unchanged line ends on every platform."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
@@ -94,7 +94,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def write_arrays(path: Path, **arrays: ArrayLike) -> None:
     """Write named arrays as .npz, without pickle."""
-    with whole(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from heated.common.errors import InputError
-from heated.common.io import read_json, required
+from heated.common.io import read_json, require_output
 
 RESOLVED = Path("data/resolved")
 RUNS = Path("runs")
@@ -27,9 +27,9 @@ def run_folder(dataset: str, method: str) -> Path:
     return RUNS / dataset / method
 
 
-def resolved(name: str) -> Any:
+def load_settings(name: str) -> Any:
     """Return the settings in a file below data/resolved, or raise InputError if it is missing."""
-    path = required(RESOLVED, "resolve") / name
+    path = require_output(RESOLVED, "resolve") / name
     if not path.exists():
         known = ", ".join(sorted(each.stem for each in path.parent.glob("*.json"))) or "nothing"
         raise InputError(
@@ -39,6 +39,6 @@ def resolved(name: str) -> Any:
     return read_json(path)
 
 
-def resolved_runs(dataset: str) -> list[Any]:
+def load_run_settings(dataset: str) -> list[Any]:
     """Return the settings of all runs on a data set."""
     return [read_json(path) for path in sorted((RESOLVED / "runs" / dataset).glob("*.json"))]

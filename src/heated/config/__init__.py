@@ -67,7 +67,7 @@ class Sources:
         return ": ".join(filter(None, (file, ".".join(parts))))
 
 
-def load(folder: Path = Path()) -> Params:
+def load_params(folder: Path = Path()) -> Params:
     """Read and validate the parameters in a folder, or raise ParamsError with all errors."""
     sources = read_sources(folder)
     complete: dict[str, list[str]] = {}

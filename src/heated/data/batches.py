@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Held:
+class InMemoryImages:
     """Images (N, H, W, C) uint8 on the device."""
 
     images: Tensor
@@ -23,14 +23,14 @@ class Held:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    def iter_batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the images of each batch, (B,) int64 indices on the CPU."""
         for batch in batches:
             yield self.images.index_select(0, batch.to(self.images.device))
 
 
 @dataclass(frozen=True)
-class Mapped:
+class MemmapImages:
     """The images at `indices` (N,) in a memory map or array, (M, H, W, C) uint8."""
 
     images: NDArray[np.uint8]
@@ -40,7 +40,7 @@ class Mapped:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    def iter_batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the images of each batch, reading one batch ahead in a thread.
 
         Each batch is (B,) int64 positions in `indices`, on the CPU.
@@ -61,10 +61,10 @@ class Mapped:
 
 def device_images(
     images: NDArray[np.uint8], indices: NDArray[np.int64], device: torch.device
-) -> Held | Mapped:
+) -> InMemoryImages | MemmapImages:
     """Copy the images to a GPU if they take at most half of its free memory, else map them."""
     if device.type == "cuda":
         size = len(indices) * images[:1].nbytes
         if size <= torch.cuda.mem_get_info(device)[0] / 2:
-            return Held(torch.from_numpy(images[indices]).to(device))
-    return Mapped(images, indices, device)
+            return InMemoryImages(torch.from_numpy(images[indices]).to(device))
+    return MemmapImages(images, indices, device)

@@ -10,7 +10,7 @@ from heated.common.errors import InputError
 
 def random_batches(labels: Tensor, size: int, generator: Generator) -> list[Tensor]:
     """Return batches of `size` indices in random order; labels: (N,)."""
-    return batches(torch.randperm(len(labels), generator=generator), size)
+    return split_batches(torch.randperm(len(labels), generator=generator), size)
 
 
 def per_class_batches(
@@ -39,7 +39,9 @@ def per_class_batches(
                 f"sampler per_class: training class {label} (from 0): got one image, expected at "
                 "least 2. Exclude the class, or use the sampler shuffled."
             )
-        groups.append(batches(members[torch.randperm(len(members), generator=generator)], images))
+        groups.append(
+            split_batches(members[torch.randperm(len(members), generator=generator)], images)
+        )
     order: list[Tensor] = []  # each class's first group in random order, then the second groups
     for number in range(max(map(len, groups))):
         level = [group[number] for group in groups if number < len(group)]
@@ -56,7 +58,7 @@ def per_class_batches(
     return [*result, batch]
 
 
-def batches(order: Tensor, size: int) -> list[Tensor]:
+def split_batches(order: Tensor, size: int) -> list[Tensor]:
     """Split `order` into batches of `size`; the last may be smaller, as in the authors' code.
 
     A single last sample joins the previous batch, since batch norm needs two.

@@ -19,7 +19,7 @@ Step = tuple[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Draws:
+class AugmentationRNG:
     """Random numbers for a slice of a batch; the generator advances as for all `count` images."""
 
     generator: Generator
@@ -32,7 +32,13 @@ class Draws:
 
 
 def affine(
-    images: Tensor, rng: Draws | None, *, degrees: float, scale: float, shear: float, shift: float
+    images: Tensor,
+    rng: AugmentationRNG | None,
+    *,
+    degrees: float,
+    scale: float,
+    shear: float,
+    shift: float,
 ) -> Tensor:
     """Rotate, scale, shear (degrees) and translate (share of a side) each image of (N, C, H, W).
 
@@ -52,7 +58,7 @@ def affine(
     return warp(images, torch.stack(theta, dim=1).to(images.device), images.shape[2:], "zeros")
 
 
-def crop(images: Tensor, rng: Draws | None, *, size: int) -> Tensor:
+def crop(images: Tensor, rng: AugmentationRNG | None, *, size: int) -> Tensor:
     """Crop a random window of each image, (N, C, size, size); the center at test time.
 
     The offset is uniform in [0, room), as in the authors' code, which never takes the last one.
@@ -76,7 +82,7 @@ def crop(images: Tensor, rng: Draws | None, *, size: int) -> Tensor:
 
 
 def resized_crop(
-    images: Tensor, rng: Draws | None, *, size: int, smallest: float, aspect: float
+    images: Tensor, rng: AugmentationRNG | None, *, size: int, smallest: float, aspect: float
 ) -> Tensor:
     """Resize a random window of each image bilinearly to (N, C, size, size).
 
@@ -105,7 +111,7 @@ def warp(images: Tensor, theta: Tensor, size: Sequence[int], padding: str) -> Te
     return F.grid_sample(images.float(), grid, padding_mode=padding, align_corners=False)
 
 
-def flip(images: Tensor, rng: Draws | None, *, probability: float) -> Tensor:
+def flip(images: Tensor, rng: AugmentationRNG | None, *, probability: float) -> Tensor:
     """Flip each of (N, C, H, W) horizontally with the probability; unchanged at test time."""
     if rng is None:
         return images
@@ -118,7 +124,7 @@ def flip(images: Tensor, rng: Draws | None, *, probability: float) -> Tensor:
 
 def preprocess(
     images: Tensor,
-    rng: Draws | None,
+    rng: AugmentationRNG | None,
     *,
     steps: Sequence[Step],
     mean: float | Tensor,

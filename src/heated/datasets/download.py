@@ -20,8 +20,8 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from heated.common.errors import without_secrets
-from heated.common.io import project_root, whole
+from heated.common.errors import redact_url
+from heated.common.io import atomic_write, project_root
 from heated.datasets.http import (
     DownloadFailed,
     check_free_space,
@@ -180,7 +180,7 @@ def download_all(
         with FileLock(raw.with_name(f".{raw.name}.lock")):
             if all(file.matches_checksum(raw / file.name) for file in files):
                 return raw
-            with whole(raw) as folder:
+            with atomic_write(raw) as folder:
                 folder.mkdir()
                 missing = []
                 for file in (file for file in files if not file.addresses):
@@ -220,13 +220,13 @@ def download(
             else:
                 cache.provide(file, target, partial(fetch_from, location, file))
         except DownloadFailed as error:
-            errors.append(f"{without_secrets(location)}: {error}")
+            errors.append(f"{redact_url(location)}: {error}")
             continue
         if errors:
-            first = f"{file.name}: downloaded from {without_secrets(location)} after these errors"
+            first = f"{file.name}: downloaded from {redact_url(location)} after these errors"
             print("\n  ".join([first, *errors]), file=sys.stderr)
         return
-    inside, base = map(without_secrets, bases or (f"FOLDER/{subfolder}", "FOLDER"))
+    inside, base = map(redact_url, bases or (f"FOLDER/{subfolder}", "FOLDER"))
     failed = f"{file.name}: no location has it{f' with {file.checksum}' if file.checksum else ''}."
     advice = (
         f"Get it by hand{file.by_hand and f' from {file.by_hand}'}, and put it at "
@@ -259,7 +259,7 @@ def fetch_from(location: str, file: RemoteFile, path: Path) -> None:
     except OSError as error:
         raise DownloadFailed(str(error)) from error
     check_free_space(path.parent, file_size(source))
-    with whole(path) as copy:
+    with atomic_write(path) as copy:
         shutil.copyfile(source, copy)
         file.verify(copy)
 

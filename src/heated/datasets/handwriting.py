@@ -97,7 +97,7 @@ def read_omniglot(folder: Path, *, train: str, test: str, excluded: Sequence[str
     """
     official = [folder / f"{name}.zip" for name in (train, test)]
     paths = official if official[0].exists() else [find_archive(folder)]
-    members = {path: archives.names(path) for path in paths}
+    members = {path: archives.member_names(path) for path in paths}
     images = filter(is_image, (PurePosixPath(name) for names in members.values() for name in names))
     classes = {str(image): "/".join(image.parts[-4:-1]) for image in images}
     prefixes = tuple(f"{test}/{alphabet}/" for alphabet in excluded)

@@ -89,7 +89,7 @@ def samples_in_archives(
 
     def contents() -> Iterator[tuple[int, Content]]:
         for path, names in members.items():
-            for name, content in archives.read(path, positions.keys() & names):
+            for name, content in archives.read_members(path, positions.keys() & names):
                 yield positions[name], content
 
     return Samples(
@@ -142,7 +142,7 @@ def samples_by_directory(archive: Path, class_name: Callable[[PurePosixPath], st
 
     `class_name` maps an image's directory to its class.
     """
-    names = archives.names(archive)
+    names = archives.member_names(archive)
     directories = image_directories(names)
     pairs = sorted((class_name(directory), name) for name, directory in directories.items())
     return samples_in_archives({archive: names}, {name: label for label, name in pairs})
@@ -178,7 +178,7 @@ def read_classes(folder: Path) -> Samples:
 def read_parts(folder: Path) -> Samples:
     """Read the layout "parts", in which all test classes train, or none."""
     archive = find_archive(folder)
-    directories = image_directories(archives.names(archive))
+    directories = image_directories(archives.member_names(archive))
     found = {directory.parts[0] for directory in directories.values()}
     if found not in PARTS:
         raise InputError(

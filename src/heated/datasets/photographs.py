@@ -41,7 +41,7 @@ def read_cub200(folder: Path) -> Samples:
     The other table, image_class_labels.txt, has lines `image_id class_id`.
     """
     archive = find_archive(folder)
-    texts = dict(archives.read(archive, [f"{BIRDS}/{table}" for table in BIRD_TABLES]))
+    texts = dict(archives.read_members(archive, [f"{BIRDS}/{table}" for table in BIRD_TABLES]))
     with wrap_parse_errors(archive, " or ".join(BIRD_TABLES)):
         paths, labels = (
             dict(line.split() for line in texts[f"{BIRDS}/{table}"].decode().splitlines())
@@ -54,7 +54,7 @@ def read_cub200(folder: Path) -> Samples:
             for image, label in labels.items()
             if int(label) <= TRAIN_BIRDS
         }
-    samples = samples_in_archives({archive: archives.names(archive)}, classes)
+    samples = samples_in_archives({archive: archives.member_names(archive)}, classes)
     return with_class_split(samples, train)
 
 
@@ -66,13 +66,13 @@ def read_cars196(folder: Path) -> Samples:
     RL is before Acura Integra there), but the first 98 are the same classes.
     """
     archive = find_archive(folder)
-    names = archives.names(archive)
+    names = archives.member_names(archive)
     inside = [name for name in names if PurePosixPath(name).name == CAR_ANNOTATIONS]
     if not inside and not (folder / CAR_ANNOTATIONS).exists():
         samples = samples_by_directory(archive, lambda directory: directory.name)
         return with_class_split(samples, samples.class_names[:TRAIN_CARS])
     if inside:
-        content = archives.read_one(archive, inside[0])
+        content = archives.read_member(archive, inside[0])
     else:
         content = (folder / CAR_ANNOTATIONS).read_bytes()
     with wrap_parse_errors(archive, CAR_ANNOTATIONS):
@@ -95,14 +95,14 @@ def read_sop(folder: Path) -> Samples:
     """
     archive = find_archive(folder)
     lists = [f"{PRODUCTS}/Ebay_{part}.txt" for part in ("train", "test")]
-    texts = dict(archives.read(archive, lists))
+    texts = dict(archives.read_members(archive, lists))
     with wrap_parse_errors(archive, " or ".join(lists)):
         rows = {name: map(str.split, texts[name].decode().splitlines()[1:]) for name in lists}
         train, test = (
             {f"{PRODUCTS}/{path}": f"{int(label):05}" for _, label, _, path in rows[name]}
             for name in lists
         )
-    samples = samples_in_archives({archive: archives.names(archive)}, train | test)
+    samples = samples_in_archives({archive: archives.member_names(archive)}, train | test)
     return with_class_split(samples, set(train.values()))
 
 
@@ -113,12 +113,12 @@ def read_in_shop(folder: Path) -> Samples:
     or, in a user's copy, inside it.
     """
     archive = find_archive(folder)
-    names = archives.names(archive)
+    names = archives.member_names(archive)
     if (folder / CLOTHES_LIST).exists():
         content = (folder / CLOTHES_LIST).read_bytes()
     else:
         inside = (name for name in names if PurePosixPath(name).name == CLOTHES_LIST)
-        content = archives.read_one(archive, next(inside, CLOTHES_LIST))
+        content = archives.read_member(archive, next(inside, CLOTHES_LIST))
     with wrap_parse_errors(folder, CLOTHES_LIST):
         lines = (line.split() for line in content.decode().splitlines()[2:] if line.strip())
         rows = sorted((path, item, part) for path, item, part in lines)

@@ -31,7 +31,7 @@ def mean_with_interval(values: Mapping[int, float]) -> dict[str, Any]:
     }
 
 
-def summaries(
+def summarize_seeds(
     values: Mapping[int, Mapping[str, float]], engine: str | None = None
 ) -> dict[str, dict[str, Any]]:
     """Summarize each metric over the seeds, in ascending order of seeds.

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from heated.common.errors import InputError
-from heated.common.io import read_json, sha256, whole, write_json
+from heated.common.io import atomic_write, read_json, sha256, write_json
 from heated.common.samples import Content
-from heated.data.batches import Mapped
+from heated.data.batches import MemmapImages
 from heated.models import embedding, embedding_model
 from heated.models.embedding_model import EmbeddingModel
 from heated.preprocessing.decoding import decode
@@ -65,7 +65,7 @@ class Embedder:
         packed = list(images)
         if not packed:
             return np.empty((0, self.model.architecture.embedding_dim), dtype=np.float32)
-        batches = Mapped(np.stack(packed), np.arange(len(packed)), self.model.device)
+        batches = MemmapImages(np.stack(packed), np.arange(len(packed)), self.model.device)
         raw = embedding.embed(self.model, batches, quiet=True)
         return F.normalize(raw.double(), dim=1).float().cpu().numpy()
 
@@ -103,7 +103,7 @@ def make_embedder(weights: Path, packing: Mapping[str, Any]) -> Embedder:
     """Load a model, on a GPU if available; raises InputError if the packing does not fit it."""
     options = {name: packing[name] for name in OPTIONS}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = embedding_model.load(weights, device)
+    model = embedding_model.load_model(weights, device)
     packed = decode(np.zeros((1, 1, 3), dtype=np.uint8), **options).shape
     if packed != model.architecture.image_shape:
         raise InputError(
@@ -123,7 +123,7 @@ def embedder_digest(weights: Path, packing: Mapping[str, Any]) -> str:
 def save_embedder(folder: Path, weights: Path, packing: Mapping[str, Any]) -> None:
     """Write a folder for `load_embedder`. Raises InputError as `make_embedder`."""
     embedder = make_embedder(weights, packing)
-    with whole(folder) as temporary:
+    with atomic_write(folder) as temporary:
         temporary.mkdir()
         shutil.copyfile(weights, temporary / WEIGHTS)
         write_json(temporary / PACKING, embedder.packing)

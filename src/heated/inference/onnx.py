@@ -12,7 +12,7 @@ from torch import nn
 
 from heated.common.cli import run
 from heated.common.errors import InputError
-from heated.common.io import whole
+from heated.common.io import atomic_write
 from heated.losses.embedding_norm import L2Normalization
 from heated.models import embedding_model
 
@@ -21,9 +21,9 @@ def export(weights: Path, path: Path) -> None:
     """Export a model's file to ONNX, for any number of images."""
     if find_spec("onnxscript") is None:
         raise InputError("torch's export needs onnxscript. Run `pip install onnxscript`.")
-    model = embedding_model.load(weights, torch.device("cpu"))
+    model = embedding_model.load_model(weights, torch.device("cpu"))
     images = torch.zeros(2, *model.architecture.image_shape, dtype=torch.uint8)
-    with whole(path) as temporary, torch.no_grad():
+    with atomic_write(path) as temporary, torch.no_grad():
         torch.onnx.export(
             nn.Sequential(model, L2Normalization()).eval(),
             (images,),

@@ -52,7 +52,7 @@ class BatchNormEmbedding(Normalization):
     embedding = forward
 
 
-NORMALISATIONS: dict[str, Callable[..., Normalization]] = {
+NORMALIZATIONS: dict[str, Callable[..., Normalization]] = {
     "none": lambda embedding_dim: Normalization(),
     "l2": lambda embedding_dim: L2Normalization(unit_weights=True),
     "l2_embeddings": lambda embedding_dim: L2Normalization(),

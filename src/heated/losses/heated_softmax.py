@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from heated.common.errors import check_choice
 from heated.common.geometry import variance_scaling_
-from heated.losses.embedding_norm import NORMALISATIONS
+from heated.losses.embedding_norm import NORMALIZATIONS
 
 BIASES = ("outside", "inside", "none")
 DENOMINATORS = ("all", "others")
@@ -69,8 +69,8 @@ class HeatedSoftmax(nn.Module):
         if label_smoothing and denominator == "others":
             raise ValueError(f"label_smoothing: got {label_smoothing}, expected 0 with 'others'")
         if isinstance(normalise, str):
-            check_choice("normalise", normalise, NORMALISATIONS)
-            normalise = NORMALISATIONS[normalise](embedding_dim)
+            check_choice("normalise", normalise, NORMALIZATIONS)
+            normalise = NORMALIZATIONS[normalise](embedding_dim)
         self.normalise = normalise
         self.unit_weights = bool(normalise.unit_weights) if unit_weights is None else unit_weights
         weight = torch.empty(num_classes, embedding_dim)

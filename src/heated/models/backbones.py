@@ -67,7 +67,7 @@ def torchvision_network(
         raise InputError(f"{name}: got images of {image_shape[0]} channels, expected 3 (RGB)")
     disabled = ("init_weights", "aux_logits", "transform_input") if name == "googlenet" else ()
     network = get_model(name, weights=None, **dict.fromkeys(disabled, False))
-    features = network.get_submodule(bottleneck(network)).in_features
+    features = network.get_submodule(bottleneck_name(network)).in_features
     if name == "mobilenet_v2":
         network.classifier = nn.Linear(features, embedding_dim)
         blocks = [*network.features]
@@ -115,7 +115,7 @@ def initialize_weights(network: nn.Module) -> nn.Module:
     return network
 
 
-def bottleneck(network: nn.Module) -> str:
+def bottleneck_name(network: nn.Module) -> str:
     """Return the name of the last linear layer, which maps features to embeddings."""
     return [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1]
 

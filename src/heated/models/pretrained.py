@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from heated.common.errors import InputError
 from heated.common.io import project_root, sha256
-from heated.models.backbones import bottleneck
 
 IMAGENET = {
     "googlenet": "GoogLeNet_Weights.IMAGENET1K_V1",  # TF-slim's, as in the paper
@@ -107,7 +106,7 @@ def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     Ignores GoogLeNet's auxiliary classifiers and batch counts, which old files lack. Raises
     InputError with a list if other names or shapes differ.
     """
-    ignored = (f"{bottleneck(network)}.", "aux1.", "aux2.")
+    ignored = (f"{bottleneck_name(network)}.", "aux1.", "aux2.")
     expected, given = (
         {
             name: weight

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from heated.common.errors import InputError
-from heated.common.io import whole, write_arrays
+from heated.common.io import atomic_write, write_arrays
 from heated.common.samples import Content, Samples, Split
 from heated.datasets.splits import REREAD_HINT, check_split
 from heated.preprocessing.decoding import CHANNELS, DamagedImage, decode
@@ -42,7 +42,7 @@ def pack(
     """
     size, count = options["size"], len(samples.labels)
     shape = (count, size, size, CHANNELS[options["colour"]])
-    with whole(folder) as temporary:
+    with atomic_write(folder) as temporary:
         temporary.mkdir()
         needed, free = int(np.prod(shape)), shutil.disk_usage(folder.parent).free
         if needed > free:

@@ -7,10 +7,10 @@ from typing import Any
 from heated.analysis.claims import assess_claims
 from heated.reporting.figures import draw_figures
 from heated.reporting.figures.base import ReportFigure
-from heated.reporting.gallery import GalleryQuery
-from heated.reporting.paper import departures
+from heated.reporting.paper_results import departures
 from heated.reporting.provenance import Provenance, collect_provenance, table_caption
-from heated.reporting.results import Result, select_studies
+from heated.reporting.query_gallery import GalleryQuery
+from heated.reporting.run_results import RunResult, select_studies
 from heated.reporting.tables import CostTable, StudyTable, cost_table, study_tables
 from heated.reporting.verdicts import ClaimResult, ClaimText, Grids, describe_claim
 
@@ -21,7 +21,7 @@ class DatasetReport:
 
     dataset: str
     studies: dict[str, list[str]]  # the trained methods
-    results: Sequence[Result]
+    results: Sequence[RunResult]
     claim_results: Sequence[ClaimResult]
     claims: list[ClaimText]  # the same in words
     caption: str
@@ -34,7 +34,7 @@ class DatasetReport:
 
 
 def make_dataset_report(
-    results: Sequence[Result],
+    results: Sequence[RunResult],
     section: Mapping[str, Any],
     *,
     grids: Grids,

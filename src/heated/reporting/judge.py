@@ -12,7 +12,7 @@ from typing import Any
 from heated.analysis.claims import MetricValues, assess_claims
 from heated.common.cli import run
 from heated.common.io import read_json, write_json, write_text
-from heated.common.paths import resolved
+from heated.common.paths import load_settings
 from heated.reporting.release import claims_markdown, join_results
 
 # Earlier releases have the title "Verdicts".
@@ -48,7 +48,7 @@ def judge_results(results: Path, claims: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Test the claims on the project's results."""
-    judge_results(Path("results"), resolved("report.json")["claims"])
+    judge_results(Path("results"), load_settings("report.json")["claims"])
     join_results(Path("results"), Path("RESULTS.md"))
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from heated.common.cli import run
 from heated.common.io import write_text
-from heated.common.paths import resolved
+from heated.common.paths import load_settings
 from heated.reporting.figures.base import STYLE, WIDTH, DescribedFigure, set_ticks, svg_text
 from heated.reporting.html import template_environment
 from heated.training.schedules import SCHEDULES, schedule_values
@@ -93,7 +93,7 @@ def render_preview(grids: Mapping[str, Any]) -> str:
             if dataset not in grid["datasets"]:
                 continue
             paths = {method: f"runs/{dataset}/{method}.json" for method in grid["methods"]}
-            settings = {method: resolved(path)["settings"] for method, path in paths.items()}
+            settings = {method: load_settings(path)["settings"] for method, path in paths.items()}
             rows = merge_equal({m: evaluate_schedules(each) for m, each in settings.items()})
             description, figure = draw_schedules(rows)
             svg = svg_text(figure, "Schedules")
@@ -106,7 +106,7 @@ def render_preview(grids: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Write the page, and print its address."""
-    write_text(PAGE, render_preview(resolved("report.json")["grids"]))
+    write_text(PAGE, render_preview(load_settings("report.json")["grids"]))
     print(f"{PAGE.resolve().as_uri()}")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from heated.reporting.results import Result
+from heated.reporting.run_results import RunResult
 
 FACTS = ("device", "cores", "system", "python", "torch", "torchvision", "numpy", "scikit-learn")
 NAMES = {"device": "processor", "python": "Python", "numpy": "NumPy"}
@@ -19,7 +19,7 @@ class Provenance:
     by_method: dict[str, dict[str, str]]  # the other parameters
 
 
-def collect_provenance(results: Sequence[Result]) -> Provenance:
+def collect_provenance(results: Sequence[RunResult]) -> Provenance:
     """Collect the distinct values of every fact and parameter over the runs of a data set."""
     records = [result.record for result in results]
     facts = {
@@ -68,7 +68,7 @@ def format_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def table_caption(results: Sequence[Result]) -> str:
+def table_caption(results: Sequence[RunResult]) -> str:
     """Say which classes the tables' numbers are measured on, and how to read the numbers."""
     split, means = results[0].record["split"], [(0.0, "")]
     for result in results:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from heated.common.cli import run
-from heated.common.io import required, write_csv, write_json, write_text
+from heated.common.io import require_output, write_csv, write_json, write_text
 from heated.reporting import tables, verdicts
 from heated.reporting.dataset_report import DatasetReport
 from heated.reporting.html import template_environment
-from heated.reporting.results import curve_rows
+from heated.reporting.run_results import curve_rows
 
 VERDICTS = ("verdict", "verdict_adjusted")  # before and after Holm's correction
 
@@ -129,7 +129,7 @@ def repro_commands(report: DatasetReport) -> list[str]:
 def release_results(report: Path, results: Path, joined: Path) -> None:
     """Copy a report's results to a folder, and join the Markdown of all releases in it."""
     results.mkdir(exist_ok=True)
-    files = sorted(required(report / "results", "report").iterdir())
+    files = sorted(require_output(report / "results", "report").iterdir())
     for path in [*files, *sorted((report / "figures").glob("*-curves.svg"))]:
         shutil.copyfile(path, results / path.name)
     join_results(results, joined)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from heated.reporting.paper import paper_value
+from heated.reporting.paper_results import paper_value
 from heated.reporting.provenance import format_value
-from heated.reporting.results import Result, Studies, half_width
+from heated.reporting.run_results import RunResult, Studies, half_width
 
 METRIC_TITLES = {
     "map_at_r": "MAP@R",
@@ -101,7 +101,7 @@ def metric_title(metric: str, summary: Mapping[str, Any] | None = None) -> str:
 
 
 def study_tables(
-    results: Sequence[Result], studies: Studies, section: Mapping[str, Any]
+    results: Sequence[RunResult], studies: Studies, section: Mapping[str, Any]
 ) -> list[StudyTable]:
     """Make one table per study without auxiliary metrics, and mark the best of several methods."""
     by_method, tables = {result.method: result for result in results}, []
@@ -149,7 +149,7 @@ def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def csv_rows(results: Sequence[Result], tables: Sequence[StudyTable]) -> list[dict[str, Any]]:
+def csv_rows(results: Sequence[RunResult], tables: Sequence[StudyTable]) -> list[dict[str, Any]]:
     """Return one row per study and method: unrounded means, deviations, intervals, paper values."""
     metrics, rows = {result.method: result.metrics for result in results}, []
     for table in tables:
@@ -200,7 +200,7 @@ class CostTable:
         return f"### Training costs of the competitors\n\n{self.note}\n\n{table}"
 
 
-def cost_table(results: Sequence[Result]) -> CostTable:
+def cost_table(results: Sequence[RunResult]) -> CostTable:
     """Tabulate the costs of the competitors' trainings: medians over the seeds, maximum memory.
 
     "not finite" counts the grid points without a finite loss.
@@ -235,7 +235,7 @@ def cost_table(results: Sequence[Result]) -> CostTable:
     return CostTable(note, rows)
 
 
-def median_seconds(result: Result) -> float:
+def median_seconds(result: RunResult) -> float:
     """Return the median duration of a training over the seeds, in seconds."""
     return float(median(seed["seconds"] for seed in result.record["seeds"].values()))
 

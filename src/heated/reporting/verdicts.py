@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from heated.analysis.claims import MIN_SEEDS, TARGET_POWER
-from heated.reporting.paper import paper_value
-from heated.reporting.results import Result
+from heated.reporting.paper_results import paper_value
+from heated.reporting.run_results import RunResult
 from heated.reporting.tables import metric_title
 
 ClaimResult = Mapping[str, Any]
@@ -52,7 +52,7 @@ class ClaimText:
 
 
 def describe_claim(
-    claim: ClaimResult, results: Sequence[Result], section: Mapping[str, Any], grids: Grids
+    claim: ClaimResult, results: Sequence[RunResult], section: Mapping[str, Any], grids: Grids
 ) -> ClaimText:
     """Describe a claim's result; `section` is the data set's section of the configuration."""
     tested = claim["verdict"] != "not run"
@@ -69,7 +69,7 @@ def describe_claim(
 
 
 def describe_comparison(
-    part: ClaimResult, results: Sequence[Result], section: Mapping[str, Any]
+    part: ClaimResult, results: Sequence[RunResult], section: Mapping[str, Any]
 ) -> str:
     """Describe a comparison, with the paper's difference if both runs follow its protocol."""
     metric, details = part["metric"], f"n = {part['n']}"
@@ -132,7 +132,7 @@ def format_points(share: float) -> str:
 
 
 def paper_difference(
-    part: ClaimResult, results: Sequence[Result], section: Mapping[str, Any]
+    part: ClaimResult, results: Sequence[RunResult], section: Mapping[str, Any]
 ) -> float | None:
     """Compare the paper's values; None unless the paper has one for every method."""
     records = {result.method: result.record for result in results}
@@ -163,7 +163,7 @@ def verdict_notes(claim: ClaimResult) -> list[str]:
     ]
 
 
-def missing_methods(claim: ClaimResult, results: Sequence[Result], grids: Grids) -> list[str]:
+def missing_methods(claim: ClaimResult, results: Sequence[RunResult], grids: Grids) -> list[str]:
     """Describe the changes of the configuration that are needed to test a claim."""
     dataset, trained = claim["dataset"], {result.method for result in results}
     by_change: dict[str, list[str]] = {}

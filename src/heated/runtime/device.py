@@ -15,7 +15,7 @@ MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # of the C library's mallopt
 MIB = 2**20
 
 
-def prepared(threads: int) -> torch.device:
+def setup_device(threads: int) -> torch.device:
     """Return this process's GPU, or the CPU; set CPU threads and join `torchrun`'s processes."""
     torch.set_num_threads(threads)
     threadpool_limits(threads)

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from heated.common.io import whole
+from heated.common.io import atomic_write
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ def main_process_output(path: Path) -> Iterator[Path]:
     """Yield a temporary path, which is renamed to `path` in the main process only."""
     with TemporaryDirectory() as folder:
         written = path if is_main_process() else Path(folder) / "discarded"
-        with whole(written) as temporary:
+        with atomic_write(written) as temporary:
             yield temporary
 
 

@@ -13,8 +13,8 @@ from heated.common.cli import run
 from heated.common.errors import InputError
 from heated.common.io import write_text
 from heated.preprocessing.decoding import DamagedImage, decode
-from heated.reporting.gallery import THUMBNAIL, data_uri
 from heated.reporting.html import template_environment
+from heated.reporting.query_gallery import THUMBNAIL, data_uri
 from heated.search.images import Image, list_images, read_images
 from heated.search.index import Index, build_index, load_index_model, open_index, search
 

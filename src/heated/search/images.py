@@ -37,7 +37,7 @@ def list_images(paths: Sequence[Path]) -> list[Image]:
         elif path.is_file() and is_image(PurePosixPath(path.name)):
             found = [Image(str(path))]
         elif path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
-            members = archives.names(path)
+            members = archives.member_names(path)
             found = [Image(str(path), name) for name in members if is_image(PurePosixPath(name))]
         else:
             problem = "is not an image, zip or tar" if path.exists() else "does not exist"
@@ -58,5 +58,5 @@ def read_images(images: Sequence[Image]) -> Iterator[tuple[Image, bytes]]:
             yield from ((image, Path(image.path).read_bytes()) for image in group)
         else:
             members = [str(image.member) for image in group]
-            for name, content in archives.read(Path(archive), members):
+            for name, content in archives.read_members(Path(archive), members):
                 yield Image(archive, name), content

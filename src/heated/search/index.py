@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from heated.common.errors import InputError
-from heated.common.io import read_json, whole, write_json
+from heated.common.io import atomic_write, read_json, write_json
 from heated.common.paths import RESOLVED
 from heated.inference.embedder import Embedder, load_embedder, make_embedder
 from heated.search.images import Image, list_images, read_images
@@ -57,7 +57,7 @@ def build_index(paths: Sequence[Path], model: str, folder: Path) -> int:
         import_faiss()  # fails before the images are embedded
     embedder = find_model(model)
     shape = (len(images), embedder.model.architecture.embedding_dim)
-    with whole(folder) as temporary:
+    with atomic_write(folder) as temporary:
         temporary.mkdir()
         array = open_memmap(temporary / ARRAY, "w+", np.dtype(np.float32), shape)
         progress = tqdm(read_images(images), "indexing", len(images), unit="image", disable=None)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 from heated.common.cli import exit_on_error
-from heated.common.errors import without_secrets
 from heated.tracking import tracking_uri
 from heated.tracking.client import open_store, store_lock
 
@@ -16,7 +15,7 @@ def main() -> None:
     """Serve the pages on this machine's port 5000, with one worker and without job execution."""
     options, uri = sys.argv[1:], tracking_uri()
     if uri.startswith("http"):
-        print(f"MLFLOW_TRACKING_URI is a server. Open {without_secrets(uri)} {HINT}")
+        print(f"MLFLOW_TRACKING_URI is a server. Open {redact_url(uri)} {HINT}")
         return
     with exit_on_error(), store_lock():
         open_store()

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from heated.common.errors import InputError, without_secrets
+from heated.common.errors import InputError, redact_url
 from heated.common.io import project_root
 from heated.tracking import Record, tracking_uri
 from heated.tracking.metric_names import Points, flatten, run_tags
@@ -54,7 +54,7 @@ def wrap_mlflow_errors() -> Iterator[None]:
             "It adds only missing runs."
         )
         raise InputError(
-            f"MLflow at {without_secrets(tracking_uri())}: {error_summary(error)}\n"
+            f"MLflow at {redact_url(tracking_uri())}: {error_summary(error)}\n"
             f"{advice} HEATED_TRACKING=off runs without tracking."
         ) from error
 
@@ -62,7 +62,7 @@ def wrap_mlflow_errors() -> Iterator[None]:
 def error_summary(error: Exception) -> str:
     """Return an error's first line, without a password in the store's address."""
     uri = tracking_uri()
-    return str(error).partition("\n")[0].replace(uri, without_secrets(uri))[:500]
+    return str(error).partition("\n")[0].replace(uri, redact_url(uri))[:500]
 
 
 @wrap_mlflow_errors()

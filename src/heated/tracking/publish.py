@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 from heated import reporting
 from heated.common.errors import InputError
 from heated.common.history import Row, add_system_metrics
-from heated.common.io import required, sha256
+from heated.common.io import require_output, sha256
 from heated.reporting.figures import FIGURES, draw_figure
-from heated.reporting.figures.planes import draw_epoch_embeddings
-from heated.reporting.paper import paper_value
-from heated.reporting.results import Result
+from heated.reporting.figures.embeddings_2d import draw_epoch_embeddings
+from heated.reporting.paper_results import paper_value
+from heated.reporting.run_results import RunResult
 from heated.reporting.tables import markdown_table
 from heated.tracking import PublishedRun, Record, Summaries, client, tracking_uri
 from heated.tracking.client import DIGEST_TAG, NOTE_TAG, TAGS, Experiment, content_digest
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 def publish_dataset(
-    results: Sequence[Result],
+    results: Sequence[RunResult],
     section: Mapping[str, Any],
     tags: Mapping[str, Mapping[str, str]],
     report: Path,
@@ -126,7 +126,7 @@ def publish_report(record: Record, artifacts: Mapping[str, str], *, note: str) -
             mlflow.set_experiment_tag(experiment.id, NOTE_TAG, note)
 
 
-def draw_artifacts(result: Result) -> Artifacts:
+def draw_artifacts(result: RunResult) -> Artifacts:
     """Return a run's files, its curves, and pictures of each seed's embeddings if D = 2."""
     names = ("history.csv", "metrics.json", "provenance.json")
     texts = {name: (result.folder / name).read_text(encoding="utf-8") for name in names}
@@ -147,7 +147,9 @@ def report_artifacts(report: Path, dataset: str) -> dict[str, str]:
     figures = [f"figures/{dataset}-{name}.svg" for name in FIGURES]
     names = ["index.html", *(f"tables/{dataset}.{suffix}" for suffix in ("md", "csv", "tex"))]
     names += [name for name in figures if (report / name).exists()]
-    return {name: required(report / name, "report").read_text(encoding="utf-8") for name in names}
+    return {
+        name: require_output(report / name, "report").read_text(encoding="utf-8") for name in names
+    }
 
 
 @cache

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 import heated
-from heated.common.errors import InputError, without_secrets
-from heated.common.io import whole
+from heated.common.errors import InputError, redact_url
+from heated.common.io import atomic_write
 from heated.inference import embedder
 from heated.tracking import PublishedRun, Summaries, tracking_uri
 from heated.tracking.client import DIGEST_TAG, Experiment, error_summary, open_store, store_lock
@@ -119,7 +119,7 @@ def save_pyfunc(path: Path, weights: Path, packing: Mapping[str, Any]) -> None:
     signature._is_signature_from_type_hint = True
     example = BytesIO()
     Image.new("L", (packing["size"], packing["size"]), 128).save(example, "png")
-    with TemporaryDirectory() as folder, whole(path) as temporary:
+    with TemporaryDirectory() as folder, atomic_write(path) as temporary:
         data = Path(folder) / Path(DATA_PATH).name
         embedder.save_embedder(data, weights, packing)
         mlflow.pyfunc.save_model(
@@ -144,6 +144,6 @@ def load_embedder(uri: str) -> embedder.Embedder:
         try:
             path = mlflow.artifacts.download_artifacts(uri, dst_path=folder)
         except (mlflow.MlflowException, OSError) as error:
-            store = without_secrets(tracking_uri())
+            store = redact_url(tracking_uri())
             raise InputError(f"{uri}: not available at {store}: {error_summary(error)}") from error
         return embedder.load_embedder(Path(path) / DATA_PATH)

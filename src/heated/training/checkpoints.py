@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from heated.common.io import whole
+from heated.common.io import atomic_write
 
 # The code that determines weights and history: every module of FOLDERS, and MODULES.
 FOLDERS = ("data", "losses", "models", "training")
@@ -83,7 +83,7 @@ class Checkpoint:
         """Write the file atomically. If that fails, print why: training continues without it."""
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
         try:
-            with whole(path) as temporary:
+            with atomic_write(path) as temporary:
                 save_file(tensors, temporary, {"record": json.dumps(self.record, allow_nan=False)})
         except (OSError, SafetensorError) as error:
             message = f"checkpoint {path.name}: not written ({error}), training continues"

@@ -9,7 +9,7 @@ from typing import Any
 
 from heated.common.history import NullLogger
 from heated.common.samples import Samples
-from heated.data.packed_dataset import Packed
+from heated.data.packed_dataset import PackedDataset
 from heated.datasets.splits import validation_fold
 from heated.training.recipe import Recipe
 from heated.training.training_run import TrainingRun
@@ -17,7 +17,7 @@ from heated.training.training_run import TrainingRun
 METRIC = "recall_at_1"  # of the last epoch; the point with the highest value is chosen
 
 
-def with_validation_split(data: Packed, *, folds: int, fold: int) -> Packed:
+def with_validation_split(data: PackedDataset, *, folds: int, fold: int) -> PackedDataset:
     """Return the data without the test classes: one fold of the training classes is tested."""
     samples = Samples(data.class_names, data.labels, (), data.split, lambda: iter(()))
     return replace(data, split=validation_fold(samples, data.split, folds=folds, fold=fold))

@@ -16,11 +16,11 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 
 from heated.common.history import Row
-from heated.data.batches import Held, Mapped
+from heated.data.batches import InMemoryImages, MemmapImages
 from heated.data.samplers import SAMPLERS
-from heated.data.transforms import Draws
+from heated.data.transforms import AugmentationRNG
 from heated.losses.pml import PMLLoss, forked_rng
-from heated.models.embedding_model import Model, split_choice
+from heated.models.embedding_model import ModelWithLoss, name_and_options
 from heated.runtime.distributed import all_reduce_gradients, is_main_process, local_slice
 from heated.training.recipe import Recipe
 from heated.training.train_state import TrainState
@@ -30,7 +30,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def train(
     state: TrainState,
-    images: Held | Mapped,
+    images: InMemoryImages | MemmapImages,
     labels: Tensor,
     recipe: Recipe,
     *,
@@ -82,7 +82,7 @@ def train(
 
 def train_epoch(
     state: TrainState,
-    images: Held | Mapped,
+    images: InMemoryImages | MemmapImages,
     labels: Tensor,
     recipe: Recipe,
     on_step_end: Callable[[TrainState], None],
@@ -94,15 +94,15 @@ def train_epoch(
     if state.step == 0:
         state.generator.manual_seed(seed + 1)
         state.sums.zero_()
-    sampler, options = split_choice(recipe.sampler)
+    sampler, options = name_and_options(recipe.sampler)
     order = Generator().manual_seed(seed)
     batches = SAMPLERS[sampler](labels, recipe.batch_size, order, **options)[state.step :]
     local = [batch[local_slice(len(batch))] for batch in batches]
     # A miner may draw random numbers; the heated softmax never does.
     is_pml_loss = isinstance(model.head, PMLLoss)
-    for batch, numbers, pixels in zip(batches, local, images.batches(local), strict=True):
+    for batch, numbers, pixels in zip(batches, local, images.iter_batches(local), strict=True):
         target = labels[numbers.to(labels.device)]
-        draws = Draws(state.generator, len(batch), local_slice(len(batch)))
+        draws = AugmentationRNG(state.generator, len(batch), local_slice(len(batch)))
         raw = raw_embeddings(model, model.prepare(pixels, draws), recipe.precision)
         with forked_rng(seed + 2 + state.step) if is_pml_loss else nullcontext():
             loss, correct = model.head.loss_and_correct(model.normalization(raw), target)
@@ -118,7 +118,7 @@ def train_epoch(
         on_step_end(state)
 
 
-def raw_embeddings(model: Model, prepared: Tensor, precision: str) -> Tensor:
+def raw_embeddings(model: ModelWithLoss, prepared: Tensor, precision: str) -> Tensor:
     """Compute the network's output (N, D) in the precision; return it as float32."""
     with torch.autocast(prepared.device.type, PRECISIONS[precision], precision != "float32"):
         raw: Tensor = model.network(prepared)

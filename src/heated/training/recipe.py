@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from heated.losses.heated_softmax import ADAPTATIONS
-from heated.models.embedding_model import Options, split_choice
+from heated.models.embedding_model import NamedOptions, name_and_options
 from heated.training.schedules import schedule_values
 
 SCHEDULED = ("epochs", "alpha", "lr", "lr_factor")  # settings that become `alphas` and `lrs`
@@ -20,26 +20,26 @@ class Recipe:
     lrs: list[float]  # in each epoch
     watch_every: int  # epochs between measurements on the unseen classes
     batch_size: int
-    sampler: Options = field(default_factory=lambda: {"name": "shuffled"})
-    optimiser: Options  # a key of OPTIMIZERS
+    sampler: NamedOptions = field(default_factory=lambda: {"name": "shuffled"})
+    optimiser: NamedOptions  # a key of OPTIMIZERS
     bottleneck_lr_factor: float  # for the network's last layer
     head_lr_factor: float  # for the classifier and the normalization's shift
     warm_up: str  # a key of INITIALIZERS
-    backbone: Options
+    backbone: NamedOptions
     weights: str  # of the network before training: "none", "imagenet" or a file
     embedding_dim: int
-    augment: list[Options]  # steps from packed to prepared images
+    augment: list[NamedOptions]  # steps from packed to prepared images
     pixel_mean: float | list[float]  # of pixels in [0, 1]: one number, or one per channel
     pixel_std: float | list[float]
     precision: str  # of the network: "float32" or "bfloat16"
     threads: int | None = None  # of the CPU, which can change the last bits; None: torch's default
-    normalise: Options = field(default_factory=lambda: {"name": "none"})
+    normalise: NamedOptions = field(default_factory=lambda: {"name": "none"})
     bias: str = "none"  # this and the next two: see HeatedSoftmax
     label_smoothing: float = 0.0
     denominator: str = "all"
     adaptation: str = "none"  # sets alpha if no schedule does
-    loss: Options | None = None  # of pytorch-metric-learning, instead of the heated softmax
-    miner: Options | None = None  # chooses the pairs that `loss` compares
+    loss: NamedOptions | None = None  # of pytorch-metric-learning, instead of the heated softmax
+    miner: NamedOptions | None = None  # chooses the pairs that `loss` compares
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
@@ -55,8 +55,8 @@ class Recipe:
             fields["adaptation"] = alpha["name"]
             fields["alphas"] = [alpha.get("start")] + [None] * (epochs - 1)
         else:
-            fields["alphas"] = schedule_values(*split_choice(alpha), epochs=epochs)
-        factors = schedule_values(*split_choice(settings["lr_factor"]), epochs=epochs)
+            fields["alphas"] = schedule_values(*name_and_options(alpha), epochs=epochs)
+        factors = schedule_values(*name_and_options(settings["lr_factor"]), epochs=epochs)
         return cls(**fields, lrs=[settings["lr"] * factor for factor in factors])
 
     @property

@@ -14,8 +14,8 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 
 from heated.common.history import Row
-from heated.models.backbones import bottleneck
-from heated.models.embedding_model import Model, split_choice
+from heated.models.backbones import bottleneck_name
+from heated.models.embedding_model import ModelWithLoss, name_and_options
 from heated.runtime.distributed import sync_batch_norm
 from heated.training.checkpoints import Checkpoint
 from heated.training.recipe import Recipe
@@ -56,7 +56,7 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 class TrainState:
     """Everything that the next step depends on, apart from the data and the recipe."""
 
-    model: Model
+    model: ModelWithLoss
     optimizer: Optimizer  # each parameter group has an `lr_factor`
     seed: int  # determines, with the epoch, the order of the images and their augmentation
     sums: Tensor  # (3,) float64, of this epoch: loss, correct predictions, steps with a finite loss
@@ -66,10 +66,10 @@ class TrainState:
     angles: dict[int, Tensor] = field(default_factory=dict)  # (N,) by epoch, see `make_monitor`
 
     @classmethod
-    def create(cls, model: Model, recipe: Recipe, seed: int) -> Self:
+    def create(cls, model: ModelWithLoss, recipe: Recipe, seed: int) -> Self:
         """Create the state before the first step; parameters that are frozen now stay frozen."""
-        name, options = split_choice(recipe.optimiser)
-        last = [*model.network.get_submodule(bottleneck(model.network)).parameters()]
+        name, options = name_and_options(recipe.optimiser)
+        last = [*model.network.get_submodule(bottleneck_name(model.network)).parameters()]
         below = [each for each in model.network.parameters() if all(each is not p for p in last)]
         head = [*model.normalization.parameters(), *model.head.parameters()]
         factors = (1.0, recipe.bottleneck_lr_factor, recipe.head_lr_factor)

@@ -19,15 +19,15 @@ from heated.common.errors import InputError
 from heated.common.history import Logger, Row
 from heated.common.io import write_arrays
 from heated.common.samples import Mask
-from heated.data.batches import Mapped, device_images
-from heated.data.packed_dataset import Packed
+from heated.data.batches import MemmapImages, device_images
+from heated.data.packed_dataset import PackedDataset
 from heated.losses.pml import LIBRARY
 from heated.models import embedding_model, pretrained
-from heated.models.embedding_model import Architecture, Model
+from heated.models.embedding_model import Architecture, ModelWithLoss
 from heated.runtime.device import keep_freed_memory, peak_memory_mib
 from heated.runtime.distributed import broadcast_int, is_main_process, rank_and_world_size
 from heated.training.checkpoints import CheckpointCache, code_digest, fingerprint
-from heated.training.init_stages import INITIALIZERS
+from heated.training.initialization import INITIALIZERS
 from heated.training.loop import train
 from heated.training.monitor import make_monitor
 from heated.training.recipe import Recipe
@@ -39,7 +39,7 @@ class TrainingRun:
     """A recipe on a packed data set."""
 
     recipe: Recipe
-    data: Packed
+    data: PackedDataset
     digest: str  # of `data`
     device: torch.device
     checkpoint_folder: Path
@@ -90,7 +90,7 @@ class TrainingRun:
         loss = (self.recipe.loss or {"name": self.recipe.adaptation})["name"]
         if rank_and_world_size()[1] > 1 and loss not in ("none", "learned"):
             raise InputError(
-                f"{loss} compares all images of a batch and cannot be split over {rank_and_world_size()[1]} "
+                f"{loss} compares all images of a batch and cannot be split over several "
                 "processes. Set `launch: python -m`."
             )
         keep_freed_memory(True)
@@ -172,7 +172,7 @@ class TrainingRun:
             on_step_end=on_step_end,
         )
         if is_main_process():
-            embedding_model.save(path, state.model)
+            embedding_model.save_model(path, state.model)
             if state.angles:
                 epochs, angles = zip(*sorted(state.angles.items()), strict=True)
                 arrays = {"epochs": np.array(epochs), "angles": torch.stack(angles).numpy()}
@@ -186,7 +186,7 @@ class TrainingRun:
         images, labels = self.mapped_images(self.data.split.train)
         sizes = {"image_shape": self.data.images.shape[1:], "num_classes": len(labels.unique())}
         torch.manual_seed(seed)
-        model = Model(Architecture.of(vars(recipe), **sizes)).to(self.device)
+        model = ModelWithLoss(Architecture.of(vars(recipe), **sizes)).to(self.device)
         state = TrainState.create(model, recipe, seed)
         checkpoint = self.checkpoints(seed).load_latest()
         if checkpoint is not None:
@@ -200,8 +200,8 @@ class TrainingRun:
         )
         return state, time.monotonic() - start
 
-    def mapped_images(self, mask: Mask) -> tuple[Mapped, Tensor]:
+    def mapped_images(self, mask: Mask) -> tuple[MemmapImages, Tensor]:
         """Return a part's images, and its labels from 0 on the device."""
-        numbers, labels = self.data.part(mask)
-        images = Mapped(self.data.images, numbers, self.device)
+        numbers, labels = self.data.indices_and_classes(mask)
+        images = MemmapImages(self.data.images, numbers, self.device)
         return images, torch.from_numpy(labels).to(self.device)

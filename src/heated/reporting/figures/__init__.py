@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 
 from matplotlib import style
 
-from heated.reporting.figures import final_recall, gradients, planes, training_curves
+from heated.reporting.figures import embeddings_2d, final_recall, gradients, training_curves
 from heated.reporting.figures.base import STYLE, DescribedFigure, ReportFigure, svg_text
-from heated.reporting.results import Result, Studies
+from heated.reporting.run_results import RunResult, Studies
 
-FIGURES: dict[str, tuple[str, Callable[[Sequence[Result], Studies], DescribedFigure | None]]] = {
+FIGURES: dict[str, tuple[str, Callable[[Sequence[RunResult], Studies], DescribedFigure | None]]] = {
     "curves": ("Training curves", training_curves.draw_training_curves),
     "factorial": (
         "Lower alpha and lower learning rate, alone and together",
@@ -17,21 +17,21 @@ FIGURES: dict[str, tuple[str, Callable[[Sequence[Result], Studies], DescribedFig
     "alphas": ("Constant alphas", final_recall.draw_constant_alphas),
     "timing": ("Start, end and time of heating", final_recall.draw_heating_steps),
     "shapes": ("Shape of the schedule", training_curves.draw_schedule_shapes),
-    "planes": ("Embeddings in two dimensions", planes.draw_embeddings),
+    "planes": ("Embeddings in two dimensions", embeddings_2d.draw_embeddings),
     "gradients": ("Gradient norm by alpha", gradients.draw_gradients),
     "geometry": ("Compactness and separation of the classes", training_curves.draw_class_geometry),
     "costs": ("Recall@1 and training time", final_recall.draw_training_costs),
 }
 
 
-def draw_figures(results: Sequence[Result], studies: Studies) -> list[ReportFigure]:
+def draw_figures(results: Sequence[RunResult], studies: Studies) -> list[ReportFigure]:
     """Draw all figures of one data set that its runs have the data for."""
     drawn = [draw_figure(name, results, studies) for name in FIGURES]
     return [figure for figure in drawn if figure is not None]
 
 
 @style.context(STYLE)
-def draw_figure(name: str, results: Sequence[Result], studies: Studies) -> ReportFigure | None:
+def draw_figure(name: str, results: Sequence[RunResult], studies: Studies) -> ReportFigure | None:
     """Draw one of FIGURES of one data set, None if the runs lack its data."""
     title, draw = FIGURES[name]
     if (drawn := draw(results, studies)) is None:

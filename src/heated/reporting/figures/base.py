@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from heated.reporting.results import Result, half_width
+from heated.reporting.run_results import RunResult, half_width
 
 STYLE = "heated.reporting.figures.report"
 WIDTH = 6.4  # inches
@@ -48,12 +48,12 @@ def svg_text(figure: Figure, title: str) -> str:
     return text.getvalue()
 
 
-def schedule_of(result: Result, key: str) -> Mapping[str, Any]:
+def schedule_of(result: RunResult, key: str) -> Mapping[str, Any]:
     """Return the name and options of a run's schedule of `alpha` or `lr_factor`."""
     return result.params.get(key) or {"name": None}
 
 
-def heating_step(result: Result) -> tuple[float, float, float] | None:
+def heating_step(result: RunResult) -> tuple[float, float, float] | None:
     """Return start, end and time of alpha's step, None unless the learning rate drops with it."""
     alpha, lr = schedule_of(result, "alpha"), schedule_of(result, "lr_factor")
     if (alpha["name"], lr["name"]) == ("step", "step") and alpha["at"] == lr["at"]:
@@ -61,9 +61,9 @@ def heating_step(result: Result) -> tuple[float, float, float] | None:
     return None
 
 
-def by_normalization(results: Sequence[Result]) -> dict[str, list[Result]]:
+def by_normalization(results: Sequence[RunResult]) -> dict[str, list[RunResult]]:
     """Group runs by the normalization of embeddings, empty if the method has no such option."""
-    groups: dict[str, list[Result]] = {}
+    groups: dict[str, list[RunResult]] = {}
     for result in results:
         name = str(result.params.get("normalise", {}).get("name", ""))
         groups.setdefault(name, []).append(result)
@@ -81,7 +81,7 @@ def line_style(group: int, member: int) -> LineStyle:
     }
 
 
-def method_styles(results: Sequence[Result]) -> dict[str, LineStyle]:
+def method_styles(results: Sequence[RunResult]) -> dict[str, LineStyle]:
     """Return each method's style: one color per normalization, the same in all figures."""
     order = list(NORMALIZATIONS)
     return {
@@ -91,7 +91,7 @@ def method_styles(results: Sequence[Result]) -> dict[str, LineStyle]:
     }
 
 
-def add_legend(figure: Figure, results: Sequence[Result]) -> None:
+def add_legend(figure: Figure, results: Sequence[RunResult]) -> None:
     """Add a legend below all panels, with one column per normalization."""
     styles, columns = method_styles(results), by_normalization(results).values()
     height = max(map(len, columns))
@@ -102,26 +102,26 @@ def add_legend(figure: Figure, results: Sequence[Result]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=len(columns), handlelength=3.5)
 
 
-def mean_recall(result: Result) -> float:
+def mean_recall(result: RunResult) -> float:
     """Return the mean Recall@1 over the seeds, in percent."""
     return float(100 * result.metrics["recall_at_1"]["mean"])
 
 
-def format_recall(result: Result, separator: str | None = None) -> str:
+def format_recall(result: RunResult, separator: str | None = None) -> str:
     """Format Recall@1, after the separator also half the width of its interval if it has one."""
     width = half_width(result.metrics["recall_at_1"])
     half = "" if separator is None or width is None else f"{separator}± {100 * width:.2f}"
     return f"{mean_recall(result):.2f}{half}"
 
 
-def seed_count(results: Sequence[Result]) -> str:
+def seed_count(results: Sequence[RunResult]) -> str:
     """Format the number of seeds of the means: "3 seeds" or "2 to 3 seeds"."""
     counts = sorted({result.metrics["recall_at_1"]["n"] for result in results})
     ends = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     return f"{ends} seed" if counts[-1] == 1 else f"{ends} seeds"
 
 
-def plot_recall(axes: Axes, x: float, result: Result, style: LineStyle, **changes: Any) -> None:
+def plot_recall(axes: Axes, x: float, result: RunResult, style: LineStyle, **changes: Any) -> None:
     """Plot the mean of Recall@1 as a marker, with its interval."""
     width = half_width(result.metrics["recall_at_1"])
     options = {**style, "linestyle": "none", "markersize": 6, "zorder": 3, **changes}

@@ -8,7 +8,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from heated.reporting.figures import base
-from heated.reporting.results import Result, Studies, select_studies
+from heated.reporting.run_results import RunResult, Studies, select_studies
 from heated.reporting.tables import median_seconds
 
 CELLS = {  # whether alpha falls, and whether the learning rate falls
@@ -20,11 +20,11 @@ CELLS = {  # whether alpha falls, and whether the learning rate falls
 MIN_ALPHAS = 3  # constant alphas that make a line
 MAX_COLUMNS = 3
 KINDS = ("softmax and variants", "losses of pytorch-metric-learning")
-AlphaRuns = dict[float, Result]  # by constant alpha, increasing
-HeatedRuns = dict[tuple[float, float, float], Result]  # by start, end and time of the step
+AlphaRuns = dict[float, RunResult]  # by constant alpha, increasing
+HeatedRuns = dict[tuple[float, float, float], RunResult]  # by start, end and time of the step
 
 
-def draw_factorial(results: Sequence[Result], studies: Studies) -> base.DescribedFigure | None:
+def draw_factorial(results: Sequence[RunResult], studies: Studies) -> base.DescribedFigure | None:
     """Draw heating x learning rate drop by normalization, a control that the paper lacks."""
     groups = complete_factorials(select_studies(results, studies, "run"))
     if not groups:
@@ -55,11 +55,11 @@ def draw_factorial(results: Sequence[Result], studies: Studies) -> base.Describe
     ), figure
 
 
-def complete_factorials(results: Sequence[Result]) -> dict[str, list[Result]]:
+def complete_factorials(results: Sequence[RunResult]) -> dict[str, list[RunResult]]:
     """Return the first run of each of the four CELLS by normalization, without label smoothing."""
     found = {}
     for name, group in base.by_normalization(results).items():
-        cells: dict[tuple[bool, bool], Result] = {}
+        cells: dict[tuple[bool, bool], RunResult] = {}
         for result in group:
             alphas, lrs = result.curve("alpha")[1], result.curve("lr")[1]
             if alphas and not result.params.get("label_smoothing"):
@@ -71,7 +71,7 @@ def complete_factorials(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def draw_constant_alphas(
-    results: Sequence[Result], studies: Studies
+    results: Sequence[RunResult], studies: Studies
 ) -> base.DescribedFigure | None:
     """Draw batch norm with constant alphas by D, and controls: the paper's last table."""
     runs = select_studies(results, studies, "run", "alphas", "dimensions")
@@ -92,7 +92,7 @@ def draw_constant_alphas(
     ), plot_constant_alphas(lines, controls)
 
 
-def constant_alphas_by_dim(results: Sequence[Result]) -> dict[int, AlphaRuns]:
+def constant_alphas_by_dim(results: Sequence[RunResult]) -> dict[int, AlphaRuns]:
     """Return the batch norm runs with constant alpha, by D with at least three, and by alpha."""
     found: dict[int, AlphaRuns] = {}
     for result in base.by_normalization(results).get("batch", ()):
@@ -107,7 +107,7 @@ def constant_alphas_by_dim(results: Sequence[Result]) -> dict[int, AlphaRuns]:
     }
 
 
-def controls_of_dim(results: Sequence[Result], dim: int) -> dict[str, Result]:
+def controls_of_dim(results: Sequence[RunResult], dim: int) -> dict[str, RunResult]:
     """Return plain softmax and heated batch norm with embeddings of dimension D."""
     same = [result for result in results if result.params.get("embedding_dim") == dim]
     groups = base.by_normalization(same)
@@ -118,7 +118,7 @@ def controls_of_dim(results: Sequence[Result], dim: int) -> dict[str, Result]:
 
 
 def plot_constant_alphas(
-    lines: Mapping[int, AlphaRuns], controls: Mapping[int, Mapping[str, Result]]
+    lines: Mapping[int, AlphaRuns], controls: Mapping[int, Mapping[str, RunResult]]
 ) -> Figure:
     """Plot the lines, slightly shifted so that they do not overlap, and the controls."""
     figure = Figure(figsize=(base.WIDTH, 4.6))
@@ -148,7 +148,9 @@ def plot_constant_alphas(
     return figure
 
 
-def draw_heating_steps(results: Sequence[Result], studies: Studies) -> base.DescribedFigure | None:
+def draw_heating_steps(
+    results: Sequence[RunResult], studies: Studies
+) -> base.DescribedFigure | None:
     """Draw Recall@1 by start alpha, end alpha and time of heating, main methods included."""
     study, runs = select_studies(results, studies, "timing"), HeatedRuns()
     candidates = select_studies(results, studies, "run", "timing") if study else []
@@ -194,7 +196,7 @@ def plot_heating_steps(runs: HeatedRuns) -> Figure:
     return figure
 
 
-def plot_heat_map(axes: Axes, grid: Sequence[Sequence[Result | None]], scale: Normalize) -> None:
+def plot_heat_map(axes: Axes, grid: Sequence[Sequence[RunResult | None]], scale: Normalize) -> None:
     """Plot one cell per run, with its Recall@1 and half the width of its interval."""
     heights = [[base.mean_recall(run) if run else nan for run in row] for row in grid]
     # The lightness of cividis increases evenly, so that it is also a gray scale.
@@ -210,7 +212,9 @@ def plot_heat_map(axes: Axes, grid: Sequence[Sequence[Result | None]], scale: No
     axes.grid(visible=False)
 
 
-def draw_training_costs(results: Sequence[Result], studies: Studies) -> base.DescribedFigure | None:
+def draw_training_costs(
+    results: Sequence[RunResult], studies: Studies
+) -> base.DescribedFigure | None:
     """Draw Recall@1 of the competitors against their training time, labeled with their ranks."""
     competitors = select_studies(results, studies, "competitors")
     ranked = sorted(competitors, key=base.mean_recall, reverse=True)

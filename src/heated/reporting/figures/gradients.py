@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from heated.common.io import read_json
 from heated.reporting.figures.base import WIDTH, DescribedFigure
-from heated.reporting.results import Result, Studies
+from heated.reporting.run_results import RunResult, Studies
 
 KINDS = {
     "centroid": "near the centroid",
@@ -19,7 +19,7 @@ BANDS = (("0.1", "0.9", 0.2), ("0.25", "0.75", 0.35))  # quantiles, and opacity
 GradientCurves = Mapping[str, Any]  # of one seed
 
 
-def draw_gradients(results: Sequence[Result], studies: Studies) -> DescribedFigure | None:
+def draw_gradients(results: Sequence[RunResult], studies: Studies) -> DescribedFigure | None:
     """Draw the first seed's model of every method with a gradients.json, by kind of sample."""
     paths = {result.method: result.folder / "gradients.json" for result in results}
     seeds = {name: read_json(path)["seeds"] for name, path in paths.items() if path.exists()}

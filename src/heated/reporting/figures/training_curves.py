@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from heated.reporting.figures import base
-from heated.reporting.results import Result, Studies, select_studies
+from heated.reporting.run_results import RunResult, Studies, select_studies
 
 PANELS = {
     "recall_at_1": "Recall@1 (%), unseen classes",
@@ -18,7 +18,7 @@ GEOMETRY = {"compactness": "intra-class variance", "spread": "inter-class distan
 
 
 def draw_training_curves(
-    results: Sequence[Result], studies: Studies
+    results: Sequence[RunResult], studies: Studies
 ) -> base.DescribedFigure | None:
     """Draw Recall@1, alpha and loss of the main methods, None if there are none."""
     runs = select_studies(results, studies, "run")
@@ -41,7 +41,7 @@ def draw_training_curves(
 
 
 def plot_curve(
-    axes: Axes, result: Result, column: str, style: base.LineStyle, *, mark_heating: bool = False
+    axes: Axes, result: RunResult, column: str, style: base.LineStyle, *, mark_heating: bool = False
 ) -> None:
     """Plot a column's mean over the seeds, if wanted with a dot at the start of heating."""
     epochs, values = result.curve(column)
@@ -56,7 +56,9 @@ def plot_curve(
         axes.yaxis.set_major_formatter("{x:g}")
 
 
-def draw_class_geometry(results: Sequence[Result], studies: Studies) -> base.DescribedFigure | None:
+def draw_class_geometry(
+    results: Sequence[RunResult], studies: Studies
+) -> base.DescribedFigure | None:
     """Draw intra-class variance and inter-class distance of the main methods with both."""
     main = select_studies(results, studies, "run")
     groups = base.by_normalization([r for r in main if all(r.curve(c)[1] for c in GEOMETRY)])
@@ -90,7 +92,7 @@ def draw_class_geometry(results: Sequence[Result], studies: Studies) -> base.Des
 
 
 def draw_schedule_shapes(
-    results: Sequence[Result], studies: Studies
+    results: Sequence[RunResult], studies: Studies
 ) -> base.DescribedFigure | None:
     """Draw the smooth schedules of alpha and the main methods that differ only in the shape."""
     study = select_studies(results, studies, "shapes")
@@ -126,7 +128,7 @@ def draw_schedule_shapes(
     ), figure
 
 
-def all_but_shape(result: Result) -> tuple[Any, ...]:
+def all_but_shape(result: RunResult) -> tuple[Any, ...]:
     """Return a run's parameters except the shape of alpha's schedule: only its two ends."""
     alpha = base.schedule_of(result, "alpha")
     rest = {key: value for key, value in result.params.items() if key != "alpha"}

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from heated.common.history import Row, read_history
-from heated.common.io import read_json, required
+from heated.common.io import read_json, require_output
 
 HEADLINE_METRICS = ("recall_at_1", "map_at_r", "nmi_geometric")  # shown by `dvc metrics`
 Studies = Mapping[str, Sequence[str]]  # methods by study, `run` among them
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """The results of one method on one data set."""
 
     dataset: str
@@ -54,19 +54,19 @@ class Result:
         return next((epoch for epoch, before, alpha in pairs if alpha < before), None)
 
 
-def read_results(runs: Path, dataset: str, methods: Sequence[str]) -> list[Result]:
+def read_results(runs: Path, dataset: str, methods: Sequence[str]) -> list[RunResult]:
     """Read the runs of a data set, in the order of the methods."""
     found = []
     for folder in (runs / dataset / method for method in methods):
-        metrics = read_json(required(folder / "metrics.json", "evaluate"))
+        metrics = read_json(require_output(folder / "metrics.json", "evaluate"))
         history = read_history(folder / "history.csv")
-        record = read_json(required(folder / "provenance.json", "train"))
+        record = read_json(require_output(folder / "provenance.json", "train"))
         tuned = read_json(folder / "tuned.json") if (folder / "tuned.json").exists() else {}
-        found.append(Result(dataset, folder.name, folder, metrics, history, record, tuned))
+        found.append(RunResult(dataset, folder.name, folder, metrics, history, record, tuned))
     return found
 
 
-def select_studies(results: Sequence[Result], studies: Studies, *names: str) -> list[Result]:
+def select_studies(results: Sequence[RunResult], studies: Studies, *names: str) -> list[RunResult]:
     """Return the runs of the named studies, in the order of `results`."""
     methods = {method for name in names for method in studies.get(name, ())}
     return [result for result in results if result.method in methods]
@@ -78,7 +78,7 @@ def half_width(summary: Mapping[str, Any]) -> float | None:
     return None if interval is None else (interval[1] - interval[0]) / 2
 
 
-def headline_means(results: Sequence[Result]) -> dict[str, dict[str, float]]:
+def headline_means(results: Sequence[RunResult]) -> dict[str, dict[str, float]]:
     """Return the means of the headline metrics, by method and metric."""
     return {
         r.method: {name: r.metrics[name]["mean"] for name in HEADLINE_METRICS if name in r.metrics}
@@ -86,7 +86,7 @@ def headline_means(results: Sequence[Result]) -> dict[str, dict[str, float]]:
     }
 
 
-def curve_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+def curve_rows(results: Sequence[RunResult]) -> list[dict[str, Any]]:
     """Return one row per method and epoch with means over the seeds, for `dvc plots`."""
     found = []
     for result in results:

@@ -8,11 +8,11 @@ from tqdm import tqdm
 
 from heated.common.errors import InputError
 from heated.common.geometry import class_means
-from heated.data.batches import Held, Mapped
-from heated.data.samplers import batches
+from heated.data.batches import InMemoryImages, MemmapImages
+from heated.data.samplers import split_batches
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.models.embedding import embed
-from heated.models.embedding_model import Model
+from heated.models.embedding_model import ModelWithLoss
 from heated.runtime.distributed import is_main_process, local_slice
 from heated.training.loop import raw_embeddings
 
@@ -20,17 +20,25 @@ EPS = 1e-4  # added to a mean's squared norm, as in the authors' code
 
 
 def update_batch_norm(
-    model: Model, images: Held | Mapped, labels: Tensor, *, batch_size: int, precision: str
+    model: ModelWithLoss,
+    images: InMemoryImages | MemmapImages,
+    labels: Tensor,
+    *,
+    batch_size: int,
+    precision: str,
 ) -> None:
     """Update the running statistics of batch norm by one pass over N images without augmentation.
 
     Nothing else changes, as in the authors' code, which takes steps at a learning rate of 0.
     """
     model.train()
-    pieces = batches(torch.arange(len(labels)), batch_size)
+    pieces = split_batches(torch.arange(len(labels)), batch_size)
     local = [piece[local_slice(len(piece))] for piece in pieces]
     progress = tqdm(
-        images.batches(local), "warm-up", len(local), disable=None if is_main_process() else True
+        images.iter_batches(local),
+        "warm-up",
+        len(local),
+        disable=None if is_main_process() else True,
     )
     with torch.no_grad():
         for pixels in progress:
@@ -38,7 +46,12 @@ def update_batch_norm(
 
 
 def set_classifier_to_class_means(
-    model: Model, images: Held | Mapped, labels: Tensor, *, batch_size: int, precision: str
+    model: ModelWithLoss,
+    images: InMemoryImages | MemmapImages,
+    labels: Tensor,
+    *,
+    batch_size: int,
+    precision: str,
 ) -> None:
     """Update batch norm; set each class's weights to the normalized mean of its embeddings."""
     if not isinstance(model.head, HeatedSoftmax):

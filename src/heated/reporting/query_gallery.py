@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from heated.common.geometry import l2_normalize
-from heated.common.io import read_arrays, required
-from heated.data.packed_dataset import unpack
+from heated.common.io import read_arrays, require_output
+from heated.data.packed_dataset import load_packed
 from heated.evaluation.ranking import GRID, NeighborSearch
 from heated.evaluation.retrieval import map_at_r
 
@@ -70,7 +70,7 @@ def load_gallery(packed: Path, embeddings: Path, *, count: int, memory: int) -> 
     """
     if count == 0:
         return []
-    data, arrays = unpack(packed), read_arrays(required(embeddings, "embed"))
+    data, arrays = load_packed(packed), read_arrays(require_output(embeddings, "embed"))
     indices = np.flatnonzero(data.split.query | data.split.gallery)
     labels = data.labels[indices]
     assert np.array_equal(labels, arrays["labels"])

@@ -14,9 +14,9 @@ from matplotlib.patches import Circle
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from heated.common.io import read_arrays, required
+from heated.common.io import read_arrays, require_output
 from heated.reporting.figures.base import STYLE, WIDTH, DescribedFigure, schedule_of, svg_text
-from heated.reporting.results import Result, Studies, select_studies
+from heated.reporting.run_results import RunResult, Studies, select_studies
 
 # P. Tol's "muted" with black: distinguishable with every kind of color vision.
 COLORS = (
@@ -34,7 +34,7 @@ Points = NDArray[np.float64]
 class Embedding2D:
     """The two-dimensional embeddings of one run's test images."""
 
-    result: Result
+    result: RunResult
     points: Points  # (N, 2), on the unit circle
     labels: NDArray[np.int64]  # (N,)
     weights: Points | None = None  # (C, 2), normalized; None if the classes were not trained
@@ -48,7 +48,7 @@ class Embedding2D:
         return float(np.degrees(np.median(np.arccos(np.clip(cosines, -1, 1)))))
 
 
-def draw_embeddings(results: Sequence[Result], studies: Studies) -> DescribedFigure | None:
+def draw_embeddings(results: Sequence[RunResult], studies: Studies) -> DescribedFigure | None:
     """Draw the first seed of each two-dimensional run of the study, None if there is none."""
     runs = select_studies(results, studies, "planes")
     embeddings = load_embeddings([run for run in runs if run.params.get("embedding_dim") == 2])
@@ -81,7 +81,7 @@ def draw_embeddings(results: Sequence[Result], studies: Studies) -> DescribedFig
     ), figure
 
 
-def load_embeddings(results: Sequence[Result]) -> list[Embedding2D]:
+def load_embeddings(results: Sequence[RunResult]) -> list[Embedding2D]:
     """Load the first seed of each run: constant alphas by increasing alpha, then the others."""
     alphas = {result.method: schedule_of(result, "alpha") for result in results}
     keys = {
@@ -90,8 +90,8 @@ def load_embeddings(results: Sequence[Result]) -> list[Embedding2D]:
     found = []
     for result in sorted(results, key=lambda result: keys[result.method]):
         name = f"seed-{min(result.history)}"
-        arrays = read_arrays(required(result.folder / f"embeddings/{name}.npz", "embed"))
-        path = required(result.folder / f"models/{name}.safetensors", "train")
+        arrays = read_arrays(require_output(result.folder / f"embeddings/{name}.npz", "embed"))
+        path = require_output(result.folder / f"models/{name}.safetensors", "train")
         with safe_open(path, "numpy") as file:
             weights = file.get_tensor("head.weight")
         labels, points = arrays["labels"], normalize_rows(arrays["embeddings"])
@@ -102,7 +102,7 @@ def load_embeddings(results: Sequence[Result]) -> list[Embedding2D]:
 
 
 @style.context(STYLE)
-def draw_epoch_embeddings(result: Result, seed: int) -> dict[int, str]:
+def draw_epoch_embeddings(result: RunResult, seed: int) -> dict[int, str]:
     """Draw a seed's two-dimensional embeddings during training, if any, as SVG text by epoch."""
     path = result.folder / "models" / f"seed-{seed}.npz"
     if not path.exists():
