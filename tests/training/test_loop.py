@@ -7,6 +7,7 @@ from recipes import AFFINE, BATCH_NORM, SGD, make_recipe
 
 from heated.data.batches import InMemoryImages
 from heated.data.samplers import split_batches
+from heated.models.backbones import bottleneck_name
 from heated.models.embedding_model import Architecture, ModelWithLoss
 from heated.training.loop import epoch_seed, train
 from heated.training.train_state import TrainState

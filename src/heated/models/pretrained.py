@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from heated.common.errors import InputError
 from heated.common.io import project_root, sha256
+from heated.models.backbones import bottleneck_name
 
 IMAGENET = {
     "googlenet": "GoogLeNet_Weights.IMAGENET1K_V1",  # TF-slim's, as in the paper
