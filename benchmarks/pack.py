@@ -80,9 +80,9 @@ def pack_here(archive: Path, folder: Path, size: int, workers: int) -> dict[str,
         folder / "packed",
         size=size,
         fit="squash",
-        colour="rgb",
+        color_mode="rgb",
         filter="bilinear",
-        damaged=0,
+        max_damaged_images=0,
         workers=workers,
     )
     seconds, busy = time.perf_counter() - started, time.process_time() - busy

@@ -49,9 +49,9 @@ def pack_archive(archive: Path, train: str, folder: Path) -> PackedDataset:
         folder / "packed",
         size=256,
         fit="squash",
-        colour="rgb",
+        color_mode="rgb",
         filter="bilinear",
-        damaged=0,
+        max_damaged_images=0,
         workers=os.cpu_count() or 1,
     )
     return load_packed(folder / "packed")
@@ -65,7 +65,7 @@ def pooled_model(backbone: str, weights: str) -> ModelWithLoss:
         num_classes=2,
         embedding_dim=features,
         backbone={"name": backbone, "batch_norm": BATCH_NORM, "frozen_blocks": 0},
-        normalise={"name": "none"},
+        normalize={"name": "none"},
         bias="none",
         label_smoothing=0.0,
         augment=[{"name": "crop", "size": 224}],

@@ -181,7 +181,7 @@ def outdated_runs(outdated: set[str], names: Sequence[str]) -> list[list[str]]:
 def stage_parts(name: str) -> tuple[str, str]:
     """Return a stage's kind without its study, and its data set with the method if it has one.
 
-    >>> stage_parts("train-shapes@digits-hbn-linear")
+    >>> stage_parts("train-schedule_shapes@digits-hbn-linear")
     ('train', 'digits-hbn-linear')
     """
     stage, _, item = name.partition("@")

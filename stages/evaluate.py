@@ -15,11 +15,11 @@ def main(dataset: str, method: str) -> None:
     """Write the metrics of a run. The processes of `torchrun` share the work."""
     config, folder = load_settings(f"evaluation/{dataset}.json"), run_folder(dataset, method)
     settings, device = config["evaluation"], setup_device(config["threads"])
-    memory_mib, values = settings.pop("memory"), {}
+    values = {}
     for path in require_output(folder / "embeddings", "embed").glob("seed-*.npz"):
         arrays = {k: torch.from_numpy(array).to(device) for k, array in read_arrays(path).items()}
         seed = int(path.stem.removeprefix("seed-"))
-        values[seed] = evaluate(arrays, memory_mib=memory_mib, **settings)
+        values[seed] = evaluate(arrays, **settings)
     if is_main_process():
         write_json(folder / "metrics.json", summarize_seeds(values, settings["kmeans"]["name"]))
 

@@ -30,7 +30,7 @@ def report_on(settings: dict[str, Any], dataset: str) -> DatasetReport:
     section, folder = given["section"], run_folder(dataset, settings["gallery_method"])
     results = read_results(RUNS, dataset, given["methods"])
     embeddings = folder / f"embeddings/seed-{settings['gallery_seed']}.npz"
-    options = {"count": given["gallery"], "memory": section["evaluation"]["memory"]}
+    options = {"count": given["gallery_queries"], "memory_mib": section["evaluation"]["memory_mib"]}
     gallery = load_gallery(packed_folder(dataset), embeddings, **options)
     texts = {"grids": settings["grids"], "claims": settings["claims"], "gallery": gallery}
     return make_dataset_report(results, section, **texts)

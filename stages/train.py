@@ -36,11 +36,14 @@ def main(dataset: str, method: str) -> None:
         device,
         project_root() / "checkpoints",
         [Recipe.from_settings(each["settings"] | here) for each in load_run_settings(dataset)],
-        interval_s=side["checkpoints"]["every"],
-        max_size_mib=side["checkpoints"]["budget"],
+        interval_s=side["checkpoints"]["interval_s"],
+        max_size_mib=side["checkpoints"]["max_size_mib"],
     )
     provenance = make_provenance(training_run, given["tags"], settings | here)
-    tracked, every = side["tracking"]["enabled"] and is_main_process(), side["tracking"]["every"]
+    tracked, every = (
+        side["tracking"]["enabled"] and is_main_process(),
+        side["tracking"]["interval_s"],
+    )
     with (
         main_process_output(folder / "models") as models,
         LiveLogger(provenance, tracked, every) as logger,

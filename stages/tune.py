@@ -21,7 +21,7 @@ def main(dataset: str, method: str) -> None:
     settings = [each["settings"] for each in study["points"]]
     here = machine_settings(settings[0]["precision"], device, study["threads"])
     recipes = [
-        Recipe.from_settings(each | here | {"watch_every": each["epochs"]}) for each in settings
+        Recipe.from_settings(each | here | {"eval_every": each["epochs"]}) for each in settings
     ]
     training_run = TrainingRun(
         recipes[0],
@@ -29,8 +29,8 @@ def main(dataset: str, method: str) -> None:
         f"{packed_dataset.packed_sha256(packed)} {data.split.tested}",
         device,
         project_root() / "checkpoints",
-        interval_s=checkpoints["every"],
-        max_size_mib=checkpoints["budget"],
+        interval_s=checkpoints["interval_s"],
+        max_size_mib=checkpoints["max_size_mib"],
     )
     tuned = search_grid(training_run, points, recipes, seed=study["seed"])
     if is_main_process():

@@ -134,7 +134,7 @@ def yaml_file(path: str) -> str:
 SHORT = {  # a recipe of digits that takes a minute
     "run.methods": ["hbn"],
     "run.seeds": [0],
-    "studies.planes.methods": ["ln"],
+    "studies.embeddings_2d.methods": ["ln"],
     "datasets.digits.training.epochs": 2,
     "datasets.digits.training.backbone.width": 8,
     "datasets.digits.evaluation.kmeans.restarts": 1,

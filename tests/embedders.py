@@ -23,18 +23,18 @@ from heated.preprocessing.packing import pack
 
 KINDS: dict[str, dict[str, Any]] = {
     "digits": {
-        "packing": {"size": 8, "fit": "squash", "colour": "grey", "filter": "bilinear"},
-        "augment": [{"name": "affine", "degrees": 10, "scale": 0.1, "shear": 5, "shift": 0.1}],
+        "packing": {"size": 8, "fit": "squash", "color_mode": "gray", "filter": "bilinear"},
+        "augment": [{"name": "affine", "degrees": 10, "scale": 0.1, "shear": 5, "translate": 0.1}],
         "pixels": (0.5, 0.5),
     },
     "drawings": {
-        "packing": {"size": 28, "fit": "squash", "colour": "inverted", "filter": "bilinear"},
+        "packing": {"size": 28, "fit": "squash", "color_mode": "inverted", "filter": "bilinear"},
         "augment": [],
         "pixels": (0.5, 0.5),
     },
     "photographs": {
-        "packing": {"size": 20, "fit": "crop", "colour": "rgb", "filter": "lanczos"},
-        "augment": [{"name": "crop", "size": 17}, {"name": "flip", "probability": 0.5}],
+        "packing": {"size": 20, "fit": "crop", "color_mode": "rgb", "filter": "lanczos"},
+        "augment": [{"name": "crop", "size": 17}, {"name": "flip", "p": 0.5}],
         "pixels": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
     },
 }
@@ -87,7 +87,7 @@ def case(kind: str, folder: Path, samples: Samples | None = None) -> Case:
     samples, options = samples or make_samples(kind), KINDS[kind]
     assert samples.split is not None
     packed, weights = folder / "packed", folder / "models" / "seed-0.safetensors"
-    pack(samples, samples.split, packed, **options["packing"], damaged=0, workers=1)
+    pack(samples, samples.split, packed, **options["packing"], max_damaged_images=0, workers=1)
     data, (mean, std) = load_packed(packed), options["pixels"]
     torch.manual_seed(0)
     model = ModelWithLoss(
@@ -96,7 +96,7 @@ def case(kind: str, folder: Path, samples: Samples | None = None) -> Case:
             num_classes=3,
             embedding_dim=16,
             backbone={"name": "conv4", "width": 8},
-            normalise={"name": "batch", "momentum": 0.05, "eps": 1e-3},
+            normalize={"name": "batch", "momentum": 0.05, "eps": 1e-3},
             bias="outside",
             augment=options["augment"],
             pixel_mean=mean,

@@ -9,28 +9,28 @@ from heated.data.packed_dataset import PackedDataset
 from heated.training.recipe import Recipe
 
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}
-AFFINE = {"name": "affine", "degrees": 10, "scale": 0.1, "shear": 5, "shift": 0.1}
+AFFINE = {"name": "affine", "degrees": 10, "scale": 0.1, "shear": 5, "translate": 0.1}
 BATCH_NORM = {"name": "batch", "momentum": 0.05, "eps": 1e-3}
 SETTINGS = {
     "backbone": {"name": "conv4", "width": 4},
     "weights": "none",
-    "warm_up": "none",
-    "bottleneck_lr_factor": 1,
-    "head_lr_factor": 1,
+    "init": "none",
+    "bottleneck_lr_mult": 1,
+    "classifier_lr_mult": 1,
     "embedding_dim": 4,
     "epochs": 2,
-    "watch_every": 1,
+    "eval_every": 1,
     "batch_size": 8,
     "lr": 0.05,
-    "optimiser": SGD,
+    "optimizer": SGD,
     "augment": [AFFINE],
     "pixel_mean": 0.5,
     "pixel_std": 0.5,
-    "normalise": BATCH_NORM,
+    "normalize": BATCH_NORM,
     "bias": "outside",
     "label_smoothing": 0.0,
     "alpha": {"name": "step", "start": 16, "end": 4, "at": 0.5},
-    "lr_factor": {"name": "linear", "start": 1, "end": 0.1},
+    "lr_schedule": {"name": "linear", "start": 1, "end": 0.1},
     "threads": 1,
     "precision": "float32",
 }

@@ -13,10 +13,22 @@ from heated.reporting.query_gallery import GalleryQuery, Thumbnail
 METHODS = ["hbn", "bn"]  # not in alphabetical order
 ALPHAS = {"hbn": [16.0, 16.0, 4.0], "bn": [16.0, 16.0, 16.0]}
 SCORES: dict[str, dict[int, dict[str, float]]] = {
-    "hbn": {0: {"recall_at_1": 0.75, "map_at_r": 0.25, "nmi_geometric": 0.5, "compactness": 0.125}},
+    "hbn": {
+        0: {
+            "recall_at_1": 0.75,
+            "map_at_r": 0.25,
+            "nmi_geometric": 0.5,
+            "intra_class_variance": 0.125,
+        }
+    },
     "bn": {
-        0: {"recall_at_1": 0.5, "map_at_r": 0.1, "nmi_geometric": 0.4, "compactness": 0.3},
-        1: {"recall_at_1": 0.75, "map_at_r": 0.2, "nmi_geometric": 0.45, "compactness": 0.3},
+        0: {"recall_at_1": 0.5, "map_at_r": 0.1, "nmi_geometric": 0.4, "intra_class_variance": 0.3},
+        1: {
+            "recall_at_1": 0.75,
+            "map_at_r": 0.2,
+            "nmi_geometric": 0.45,
+            "intra_class_variance": 0.3,
+        },
     },
 }
 ENVIRONMENT = {"device": "Maker's <b>fast</b> & cheap", "cores": 2, "system": "Linux"}
@@ -33,9 +45,9 @@ SECTION = {
     "evaluation": {"kmeans": {"name": "scikit-learn", "restarts": 10}},
 }
 GRIDS = {
-    "run": {"datasets": ["digits", "more"], "methods": METHODS},
+    "run": {"datasets": ["digits", "higher"], "methods": METHODS},
     "alphas": {"datasets": [], "methods": ["bn-4", "bn-8"]},
-    "planes": {"datasets": ["flat"], "methods": ["ln"]},
+    "embeddings_2d": {"datasets": ["flat"], "methods": ["ln"]},
 }
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 MATCH = Thumbnail(PIXEL, "cat & dog", matches=True, pixelated=True)
@@ -45,12 +57,17 @@ QUERIES = [GalleryQuery(kind, 0.5, MATCH, [MATCH, MISS]) for kind in KINDS]
 
 
 def comparison(more: str, less: str, margin: float = 0.0) -> dict[str, Any]:
-    return {"metric": "recall_at_1", "more": more.split(), "less": less.split(), "margin": margin}
+    return {
+        "metric": "recall_at_1",
+        "higher": more.split(),
+        "lower": less.split(),
+        "margin": margin,
+    }
 
 
 def claim(says: str, *comparisons: dict[str, Any], origin: str = "paper") -> dict[str, Any]:
     stated = {"status": "exploratory", "stated": None, "first_seed": 0, "smallest_effect": 0.005}
-    return stated | {"says": says, "origin": origin, "all": list(comparisons)}
+    return stated | {"statement": says, "origin": origin, "all": list(comparisons)}
 
 
 CLAIMS = {

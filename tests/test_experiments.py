@@ -36,7 +36,7 @@ COMMANDS = {  # of docs/experiments.md, which tests/test_docs.py compares
 }
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 ENDED = {"Success", "Failed"}  # states; a task that DVC is starting may be in no list for a moment
-WITHOUT_STUDIES = {"studies.planes.datasets": [], "studies.gradients.methods": []}
+WITHOUT_STUDIES = {"studies.embeddings_2d.datasets": [], "studies.gradients.methods": []}
 
 
 def shell(project: Project, command: str, **environment: str) -> str:

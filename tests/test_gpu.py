@@ -37,31 +37,31 @@ CHANGES = {  # of SETTINGS
     "embedding_dim": 8,
     "epochs": 3,
     "lr": 0.02,
-    "optimiser": SGD | {"weight_decay": 1e-4},
-    "lr_factor": {"name": "constant", "value": 1},
+    "optimizer": SGD | {"weight_decay": 1e-4},
+    "lr_schedule": {"name": "constant", "value": 1},
 }
 L2, NO_NORMALIZATION, PER_CLASS = {"name": "l2"}, {"name": "none"}, {"name": "per_class"}
 LEARNED = {"bias": "none", "alpha": {"name": "learned", "start": 16}}
-PML = {"normalise": NO_NORMALIZATION, "bias": "none", "alpha": None, "head_lr_factor": 8}
+PML = {"normalize": NO_NORMALIZATION, "bias": "none", "alpha": None, "classifier_lr_mult": 8}
 TRIPLET = {"name": "triplet", "margin": 0.2}
-RESIZED_CROP = {"name": "resized_crop", "size": 8, "smallest": 0.5, "aspect": 1.3}
+RESIZED_CROP = {"name": "resized_crop", "size": 8, "min_scale": 0.5, "max_ratio": 1.3}
 VARIANTS = {
-    "plain softmax": {"normalise": NO_NORMALIZATION, "alpha": {"name": "constant", "value": 1}},
-    "label smoothing": {"normalise": NO_NORMALIZATION, "label_smoothing": 0.1},
-    "l2": {"normalise": L2},
-    "l2 embeddings": {"normalise": {"name": "l2_embeddings"}},
+    "plain softmax": {"normalize": NO_NORMALIZATION, "alpha": {"name": "constant", "value": 1}},
+    "label smoothing": {"normalize": NO_NORMALIZATION, "label_smoothing": 0.1},
+    "l2": {"normalize": L2},
+    "l2 embeddings": {"normalize": {"name": "l2_embeddings"}},
     "batch norm": {},
     "bias inside": {"bias": "inside"},
-    "negatives only": {"normalise": L2, "bias": "none", "denominator": "others"},
+    "negatives only": {"normalize": L2, "bias": "none", "denominator": "negatives_only"},
     "learned alpha": LEARNED,
-    "adacos": LEARNED | {"normalise": L2, "alpha": {"name": "adacos"}},
-    "adam": {"optimiser": {"name": "adam", "eps": 0.01, "weight_decay": 0.0}, "lr": 0.002},
-    "adam_tf": {"optimiser": {"name": "adam_tf", "eps": 0.01}, "lr": 0.002},
-    "batch norm statistics": {"warm_up": "batch_norm"},
-    "class means": {"warm_up": "class_means"},
+    "adacos": LEARNED | {"normalize": L2, "alpha": {"name": "adacos"}},
+    "adam": {"optimizer": {"name": "adam", "eps": 0.01, "weight_decay": 0.0}, "lr": 0.002},
+    "adam_tf": {"optimizer": {"name": "adam_tf", "eps": 0.01}, "lr": 0.002},
+    "batch norm statistics": {"init": "batch_norm"},
+    "class means": {"init": "class_means"},
     "lenet": {"backbone": {"name": "lenet"}},
     "per class": {"sampler": PER_CLASS | {"images": 2}},
-    "flip": {"augment": [{"name": "crop", "size": 6}, {"name": "flip", "probability": 0.5}]},
+    "flip": {"augment": [{"name": "crop", "size": 6}, {"name": "flip", "p": 0.5}]},
     "resized crop": {"augment": [RESIZED_CROP]},
     "arcface": PML | {"loss": {"name": "arcface", "margin": 28.6, "scale": 16}},
     "triplet": PML
@@ -185,7 +185,7 @@ def test_metrics_equal_those_of_the_cpu():
     centers = torch.from_numpy(random.normal(size=(20, 16)))
     embeddings = (centers[labels] + 0.9 * torch.from_numpy(random.normal(size=(600, 16)))).float()
     kmeans = {"name": "lloyd", "restarts": 2, "iterations": 20}
-    settings = {"recall_at": [1, 4], "kmeans": kmeans, "kmeans_seeds": [0, 1], "memory": 64}
+    settings = {"recall_at": [1, 4], "kmeans": kmeans, "kmeans_seeds": [0, 1], "memory_mib": 64}
     found = {}
     for each in (CPU, GPU):
         masks = dict.fromkeys(("query", "gallery"), torch.ones(600, dtype=torch.bool, device=each))

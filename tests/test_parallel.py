@@ -49,13 +49,23 @@ def test_an_outdated_run_is_all_its_stages_in_the_order_they_depend_on_each_othe
     (run,) = outdated_runs({"embed@digits-bn"}, [*STAGES, "split@digits", "report"])
     assert run == ["train@digits-bn", "embed@digits-bn", "evaluate@digits-bn"]
     assert outdated_runs({"check", "report"}, STAGES) == []
-    study = ["train-shapes@digits-hbn-linear", "evaluate-shapes@digits-hbn-linear"]
+    study = [
+        "train-schedule_shapes@digits-hbn-linear",
+        "evaluate-schedule_shapes@digits-hbn-linear",
+    ]
     assert outdated_runs({study[0]}, [*reversed(study), "train@digits-bn"]) == [study]
 
 
 def test_stages_before_the_last_run_are_shared_and_reports_follow_all_runs():
-    names = ["first", "split@a", "train@a-x", "split-planes@b", "train-planes@b-x", "report"]
-    assert shared_stages(names) == ["first", "split@a", "split-planes@b"]
+    names = [
+        "first",
+        "split@a",
+        "train@a-x",
+        "split-embeddings_2d@b",
+        "train-embeddings_2d@b-x",
+        "report",
+    ]
+    assert shared_stages(names) == ["first", "split@a", "split-embeddings_2d@b"]
     names = list(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
     kinds, shared = ({stage_parts(name)[0] for name in n} for n in (names, shared_stages(names)))
     assert kinds - {*RUN_STAGES} - shared == {"report", "track"}

@@ -74,23 +74,23 @@ def test_dvc_shows_the_means_over_seeds_and_the_curves(built: Project) -> None:
     assert '"method": "hbn"' in built.run("dvc", "plots", "show", "--json")
 
 
-SPLIT, AFTER = ["split@digits", "split-planes@digits-upright"], ["report", "track"]
-EVALUATED = ["evaluate@digits-hbn", "evaluate-planes@digits-upright-ln"]
+SPLIT, AFTER = ["split@digits", "split-embeddings_2d@digits-upright"], ["report", "track"]
+EVALUATED = ["evaluate@digits-hbn", "evaluate-embeddings_2d@digits-upright-ln"]
 EDITS = [  # with the only stages that an edit re-runs
     ("methods.bn-heat.alpha.end", 8, []),  # which this project does not train
     ("methods.hbn.alpha.end", 8, ["train@digits-hbn"]),
     ("run.seeds", [0, 1], ["train@digits-hbn", "report"]),
     ("claims.bn-over-sm.says", "Batch norm wins", ["report"]),
-    ("report.gallery", 0, ["report"]),
-    ("tracking.every", 5, []),
+    ("report.gallery_queries", 0, ["report"]),
+    ("tracking.interval_s", 5, []),
     ("tracking.models", "logged", ["track"]),
-    ("checkpoints.budget", 1, []),
+    ("checkpoints.max_size_mib", 1, []),
     ("download.mirror", "../mirror", []),
     ("download.cache", "../downloads", []),
     ("datasets.digits.training.lr", 0.1, ["train@digits-hbn", "report", "track"]),
     # digits-upright inherits from digits
     ("datasets.digits.packing.size", 16, [*SPLIT, *AFTER]),
-    ("datasets.digits-upright.packing.size", 16, ["split-planes@digits-upright", *AFTER]),
+    ("datasets.digits-upright.packing.size", 16, ["split-embeddings_2d@digits-upright", *AFTER]),
     ("datasets.digits.evaluation.recall_at", [1], [*EVALUATED, *AFTER]),
     ("studies.gradients.samples", 50, ["gradients@digits-hbn"]),
 ]
@@ -121,7 +121,7 @@ def test_every_claim_is_tested_on_every_data_set_and_a_changed_one_without_train
         claims = [
             claim for claim in load(built, "report/claims.json") if claim["dataset"] == "digits"
         ]
-        return {claim["claim"]: claim["says"] for claim in claims}["bn-over-sm"]
+        return {claim["claim"]: claim["statement"] for claim in claims}["bn-over-sm"]
 
     with built.edited({"claims.bn-over-sm.says": "Batch norm wins"}):
         ran = re.findall(r"Running stage '([^']*)'", built.run("dvc", "repro"))
@@ -152,22 +152,22 @@ def test_an_unknown_name_stops_the_pipeline_before_anything_runs(built: Project)
 
 
 # The stages that an edit in a folder re-runs, without those that depend on a changed output.
-TRAINED = {"train", "train-planes", "embed", "embed-planes", "gradients", "track"}
+TRAINED = {"train", "train-embeddings_2d", "embed", "embed-embeddings_2d", "gradients", "track"}
 RERUN = {
     "tracking": {"track"},
     "search": set(),
     "inference": {"track"},
     "reporting": {"report", "track"},
     "analysis": {"gradients", "report"},
-    "evaluation": {"evaluate", "evaluate-planes", "report"},
+    "evaluation": {"evaluate", "evaluate-embeddings_2d", "report"},
     "config": {"resolve"},
     "losses": {"resolve", *TRAINED},
     "models": TRAINED,
     "data": {*TRAINED, "report"},
-    "runtime": {*TRAINED, "evaluate", "evaluate-planes", "report"},
-    "training": {"train", "train-planes"},
-    "datasets": {"download", "download-planes", "split", "split-planes"},
-    "preprocessing": {"split", "split-planes", "track"},
+    "runtime": {*TRAINED, "evaluate", "evaluate-embeddings_2d", "report"},
+    "training": {"train", "train-embeddings_2d"},
+    "datasets": {"download", "download-embeddings_2d", "split", "split-embeddings_2d"},
+    "preprocessing": {"split", "split-embeddings_2d", "track"},
 }
 
 

@@ -70,7 +70,7 @@ def test_folders_in_deps_are_those_that_the_stage_imports() -> None:
 def test_every_stage_is_one_file_of_the_same_name() -> None:
     assert set(STAGES) <= set(DVC)
     for name in STAGES:
-        launch = "${run.launch}" if name == "train" else "python -m"
+        launch = "${run.launcher}" if name == "train" else "python -m"
         item = " ".join(f"${{item.{axis}}}" for axis in DVC[name].get("matrix", {}))
         assert DVC[name]["cmd"] == f"{launch} stages.{name} {item}".strip()
 
@@ -198,7 +198,7 @@ def test_an_entry_is_printed_with_the_origin_of_each_value(project: Project) -> 
     lines = dict(line.split("  #", 1) for line in output.splitlines())
     origins = {value.strip(): origin.strip() for value, origin in lines.items()}
     assert origins["alpha.start: 16"] == "hbn"
-    assert origins["normalise.name: batch"] == "bn"
+    assert origins["normalize.name: batch"] == "bn"
     assert origins["label_smoothing: 0.0"] == "sm"
     output = project.stage("resolve", "--show", "methods.hbm", status=1)
     assert "got 'methods.hbm'" in output

@@ -21,7 +21,11 @@ def history(seed: int, epochs: int = 4) -> list[dict[str, float]]:
             "lr": 0.05,
             "loss": 1 / (1 + epoch + seed),
             "accuracy": 0.5 + epoch / 10,
-            **({"recall_at_1": 0.4 + epoch / 7 + seed / 100, "spread": 0.3} if epoch % 2 else {}),
+            **(
+                {"recall_at_1": 0.4 + epoch / 7 + seed / 100, "inter_class_distance": 0.3}
+                if epoch % 2
+                else {}
+            ),
         }
         for epoch, alpha in enumerate(ALPHAS[:epochs])
     ]
@@ -34,7 +38,7 @@ METRICS = summarize_seeds(
 NAMES = {  # of a history's columns, in MLflow
     **{name: f"schedule/{name}" for name in ("alpha", "temperature", "lr")},
     **{name: f"train/{name}" for name in ("loss", "accuracy")},
-    **{name: f"unseen/{name}" for name in ("recall_at_1", "spread")},
+    **{name: f"unseen/{name}" for name in ("recall_at_1", "inter_class_distance")},
 }
 
 
@@ -50,7 +54,7 @@ def make_record(key: str, method: str = "hbn", **changes: Any) -> dict[str, Any]
             "epochs": len(ALPHAS),
             "embedding_dim": 64,
             "alpha": {"name": "step", "start": 16.0, "end": 4.0, "at": 0.7},
-            "augment": [{"name": "crop", "size": 7}, {"name": "flip", "probability": 0.5}],
+            "augment": [{"name": "crop", "size": 7}, {"name": "flip", "p": 0.5}],
         },
         "data_sha256": "ab" * 32,
         "split": {"tested": "test classes", "train": PART, "query": PART, "gallery": PART},

@@ -34,12 +34,12 @@ def simulate(effect, n, *, seed=0):
 
 
 def comparison(more, less, *, metric="recall_at_1", margin=0.0):
-    return {"metric": metric, "more": more, "less": less, "margin": margin}
+    return {"metric": metric, "higher": more, "lower": less, "margin": margin}
 
 
 def claim(*comparisons, status="exploratory", smallest=0.005):
     return {
-        "says": "It is so",
+        "statement": "It is so",
         "origin": "paper",
         "status": status,
         "stated": None,
@@ -273,7 +273,7 @@ def test_a_claim_without_its_runs_is_not_run_and_names_what_is_missing():
 
 def test_a_result_has_the_entries_that_reports_use():
     one = assess(A_OVER_B, values(a=shifted(0.1), b=FIVE))
-    assert {"status", "stated", "smallest_effect", "says", "a", "b", "p_adjusted"} < set(one)
+    assert {"status", "stated", "smallest_effect", "statement", "a", "b", "p_adjusted"} < set(one)
     assert (one["claim"], one["dataset"], one["metric"]) == ("it-is-so", "digits", "recall_at_1")
 
 

@@ -50,7 +50,7 @@ def digits():
     return gray, labels
 
 
-def built(normalise, smoothing=0.0):
+def built(normalize, smoothing=0.0):
     torch.manual_seed(0)
     return ModelWithLoss(
         Architecture(
@@ -58,7 +58,7 @@ def built(normalise, smoothing=0.0):
             num_classes=10,
             embedding_dim=16,
             backbone={"name": "conv4", "width": 16},
-            normalise=normalise,
+            normalize=normalize,
             bias="outside",
             label_smoothing=smoothing,
             augment=[],
@@ -68,9 +68,9 @@ def built(normalise, smoothing=0.0):
     )
 
 
-def trained(normalise, alpha=16.0, **options):
+def trained(normalize, alpha=16.0, **options):
     """A model after five epochs of digits."""
-    model = built(normalise, **options)
+    model = built(normalize, **options)
     images, labels = digits()
     recipe = make_recipe(alphas=[alpha] * 5, lrs=[0.02] * 5, batch_size=64)
     train(TrainState.create(model, recipe, seed=0), InMemoryImages(images), labels, recipe)
@@ -189,9 +189,9 @@ def test_statistics_are_of_each_samples_own_peak(model, found):
     assert found["quantiles"]["0.25"] == pytest.approx(np.quantile(norms, 0.25, axis=0).tolist())
 
 
-@pytest.mark.parametrize("normalise", [SM, LN, BN], ids=["sm", "ln", "bn"])
-def test_the_normalized_embeddings_are_the_classifiers_input(normalise):
-    model, (images, _) = built(normalise), digits()
+@pytest.mark.parametrize("normalize", [SM, LN, BN], ids=["sm", "ln", "bn"])
+def test_the_normalized_embeddings_are_the_classifiers_input(normalize):
+    model, (images, _) = built(normalize), digits()
     raw = model.eval().network(model.prepare(images)).detach()
     found = normalized_embeddings(model.train(), InMemoryImages(images))
     assert not model.training

@@ -20,12 +20,12 @@ ALPHAS = [0.25, 1.0, 4.0, 16.0, 60.0]
 CASES = [*product(NORMALIZATIONS, BIASES, (0.0, 0.1))]
 
 
-def built(normalise="l2", *, bias="outside", smoothing=0.0, seed=0):
+def built(normalize="l2", *, bias="outside", smoothing=0.0, seed=0):
     """A head in float64, in eval mode, whose bias, shift and statistics are not 0."""
     torch.manual_seed(seed)
-    head = HeatedSoftmax(C, D, normalise=normalise, bias=bias, label_smoothing=smoothing).double()
+    head = HeatedSoftmax(C, D, normalize=normalize, bias=bias, label_smoothing=smoothing).double()
     with torch.no_grad():
-        for vector in (head.bias, *head.normalise.parameters()):
+        for vector in (head.bias, *head.normalize.parameters()):
             if vector is not None:
                 vector.normal_(std=0.5)
     head.logits(torch.randn(64, D).double() + 1)
@@ -37,13 +37,13 @@ def samples(head, size=N, seed=1):
     generator = torch.Generator().manual_seed(seed)
     raw = torch.randn(size, D, generator=generator, dtype=torch.float64)
     labels = torch.randint(C, (size,), generator=generator)
-    return head.normalise(raw).detach(), labels
+    return head.normalize(raw).detach(), labels
 
 
 def differentiated(head, raw, label, alpha):
     """||dl/df|| of one sample, by autograd through the classifier as it is trained."""
     seen = []
-    hook = head.normalise.register_forward_hook(lambda *arguments: seen.append(arguments[-1]))
+    hook = head.normalize.register_forward_hook(lambda *arguments: seen.append(arguments[-1]))
     head.alpha = alpha
     loss = head(raw[None].clone().requires_grad_(), label[None])
     hook.remove()
@@ -56,15 +56,15 @@ def difference(head, labels, rivals):
 
 
 def test_the_closed_form_is_autograds_gradient_of_each_sample_alone(subtests):
-    for normalise, bias, smoothing in CASES:
-        with subtests.test(normalise=normalise, bias=bias, smoothing=smoothing):
-            head = built(normalise, bias=bias, smoothing=smoothing)
+    for normalize, bias, smoothing in CASES:
+        with subtests.test(normalize=normalize, bias=bias, smoothing=smoothing):
+            head = built(normalize, bias=bias, smoothing=smoothing)
             raw = torch.randn(N, D, dtype=torch.float64)
             labels = torch.arange(N) % C
             expected = [
                 [differentiated(head, raw[i], labels[i], a) for a in ALPHAS] for i in range(N)
             ]
-            norms = gradient_norms(head, head.normalise(raw).detach(), labels, ALPHAS)
+            norms = gradient_norms(head, head.normalize(raw).detach(), labels, ALPHAS)
             assert norms.dtype == torch.float64
             np.testing.assert_allclose(norms.numpy(), expected, rtol=1e-9, atol=1e-12)
 
@@ -72,16 +72,16 @@ def test_the_closed_form_is_autograds_gradient_of_each_sample_alone(subtests):
 @given(
     seed=st.integers(0, 2**31),
     alpha=st.floats(0.01, 100),
-    normalise=st.sampled_from(list(NORMALIZATIONS)),
+    normalize=st.sampled_from(list(NORMALIZATIONS)),
     bias=st.sampled_from(BIASES),
     smoothing=st.floats(0, 0.5),
 )
 def test_no_gradient_is_longer_than_alpha_times_twice_the_longest_weight(
-    seed, alpha, normalise, bias, smoothing
+    seed, alpha, normalize, bias, smoothing
 ):
-    head = built(normalise, bias=bias, smoothing=smoothing, seed=seed)
+    head = built(normalize, bias=bias, smoothing=smoothing, seed=seed)
     norms = gradient_norms(head, *samples(head, seed=seed), [alpha])
-    longest = head.weight.norm(dim=1).max().item() if not head.normalise.unit_weights else 1
+    longest = head.weight.norm(dim=1).max().item() if not head.normalize.unit_weights else 1
     assert (norms >= 0).all()
     assert norms.max() <= 2 * alpha * longest * (1 + 1e-9)
 
@@ -90,8 +90,8 @@ def test_the_models_own_alpha_the_size_of_blocks_and_the_order_of_alphas_change_
     monkeypatch,
 ):
     functions = (lambda *of: gradient_norms(*of, ALPHAS), final_slopes, margins)
-    for normalise in NORMALIZATIONS:
-        head = built(normalise)
+    for normalize in NORMALIZATIONS:
+        head = built(normalize)
         before = [function(head, *samples(head)) for function in functions]
         head.alpha = 3
         back = gradient_norms(head, *samples(head), ALPHAS[::-1])
@@ -105,9 +105,9 @@ def test_the_models_own_alpha_the_size_of_blocks_and_the_order_of_alphas_change_
 
 
 def test_correct_samples_fall_to_0_and_misclassified_ones_grow_by_a_constant(subtests):
-    for bias, normalise in product(BIASES, NORMALIZATIONS):
-        with subtests.test(bias=bias, normalise=normalise):
-            head = built(normalise, bias=bias)
+    for bias, normalize in product(BIASES, NORMALIZATIONS):
+        with subtests.test(bias=bias, normalize=normalize):
+            head = built(normalize, bias=bias)
             normalized, labels = samples(head, size=200)
             ahead = margins(head, normalized, labels)
             slopes = gradient_norms(head, normalized, labels, [1e6])[:, 0] / 1e6
@@ -125,9 +125,9 @@ def test_correct_samples_fall_to_0_and_misclassified_ones_grow_by_a_constant(sub
 
 
 def test_smoothed_labels_pull_on_correct_samples_at_every_alpha(subtests):
-    for normalise in NORMALIZATIONS:
-        with subtests.test(normalise=normalise):
-            head = built(normalise, smoothing=0.1)
+    for normalize in NORMALIZATIONS:
+        with subtests.test(normalize=normalize):
+            head = built(normalize, smoothing=0.1)
             normalized, labels = samples(head, size=200)
             correct = margins(head, normalized, labels) > 1e-4
             weight = class_weights(head)

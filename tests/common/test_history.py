@@ -6,7 +6,9 @@ from heated.common.history import add_system_metrics, read_history, write_histor
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 ROWS = st.lists(
-    st.fixed_dictionaries({"loss": NUMBERS}, optional={"recall_at_1": NUMBERS, "spread": NUMBERS}),
+    st.fixed_dictionaries(
+        {"loss": NUMBERS}, optional={"recall_at_1": NUMBERS, "inter_class_distance": NUMBERS}
+    ),
     min_size=1,
     max_size=4,
 )

@@ -49,7 +49,7 @@ BAD: dict[str, list[tuple[str, Any, str]]] = {
         ("methods.ls.denominator", "others", "params.yaml: methods."),
         ("report.gallery_method", "bn-4", "got 'bn-4', expected one of run.methods (sm, ls, ln, "),
         (f"{ALPHA}.name", "steps", "alpha: got 'steps', expected one of ... Did you mean 'step'?"),
-        ("run.launch", "torchrun; rm -m", "got ... expected python -m, or torchrun with"),
+        ("run.launcher", "torchrun; rm -m", "got ... expected python -m, or torchrun with"),
         (f"{ALPHA}.end", 0, "got 0, expected greater than 0."),
         (f"{ALPHA}.start", -16, "got -16, expected greater than 0."),
         (f"{ALPHA}.start", float("inf"), "got inf, expected a finite number."),
@@ -88,7 +88,7 @@ BAD: dict[str, list[tuple[str, Any, str]]] = {
         (f"{TRAINING}.backbone.name", "conv5", "backbone: got 'conv5', ... Did you mean 'conv4'?"),
         (f"{BATCH_NORM}.epsilon", 1e-05, "unknown key, expected one of momentum, ... mean 'eps'?"),
         (f"{TRAINING}.weights", "imagenet1k", "got ... expected none, imagenet, or the path"),
-        (f"{TRAINING}.warm_up", "class_mean", "got 'class_mean', ... Did you mean 'class_means'?"),
+        (f"{TRAINING}.init", "class_mean", "got 'class_mean', ... Did you mean 'class_means'?"),
         (f"{TRAINING}.pixel_mean", [0.5, "half"], "got ... expected a finite number, or a list"),
         (f"{TRAINING}.pixel_std", [0.5, 0, 0.5], "got [0.5, 0, 0.5], expected a number above 0"),
         (f"{TRAINING}.augment.0.name", "flop", "augment.0: got 'flop', ... Did you mean 'flip'?"),
@@ -97,19 +97,27 @@ BAD: dict[str, list[tuple[str, Any, str]]] = {
     ],
     "studies.yaml": [
         ("claims", {}, "unknown key, expected one of studies, ... It belongs in claims.yaml."),
-        ("studies.shapes.methods.0", "hbn-lineal", "got 'hbn-lineal', expected one of sm, ls,"),
+        (
+            "studies.schedule_shapes.methods.0",
+            "hbn-lineal",
+            "got 'hbn-lineal', expected one of sm, ls,",
+        ),
         ("studies.alphas.datasets", ["omniglot-small"], "datasets.0: got ... one of run.datasets"),
-        ("studies.planes.datasets", ["digits"], "datasets.0: got ... none of run.datasets"),
+        ("studies.embeddings_2d.datasets", ["digits"], "datasets.0: got ... none of run.datasets"),
         (
             "studies.alphas",
             {"datasets": ["digits"], "methods": ["hbn", "bn-4"], "seeds": [0]},
             "alphas.methods: got 'hbn', which run trains on 'digits'.",
         ),
         ("studies.gradients.methods.0", "bn-4", "got 'bn-4', expected one of run.methods (sm"),
-        ("grids.tuned-sm.1.over", [0.1], "studies.yaml: studies.competitors: got ... of one size"),
+        (
+            "grids.tuned-sm.1.values",
+            [0.1],
+            "studies.yaml: studies.competitors: got ... of one size",
+        ),
         (
             "grids.tuned-sm",
-            [{"vary": "lr", "over": [*range(999)]}] * 3,
+            [{"param": "lr", "values": [*range(999)]}] * 3,
             "competitors: got ... at most 1000 points",
         ),
         ("grids.tuned-bn", DELETE, "studies.yaml: studies.competitors: got ... the same names in"),
@@ -121,8 +129,8 @@ BAD: dict[str, list[tuple[str, Any, str]]] = {
         ("methods.hbn", {"base": "bn"}, "is in params.yaml, too. Rename or remove one of the two."),
     ],
     "claims.yaml": [
-        ("claims.hln-over-ln.all.0.less.0", "lnn", "got 'lnn', expected one of sm, ls, ln,"),
-        ("claims.ln-interaction-recall.all.0.more", ["hln"], "all.0: got ... as many methods in"),
+        ("claims.hln-over-ln.all.0.lower.0", "lnn", "got 'lnn', expected one of sm, ls, ln,"),
+        ("claims.ln-interaction-recall.all.0.higher", ["hln"], "all.0: got ... as many methods in"),
         ("claims.ln-heat-recall.stated", None, "recall: got ... `stated` and `first_seed`"),
         ("claims.ln-heat-recall.origin", "opinion", "got 'opinion', expected one of paper,"),
     ],
@@ -203,8 +211,8 @@ def test_a_mistyped_key_is_named_as_missing_and_as_unknown_and_inherited_ones_on
     assert unknown.startswith(f"datasets.yaml: {TRAINING}.embeding_dim: unknown key")
     assert unknown.endswith("Did you mean 'embedding_dim'?")
     # an error that other entries inherit is named once
-    assert lines(("params.yaml", "methods.bn.normalise.momentum", DELETE)) == [
-        "params.yaml: methods.bn.normalise.momentum: missing. Add it: no key has a default."
+    assert lines(("params.yaml", "methods.bn.normalize.momentum", DELETE)) == [
+        "params.yaml: methods.bn.normalize.momentum: missing. Add it: no key has a default."
     ]
     assert len(lines(("params.yaml", "methods.bn.base", "lm"))) == 1  # no unknown method elsewhere
 
@@ -216,7 +224,7 @@ def test_no_name_is_suggested_if_none_is_similar(lines):
 
 
 def test_gradients_of_other_losses_are_refused(lines):
-    for method in ("triplet", "others-nca"):
+    for method in ("triplet", "proxy-nca-original"):
         cases = ("params.yaml", "run.methods.0"), ("studies.yaml", "studies.gradients.methods.0")
         (line,) = lines(*((*case, method) for case in cases))
         assert f"gradients.methods.0: got '{method}', expected a method of the heated" in line
@@ -235,7 +243,7 @@ def test_errors_of_yaml_are_named_with_file_and_line(new_folder):
         ("studies.yaml", "{base: hbn, alpha: {at: 0.5}", "{base: hbn, base: bn", 'key "base"'),
         ("params.yaml", "run:", "run: [", ""),
         ("params.yaml", "run:", "run: &run", "got &run, expected no anchors"),
-        ("datasets.yaml", "{name: digits, turns: 4}", "*x", "got *x, expected no anchors"),
+        ("datasets.yaml", "{name: digits, rotations: 4}", "*x", "got *x, expected no anchors"),
     ]:
         folder = new_folder()
         for name in FILES:
@@ -289,7 +297,7 @@ def test_the_projects_files_and_edge_values_load_and_cannot_be_changed(load):
     assert (lr, type(lr)) == (1.0, float)
     for at in (0, 1):
         assert load(("params.yaml", f"{ALPHA}.at", at)).methods["ln-heat"].alpha.at == at
-    assert load(("params.yaml", "report.gallery", 0)).report.gallery == 0
+    assert load(("params.yaml", "report.gallery_queries", 0)).report.gallery_queries == 0
 
 
 def test_runs_are_those_of_all_grids_with_their_seeds_and_settings(load):

@@ -30,7 +30,7 @@ def test_settings_equal_those_of_released_results(subtests):
 
 def test_files_are_json_and_hold_no_more_than_their_stage_needs():
     assert json.loads(json.dumps(FILES)) is not None
-    assert FILES["sources/digits.json"] == {"source": {"name": "digits", "turns": 4}}
+    assert FILES["sources/digits.json"] == {"source": {"name": "digits", "rotations": 4}}
     assert FILES["packing/digits.json"].keys() == {"source", "packing"}
     assert FILES["evaluation/digits.json"].keys() == {"evaluation", "threads"}
     assert FILES["threads.json"] == {"threads": 1}

@@ -108,14 +108,14 @@ def test_names_are_the_keys_of_registries_and_options_the_functions_parameters(s
     assert get_args(fields["bias"].annotation) == BIASES
     assert get_args(fields["denominator"].annotation) == DENOMINATORS
     assert set(methods.ALPHA_OPTIONS) == {*SCHEDULES, *ADAPTATIONS} - {"none"}
-    assert get_args(training["warm_up"].annotation) == tuple(INITIALIZERS)
+    assert get_args(training["init"].annotation) == tuple(INITIALIZERS)
 
 
 def test_every_schedule_is_positive_and_finite_and_heated_methods_are_heated():
     for epochs in {section.training.epochs for section in PARAMS.datasets.values()}:
         for name, each in PARAMS.methods.items():
             alpha = getattr(each, "alpha", None)
-            for schedule in (alpha, each.lr_factor):
+            for schedule in (alpha, each.lr_schedule):
                 if schedule is None or schedule.name in ADAPTATIONS:
                     continue
                 series = schedule_values(schedule.name, schedule.options, epochs=epochs)
@@ -129,7 +129,7 @@ def test_every_choice_of_methods_and_data_sets_binds(subtests):
     """Networks on torch's meta device, which computes shapes alone."""
     for each in PARAMS.methods.values():
         if isinstance(each, methods.HeatedSoftmaxMethod):
-            module = NORMALIZATIONS[each.normalise.name](4, **each.normalise.options)
+            module = NORMALIZATIONS[each.normalize.name](4, **each.normalize.options)
             assert module(torch.randn(3, 4)).shape == (3, 4)
     seen = set()
     for name, section in PARAMS.datasets.items():
@@ -139,11 +139,11 @@ def test_every_choice_of_methods_and_data_sets_binds(subtests):
             assert source.files or source.copies
             inspect.signature(SPLITS[packing.split.name]).bind(None, **packing.split.options)
             inspect.signature(KMEANS[kmeans.name]).bind(None, 2, seed=0, **kmeans.options)
-            key = training.model_dump_json(exclude={"epochs", "lr", "watch_every", "batch_size"})
-            if (key, packing.size, packing.colour) in seen:
+            key = training.model_dump_json(exclude={"epochs", "lr", "eval_every", "batch_size"})
+            if (key, packing.size, packing.color_mode) in seen:
                 continue
-            seen.add((key, packing.size, packing.colour))
-            images = torch.rand(2, CHANNELS[packing.colour], packing.size, packing.size)
+            seen.add((key, packing.size, packing.color_mode))
+            images = torch.rand(2, CHANNELS[packing.color_mode], packing.size, packing.size)
             for choice in training.augment:
                 draws = AugmentationRNG(torch.Generator(), len(images), slice(None))
                 images = AUGMENTATIONS[choice.name](images, draws, **choice.options)
@@ -153,6 +153,6 @@ def test_every_choice_of_methods_and_data_sets_binds(subtests):
             assert network(images.to("meta")).shape == (2, dim)
             if not training.weights.endswith(SUFFIXES):  # a user's own file
                 weights_id(training.weights, backbone.name)
-            optimizer = OPTIMIZERS[training.optimiser.name]
-            stepper = optimizer(network.parameters(), lr=training.lr, **training.optimiser.options)
+            optimizer = OPTIMIZERS[training.optimizer.name]
+            stepper = optimizer(network.parameters(), lr=training.lr, **training.optimizer.options)
             assert stepper.param_groups[0]["lr"] == training.lr

@@ -10,12 +10,12 @@ from heated.data import transforms
 from heated.data.transforms import AugmentationRNG
 
 OPTIONS = {
-    "affine": {"degrees": 20, "scale": 0.2, "shear": 10, "shift": 0.2},
+    "affine": {"degrees": 20, "scale": 0.2, "shear": 10, "translate": 0.2},
     "crop": {"size": 6},
-    "resized_crop": {"size": 6, "smallest": 0.2, "aspect": 4 / 3},
-    "flip": {"probability": 0.5},
+    "resized_crop": {"size": 6, "min_scale": 0.2, "max_ratio": 4 / 3},
+    "flip": {"p": 0.5},
 }
-IDENTITY = {"degrees": 0, "scale": 0, "shear": 0, "shift": 0}
+IDENTITY = {"degrees": 0, "scale": 0, "shear": 0, "translate": 0}
 MANY = 400
 
 
@@ -132,7 +132,7 @@ def ramps(count, side):
 
 
 def test_a_resized_crop_is_an_upright_window_that_fills_its_ranges():
-    out = resized_crop(ramps(MANY, 64), seeded(), size=32, smallest=0.2, aspect=4 / 3)
+    out = resized_crop(ramps(MANY, 64), seeded(), size=32, min_scale=0.2, max_ratio=4 / 3)
     assert out[:, 0].std(dim=1).max() < 1e-5
     assert out[:, 1].std(dim=2).max() < 1e-5
     right, down = out[:, 0].mean(dim=1), out[:, 1].mean(dim=2)
@@ -152,15 +152,15 @@ def test_a_resized_crop_is_an_upright_window_that_fills_its_ranges():
         assert 0.95 < position.max() < 1.02
         close(position.mean(), torch.tensor(0.5), 0.05)
     given = images(side=6)
-    close(resized_crop(given, seeded(), size=6, smallest=1, aspect=1), given, 1e-5)
+    close(resized_crop(given, seeded(), size=6, min_scale=1, max_ratio=1), given, 1e-5)
 
 
 def test_each_image_is_flipped_left_to_right_with_the_probability():
-    out = flip(images(), seeded(), probability=1.0)
+    out = flip(images(), seeded(), p=1.0)
     np.testing.assert_array_equal(out.numpy(), images().numpy()[:, :, :, ::-1])
-    assert torch.equal(flip(images(), seeded(), probability=0.0), images())
+    assert torch.equal(flip(images(), seeded(), p=0.0), images())
     given = images(count=2000, side=3)
-    out = flip(given, seeded(), probability=0.2)
+    out = flip(given, seeded(), p=0.2)
     flipped = (out == given.flip(3)).flatten(1).all(dim=1)
     same = (out == given).flatten(1).all(dim=1)
     assert bool((flipped ^ same).all())
@@ -181,14 +181,14 @@ def test_an_affine_map_fills_each_of_its_ranges_and_changes_nothing_else():
     x, y = positions_after(0, 16, shear=30)
     close(y, 16, 0.1)
     assert_fills(torch.atan(x / 16) * 180 / math.pi, 30, tolerance=0.2)
-    x, y = positions_after(0, 0, shift=0.25)
+    x, y = positions_after(0, 0, translate=0.25)
     for moved in (x, y):
         assert_fills(moved / 65, 0.25, tolerance=0.002)
     assert abs(np.corrcoef(x, y)[0, 1]) < 0.2
 
 
 def test_pixels_outside_the_image_are_0_and_channels_move_together():
-    out = affine(torch.ones(MANY, 1, 8, 8), seeded(), **{**IDENTITY, "shift": 0.5})
+    out = affine(torch.ones(MANY, 1, 8, 8), seeded(), **{**IDENTITY, "translate": 0.5})
     assert out.min() == 0
     assert out.max() <= 1 + 1e-6
     out = affine(images(channels=1).expand(-1, 3, -1, -1), seeded(), **OPTIONS["affine"])
@@ -211,7 +211,7 @@ def test_preprocess_moves_channels_and_normalizes_by_mean_and_deviation():
 
 
 def test_the_steps_are_applied_in_order_and_at_test_time_without_a_generator():
-    steps = [("affine", OPTIONS["affine"]), ("crop", {"size": 6}), ("flip", {"probability": 0.5})]
+    steps = [("affine", OPTIONS["affine"]), ("crop", {"size": 6}), ("flip", {"p": 0.5})]
     given = random_bytes(4, 10, 10, 1)
     out = preprocess(given, seeded(), steps=steps, mean=0.5, std=0.25)
     batch, generator = given.permute(0, 3, 1, 2) / 255, seeded()

@@ -17,7 +17,13 @@ from heated.datasets.local_copy import find_copy, store_copy
 from heated.datasets.splits import split
 from heated.preprocessing import packing
 
-OPTIONS = {"size": 16, "fit": "squash", "colour": "rgb", "filter": "bilinear", "damaged": 0}
+OPTIONS = {
+    "size": 16,
+    "fit": "squash",
+    "color_mode": "rgb",
+    "filter": "bilinear",
+    "max_damaged_images": 0,
+}
 FAULTS = {
     "cut": lambda body: Answer(body, cut=len(body) // 2),
     "stalled": lambda body: Answer(body, cut=len(body) // 2, pause=threading.Event()),

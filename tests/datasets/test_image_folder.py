@@ -44,7 +44,7 @@ def test_a_folder_goes_from_params_yaml_to_the_report(project: Project) -> None:
             "run.datasets": ["my-images"],
             "run.methods": ["hbn"],
             "run.seeds": [3],
-            "studies.planes.datasets": [],
+            "studies.embeddings_2d.datasets": [],
         }
     )
     project.run("git", "add", "--all")

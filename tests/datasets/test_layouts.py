@@ -59,7 +59,7 @@ def classes_of(samples):
 
 
 def test_every_set_is_read_in_its_layout_and_with_its_own_split(new_folder, subtests):
-    options = {"size": 20, "fit": "squash", "colour": "rgb", "filter": "bilinear"}
+    options = {"size": 20, "fit": "squash", "color_mode": "rgb", "filter": "bilinear"}
     for name, (build, source) in SETS.items():
         with subtests.test(name=name):
             expected = build(folder := new_folder())

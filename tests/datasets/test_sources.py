@@ -25,7 +25,7 @@ BYTES = {"sha256": 32, "md5": 16}
 def test_every_file_has_addresses_or_instructions_and_a_full_checksum(subtests):
     for name in SOURCES.keys() - {"folder"}:
         with subtests.test(name=name):
-            files = SOURCES[name](**({"turns": 4} if name == "digits" else {})).files
+            files = SOURCES[name](**({"rotations": 4} if name == "digits" else {})).files
             for file in files:
                 assert bool(file.addresses) != bool(file.by_hand)
                 if file.checksum is None:
@@ -49,16 +49,16 @@ def download_digits(folder, files):
 
 @pytest.fixture(scope="module")
 def digits_folder(tmp_path_factory):
-    return download_digits(tmp_path_factory.mktemp("digits"), SOURCES["digits"](turns=4).files)
+    return download_digits(tmp_path_factory.mktemp("digits"), SOURCES["digits"](rotations=4).files)
 
 
 @pytest.fixture(scope="module")
 def digits(digits_folder):
-    return SOURCES["digits"](turns=4).read(digits_folder)
+    return SOURCES["digits"](rotations=4).read(digits_folder)
 
 
 def test_the_digits_need_the_right_checksum(tmp_path):
-    (file,) = SOURCES["digits"](turns=4).files
+    (file,) = SOURCES["digits"](rotations=4).files
     with pytest.raises(DownloadFailed):
         download_digits(tmp_path, [replace(file, checksum=Checksum("sha256", "0" * 64))])
     assert not (tmp_path / "raw").exists()
@@ -86,7 +86,7 @@ def test_digits_are_scikit_learns_and_the_classes_of_a_digit_its_quarter_turns(d
 
 
 def test_upright_digits_are_ten_classes_of_the_same_images(digits, digits_folder):
-    upright = SOURCES["digits"](turns=1).read(digits_folder)
+    upright = SOURCES["digits"](rotations=1).read(digits_folder)
     np.testing.assert_array_equal(upright.labels, load_digits().target)
     assert upright.class_names[3] == "3 turned 0"
     turned, plain = dict(digits.contents()), dict(upright.contents())

@@ -31,25 +31,25 @@ def evaluated(embeddings, labels, **changes):
 def test_every_registered_metric_is_computed_as_a_float_in_its_range():
     for noise in (0.1, 1.0, 20.0):
         values = evaluated(*points(0, noise))
-        assert set(values) == {*SCORES, *GEOMETRY, *KMEANS, "without_match"}
+        assert set(values) == {*SCORES, *GEOMETRY, *KMEANS, "unanswerable_queries"}
         for name, value in values.items():
             assert isinstance(value, float), name
             assert (-1 if name == "ami" else 0) <= value <= 1, name
     embeddings, labels = points(0)
     alone = torch.cat([embeddings, -embeddings[:2]]), torch.cat([labels, torch.tensor([7, 8])])
-    assert values["without_match"] == 0
-    assert evaluated(*alone)["without_match"] == 2 / 50
+    assert values["unanswerable_queries"] == 0
+    assert evaluated(*alone)["unanswerable_queries"] == 2 / 50
 
 
 def test_better_separation_gives_better_scores_and_perfect_separation_the_best():
     near, far, perfect = (evaluated(*points(0, noise=noise)) for noise in (2.0, 0.6, 0.01))
-    for name in {*SCORES, "spread"}:
+    for name in {*SCORES, "inter_class_distance"}:
         assert far[name] > near[name], name
-    assert far["compactness"] < near["compactness"]
+    assert far["intra_class_variance"] < near["intra_class_variance"]
     for name in SCORES:
         assert perfect[name] == pytest.approx(1, abs=1e-12), name
-    assert perfect["compactness"] == pytest.approx(0, abs=1e-3)
-    assert perfect["spread"] == pytest.approx(0.5, abs=1e-2)
+    assert perfect["intra_class_variance"] == pytest.approx(0, abs=1e-3)
+    assert perfect["inter_class_distance"] == pytest.approx(0.5, abs=1e-2)
 
 
 def test_a_collapsed_network_gets_no_score_by_retrieval():
@@ -58,7 +58,7 @@ def test_a_collapsed_network_gets_no_score_by_retrieval():
         values = evaluated(torch.ones(48, 3), labels)
     assert {values[name] for name in ("recall_at_4", "map_at_r", "r_precision")} == {0.0}
     assert values["nmi_geometric"] == pytest.approx(0, abs=1e-12)
-    assert values["spread"] == 0
+    assert values["inter_class_distance"] == 0
 
 
 def test_renaming_classes_and_scaling_each_embedding_change_nothing():

@@ -40,7 +40,7 @@ def test_seeds_are_in_ascending_order_under_each_metric():
 
 
 def test_the_engine_is_added_to_metrics_of_clusters():
-    names = ("recall_at_1", "f1", "f1_kmeans_std", "kmeans_objective", "spread")
+    names = ("recall_at_1", "f1", "f1_kmeans_std", "kmeans_objective", "inter_class_distance")
     found = summarize_seeds({0: dict.fromkeys(names, 0.5)}, "lloyd")
     assert [name for name in found if "engine" in found[name]] == [*names[1:4]]
     assert found["f1"]["engine"] == "lloyd"

@@ -34,7 +34,9 @@ def test_original_and_packed_images_get_the_embed_stages_embeddings(model_case, 
 
 def test_a_saved_embedder_is_loaded_with_the_same_digest(model_case, embedder, tmp_path):
     packing = model_case.packing
-    save_embedder(tmp_path / "a", model_case.weights, {**packing, "damaged": 3, "split": None})
+    save_embedder(
+        tmp_path / "a", model_case.weights, {**packing, "max_damaged_images": 3, "split": None}
+    )
     loaded = load_embedder(tmp_path / "a")
     assert (loaded.digest, loaded.packing) == (embedder.digest, packing)
     contents = model_case.contents

@@ -51,7 +51,7 @@ def test_every_backbone_is_exported(tmp_path, name):
             num_classes=3,
             embedding_dim=8,
             backbone={"name": name, **OPTIONS.get(name, NORM)},
-            normalise={"name": "l2"},
+            normalize={"name": "l2"},
             augment=[],
             pixel_mean=0.5,
             pixel_std=0.5,

@@ -35,10 +35,10 @@ def test_embeddings_are_unchanged_or_of_unit_length_and_so_are_class_weights():
 
 def test_batch_norm_learns_a_shift_and_no_scale_and_gives_lengths_of_about_1():
     module = NORMALIZATIONS["batch"](D).double()
-    assert {name: tuple(p.shape) for name, p in module.named_parameters()} == {"shift": (D,)}
+    assert {name: tuple(p.shape) for name, p in module.named_parameters()} == {"translate": (D,)}
     assert not module.shift.any()
     assert module.unit_weights
-    assert (module.standardise.momentum, module.standardise.eps) == (0.05, 1e-3)  # the authors'
+    assert (module.standardize.momentum, module.standardize.eps) == (0.05, 1e-3)  # the authors'
     rows = np.random.default_rng(1).normal(5, 10, (500, D))
     lengths = (module(torch.from_numpy(rows)).detach().numpy() ** 2).sum(axis=1)
     assert lengths.mean() == pytest.approx(1, abs=1e-3)

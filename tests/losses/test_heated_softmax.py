@@ -19,14 +19,14 @@ FREE = ("none", "l2_embeddings")  # normalizations with free class weights
 BATCH = torch.from_numpy(ROWS), torch.from_numpy(LABELS)
 
 
-def make_head(normalise="l2", *, bias="outside", alpha=ALPHA, **options):
+def make_head(normalize="l2", *, bias="outside", alpha=ALPHA, **options):
     """Build a head in float64 whose bias and shift are not 0."""
     torch.manual_seed(0)
-    head = HeatedSoftmax(C, D, normalise=normalise, alpha=alpha, bias=bias, **options).double()
+    head = HeatedSoftmax(C, D, normalize=normalize, alpha=alpha, bias=bias, **options).double()
     with torch.no_grad():
         if head.bias is not None:
             head.bias.copy_(torch.from_numpy(BIAS))
-        for shift in head.normalise.parameters():
+        for shift in head.normalize.parameters():
             shift.copy_(torch.from_numpy(SHIFT))
     return head
 
@@ -42,15 +42,15 @@ def unit(rows):
     return rows / np.sqrt((rows**2).sum(axis=1, keepdims=True))
 
 
-def normalize(rows, normalise):
-    if normalise == "batch":
+def normalize(rows, normalize):
+    if normalize == "batch":
         return ((rows - rows.mean(axis=0)) / np.sqrt(rows.var(axis=0) + EPS) + SHIFT) / D**0.5
-    return rows if normalise == "none" else unit(rows)
+    return rows if normalize == "none" else unit(rows)
 
 
-def class_weights(head, normalise):
+def class_weights(head, normalize):
     weight = head.weight.detach().numpy()
-    return weight if normalise in FREE else unit(weight)
+    return weight if normalize in FREE else unit(weight)
 
 
 def scale(z, bias, alpha=ALPHA):
@@ -80,15 +80,15 @@ def through_batch_norm(gradient, rows):
 
 def test_logits_loss_and_gradients_are_those_of_the_paper(subtests):
     """Eq. 1 to 3 and 5."""
-    for normalise, bias, smoothing in product(NORMALIZATIONS, BIASES, (0.0, 0.1)):
-        with subtests.test(normalise=normalise, bias=bias, smoothing=smoothing):
-            head = make_head(normalise, bias=bias, label_smoothing=smoothing)
-            f, w = normalize(ROWS, normalise), class_weights(head, normalise)
+    for normalize, bias, smoothing in product(NORMALIZATIONS, BIASES, (0.0, 0.1)):
+        with subtests.test(normalize=normalize, bias=bias, smoothing=smoothing):
+            head = make_head(normalize, bias=bias, label_smoothing=smoothing)
+            f, w = normalize(ROWS, normalize), class_weights(head, normalize)
             logits = scale(f @ w.T, bias)
             p, q = softmax(logits), (1 - smoothing) * np.eye(C)[LABELS] + smoothing / C  # eq. 2
             assert_close(head.logits(BATCH[0]), logits)
             embeddings, normalized = BATCH[0].clone().requires_grad_(), []
-            head.normalise.register_forward_hook(lambda *hook, to=normalized: to.append(hook[-1]))
+            head.normalize.register_forward_hook(lambda *hook, to=normalized: to.append(hook[-1]))
             loss, correct = head.loss_and_correct(embeddings, BATCH[1])
             assert_close(loss, -(q * np.log(p)).sum(axis=1).mean())
             assert correct == (logits.argmax(axis=1) == LABELS).sum()
@@ -99,34 +99,34 @@ def test_logits_loss_and_gradients_are_those_of_the_paper(subtests):
             by_f, by_w = by_z @ w, by_z.T @ f  # eq. 3
             outer = {"none": by_f, "batch": through_batch_norm(by_f, ROWS)}
             assert_close(normalized[0].grad, by_f)
-            assert_close(embeddings.grad, outer.get(normalise, through_unit(by_f, ROWS)))
+            assert_close(embeddings.grad, outer.get(normalize, through_unit(by_f, ROWS)))
             raw = head.weight.detach().numpy()
-            assert_close(head.weight.grad, by_w if normalise in FREE else through_unit(by_w, raw))
+            assert_close(head.weight.grad, by_w if normalize in FREE else through_unit(by_w, raw))
             if bias != "none":
                 assert_close(head.bias.grad, (by_z if bias == "inside" else error).sum(axis=0))
-            if normalise == "batch":
-                assert_close(head.normalise.shift.grad, by_f.sum(axis=0) / D**0.5)
+            if normalize == "batch":
+                assert_close(head.normalize.shift.grad, by_f.sum(axis=0) / D**0.5)
 
 
 # --- normalization ---------------------------------------------------------------------------
 
 
 def test_the_length_of_class_weights_matters_only_if_they_are_free():
-    for normalise in NORMALIZATIONS:
-        head = make_head(normalise)
+    for normalize in NORMALIZATIONS:
+        head = make_head(normalize)
         before = head.logits(BATCH[0])
         with torch.no_grad():
             head.weight.mul_(7)
         is_same = torch.allclose(head.logits(BATCH[0]), before)
-        assert is_same == (normalise not in FREE), normalise
+        assert is_same == (normalize not in FREE), normalize
 
 
 def test_the_compared_embedding_is_the_networks_output_or_the_batch_normed_one():
-    for normalise in ("none", "l2"):
-        assert_close(make_head(normalise).eval().embedding(BATCH[0]), ROWS)
+    for normalize in ("none", "l2"):
+        assert_close(make_head(normalize).eval().embedding(BATCH[0]), ROWS)
     module = BatchNormEmbedding(D, momentum=1.0, eps=EPS)
     head = make_head(module)
-    assert head.normalise is module
+    assert head.normalize is module
     head.logits(BATCH[0])  # the running statistics become those of this batch
     std = np.sqrt(ROWS.var(axis=0, ddof=1) + EPS)
     assert_close(
@@ -135,10 +135,10 @@ def test_the_compared_embedding_is_the_networks_output_or_the_batch_normed_one()
 
 
 def test_normalized_embeddings_give_the_same_logits_as_raw_ones():
-    for normalise in NORMALIZATIONS:
-        head = make_head(normalise)
+    for normalize in NORMALIZATIONS:
+        head = make_head(normalize)
         other = make_head("none", unit_weights=head.unit_weights)
-        assert torch.equal(other.logits(head.normalise(BATCH[0])), head.logits(BATCH[0]))
+        assert torch.equal(other.logits(head.normalize(BATCH[0])), head.logits(BATCH[0]))
 
 
 # --- initial values and alpha ----------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_normalized_embeddings_give_the_same_logits_as_raw_ones():
 
 def test_the_default_is_the_papers_bn():
     head = HeatedSoftmax(C, D)
-    assert isinstance(head.normalise, BatchNormEmbedding)
+    assert isinstance(head.normalize, BatchNormEmbedding)
     assert (head.alpha, head.bias_inside, head.label_smoothing) == (16, False, 0)
     assert torch.equal(head.bias, torch.zeros(C))
     assert [name for name, _ in make_head(bias="none").named_parameters()] == ["weight"]
@@ -216,7 +216,7 @@ def test_the_state_dict_is_complete():
 
 def test_the_others_denominator_is_proxy_ncas():
     """Movshovitz-Attias et al., eq. 3, over squared distances of unit vectors."""
-    head = make_head(bias="none", alpha=2, denominator="others")
+    head = make_head(bias="none", alpha=2, denominator="negatives_only")
     distances = ((unit(ROWS)[:, None] - class_weights(head, "l2")) ** 2).sum(axis=2)
     is_target = np.eye(C, dtype=bool)[LABELS]
     others = np.where(is_target, 0, np.exp(-distances)).sum(axis=1)
@@ -224,7 +224,9 @@ def test_the_others_denominator_is_proxy_ncas():
 
 
 def test_an_empty_batch_has_a_loss_of_0_connected_to_all_parameters():
-    for adaptation, denominator in product(("none", "learned", "adacos"), ("all", "others")):
+    for adaptation, denominator in product(
+        ("none", "learned", "adacos"), ("all", "negatives_only")
+    ):
         head = make_head(adaptation=adaptation, denominator=denominator)
         alpha = head.alpha.item()
         loss, correct = head.loss_and_correct(BATCH[0][:0], BATCH[1][:0])
@@ -247,10 +249,13 @@ def test_invalid_options_are_rejected_with_what_is_valid():
         assert head.alpha == ALPHA
     for options, message in (
         ({"bias": "outer"}, "bias: .*'outer'.*outside, inside, none"),
-        ({"normalise": "layer"}, "normalise: .*'layer'.*none, l2, l2_embeddings, batch"),
+        ({"normalize": "layer"}, "normalize: .*'layer'.*none, l2, l2_embeddings, batch"),
         ({"adaptation": "adam"}, "adaptation: .*'adam'.*none, learned, adacos"),
-        ({"denominator": "a"}, "denominator: .*'a'.*all, others"),
-        ({"label_smoothing": 0.1, "denominator": "others"}, "label_smoothing: got 0.1, expected 0"),
+        ({"denominator": "a"}, "denominator: .*'a'.*all, negatives_only"),
+        (
+            {"label_smoothing": 0.1, "denominator": "negatives_only"},
+            "label_smoothing: got 0.1, expected 0",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             HeatedSoftmax(C, D, **options)
@@ -258,15 +263,15 @@ def test_invalid_options_are_rejected_with_what_is_valid():
         HeatedSoftmax(2, D, adaptation="adacos")
 
 
-@pytest.mark.parametrize("normalise", NORMALIZATIONS)
-def test_the_loss_works_in_any_training_loop(normalise):
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+def test_the_loss_works_in_any_training_loop(normalize):
     torch.manual_seed(0)
     images, labels = torch.randn(60, 8), torch.arange(60) % 3
     images[:, 0] += 2.0 * labels
     network = torch.nn.Linear(8, 4)
     losses = []
 
-    head = heated.HeatedSoftmax(3, 4, normalise=normalise, alpha=8)
+    head = heated.HeatedSoftmax(3, 4, normalize=normalize, alpha=8)
     optimizer = torch.optim.SGD([*network.parameters(), *head.parameters()], lr=0.05)
     for epoch in range(20):
         head.alpha = 8 if epoch < 15 else 2

@@ -71,7 +71,7 @@ def train_model(settings, model=None):
 def test_every_competitor_trains_on_digits_and_its_loss_falls(subtests):
     for name in PARAMS.studies.competitors.methods:
         with subtests.test(method=name):
-            constant = {"lr": 0.01, "lr_factor": {"name": "constant", "value": 1.0}}
+            constant = {"lr": 0.01, "lr_schedule": {"name": "constant", "value": 1.0}}
             _, (first, last) = train_model(settings_of(name, **constant))
             assert last["loss"] < first["loss"]
             is_heated = isinstance(PARAMS.methods[name], methods.HeatedSoftmaxMethod)
@@ -108,7 +108,7 @@ def test_an_epoch_equals_the_librarys_example_loop(subtests):
             mining_func = make_reference(miners, MINERS, miner) if miner else None
             groups = [{"params": network.parameters()}]
             if proxies:
-                lr = 0.01 * settings["head_lr_factor"]
+                lr = 0.01 * settings["classifier_lr_mult"]
                 groups += [{"params": loss_func.parameters(), "lr": lr}]
             optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
             images, labels = digits()
@@ -150,7 +150,7 @@ def test_norm_softmax_and_the_librarys_proxy_nca_are_heated_softmaxes():
         ({"name": "proxy_nca", "softmax_scale": 3}, 6),  # squared distances are 2 - 2 z
     ):
         theirs = PMLLoss(10, 6, loss=loss, miner=None).double()
-        ours = HeatedSoftmax(10, 6, normalise="l2", bias="none", alpha=alpha).double()
+        ours = HeatedSoftmax(10, 6, normalize="l2", bias="none", alpha=alpha).double()
         (proxies,) = theirs.criterion.parameters()
         with torch.no_grad():
             ours.weight.copy_(proxies if proxies.shape == ours.weight.shape else proxies.T)
@@ -236,7 +236,7 @@ def test_another_loss_needs_a_key_and_the_method_in_the_docs(monkeypatch):
         check_options("methods.circle", loss=circle["loss"], miner=None)
     monkeypatch.setitem(LOSSES, "circle", "CircleLoss")
     circle = {key: value for key, value in circle.items() if value is not None}
-    base = {k: v for k, v in settings_of("bn").items() if k not in ("normalise", "bias", "alpha")}
+    base = {k: v for k, v in settings_of("bn").items() if k not in ("normalize", "bias", "alpha")}
     model, (first, last) = train_model(base | circle | {"lr": 0.01})
     assert (model.head.criterion.m, model.head.criterion.gamma) == (0.4, 80)
     assert last["loss"] < first["loss"]

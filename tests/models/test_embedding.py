@@ -11,17 +11,17 @@ PIXELS = np.random.default_rng(0).integers(256, size=(23, 6, 6, 1), dtype=np.uin
 IMAGES = InMemoryImages(torch.from_numpy(PIXELS))
 
 
-def make_model(normalise="batch"):
+def make_model(normalize="batch"):
     torch.manual_seed(0)
     batch = {"name": "batch", "momentum": 0.05, "eps": 1e-3}
-    affine = {"name": "affine", "degrees": 90, "scale": 0.5, "shear": 9, "shift": 0.5}
+    affine = {"name": "affine", "degrees": 90, "scale": 0.5, "shear": 9, "translate": 0.5}
     return ModelWithLoss(
         Architecture(
             image_shape=(6, 6, 1),
             num_classes=3,
             embedding_dim=4,
             backbone={"name": "conv4", "width": 4},
-            normalise=batch if normalise == "batch" else {"name": normalise},
+            normalize=batch if normalize == "batch" else {"name": normalize},
             augment=[affine],
             pixel_mean=0.5,
             pixel_std=0.5,
@@ -38,8 +38,8 @@ def test_every_image_gets_the_models_raw_embedding_in_order_at_any_batch_size(mo
         assert (embeddings.shape, embeddings.dtype) == ((23, 4), torch.float32)
         torch.testing.assert_close(embeddings, expected, atol=1e-6, rtol=0)
     assert embedding.embed(model, InMemoryImages(IMAGES.images[:0])).shape == (0, 4)
-    for normalise in ("none", "l2"):  # not of unit length
-        assert embedding.embed(make_model(normalise), IMAGES).norm(dim=1).std() > 1e-3
+    for normalize in ("none", "l2"):  # not of unit length
+        assert embedding.embed(make_model(normalize), IMAGES).norm(dim=1).std() > 1e-3
 
 
 def test_a_memory_map_is_read_batch_by_batch_and_gives_the_same_embeddings(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from heated.training.loop import train
 from heated.training.train_state import TrainState
 
 CPU = torch.device("cpu")
-NORMALISATIONS = {
+NORMALIZATIONS = {
     "none": {"name": "none"},
     "l2": {"name": "l2"},
     "batch": {"name": "batch", "momentum": 0.2, "eps": 0.01},
@@ -32,17 +32,17 @@ IMAGES = torch.randint(
 )
 
 
-def make_model(normalise="batch", *, bias="inside", **changes):
+def make_model(normalize="batch", *, bias="inside", **changes):
     torch.manual_seed(0)
     architecture = Architecture(
         image_shape=(7, 7, 3),
         num_classes=3,
         embedding_dim=4,
         backbone={"name": "conv4", "width": 4},
-        normalise=NORMALISATIONS[normalise],
+        normalize=NORMALIZATIONS[normalize],
         bias=bias,
         label_smoothing=0.25,
-        augment=[{"name": "crop", "size": 6}, {"name": "flip", "probability": 0.5}],
+        augment=[{"name": "crop", "size": 6}, {"name": "flip", "p": 0.5}],
         pixel_mean=0.25,
         pixel_std=0.75,
     )
@@ -87,8 +87,8 @@ def test_the_embedding_is_the_normalized_one():
     model = train_model(make_model())
     norm = model.normalization
     with torch.inference_mode():
-        raw = model.network(model.prepare(IMAGES)) - norm.standardise.running_mean
-        expected = (raw / (norm.standardise.running_var + 0.01).sqrt() + norm.shift) / 2
+        raw = model.network(model.prepare(IMAGES)) - norm.standardize.running_mean
+        expected = (raw / (norm.standardize.running_var + 0.01).sqrt() + norm.shift) / 2
         torch.testing.assert_close(model(IMAGES), expected, atol=1e-6, rtol=1e-5)
 
 
@@ -96,18 +96,22 @@ def test_the_embedding_is_the_normalized_one():
 
 
 def test_a_loaded_model_equals_the_saved_one_in_files_of_all_versions(tmp_path, subtests):
-    cases = [(name, "inside", {}) for name in NORMALISATIONS]
+    cases = [(name, "inside", {}) for name in NORMALIZATIONS]
     cases += [("batch", "outside", {}), ("l2", "none", {"backbone": {"name": "lenet"}})]
-    for normalise, bias, changes in cases:
-        with subtests.test(normalise=normalise, bias=bias):
-            model = train_model(make_model(normalise, bias=bias, **changes))
+    for normalize, bias, changes in cases:
+        with subtests.test(normalize=normalize, bias=bias):
+            model = train_model(make_model(normalize, bias=bias, **changes))
             paths = [tmp_path / "new.safetensors", tmp_path / "old.safetensors"]
             save_model(paths[0], model.train())
             former = {  # the normalization was once part of the head
-                key.replace("normalization.", "head.normalise."): value.contiguous()
+                key.replace("normalization.", "head.normalise.").replace("dize.", "dise."): value
                 for key, value in model.state_dict().items()
             }
-            save_file(former, paths[1], {"architecture": json.dumps(asdict(model.architecture))})
+            architecture = json.dumps(asdict(model.architecture))
+            for current, old in (("normalize", "normalise"), ('"p"', '"probability"')):
+                architecture = architecture.replace(current, old)
+            former = {key: value.contiguous() for key, value in former.items()}
+            save_file(former, paths[1], {"architecture": architecture})
             model.eval()
             for path in paths:
                 loaded, whole = load_model(path, CPU), load_model_with_loss(path, CPU)
@@ -123,7 +127,7 @@ def test_a_loaded_model_equals_the_saved_one_in_files_of_all_versions(tmp_path, 
                 assert torch.equal(whole.head.logits(ones), model.head.logits(ones))
                 assert whole.head.bias_inside == (bias == "inside")
                 assert whole.head.label_smoothing == 0.25
-            assert normalise != "batch" or whole.normalization.standardise.eps == 0.01
+            assert normalize != "batch" or whole.normalization.standardize.eps == 0.01
 
 
 def test_a_model_is_loaded_for_embedding_without_its_loss(tmp_path, monkeypatch):

@@ -27,8 +27,8 @@ def file(image, kind, **options):
     return buffer.getvalue()
 
 
-def square(content, size=8, *, fit="squash", colour="rgb", filter="bilinear"):
-    return decode(content, size=size, fit=fit, colour=colour, filter=filter)
+def square(content, size=8, *, fit="squash", color_mode="rgb", filter="bilinear"):
+    return decode(content, size=size, fit=fit, color_mode=color_mode, filter=filter)
 
 
 def load(content):
@@ -47,14 +47,14 @@ def color_of(content):
 
 
 def test_every_choice_gives_a_square_of_its_channels():
-    for colour, fit, filter, given in product(
-        ["rgb", "grey", "inverted"],
+    for color_mode, fit, filter, given in product(
+        ["rgb", "gray", "inverted"],
         ["squash", "crop"],
         FILTERS,
         [COLORS, GRAYS, file(COLORS, "PNG"), file(GRAYS, "JPEG")],
     ):
-        image = square(given, 11, fit=fit, colour=colour, filter=filter)
-        assert image.shape == (11, 11, 3 if colour == "rgb" else 1)
+        image = square(given, 11, fit=fit, color_mode=color_mode, filter=filter)
+        assert image.shape == (11, 11, 3 if color_mode == "rgb" else 1)
         assert image.dtype == np.uint8
 
 
@@ -91,12 +91,12 @@ def test_a_crop_is_the_centered_square_and_a_squash_everything():
 
 
 def test_gray_and_color_are_converted_and_inverted():
-    np.testing.assert_array_equal(square(GRAYS), square(GRAYS, colour="grey").repeat(3, axis=2))
+    np.testing.assert_array_equal(square(GRAYS), square(GRAYS, color_mode="gray").repeat(3, axis=2))
     for given in (GRAYS, COLORS, file(COLORS, "JPEG")):
-        inverted = square(given, colour="inverted")
-        np.testing.assert_array_equal(inverted, 255 - square(given, colour="grey"))
+        inverted = square(given, color_mode="inverted")
+        np.testing.assert_array_equal(inverted, 255 - square(given, color_mode="gray"))
     for color, luma in (("red", 76), ("lime", 150), ("blue", 29), ("white", 255)):
-        image = square(file(flat("RGB", color), "PNG"), colour="grey")
+        image = square(file(flat("RGB", color), "PNG"), color_mode="gray")
         assert set(image.ravel()) == {luma}
 
 

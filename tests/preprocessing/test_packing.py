@@ -15,7 +15,13 @@ from heated.preprocessing.packing import pack
 
 GRAYS = np.random.default_rng(0).integers(0, 256, (10, 12, 12), dtype=np.uint8)
 COLORS = np.random.default_rng(1).integers(0, 256, (10, 9, 14, 3), dtype=np.uint8)
-OPTIONS = {"fit": "squash", "colour": "grey", "filter": "bilinear", "damaged": 0, "workers": 2}
+OPTIONS = {
+    "fit": "squash",
+    "color_mode": "gray",
+    "filter": "bilinear",
+    "max_damaged_images": 0,
+    "workers": 2,
+}
 
 
 def samples(images):
@@ -75,7 +81,7 @@ def test_the_folder_holds_two_files_that_numpy_reads_without_pickle(tmp_path):
 
 
 def test_images_are_packed_as_decoded_and_may_have_different_sizes(tmp_path):
-    options = {"size": 6, "fit": "crop", "colour": "rgb", "filter": "lanczos"}
+    options = {"size": 6, "fit": "crop", "color_mode": "rgb", "filter": "lanczos"}
     given = [*COLORS[:5], *(np.full((5 + i, 20 - i, 3), 9 * i, dtype=np.uint8) for i in range(5))]
     images = packed(samples(given), tmp_path / "packed", **options).images
     assert images.shape == (10, 6, 6, 3)
@@ -102,10 +108,10 @@ def test_the_old_folder_stays_until_the_new_one_is_complete(tmp_path):
 
 def test_too_many_damaged_images_are_an_error_that_names_them(tmp_path):
     with pytest.raises(InputError) as caught:
-        packed(samples(with_damage(1, 6)), tmp_path / "packed", damaged=1)
+        packed(samples(with_damage(1, 6)), tmp_path / "packed", max_damaged_images=1)
     for text in (
-        "packing.damaged: got 2 damaged images of 10, expected at most 1",
-        "`packing.damaged: 2`",
+        "packing.max_damaged_images: got 2 damaged images of 10, expected at most 1",
+        "`packing.max_damaged_images: 2`",
         "dvc repro --force --single-item download@<the data set>\n",
         "\n  1.png: no image, or of an unknown format\n  6.png: ",
     ):
@@ -118,13 +124,13 @@ def test_too_many_damaged_images_are_an_error_that_names_them(tmp_path):
     assert [i for i in range(30) if f"<{i}>" in str(caught.value)] == list(range(20))
     assert str(caught.value).endswith("and 10 more")
     with pytest.raises(InputError, match="training: got 1 classes"):
-        packed(samples(with_damage(1, 5)), tmp_path / "packed", damaged=2)
+        packed(samples(with_damage(1, 5)), tmp_path / "packed", max_damaged_images=2)
     assert not (tmp_path / "packed").exists()
 
 
 def test_damaged_images_that_are_allowed_are_zeros_and_in_no_part(tmp_path, capsys):
     given = samples(with_damage(1, 6))
-    data = packed(given, tmp_path / "packed", damaged=2)
+    data = packed(given, tmp_path / "packed", max_damaged_images=2)
     kept = np.isin(np.arange(10), [1, 6], invert=True)
     np.testing.assert_array_equal(data.images[..., 0], GRAYS * kept[:, None, None])
     for name, mask in split(given, "halves").masks().items():

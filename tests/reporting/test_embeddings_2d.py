@@ -57,6 +57,6 @@ def test_classes_spread_as_alpha_grows(tmp_path):
 
 
 def test_the_study_has_two_dimensions_and_trained_classes():
-    for settings in (PARAMS.datasets[name] for name in PARAMS.studies.planes.datasets):
+    for settings in (PARAMS.datasets[name] for name in PARAMS.studies.embeddings_2d.datasets):
         assert settings.training.embedding_dim == 2
         assert settings.packing.split.name in ("images", "source")

@@ -44,9 +44,9 @@ from heated.training.recipe import Recipe
 
 pytestmark = pytest.mark.xdist_group("figures")  # one process draws the shared ones
 PARAMS = config.load_params(ROOT)
-ZERO_SHOT = {name: grid.methods for name, grid in PARAMS.grids().items() if name != "planes"}
+ZERO_SHOT = {name: grid.methods for name, grid in PARAMS.grids().items() if name != "embeddings_2d"}
 MAIN = {"run": ZERO_SHOT["run"]}
-UPRIGHT = {"planes": PARAMS.studies.planes.methods}
+UPRIGHT = {"embeddings_2d": PARAMS.studies.embeddings_2d.methods}
 LABELS = np.arange(10).repeat(20)
 
 
@@ -65,7 +65,7 @@ def write_run(folder: Path, dataset: str, method: str, seeds: tuple[int, ...] = 
         {"epoch": epoch, "alpha": alpha, "lr": lr, "loss": 1 / (1 + epoch), "accuracy": 0.9}
         for epoch, (alpha, lr) in enumerate(zip(recipe.alphas, recipe.lrs, strict=True))
     ]
-    last = rows[-1] | {"compactness": 0.125, "spread": 0.375}
+    last = rows[-1] | {"intra_class_variance": 0.125, "inter_class_distance": 0.375}
     write_history(run / "history.csv", {s: [*rows[:-1], last | scores[s]] for s in seeds})
     record: dict = {"params": settings}
     if method in PARAMS.studies.competitors.methods:
@@ -113,7 +113,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for method in dict.fromkeys(method for methods in ZERO_SHOT.values() for method in methods):
         write_run(folder, "digits", method)
-    for index, method in enumerate(UPRIGHT["planes"]):
+    for index, method in enumerate(UPRIGHT["embeddings_2d"]):
         write_run(folder, "digits-upright", method)
         write_embeddings(folder / "digits-upright" / method, 0.05 * (1 + index))
     write_gradients(folder / "digits" / "hbn")
@@ -174,13 +174,13 @@ def test_every_figure_is_an_svg_with_its_title_and_a_description_with_numbers(dr
 @pytest.mark.slow
 def test_the_same_numbers_give_the_same_bytes(drawn, results, upright):
     for name in FIGURES:
-        runs, studies = (upright, UPRIGHT) if name == "planes" else (results, ZERO_SHOT)
+        runs, studies = (upright, UPRIGHT) if name == "embeddings_2d" else (results, ZERO_SHOT)
         assert draw_figure(name, runs, studies) == drawn[name]
 
 
 def test_figures_without_data_are_left_out(results, main):
     assert draw_figures([], ZERO_SHOT) == []
-    for studies in ({}, {"run": [], "alphas": []}, {"planes": ["ln", "hln"]}):  # D is not 2
+    for studies in ({}, {"run": [], "alphas": []}, {"embeddings_2d": ["ln", "hln"]}):  # D is not 2
         assert [each.name for each in draw_figures(results, studies)] == ["gradients"]
     found = {name for name in FIGURES if name != "curves" and draw_figure(name, main, MAIN)}
     assert found == {"factorial", "gradients", "geometry"}
@@ -226,10 +226,10 @@ def test_methods_are_distinct_without_colors_and_have_one_style_in_all_figures(m
 
 
 def test_the_shapes_include_the_step_that_differs_only_in_shape(drawn, results):
-    text = drawn["shapes"].description
+    text = drawn["schedule_shapes"].description
     for shape in ("hbn (step)", "hbn-linear (linear)", "hbn-cosine (cosine)"):
         assert shape in text
-    methods = ["hbn", *ZERO_SHOT["shapes"]]
+    methods = ["hbn", *ZERO_SHOT["schedule_shapes"]]
     assert re.findall(r"(\S+) \(", text.partition("(%): ")[2]) == methods
     assert legend_labels(draw_schedule_shapes(results, ZERO_SHOT)[1]) == methods
 
@@ -357,7 +357,7 @@ def test_labels_do_not_overlap_and_keep_the_order_around_the_circle(angles):
 
 def test_untrained_classes_have_no_diamonds(tmp_path):
     write_run(tmp_path, "digits-upright", "ln")
-    (result,) = read(tmp_path, "digits-upright", {"planes": ["ln"]})
+    (result,) = read(tmp_path, "digits-upright", {"embeddings_2d": ["ln"]})
     with pytest.raises(FileNotFoundError, match="'embed'"):
         draw_figures([result], UPRIGHT)
     write_embeddings(result.folder, 0.1)

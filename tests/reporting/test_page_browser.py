@@ -114,15 +114,15 @@ def test_the_built_page_opens_without_error_or_request_and_all_of_it_loads(visit
 
 
 CONTRASTS = """() => {
-  const shine = (colour) => {
-    const parts = colour.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255);
+  const shine = (color) => {
+    const parts = color.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255);
     const linear = parts.map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
   };
   const behind = (each) => {
     for (; each; each = each.parentElement) {
-      const colour = getComputedStyle(each).backgroundColor;
-      if (!/, 0\\)$/.test(colour)) return colour;
+      const color = getComputedStyle(each).backgroundColor;
+      if (!/, 0\\)$/.test(color)) return color;
     }
   };
   const all = [...document.querySelectorAll("body *:not(svg, svg *, script)")];

@@ -63,7 +63,11 @@ def test_the_caption_names_the_tested_and_trained_classes(results):
 def test_the_caption_mentions_k_means_and_unanswerable_queries_only_if_they_matter(results):
     assert "k-means" not in table_caption(results)
     assert "queries" not in table_caption(results)
-    extra = {"nmi_geometric_kmeans_std": 0.0123, "kmeans_objective": 0.3, "without_match": 0.02}
+    extra = {
+        "nmi_geometric_kmeans_std": 0.0123,
+        "kmeans_objective": 0.3,
+        "unanswerable_queries": 0.02,
+    }
     scores = {seed: values | extra for seed, values in SCORES["bn"].items()}
     caption = table_caption([replace(results[1], metrics=summarize_seeds(scores))])
     assert "a standard deviation of at most 1.23." in caption

@@ -58,7 +58,7 @@ def by_hand(arrays):
 def test_scores_and_neighbors_are_those_of_a_full_sort_with_any_memory():
     for apart, seed in product([False, True], range(3)):
         arrays = random_arrays(seed, apart=apart)
-        expected, found = by_hand(arrays), select_queries(arrays, count=3, memory=16)
+        expected, found = by_hand(arrays), select_queries(arrays, count=3, memory_mib=16)
         for each in found:
             score, others = expected[each.query]
             assert each.map_at_r == pytest.approx(score)
@@ -66,15 +66,15 @@ def test_scores_and_neighbors_are_those_of_a_full_sort_with_any_memory():
             assert each.query not in each.neighbors
             assert arrays["query"][each.query]
             assert arrays["gallery"][each.neighbors].all()
-        for memory in (1, 64):
-            assert select_queries(arrays, count=3, memory=memory) == found
+        for memory_mib in (1, 64):
+            assert select_queries(arrays, count=3, memory_mib=memory_mib) == found
 
 
 def test_best_and_worst_are_the_extremes_and_typical_is_closest_to_the_median():
     for seed in range(3):
         arrays = random_arrays(seed)
         scores = np.array([score for score, _ in by_hand(arrays).values()])
-        first = {q.kind: q.map_at_r for q in select_queries(arrays, count=1, memory=16)}
+        first = {q.kind: q.map_at_r for q in select_queries(arrays, count=1, memory_mib=16)}
         assert first["best"] == pytest.approx(scores.max())
         assert first["worst"] == pytest.approx(scores.min())
         distances = abs(scores - np.median(scores))
@@ -84,7 +84,7 @@ def test_best_and_worst_are_the_extremes_and_typical_is_closest_to_the_median():
 def test_each_kind_has_as_many_queries_as_asked_for_of_distinct_classes_if_possible():
     for classes, count in ((6, 1), (6, 3), (6, 6), (2, 5)):
         arrays = random_arrays(0, classes=classes)
-        found = select_queries(arrays, count=count, memory=16)
+        found = select_queries(arrays, count=count, memory_mib=16)
         assert [each.kind for each in found] == [kind for kind in KINDS for _ in range(count)]
         for kind in KINDS:
             queries = [each.query for each in found if each.kind == kind]
@@ -107,7 +107,7 @@ def test_ties_are_broken_by_the_size_of_the_class_then_by_index():
     arrays = random_arrays(0, classes=3)
     arrays["embeddings"][:] = 1
     arrays["labels"] = np.array([0, 0, 1, 1, 1, 2, 2, 2, 2, 1, 0, 1])
-    found = select_queries(arrays, count=3, memory=16)
+    found = select_queries(arrays, count=3, memory_mib=16)
     assert {each.map_at_r for each in found} == {0.0}  # ties count against the query
     for kind in KINDS:
         assert [each.query for each in found if each.kind == kind] == [2, 5, 0]
@@ -154,7 +154,7 @@ def packed(tmp_path):
 
 
 def test_a_row_of_the_embeddings_is_shown_as_its_test_image(packed):
-    found = load_gallery(packed / "packed", packed / "seed-0.npz", count=2, memory=16)
+    found = load_gallery(packed / "packed", packed / "seed-0.npz", count=2, memory_mib=16)
     assert [each.kind for each in found] == [kind for kind in KINDS for _ in range(2)]
     values = set()
     for each in found:
@@ -170,7 +170,7 @@ def test_a_row_of_the_embeddings_is_shown_as_its_test_image(packed):
 
 
 def test_a_count_of_0_reads_nothing_and_an_error_names_the_stage_of_a_missing_file(packed):
-    assert load_gallery(packed, packed / "absent.npz", count=0, memory=16) == []
+    assert load_gallery(packed, packed / "absent.npz", count=0, memory_mib=16) == []
     for data, seed, stage in (("packed", 1, "embed"), ("other", 0, "split")):
         with pytest.raises(FileNotFoundError, match=f"'{stage}'"):
-            load_gallery(packed / data, packed / f"seed-{seed}.npz", count=1, memory=16)
+            load_gallery(packed / data, packed / f"seed-{seed}.npz", count=1, memory_mib=16)

@@ -193,11 +193,11 @@ def test_the_commands_name_data_sets_methods_and_seeds(digits):
     assert "'run.methods=[bn]'" in single
     assert "'run.seeds=[0]'" in single
     # A data set of a study alone is not run with the main methods.
-    commands = repro_commands(replace(digits, dataset="flat", studies={"planes": METHODS}))
+    commands = repro_commands(replace(digits, dataset="flat", studies={"embeddings_2d": METHODS}))
     for command in commands:
         assert "run.datasets" not in command
-        assert "'studies.planes.datasets=[flat]'" in command
-    assert "'studies.planes.methods=[bn]'" in commands[1]
+        assert "'studies.embeddings_2d.datasets=[flat]'" in command
+    assert "'studies.embeddings_2d.methods=[bn]'" in commands[1]
 
 
 def test_a_release_keeps_earlier_releases(report, tmp_path):

@@ -84,7 +84,7 @@ def test_a_claim_that_was_not_run_says_what_is_missing_and_what_to_change(result
     add = "add digits to studies.alphas.datasets"
     assert text.notes == [f"Missing bn-4, bn-8: {add}.", "Missing sm: add to run.methods."]
     text = describe_first({"bn": [0.7, 0.7]}, claims, dataset="flat")
-    assert text.notes == ["Missing bn-4, bn-8, sm: add to studies.planes.methods."]
+    assert text.notes == ["Missing bn-4, bn-8, sm: add to studies.embeddings_2d.methods."]
     metric = claim("So", comparison("hbn", "bn") | {"metric": "recall_at_2"})
     text = describe_first({r.method: r.values_by_seed() for r in results}, metric)
     reason = "datasets.digits.evaluation does not include recall_at_2"

@@ -55,7 +55,7 @@ architecture = models.Architecture(
     num_classes=4,
     embedding_dim=6,
     backbone={"name": "conv4", "width": 4},
-    normalise={"name": "batch", "momentum": 0.05, "eps": 1e-3},
+    normalize={"name": "batch", "momentum": 0.05, "eps": 1e-3},
     bias="outside",
     label_smoothing=0.0,
     augment=[],
@@ -94,7 +94,7 @@ def test_the_stage_writes_the_very_same_metrics_from_two_processes(tmp_path, mon
         write_arrays(run / "embeddings" / f"seed-{seed}.npz", **arrays, labels=labels, **masks)
     given = resolved_files(config.load_params(ROOT))["evaluation/digits.json"]
     lloyd = {"name": "lloyd", "restarts": 2, "iterations": 5}
-    given["evaluation"] |= {"kmeans": lloyd, "recall_at": [1, 10, 100], "memory": 1}
+    given["evaluation"] |= {"kmeans": lloyd, "recall_at": [1, 10, 100], "memory_mib": 1}
     write_json(tmp_path / "data/resolved/evaluation/digits.json", given)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "src")]))
     written = []
@@ -143,7 +143,7 @@ def test_several_processes_train_and_resume_as_one_does(project):
 @pytest.mark.slow
 def test_dvc_uses_the_launcher_of_params_yaml(project):
     launch = "torchrun --nproc-per-node=2 -m"
-    project.edit({**SHORT, "run.launch": launch, "tracking.enabled": False})
+    project.edit({**SHORT, "run.launcher": launch, "tracking.enabled": False})
     output = project.run("dvc", "repro", "train@digits-hbn")
     assert "> torchrun --nproc-per-node=2 -m stages.train digits hbn" in output
     assert (project.folder / RUN / "models/seed-0.safetensors").exists()

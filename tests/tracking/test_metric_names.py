@@ -69,7 +69,7 @@ def test_tags_name_images_recipe_and_study_and_a_commit_if_there_is_one():
     assert (tags["dataset"], tags["recipe"]) == ("cub200", "cub200-tuned")
     assert (tags["method"], tags["backbone"]) == ("hbn", "resnet50")
     assert PARAMS.tags("digits", "hbn")["study"] == "run"
-    assert PARAMS.tags("digits-upright", "ln")["study"] == "planes"
+    assert PARAMS.tags("digits-upright", "ln")["study"] == "embeddings_2d"
 
 
 def test_an_address_is_printed_without_its_password():

@@ -37,7 +37,7 @@ def followed(built: Project) -> Project:
     """The project with a store that followed the training, epoch by epoch."""
     delete_store(built)
     shutil.rmtree(built.folder / "checkpoints")
-    with built.edited({"tracking.every": 0.001}):
+    with built.edited({"tracking.interval_s": 0.001}):
         built.run("dvc", "repro", "--force", "--single-item", "train@digits-hbn")
     built.run("dvc", "repro")
     return built

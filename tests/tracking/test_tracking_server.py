@@ -36,8 +36,8 @@ TRAINING = {
     **SHORT,
     "datasets.digits.training.epochs": EPOCHS,
     "datasets.digits.training.backbone.width": 4,
-    "datasets.digits.training.watch_every": 50,
-    "tracking.every": 1,
+    "datasets.digits.training.eval_every": 50,
+    "tracking.interval_s": 1,
 }
 
 PUBLISH = """

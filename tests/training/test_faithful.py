@@ -55,7 +55,7 @@ def test_heating_is_a_quarter_of_alpha_and_a_tenth_of_lr_in_the_last_19_epochs(d
 def test_mnists_methods_differ_only_in_when_heating_starts():
     for method in ("hln", "hbn"):
         plain, mnist = (PARAMS.methods[name].model_dump() for name in (method, f"{method}-mnist"))
-        for schedule in ("alpha", "lr_factor"):
+        for schedule in ("alpha", "lr_schedule"):
             assert plain[schedule].pop("at") == 0.7625
             assert mnist[schedule].pop("at") == 0.815
         assert plain == mnist
@@ -87,8 +87,12 @@ def test_batches_and_images_are_the_authors(dataset):
         assert recipe.augment == []
         return
     assert (packing.size, packing.fit, packing.filter) == (256, "squash", "lanczos")
-    assert (packing.split.name, packing.validation, packing.damaged) == ("source", None, 0)
-    flip = {"name": "flip", "probability": 0.5}
+    assert (packing.split.name, packing.validation, packing.max_damaged_images) == (
+        "source",
+        None,
+        0,
+    )
+    flip = {"name": "flip", "p": 0.5}
     assert recipe.augment == [{"name": "crop", "size": 224}, flip]
 
 
@@ -100,7 +104,7 @@ def test_every_parameter_has_one_learning_rate_without_weight_decay(dataset):
     parameters = [parameter for group in groups for parameter in group["params"]]
     assert {id(p) for p in parameters} == {id(p) for p in state.model.parameters()}
     assert all(parameter.requires_grad for parameter in parameters)
-    assert recipe.bottleneck_lr_factor == recipe.head_lr_factor == 1
+    assert recipe.bottleneck_lr_mult == recipe.classifier_lr_mult == 1
     assert {group["weight_decay"] for group in groups} == {0}
     if dataset in ("cub200", "cars196"):
         assert isinstance(state.optimizer, torch.optim.SGD)
@@ -134,7 +138,7 @@ def test_photographs_use_googlenet_with_imagenets_weights_and_trained_batch_norm
     assert (network.fc.in_features, network.fc.out_features) == (1024, 64)
     assert not any(isinstance(layer, nn.Dropout) and layer.p for layer in used_layers(network))
     assert (recipe.weights, recipe.precision) == ("imagenet", "float32")
-    assert recipe.warm_up == ("batch_norm" if dataset[0] == "c" else "class_means")
+    assert recipe.init == ("batch_norm" if dataset[0] == "c" else "class_means")
     layers = [layer for layer in network.modules() if "BatchNorm" in repr(layer)[:20]]
     assert len(layers) == 57  # of GoogLeNet with batch norm after each convolution
     for layer in layers:
@@ -150,14 +154,14 @@ def test_digits_use_lenet_with_2_dimensions_without_batch_norm_or_dropout():
     assert layers == ["Conv2d", "Conv2d", "Linear", "Linear"]
     shapes = [tuple(p.shape) for name, p in network.named_parameters() if "weight" in name]
     assert shapes == [(32, 1, 5, 5), (64, 32, 5, 5), (500, 64 * 7 * 7), (2, 500)]
-    assert (recipe.weights, recipe.warm_up) == ("none", "none")
+    assert (recipe.weights, recipe.init) == ("none", "none")
 
 
 def test_the_normalizations_batch_norm_has_a_shift_and_no_scale():
     runs = [*((dataset, "bn") for dataset in PHOTOGRAPHS), ("cub200", "hbn")]
     for normalization in (initial_state(*each).model.normalization for each in runs):
-        assert not normalization.standardise.affine
-        assert (normalization.standardise.momentum, normalization.standardise.eps) == (0.05, 1e-3)
+        assert not normalization.standardize.affine
+        assert (normalization.standardize.momentum, normalization.standardize.eps) == (0.05, 1e-3)
         assert normalization.shift.requires_grad
         assert normalization.shift.tolist() == [0] * 64
 

@@ -76,16 +76,19 @@ def test_a_point_whose_loss_is_not_finite_is_listed_and_not_chosen(tmp_path):
 
 STUDY = {  # two competitors on digits, each with two points of two epochs
     **SHORT,
-    "studies.planes.datasets": [],
+    "studies.embeddings_2d.datasets": [],
     "studies.competitors.datasets": ["digits"],
     "studies.competitors.methods": ["tuned-sm", "triplet"],
     "studies.competitors.seeds": [0, 1],
     "grids": {
         "tuned-sm": [
-            {"vary": "lr", "over": [0.05]},
-            {"vary": "label_smoothing", "over": [0.0, 0.1]},
+            {"param": "lr", "values": [0.05]},
+            {"param": "label_smoothing", "values": [0.0, 0.1]},
         ],
-        "triplet": [{"vary": "lr", "over": [0.05]}, {"vary": "loss.margin", "over": [0.1, 0.2]}],
+        "triplet": [
+            {"param": "lr", "values": [0.05]},
+            {"param": "loss.margin", "values": [0.1, 0.2]},
+        ],
     },
 }
 
@@ -123,7 +126,7 @@ def test_competitors_are_trained_with_their_tuned_settings_and_reported(competed
 
 @pytest.mark.xdist_group("competed")
 def test_a_changed_grid_outdates_only_its_method(competed):
-    grid = [{"vary": "lr", "over": [0.05]}, {"vary": "loss.margin", "over": [0.1, 0.3]}]
+    grid = [{"param": "lr", "values": [0.05]}, {"param": "loss.margin", "values": [0.1, 0.3]}]
     with competed.edited({"grids.triplet": grid}):
         competed.run("dvc", "repro", "--quiet", "resolve")
         outdated = json.loads(competed.run("dvc", "status", "--json"))

@@ -23,8 +23,8 @@ def make_model(normalization="batch"):
     torch.manual_seed(0)
     recipe = make_recipe(
         embedding_dim=5,
-        normalise=NORMALIZATIONS[normalization],
-        augment=[{"name": "crop", "size": 4}, {"name": "flip", "probability": 1.0}],
+        normalize=NORMALIZATIONS[normalization],
+        augment=[{"name": "crop", "size": 4}, {"name": "flip", "p": 1.0}],
         pixel_mean=[0.5, 0.25],
     )
     model = ModelWithLoss(Architecture.of(vars(recipe), image_shape=(8, 8, 2), num_classes=3))
@@ -95,7 +95,7 @@ def changed_keys(model, before):
 def test_only_statistics_and_classifier_change_and_no_random_number_is_drawn(subtests):
     inner, outer = (
         {f"{layer}.{key}" for key in ("running_mean", "running_var", "num_batches_tracked")}
-        for layer in ("network.0", "normalization.standardise")
+        for layer in ("network.0", "normalization.standardize")
     )
     for name, normalization in product(INITIALIZERS, NORMALIZATIONS):
         with subtests.test(name=name, normalization=normalization):
@@ -115,7 +115,7 @@ def test_only_statistics_and_classifier_change_and_no_random_number_is_drawn(sub
 def test_statistics_are_those_of_one_pass_in_order_over_center_crops():
     for name in ("batch_norm", "class_means"):
         model = initialized(name, make_model())
-        layers = (model.network[0], model.normalization.standardise)
+        layers = (model.network[0], model.normalization.standardize)
         for layer, (mean, var) in zip(layers, statistics_by_hand(make_model()), strict=True):
             assert_close(layer.running_mean, mean)
             assert_close(layer.running_var, var)

@@ -19,7 +19,7 @@ ADAM = {"name": "adam", "eps": 0.01, "weight_decay": 0.0}
 
 def make_model(method="bn", seed=0, augment=()):
     backbone = {"name": "conv4", "width": 16}
-    recipe = make_recipe(normalise=METHODS[method], backbone=backbone, augment=[*augment])
+    recipe = make_recipe(normalize=METHODS[method], backbone=backbone, augment=[*augment])
     torch.manual_seed(seed)
     return ModelWithLoss(Architecture.of(vars(recipe), image_shape=(6, 6, 1), num_classes=3))
 
@@ -49,7 +49,7 @@ def logits_by_hand(name, head, raw, alpha):
     if name == "bn":
         centered = raw - raw.mean(dim=0)
         standard = centered / (centered.square().mean(dim=0) + 1e-3).sqrt()
-        raw = (standard + head["shift"]) / raw.shape[1] ** 0.5
+        raw = (standard + head["translate"]) / raw.shape[1] ** 0.5
     if name != "sm":
         weight = weight / weight.square().sum(dim=1, keepdim=True).sqrt()
     return alpha * raw @ weight.T + head["bias"]
@@ -91,7 +91,7 @@ def test_steps_equal_those_written_by_hand(name):
         expected, start = deepcopy(model), deepcopy(model)
         losses = reference(name, expected, **options)
         optimizer = SGD | {"weight_decay": options.pop("weight_decay", 0.0)}
-        history = fit(model, **options, optimiser=optimizer)
+        history = fit(model, **options, optimizer=optimizer)
         assert [row["loss"] for row in history] == pytest.approx(losses, abs=tolerance)
         for key, value in expected.named_parameters():
             torch.testing.assert_close(model.get_parameter(key), value, atol=tolerance, rtol=0)
@@ -120,13 +120,13 @@ def test_frozen_parameters_stay_and_all_others_change():
     model = make_model()
     first = model.network[0].requires_grad_(False)
     before = {key: value.clone() for key, value in model.named_parameters()}
-    fit(model, lrs=[0.01], optimiser=SGD | {"weight_decay": 0.1})
+    fit(model, lrs=[0.01], optimizer=SGD | {"weight_decay": 0.1})
     equal = {key for key, value in model.named_parameters() if torch.equal(value, before[key])}
     assert {f"network.0.{key}" for key, _ in first.named_parameters()} == equal
 
 
 def test_parameter_groups_do_not_change_the_numbering_of_the_optimizers_state():
-    recipe = make_recipe(optimiser=ADAM, bottleneck_lr_factor=2, head_lr_factor=3)
+    recipe = make_recipe(optimizer=ADAM, bottleneck_lr_mult=2, classifier_lr_mult=3)
     state = TrainState.create(make_model(), recipe, 0)
     sum(p.sum() for p in state.model.parameters()).backward()
     state.optimizer.step()
@@ -183,7 +183,7 @@ def test_an_epoch_has_every_image_once_in_an_order_that_depends_on_seed_and_epoc
     assert other == expected[:2]
     assert image_orders(make_model(), epochs=3, batch_size=5) == expected
     assert image_orders(make_model(), epochs=3, seed=1) != expected
-    unchanged = {**AFFINE, "degrees": 0, "scale": 0, "shear": 0, "shift": 0}
+    unchanged = {**AFFINE, "degrees": 0, "scale": 0, "shear": 0, "translate": 0}
     assert image_orders(make_model(augment=[unchanged]), epochs=3) == expected
 
 
@@ -229,7 +229,7 @@ def test_unseen_classes_are_evaluated_at_the_interval_without_effect_on_training
     for interval, expected in ((1, [0, 1, 2, 3, 4]), (2, [1, 3, 4]), (5, [4]), (9, [4])):
         model = make_model()
         hooks = {"monitor_fn": lambda m=model: {"seen": m.eval()(images).sum().item()}}
-        history = fit(model, (images, labels), **long, watch_every=interval, hooks=hooks)
+        history = fit(model, (images, labels), **long, eval_every=interval, hooks=hooks)
         assert [row["epoch"] for row in history if "seen" in row] == expected
         weights.append(model.head.weight)
     assert all(torch.equal(weights[0], each) for each in weights)
@@ -237,8 +237,8 @@ def test_unseen_classes_are_evaluated_at_the_interval_without_effect_on_training
 
 @pytest.mark.parametrize(("name", "optimizer"), [("sm", SGD), ("ln", ADAM), ("bn", ADAM_TF)])
 def test_resuming_after_any_step_gives_bit_identical_weights_and_history(name, optimizer):
-    settings = {"alphas": [8.0, 2.0, 1.0], "lrs": [0.1, 0.01, 0.02], "optimiser": optimizer}
-    settings |= {"bottleneck_lr_factor": 2, "head_lr_factor": 3}
+    settings = {"alphas": [8.0, 2.0, 1.0], "lrs": [0.1, 0.01, 0.02], "optimizer": optimizer}
+    settings |= {"bottleneck_lr_mult": 2, "classifier_lr_mult": 3}
     model, stops = make_model(name, augment=[AFFINE]), []
     hooks = {"on_step_end": lambda state: stops.append(deepcopy(state.to_checkpoint()))}
     history = fit(model, **settings, hooks=hooks)

@@ -18,10 +18,10 @@ EPOCHS = 20  # enough for a poller that gets little CPU time
 LONGER = {
     **SHORT,
     "datasets.digits.training.epochs": EPOCHS,
-    "datasets.digits.training.warm_up": "class_means",
-    "datasets.digits.training.head_lr_factor": 3,
-    "datasets.digits.training.optimiser": {"name": "adam_tf", "eps": 0.01},
-    "tracking.every": 0.001,
+    "datasets.digits.training.init": "class_means",
+    "datasets.digits.training.classifier_lr_mult": 3,
+    "datasets.digits.training.optimizer": {"name": "adam_tf", "eps": 0.01},
+    "tracking.interval_s": 0.001,
 }
 
 

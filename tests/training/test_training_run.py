@@ -38,11 +38,11 @@ def test_a_recipe_lists_alpha_and_lr_per_epoch_and_is_json():
     assert found.epochs == 3
     assert found.alphas == [16, 4, 4]
     assert found.lrs == pytest.approx([0.05, 0.05 * 0.55, 0.05 * 0.1])
-    for key in set(SETTINGS) - {"alpha", "lr", "lr_factor", "epochs"}:
+    for key in set(SETTINGS) - {"alpha", "lr", "lr_schedule", "epochs"}:
         assert getattr(found, key) == SETTINGS[key]
     found = make_recipe()
     assert json.loads(json.dumps(asdict(found))) == asdict(found)
-    assert set(asdict(found)) - set(found.epoch_invariant()) == {"alphas", "lrs", "watch_every"}
+    assert set(asdict(found)) - set(found.epoch_invariant()) == {"alphas", "lrs", "eval_every"}
     assert found.per_epoch_values() == [[16, found.lrs[0], True], [4, found.lrs[1], True]]
     with pytest.raises(TypeError, match="widht"):
         make_recipe(widht=3)
@@ -64,7 +64,10 @@ def test_a_seed_is_trained_with_the_recipes_alpha_and_lr(trained):
         assert result["history"] == rows
         assert [row["alpha"] for row in rows] == [16, 4]
         assert [row["lr"] for row in rows] == pytest.approx([0.05, 0.005])
-        assert all({"recall_at_1", "compactness", "spread"} < set(row) for row in rows)
+        assert all(
+            {"recall_at_1", "intra_class_variance", "inter_class_distance"} < set(row)
+            for row in rows
+        )
     model = load_model(folder / "seed-0.safetensors", CPU)
     assert model.architecture.num_classes == 3  # the training classes
     assert not list(folder.glob("*.npz"))  # only for two dimensions
@@ -94,7 +97,7 @@ def test_an_interrupted_training_resumes_with_bit_identical_results(tmp_path, la
         if row["epoch"] == last:
             raise KeyboardInterrupt
 
-    plane = {"epochs": 6, "embedding_dim": 2, "watch_every": 2}
+    plane = {"epochs": 6, "embedding_dim": 2, "eval_every": 2}
     *_, expected = train_seed(make_run(tmp_path / "one", **plane), tmp_path / "a")
     run = make_run(tmp_path / "two", **plane)
     path = tmp_path / "b" / "seed-0.safetensors"
@@ -125,7 +128,7 @@ def heated_family(end=4):
     schedules = {"bn": (sixteen, constant), "bn-drop": (sixteen, drop)}
     schedules |= {"bn-heat": (heat, constant), "hbn": (heat, drop)}
     return {
-        name: make_recipe(epochs=16, watch_every=8, alpha=alpha, lr_factor=factor)
+        name: make_recipe(epochs=16, eval_every=8, alpha=alpha, lr_schedule=factor)
         for name, (alpha, factor) in schedules.items()
     }
 
@@ -183,7 +186,7 @@ def test_a_seed_locked_by_another_process_is_retried_last(tmp_path):
 
 
 def test_a_seed_that_fails_is_reported_after_the_other_seeds(tmp_path):
-    run = make_run(tmp_path / "cache", lr=1e30, normalise=NO_NORMALIZATION)
+    run = make_run(tmp_path / "cache", lr=1e30, normalize=NO_NORMALIZATION)
     with pytest.raises(FloatingPointError, match=r"(?s)seed 0: .*'epoch': 0.*\nseed 1: .*"):
         run.train_seeds([0, 1], tmp_path / "models", NullLogger())
     assert list((tmp_path / "models").iterdir()) == []
@@ -191,10 +194,10 @@ def test_a_seed_that_fails_is_reported_after_the_other_seeds(tmp_path):
 
 def test_the_key_depends_on_everything_that_determines_the_weights_and_nothing_else(tmp_path):
     plain = make_run(tmp_path)
-    changes = [{"alpha": {"name": "constant", "value": 16}}, {"normalise": L2}, {"threads": 2}]
+    changes = [{"alpha": {"name": "constant", "value": 16}}, {"normalize": L2}, {"threads": 2}]
     changes += [{"lr": 0.06}, {"epochs": 3}, {"batch_size": 9}, {"digest": "other"}]
-    changes += [{"bottleneck_lr_factor": 2}, {"head_lr_factor": 2}, {"label_smoothing": 0.1}]
-    changes += [{"warm_up": "batch_norm"}, {"warm_up": "class_means"}]
+    changes += [{"bottleneck_lr_mult": 2}, {"classifier_lr_mult": 2}, {"label_smoothing": 0.1}]
+    changes += [{"init": "batch_norm"}, {"init": "class_means"}]
     keys = [plain.key(), plain.key(0), plain.key(1)]
     keys += [make_run(tmp_path, **each).key(0) for each in changes]
     assert len(set(keys)) == len(keys)
@@ -262,7 +265,7 @@ def test_the_key_depends_on_the_weights_in_a_file_and_not_on_its_path(tmp_path, 
 
 def test_a_restored_training_is_not_initialized_again(tmp_path):
     write_weights(tmp_path / "w.safetensors")
-    changes = {"weights": str(tmp_path / "w.safetensors"), "warm_up": "class_means"}
+    changes = {"weights": str(tmp_path / "w.safetensors"), "init": "class_means"}
     train_seed(make_run(tmp_path / "cache", **changes), tmp_path / "a")
     state, seconds = make_run(tmp_path / "cache", **changes).load_or_initialize(0)
     expected = load_model_with_loss(tmp_path / "a" / "seed-0.safetensors", CPU).state_dict()
@@ -272,15 +275,15 @@ def test_a_restored_training_is_not_initialized_again(tmp_path):
 
 
 def test_methods_and_initializers_of_one_seed_start_from_the_same_network(tmp_path):
-    changes = [{"normalise": each} for each in (BATCH_NORM, L2, NO_NORMALIZATION)]
-    changes += [{"warm_up": name} for name in ("batch_norm", "class_means")]
+    changes = [{"normalize": each} for each in (BATCH_NORM, L2, NO_NORMALIZATION)]
+    changes += [{"init": name} for name in ("batch_norm", "class_means")]
     plain, *models = (initial_model(make_run(tmp_path, **each)) for each in changes)
     for model in models:
         for name, value in plain.network.named_parameters():
             assert torch.equal(model.network.get_parameter(name), value), name
     for model in models[2:]:
-        mean = model.normalization.standardise.running_mean
-        assert not torch.equal(mean, plain.normalization.standardise.running_mean)
+        mean = model.normalization.standardize.running_mean
+        assert not torch.equal(mean, plain.normalization.standardize.running_mean)
     heads = [torch.equal(model.head.weight, plain.head.weight) for model in models[2:]]
     assert heads == [True, False]
     another = initial_model(make_run(tmp_path), seed=1)

@@ -92,14 +92,14 @@ def assess_claim(claim: Mapping[str, Any], values: MetricValues) -> ClaimResult:
         {
             method
             for each in comparisons
-            for method in (*each["more"], *each["less"])
+            for method in (*each["higher"], *each["lower"])
             if each["metric"] not in values.get(method, {})
         }
     )
     parts = []
     for each in comparisons[:1] if missing else comparisons:
-        part = {key: value for key, value in each.items() if key not in ("more", "less")}
-        part |= {"a": " + ".join(each["more"]), "b": " + ".join(each["less"])}
+        part = {key: value for key, value in each.items() if key not in ("higher", "less")}
+        part |= {"a": " + ".join(each["higher"]), "b": " + ".join(each["lower"])}
         sample = np.empty(0) if missing else paired_differences(each, values)
         parts.append(part | paired_t_test(sample, each["margin"], claim["smallest_effect"]))
     worst = max(parts, key=lambda part: inf if part["p"] is None else part["p"])
@@ -122,7 +122,7 @@ def assess_claim(claim: Mapping[str, Any], values: MetricValues) -> ClaimResult:
 
 def shared_seeds(comparison: Comparison, values: MetricValues) -> list[int]:
     """Return the seeds that all methods of a comparison have, in ascending order."""
-    methods = (*comparison["more"], *comparison["less"])
+    methods = (*comparison["higher"], *comparison["lower"])
     columns = (values.get(method, {}).get(comparison["metric"], {}) for method in methods)
     return sorted(set.intersection(*map(set, columns)))
 
@@ -132,7 +132,7 @@ def paired_differences(comparison: Comparison, values: MetricValues) -> NDArray[
     metric, seeds = comparison["metric"], shared_seeds(comparison, values)
     more, less = (
         np.array([[values[method][metric][seed] for seed in seeds] for method in comparison[side]])
-        for side in ("more", "less")
+        for side in ("higher", "less")
     )
     return np.asarray(more.mean(axis=0) - less.mean(axis=0), dtype=np.float64)
 

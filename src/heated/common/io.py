@@ -102,3 +102,32 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Return every array of an .npz file; raise ValueError if it contains pickled objects."""
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
+
+
+# Names in files of earlier versions, and their names now.
+FORMER_KEYS = {
+    "normalise": "normalize",
+    "shift": "translate",
+    "probability": "p",
+    "smallest": "min_scale",
+    "aspect": "max_ratio",
+    "colour": "color_mode",
+}
+FORMER_VALUES = {("denominator", "others"): "negatives_only", ("color_mode", "grey"): "gray"}
+
+
+def with_current_names(settings: Any) -> Any:
+    """Return settings that an earlier version wrote with the names of this one.
+
+    >>> with_current_names({"colour": "grey", "augment": [{"name": "flip", "probability": 0.5}]})
+    {'color_mode': 'gray', 'augment': [{'name': 'flip', 'p': 0.5}]}
+    """
+    if isinstance(settings, list):
+        return [with_current_names(each) for each in settings]
+    if not isinstance(settings, dict):
+        return settings
+    found = {FORMER_KEYS.get(k, k): with_current_names(v) for k, v in settings.items()}
+    for (key, former), current in FORMER_VALUES.items():
+        if found.get(key) == former:
+            found[key] = current
+    return found

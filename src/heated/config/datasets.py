@@ -43,7 +43,7 @@ PRETRAINED = {"batch_norm": BatchNorm, "frozen_blocks": Annotated[int, Field(ge=
 
 # The options of each name, as keyword arguments of the function in the package's registry.
 SOURCE_OPTIONS: dict[str, dict[str, Any]] = {
-    "digits": {"turns": Annotated[int, Field(ge=1, le=4)]},
+    "digits": {"rotations": Annotated[int, Field(ge=1, le=4)]},
     **dict.fromkeys(("omniglot-small", "omniglot", "mnist", "cub200", "cars196"), {}),
     **dict.fromkeys(("sop", "in-shop"), {}),
     "folder": {"path": str, "layout": Literal["classes", "parts"]},
@@ -66,15 +66,15 @@ AUGMENTATION_OPTIONS: dict[str, dict[str, Any]] = {
         "degrees": Annotated[float, Field(ge=0, le=180)],
         "scale": Annotated[float, Field(ge=0, lt=1)],
         "shear": Annotated[float, Field(ge=0, lt=90)],
-        "shift": UnitInterval,
+        "translate": UnitInterval,
     },
     "crop": {"size": Count},
     "resized_crop": {
         "size": Count,
-        "smallest": Annotated[float, Field(gt=0, le=1)],
-        "aspect": Annotated[float, Field(ge=1)],
+        "min_scale": Annotated[float, Field(gt=0, le=1)],
+        "max_ratio": Annotated[float, Field(ge=1)],
     },
-    "flip": {"probability": UnitInterval},
+    "flip": {"p": UnitInterval},
 }
 OPTIMIZER_OPTIONS: dict[str, dict[str, Any]] = {
     "sgd": {"momentum": Annotated[float, Field(ge=0, lt=1)], "weight_decay": base.NonNegative},
@@ -106,9 +106,9 @@ class Packing(StrictModel):
 
     size: Count
     fit: Literal["squash", "crop"]
-    colour: Literal["rgb", "grey", "inverted"]
+    color_mode: Literal["rgb", "gray", "inverted"]
     filter: Literal["bilinear", "lanczos"]
-    damaged: Annotated[int, Field(ge=0)]
+    max_damaged_images: Annotated[int, Field(ge=0)]
     split: Annotated[NamedConfig, base.choice(SPLIT_OPTIONS)]
     validation: Validation | None
 
@@ -125,15 +125,15 @@ class Training(StrictModel):
         ),
     ]
     embedding_dim: Count
-    warm_up: Literal["none", "batch_norm", "class_means"]
+    init: Literal["none", "batch_norm", "class_means"]
     epochs: Annotated[int, Field(ge=1, le=1_000_000)]  # a schedule has one value per epoch
     batch_size: Annotated[int, Field(ge=2)]
     lr: Positive
-    bottleneck_lr_factor: Positive
-    head_lr_factor: Positive
-    optimiser: Annotated[NamedConfig, base.choice(OPTIMIZER_OPTIONS)]
+    bottleneck_lr_mult: Positive
+    classifier_lr_mult: Positive
+    optimizer: Annotated[NamedConfig, base.choice(OPTIMIZER_OPTIONS)]
     augment: list[Annotated[NamedConfig, base.choice(AUGMENTATION_OPTIONS)]]
-    watch_every: Count
+    eval_every: Count
     pixel_mean: Annotated[float | list[float], PlainValidator(validate_per_channel)]
     pixel_std: Annotated[
         float | list[float], PlainValidator(partial(validate_per_channel, above=0))
@@ -142,12 +142,12 @@ class Training(StrictModel):
 
 
 class Evaluation(StrictModel):
-    """Metrics of the embeddings; `memory` in MiB."""
+    """Metrics of the embeddings; `memory_mib` limits memory."""
 
     recall_at: Annotated[list[Count], base.NonEmpty, base.Unique]
     kmeans: Annotated[NamedConfig, base.choice(KMEANS_OPTIONS)]
     kmeans_seeds: base.Seeds
-    memory: Count
+    memory_mib: Count
 
 
 class Dataset(StrictModel):

@@ -42,21 +42,21 @@ Schedule = Annotated[NamedConfig, base.choice(SCHEDULE_OPTIONS)]
 class HeatedSoftmaxMethod(StrictModel):
     """The project's own loss; `alpha` is 1 / temperature."""
 
-    normalise: Annotated[NamedConfig, base.choice(NORMALIZATION_OPTIONS)]
+    normalize: Annotated[NamedConfig, base.choice(NORMALIZATION_OPTIONS)]
     bias: Literal["outside", "inside", "none"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    denominator: Literal["all", "others"]
+    denominator: Literal["all", "negatives_only"]
     embedding_dim: Count | None
     alpha: Annotated[NamedConfig, base.choice(ALPHA_OPTIONS)]
-    lr_factor: Schedule
+    lr_schedule: Schedule
 
     @model_validator(mode="after")
     def validate_combination(self) -> Self:
         """Raise ValueError for options that exclude each other."""
-        if self.label_smoothing and self.denominator == "others":
-            raise ValueError("label_smoothing of 0 with denominator `others`")
-        if self.alpha.name == "adacos" and (self.normalise.name, self.bias) != ("l2", "none"):
-            raise ValueError("normalise l2 and bias none with adacos, which needs cosines")
+        if self.label_smoothing and self.denominator == "negatives_only":
+            raise ValueError("label_smoothing of 0 with denominator `negatives_only`")
+        if self.alpha.name == "adacos" and (self.normalize.name, self.bias) != ("l2", "none"):
+            raise ValueError("normalize l2 and bias none with adacos, which needs cosines")
         return self
 
 
@@ -72,9 +72,9 @@ class PMLMethod(StrictModel):
     loss: PMLConfig
     miner: PMLConfig | None
     sampler: Annotated[NamedConfig, base.choice(SAMPLER_OPTIONS)]
-    head_lr_factor: Positive | None
+    classifier_lr_mult: Positive | None
     embedding_dim: Count | None
-    lr_factor: Schedule
+    lr_schedule: Schedule
 
 
 def method_tag(method: Any) -> str:

@@ -33,7 +33,7 @@ class Run(Grid):
 
     datasets: Annotated[Names, base.NonEmpty]
     threads: base.Count
-    launch: Annotated[
+    launcher: Annotated[
         str,
         base.constraint(
             lambda command: re.fullmatch(r"(python|torchrun( --[a-z-]+=[\w.:-]+)+) -m", command),
@@ -45,8 +45,8 @@ class Run(Grid):
 class GridAxis(StrictModel):
     """A setting by its key (`lr`, `loss.margin`), and the values to try."""
 
-    vary: str
-    over: Annotated[list[Any], base.NonEmpty]
+    param: str
+    values: Annotated[list[Any], base.NonEmpty]
 
 
 class Competitors(Grid):
@@ -63,8 +63,8 @@ class Competitors(Grid):
     def points(self, method: str) -> list[dict[str, Any]]:
         """Return every combination of the values in a method's grid."""
         axes = self.grid[method]
-        values = product(*(axis.over for axis in axes))
-        return [dict(zip((axis.vary for axis in axes), point, strict=True)) for point in values]
+        values = product(*(axis.values for axis in axes))
+        return [dict(zip((axis.param for axis in axes), point, strict=True)) for point in values]
 
     @model_validator(mode="after")
     def validate_grids(self) -> Self:
@@ -72,7 +72,7 @@ class Competitors(Grid):
         if set(self.grid) != set(self.methods):
             odd = ", ".join(sorted(set(self.grid) ^ set(self.methods)))
             raise ValueError(f"the same names in `grids` as in `methods` (not in both: {odd})")
-        sizes = {name: prod(len(axis.over) for axis in self.grid[name]) for name in self.methods}
+        sizes = {name: prod(len(axis.values) for axis in self.grid[name]) for name in self.methods}
         if len(set(sizes.values())) > 1 or max(sizes.values()) > MAX_GRID_POINTS:
             expected = f"grids of one size, at most {MAX_GRID_POINTS} points, for every method"
             raise ValueError(f"{expected} (got {sizes})")
@@ -91,10 +91,10 @@ class Studies(StrictModel):
     """Further experiments, each on its own data sets."""
 
     alphas: Grid
-    dimensions: Grid
+    embedding_dims: Grid
     timing: Grid
-    shapes: Grid
-    planes: Grid
+    schedule_shapes: Grid
+    embeddings_2d: Grid
     competitors: Competitors
     gradients: Gradients
 
@@ -104,21 +104,21 @@ class Studies(StrictModel):
 
 
 class Comparison(StrictModel):
-    """The mean of a metric over the methods `more` minus that over `less`, paired by seed.
+    """The mean of a metric over the methods `higher` minus that over `lower`, paired by seed.
 
     The claim is that the difference is above -`margin`.
     """
 
     metric: str
-    more: Annotated[list[Name], base.NonEmpty]
-    less: Annotated[list[Name], base.NonEmpty]
+    higher: Annotated[list[Name], base.NonEmpty]
+    lower: Annotated[list[Name], base.NonEmpty]
     margin: base.NonNegative
 
     @model_validator(mode="after")
     def validate_lengths(self) -> Self:
         """Raise ValueError if the sides have different lengths."""
-        if len(self.more) != len(self.less):
-            raise ValueError("as many methods in `more` as in `less`")
+        if len(self.higher) != len(self.lower):
+            raise ValueError("as many methods in `higher` as in `lower`")
         return self
 
 
@@ -132,7 +132,7 @@ class Claim(StrictModel):
             a percentage point.
     """
 
-    says: str
+    statement: str
     origin: Literal["paper", "authors", "open"]
     status: Literal["exploratory", "confirmatory"] = "exploratory"
     stated: str | None = None
@@ -162,22 +162,22 @@ class Download(StrictModel):
 class Checkpoints(StrictModel):
     """Seconds between checkpoints, and MiB of all of them."""
 
-    every: Positive
-    budget: Positive
+    interval_s: Positive
+    max_size_mib: Positive
 
 
 class Tracking(StrictModel):
     """Tracking with MLflow; `every` in seconds."""
 
     enabled: bool
-    every: Positive
+    interval_s: Positive
     models: Literal["none", "logged", "registered"]
 
 
 class Report(StrictModel):
     """Queries of each kind in the gallery, and the method that answers them."""
 
-    gallery: Annotated[int, Field(ge=0)]
+    gallery_queries: Annotated[int, Field(ge=0)]
     gallery_method: Name
 
 

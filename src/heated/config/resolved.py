@@ -27,8 +27,8 @@ def resolved_files(params: Params) -> dict[str, Any]:
         files[f"sources/{name}.json"] = {"source": section["source"]}
         files[f"packing/{name}.json"] = {key: section[key] for key in ("source", "packing")}
         files[f"evaluation/{name}.json"] = {"evaluation": section["evaluation"], **threads}
-        queries = params.report.gallery if name in params.run.datasets else 0
-        in_report[name] = {"section": section, "methods": methods, "gallery": queries}
+        queries = params.report.gallery_queries if name in params.run.datasets else 0
+        in_report[name] = {"section": section, "methods": methods, "gallery_queries": queries}
         tags = {method: params.tags(name, method) for method in methods}
         in_tracking[name] = {"section": section, "tags": tags, **params.model_selection(name)}
     return files | {
@@ -49,7 +49,7 @@ def resolved_files(params: Params) -> dict[str, Any]:
         SIDE_SETTINGS: {
             "download": params.download.model_dump(),
             "checkpoints": params.checkpoints.model_dump(),
-            "tracking": params.tracking.model_dump(include={"enabled", "every"}),
+            "tracking": params.tracking.model_dump(include={"enabled", "interval_s"}),
         },
     }
 

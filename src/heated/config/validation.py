@@ -18,8 +18,8 @@ REFERENCES = {  # keys that hold names of these sections
         "run.methods.*",
         "studies.*.methods.*",
         "report.gallery_method",
-        "claims.*.all.*.more.*",
-        "claims.*.all.*.less.*",
+        "claims.*.all.*.higher.*",
+        "claims.*.all.*.lower.*",
     ),
 }
 Location = tuple[int | str, ...]
@@ -126,7 +126,7 @@ def dataset_problems(params: Params) -> Iterator[Problem]:
     """Yield data sets of studies that are not downloaded, or that `planes` downloads again."""
     listed = params.run.datasets
     for name, study in params.studies.grids().items():
-        downloads = name == "planes"
+        downloads = name == "embeddings_2d"
         expected = f"{'none' if downloads else 'one'} of run.datasets ({', '.join(listed)})"
         for index, dataset in enumerate(study.datasets):
             if (dataset in listed) == downloads:

@@ -38,7 +38,7 @@ def affine(
     degrees: float,
     scale: float,
     shear: float,
-    shift: float,
+    translate: float,
 ) -> Tensor:
     """Rotate, scale, shear (degrees) and translate (share of a side) each image of (N, C, H, W).
 
@@ -53,7 +53,7 @@ def affine(
     angle, slant = draws[0] * math.radians(degrees), torch.tan(draws[1] * math.radians(shear))
     size = 1 + draws[2] * scale
     cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
-    right, down = 2 * shift * draws[3], 2 * shift * draws[4]
+    right, down = 2 * translate * draws[3], 2 * translate * draws[4]
     theta = [cos, cos * slant - sin, right, sin, sin * slant + cos, down]
     return warp(images, torch.stack(theta, dim=1).to(images.device), images.shape[2:], "zeros")
 
@@ -82,12 +82,12 @@ def crop(images: Tensor, rng: AugmentationRNG | None, *, size: int) -> Tensor:
 
 
 def resized_crop(
-    images: Tensor, rng: AugmentationRNG | None, *, size: int, smallest: float, aspect: float
+    images: Tensor, rng: AugmentationRNG | None, *, size: int, min_scale: float, max_ratio: float
 ) -> Tensor:
     """Resize a random window of each image bilinearly to (N, C, size, size).
 
-    Its area is a uniform share of the image's in [smallest, 1], its aspect ratio log-uniform in
-    [1 / aspect, aspect], limited by the image's sides, and its position uniform. At test time, crop
+    Its area is a uniform share of the image's in [min_scale, 1], its aspect ratio log-uniform in
+    [1 / max_ratio, max_ratio], limited by the image's sides, and its position uniform. At test time, crop
     the center.
     """
     if rng is None:
@@ -95,8 +95,8 @@ def resized_crop(
     draws = rng.uniform(4).to(images.device)
     if not len(images):
         return images[:, :, :size, :size]
-    area = smallest + (1 - smallest) * draws[0]
-    stretch = torch.exp((2 * draws[1] - 1) * math.log(aspect) / 2)
+    area = min_scale + (1 - min_scale) * draws[0]
+    stretch = torch.exp((2 * draws[1] - 1) * math.log(max_ratio) / 2)
     width, height = (area.sqrt() * stretch).clamp(max=1), (area.sqrt() / stretch).clamp(max=1)
     left, top = (1 - width) * (2 * draws[2] - 1), (1 - height) * (2 * draws[3] - 1)
     zero = torch.zeros_like(width)
@@ -111,11 +111,11 @@ def warp(images: Tensor, theta: Tensor, size: Sequence[int], padding: str) -> Te
     return F.grid_sample(images.float(), grid, padding_mode=padding, align_corners=False)
 
 
-def flip(images: Tensor, rng: AugmentationRNG | None, *, probability: float) -> Tensor:
+def flip(images: Tensor, rng: AugmentationRNG | None, *, p: float) -> Tensor:
     """Flip each of (N, C, H, W) horizontally with the probability; unchanged at test time."""
     if rng is None:
         return images
-    flipped = rng.uniform(1)[0] < probability
+    flipped = rng.uniform(1)[0] < p
     indices = torch.arange(len(images)) + len(images) * flipped
     pixels = images.permute(0, 2, 3, 1)  # as in memory
     both = torch.cat([pixels, pixels.flip(2)])

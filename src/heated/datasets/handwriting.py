@@ -38,7 +38,7 @@ MNIST_FILES = {  # MD5 of the unpacked bytes: mirrors compress them differently
 OMNIGLOT_URL = "https://github.com/brendenlake/omniglot/raw/master/python/"
 
 
-def read_digits(folder: Path, *, turns: int) -> Samples:
+def read_digits(folder: Path, *, rotations: int) -> Samples:
     """Read 1,797 images of 8x8, each `turns` times: rotated by 0, 90, 180 and 270 degrees.
 
     With four rotations, class 4 d + t is digit d after t quarter turns, so that the halves of the
@@ -48,11 +48,11 @@ def read_digits(folder: Path, *, turns: int) -> Samples:
     table = np.loadtxt(folder / "digits.csv.gz", delimiter=",", dtype=np.int64)
     images, digits = table[:, :-1].reshape(-1, 8, 8), table[:, -1]
     gray = np.round(images * (255 / 16)).astype(np.uint8)  # the file's values are 0 to 16
-    rotated = [np.rot90(image, turn) for image in gray for turn in range(turns)]
+    rotated = [np.rot90(image, turn) for image in gray for turn in range(rotations)]
     return Samples(
-        class_names=tuple(f"{d} turned {90 * t}" for d in range(10) for t in range(turns)),
-        labels=(turns * digits[:, None] + np.arange(turns)).reshape(-1),
-        names=[f"digits.csv.gz line {i // turns + 1}" for i in range(len(rotated))],
+        class_names=tuple(f"{d} turned {90 * t}" for d in range(10) for t in range(rotations)),
+        labels=(rotations * digits[:, None] + np.arange(rotations)).reshape(-1),
+        names=[f"digits.csv.gz line {i // rotations + 1}" for i in range(len(rotated))],
         split=None,
         contents=lambda: enumerate(rotated),
     )
@@ -93,7 +93,7 @@ def read_omniglot(folder: Path, *, train: str, test: str, excluded: Sequence[str
 
     `train` and `test` name the sets, each in its archive `<set>.zip`, or both in one archive. Test
     alphabets in `excluded` are not read. Ink is 0 and paper 255, as in the files;
-    `packing.colour: inverted` swaps them.
+    `packing.color_mode: inverted` swaps them.
     """
     official = [folder / f"{name}.zip" for name in (train, test)]
     paths = official if official[0].exists() else [find_archive(folder)]
@@ -123,9 +123,9 @@ DIGITS_FILE = RemoteFile(
 )
 
 
-def digits(*, turns: int) -> Source:
+def digits(*, rotations: int) -> Source:
     """Return scikit-learn's digits, with 10 classes per rotation."""
-    return Source("digits", files=[DIGITS_FILE], reader=partial(read_digits, turns=turns))
+    return Source("digits", files=[DIGITS_FILE], reader=partial(read_digits, rotations=rotations))
 
 
 MNIST = Source(

@@ -17,8 +17,8 @@ from heated.evaluation.retrieval import retrieval_metrics
 
 # functions of (C, D), the means of the classes' unit embeddings
 GEOMETRY: dict[str, Callable[[Tensor], float]] = {
-    "compactness": intra_class_variance,
-    "spread": inter_class_distance,
+    "intra_class_variance": intra_class_variance,
+    "inter_class_distance": inter_class_distance,
 }
 
 
@@ -46,7 +46,7 @@ def evaluate(
         **found.values,
         **clustering_metrics(unit, labels, kmeans=kmeans, seeds=kmeans_seeds),
         **{name: metric(means) for name, metric in GEOMETRY.items()},
-        "without_match": found.unanswerable_queries,
+        "unanswerable_queries": found.unanswerable_queries,
     }
 
 

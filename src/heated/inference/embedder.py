@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from heated.common.errors import InputError
-from heated.common.io import atomic_write, read_json, sha256, write_json
+from heated.common.io import atomic_write, read_json, sha256, with_current_names, write_json
 from heated.common.samples import Content
 from heated.data.batches import MemmapImages
 from heated.models import embedding, embedding_model
@@ -27,7 +27,7 @@ from heated.models.embedding_model import EmbeddingModel
 from heated.preprocessing.decoding import decode
 
 WEIGHTS, PACKING = "model.safetensors", "packing.json"
-OPTIONS = ("size", "fit", "colour", "filter")  # of packing: those that change pixels
+OPTIONS = ("size", "fit", "color_mode", "filter")  # of packing: those that change pixels
 Image = bytes | str | NDArray[Any] | Sequence[Any]  # see `to_content`
 
 
@@ -134,7 +134,7 @@ def load_embedder(folder: Path) -> Embedder:
     missing = [name for name in (WEIGHTS, PACKING) if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder} is not a model of heated: {', '.join(missing)} is missing")
-    return make_embedder(folder / WEIGHTS, read_json(folder / PACKING))
+    return make_embedder(folder / WEIGHTS, with_current_names(read_json(folder / PACKING)))
 
 
 def _load_pyfunc(path: str) -> Embedder:

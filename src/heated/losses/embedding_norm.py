@@ -42,12 +42,12 @@ class BatchNormEmbedding(Normalization):
 
     def __init__(self, embedding_dim: int, *, momentum: float = 0.05, eps: float = 1e-3) -> None:
         super().__init__(unit_weights=True)
-        self.standardise = nn.BatchNorm1d(embedding_dim, eps=eps, momentum=momentum, affine=False)
+        self.standardize = nn.BatchNorm1d(embedding_dim, eps=eps, momentum=momentum, affine=False)
         self.shift = nn.Parameter(torch.zeros(embedding_dim))
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Normalize embeddings (N, D) by the batch, or by running statistics in eval mode."""
-        return (self.standardise(embeddings) + self.shift) / embeddings.shape[1] ** 0.5
+        return (self.standardize(embeddings) + self.shift) / embeddings.shape[1] ** 0.5
 
     embedding = forward
 

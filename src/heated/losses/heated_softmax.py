@@ -14,7 +14,7 @@ from heated.common.geometry import variance_scaling_
 from heated.losses.embedding_norm import NORMALIZATIONS
 
 BIASES = ("outside", "inside", "none")
-DENOMINATORS = ("all", "others")
+DENOMINATORS = ("all", "negatives_only")
 
 
 class HeatedSoftmax(nn.Module):
@@ -32,16 +32,16 @@ class HeatedSoftmax(nn.Module):
     Args:
         num_classes: C.
         embedding_dim: D.
-        normalise: "none" (with alpha 1: plain softmax), "l2" (LN in the paper), "batch" (BN),
+        normalize: "none" (with alpha 1: plain softmax), "l2" (LN in the paper), "batch" (BN),
             "l2_embeddings" (L2 with free class weights: L2-constrained softmax, Ranjan et al.,
             arXiv 1703.09507), or a module of `heated.losses.embedding_norm`.
-        unit_weights: Whether class weights are divided by their length. By default `normalise`
-            decides. Set it if `normalise` is "none" because embeddings are normalized already.
+        unit_weights: Whether class weights are divided by their length. By default `normalize`
+            decides. Set it if `normalize` is "none" because embeddings are normalized already.
         alpha: 1 / temperature, above 0. Can be set at any time: `loss.alpha = 4.0`.
         bias: "outside" gives logits alpha z + b, as in the authors' code; "inside" gives
             alpha (z + b), eq. 1 of the paper; "none" has no b.
         label_smoothing: Share of the target that is spread over all classes, in [0, 1].
-        denominator: Sum over "all" classes, or over the "others" than y. The latter with alpha 2 is
+        denominator: Sum over "all" classes, or over "negatives_only", those other than y. The latter with alpha 2 is
             Proxy-NCA (Movshovitz-Attias et al., arXiv 1703.07464): squared distances are 2 - 2 z.
         adaptation: "none"; "learned" trains alpha (NormFace, Wang et al., arXiv 1704.06369);
             "adacos" sets it in every training step (Zhang et al., arXiv 1905.00292).
@@ -54,7 +54,7 @@ class HeatedSoftmax(nn.Module):
         num_classes: int,
         embedding_dim: int,
         *,
-        normalise: str | nn.Module = "batch",
+        normalize: str | nn.Module = "batch",
         unit_weights: bool | None = None,
         alpha: float = 16.0,
         bias: str = "outside",
@@ -66,13 +66,15 @@ class HeatedSoftmax(nn.Module):
         check_choice("bias", bias, BIASES)
         check_choice("denominator", denominator, DENOMINATORS)
         check_choice("adaptation", adaptation, ADAPTATIONS)
-        if label_smoothing and denominator == "others":
-            raise ValueError(f"label_smoothing: got {label_smoothing}, expected 0 with 'others'")
-        if isinstance(normalise, str):
-            check_choice("normalise", normalise, NORMALIZATIONS)
-            normalise = NORMALIZATIONS[normalise](embedding_dim)
-        self.normalise = normalise
-        self.unit_weights = bool(normalise.unit_weights) if unit_weights is None else unit_weights
+        if label_smoothing and denominator == "negatives_only":
+            raise ValueError(
+                f"label_smoothing: got {label_smoothing}, expected 0 with 'negatives_only'"
+            )
+        if isinstance(normalize, str):
+            check_choice("normalize", normalize, NORMALIZATIONS)
+            normalize = NORMALIZATIONS[normalize](embedding_dim)
+        self.normalization = normalize
+        self.unit_weights = bool(normalize.unit_weights) if unit_weights is None else unit_weights
         weight = torch.empty(num_classes, embedding_dim)
         self.weight = nn.Parameter(variance_scaling_(weight, scale=1))  # as the authors' layers.py
         self.bias = nn.Parameter(torch.zeros(num_classes)) if bias != "none" else None
@@ -122,7 +124,7 @@ class HeatedSoftmax(nn.Module):
     def similarities(self, embeddings: Tensor) -> Tensor:
         """Compute z (N, C), the dot products of normalized embeddings and class weights."""
         weight = F.normalize(self.weight, dim=1) if self.unit_weights else self.weight
-        return self.normalise(embeddings) @ weight.T
+        return self.normalization(embeddings) @ weight.T
 
     def scale(self, z: Tensor) -> Tensor:
         """Turn z (N, C) into logits."""
@@ -135,7 +137,7 @@ class HeatedSoftmax(nn.Module):
 
         Only "batch" changes them, as in the authors' code. Call `eval()` first.
         """
-        return self.normalise.embedding(embeddings)  # type: ignore[operator]
+        return self.normalization.embedding(embeddings)  # type: ignore[operator]
 
 
 class FixedScale(nn.Module):

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from heated.common.errors import InputError
-from heated.common.io import atomic_write, require_output
+from heated.common.io import atomic_write, require_output, with_current_names
 from heated.data.transforms import AugmentationRNG, preprocess
 from heated.losses.embedding_norm import NORMALIZATIONS
 from heated.losses.heated_softmax import HeatedSoftmax
@@ -24,7 +24,8 @@ from heated.models.backbones import BACKBONES
 
 NamedOptions = dict[str, Any]  # {"name": ..., option: value, ...}
 AnyModel = TypeVar("AnyModel", bound="EmbeddingModel")
-FORMER_PREFIX = "head.normalise."  # of the normalization's weights in files of early versions
+# Parts of weights' names in files of earlier versions, and what they are now.
+FORMER_WEIGHTS = {"head.normalise.": "normalization.", ".standardise.": ".standardize."}
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Architecture:
     augment: list[NamedOptions]
     pixel_mean: float | list[float]  # one number, or one per channel
     pixel_std: float | list[float]
-    normalise: NamedOptions = field(default_factory=lambda: {"name": "none"})
+    normalize: NamedOptions = field(default_factory=lambda: {"name": "none"})
     bias: str = "none"
     label_smoothing: float = 0.0
     denominator: str = "all"
@@ -77,7 +78,7 @@ class EmbeddingModel(nn.Module):
         self.input_shape = (channels, height, width)
         name, options = name_and_options(architecture.backbone)
         self.network = BACKBONES[name](self.input_shape, architecture.embedding_dim, **options)
-        name, options = name_and_options(architecture.normalise)
+        name, options = name_and_options(architecture.normalize)
         self.normalization = NORMALIZATIONS[name](architecture.embedding_dim, **options)
         self.to(memory_format=torch.channels_last)  # 1.3 to 1.6 times faster on 2 cores
 
@@ -111,7 +112,7 @@ class ModelWithLoss(EmbeddingModel):
         options = {name: getattr(architecture, name) for name in names}
         unit_weights = self.normalization.unit_weights
         self.head = HeatedSoftmax(
-            classes, dim, normalise="none", unit_weights=unit_weights, **options
+            classes, dim, normalize="none", unit_weights=unit_weights, **options
         )
 
 
@@ -143,9 +144,11 @@ def load_as(cls: type[AnyModel], path: Path, device: torch.device) -> AnyModel:
     weights: dict[str, Tensor] = {}
     try:
         with safe_open(require_output(path, "train"), "pt") as file:
-            architecture = json.loads(file.metadata()["architecture"])
+            architecture = with_current_names(json.loads(file.metadata()["architecture"]))
             for key in file.keys():  # noqa: SIM118
-                name = key.replace(FORMER_PREFIX, "normalization.")
+                name = key
+                for former, current in FORMER_WEIGHTS.items():
+                    name = name.replace(former, current)
                 if cls is ModelWithLoss or not name.startswith("head."):
                     weights[name] = file.get_tensor(key)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:

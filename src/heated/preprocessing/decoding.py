@@ -17,7 +17,7 @@ from heated.common.errors import InputError
 from heated.common.samples import Content
 
 MAX_PIXELS = 89_000_000  # of one image; Pillow's own limit is as high
-CHANNELS = {"rgb": 3, "grey": 1, "inverted": 1}
+CHANNELS = {"rgb": 3, "gray": 1, "inverted": 1}
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
 # A JPEG of this many times the size or more is decoded at a half, a quarter or an eighth of it.
 DRAFT_FACTOR = 2
@@ -27,7 +27,9 @@ class DamagedImage(InputError):
     """A file that is no image, incomplete, too large, or of an unknown range of values."""
 
 
-def decode(content: Content, *, size: int, fit: str, colour: str, filter: str) -> NDArray[np.uint8]:
+def decode(
+    content: Content, *, size: int, fit: str, color_mode: str, filter: str
+) -> NDArray[np.uint8]:
     """Decode and resize an image.
 
     Args:
@@ -35,7 +37,7 @@ def decode(content: Content, *, size: int, fit: str, colour: str, filter: str) -
         size: Pixels per side of the result.
         fit: "squash" ignores the aspect ratio, as the authors' code does; "crop" cuts out the
             centered square of the shorter side.
-        colour: "rgb" (3 channels; gray is repeated), "grey" (1), or "inverted" (1: 255 - gray).
+        color_mode: "rgb" (3 channels; gray is repeated), "gray" (1), or "inverted" (1: 255 - gray).
         filter: "bilinear" or "lanczos" (the authors'), both antialiased.
 
     Returns:
@@ -52,12 +54,12 @@ def decode(content: Content, *, size: int, fit: str, colour: str, filter: str) -
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         image = image.crop((left, top, left + side, top + side))
-    if colour != "rgb":
+    if color_mode != "rgb":
         image = image.convert("L")
     pixels = np.asarray(image.resize((size, size), FILTERS[filter]))
     if pixels.ndim == 2:
-        pixels = pixels[:, :, None].repeat(CHANNELS[colour], axis=2)
-    return 255 - pixels if colour == "inverted" else pixels
+        pixels = pixels[:, :, None].repeat(CHANNELS[color_mode], axis=2)
+    return 255 - pixels if color_mode == "inverted" else pixels
 
 
 def load_image(content: bytes, size: int) -> Image.Image:

@@ -30,18 +30,24 @@ MAX_NAMED = 20  # damaged images in a message
 
 
 def pack(
-    samples: Samples, split: Split, folder: Path, *, damaged: int, workers: int, **options: Any
+    samples: Samples,
+    split: Split,
+    folder: Path,
+    *,
+    max_damaged_images: int,
+    workers: int,
+    **options: Any,
 ) -> None:
     """Decode all images in `workers` threads and write `folder`, atomically.
 
-    Up to `damaged` images may be damaged. They become zeros and are in no part of the split. The
+    Up to `max_damaged_images` images may be damaged. They become zeros and are in no part of the split. The
     `options` are those of `decode`.
 
     Raises:
         InputError: If more images are damaged, or the disk is full.
     """
     size, count = options["size"], len(samples.labels)
-    shape = (count, size, size, CHANNELS[options["colour"]])
+    shape = (count, size, size, CHANNELS[options["color_mode"]])
     with atomic_write(folder) as temporary:
         temporary.mkdir()
         needed, free = int(np.prod(shape)), shutil.disk_usage(folder.parent).free
@@ -53,7 +59,7 @@ def pack(
         try:
             images = decode_all(samples.contents(), partial(decode, **options), workers)
             errors = write_images(temporary / "images.npy", images, shape)
-            report_damaged(errors, samples, damaged)
+            report_damaged(errors, samples, max_damaged_images)
             write_index(temporary / "index.npz", samples, split, sorted(errors))
         except OSError as error:
             raise OSError(f"{folder}: cannot pack the images: {error}") from error
@@ -110,8 +116,8 @@ def report_damaged(errors: Mapping[int, DamagedImage], samples: Samples, limit: 
         lines.append(f"  and {count - MAX_NAMED} more")
     if count > limit:
         raise InputError(
-            f"packing.damaged: got {count} damaged images of {len(samples.labels)}, expected at "
-            f"most {limit}. Fetch the archive again, or exclude them by `packing.damaged: {count}`."
+            f"packing.max_damaged_images: got {count} damaged images of {len(samples.labels)}, expected at "
+            f"most {limit}. Fetch the archive again, or exclude them by `packing.max_damaged_images: {count}`."
             f" {REREAD_HINT}\n" + "\n".join(lines)
         )
     if lines:

@@ -18,13 +18,13 @@ Options = Mapping[str, Any]
 PACKING = {
     "size": 256,
     "fit": "squash",
-    "colour": "rgb",
+    "color_mode": "rgb",
     "filter": "lanczos",
-    "damaged": 0,
+    "max_damaged_images": 0,
     "split": {"name": "source"},
     "validation": None,
 }
-MNIST_PACKING = {**PACKING, "size": 28, "colour": "grey", "filter": "bilinear"}  # unchanged
+MNIST_PACKING = {**PACKING, "size": 28, "color_mode": "gray", "filter": "bilinear"}  # unchanged
 SPLIT_SIZES = {  # (images, classes) of training, queries and gallery
     "cars196": ((8054, 98), (8131, 98), (8131, 98)),
     "cub200": ((5864, 100), (5924, 100), (5924, 100)),
@@ -39,34 +39,34 @@ RECIPE = {
         "frozen_blocks": 0,
     },
     "weights": "imagenet",
-    "warm_up": "batch_norm",
+    "init": "batch_norm",
     "epochs": 80,
     "batch_size": 32,
     "lr": 0.004,
-    "bottleneck_lr_factor": 1.0,
-    "head_lr_factor": 1.0,
-    "optimiser": {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0},
-    "augment": [{"name": "crop", "size": 224}, {"name": "flip", "probability": 0.5}],
+    "bottleneck_lr_mult": 1.0,
+    "classifier_lr_mult": 1.0,
+    "optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0},
+    "augment": [{"name": "crop", "size": 224}, {"name": "flip", "p": 0.5}],
     "pixel_mean": 0.5,
     "pixel_std": 0.5,
     "precision": "float32",
 }
 PRODUCTS = {
     **RECIPE,
-    "warm_up": "class_means",
+    "init": "class_means",
     "lr": 0.01,
-    "optimiser": {"name": "adam_tf", "eps": 0.01},
+    "optimizer": {"name": "adam_tf", "eps": 0.01},
 }
 TWO_DIM_RECIPE = {  # the figures on MNIST
     **RECIPE,
     "backbone": {"name": "lenet"},
     "weights": "none",
-    "warm_up": "none",
+    "init": "none",
     "embedding_dim": 2,
     "epochs": 100,
     "batch_size": 128,
     "lr": 0.001,
-    "optimiser": {"name": "adam_tf", "eps": 1e-8},
+    "optimizer": {"name": "adam_tf", "eps": 1e-8},
     "augment": [],
 }
 RECIPES = {"cars196": RECIPE, "cub200": RECIPE, "sop": PRODUCTS, "in-shop": PRODUCTS}
@@ -74,17 +74,17 @@ RECIPES = {"cars196": RECIPE, "cub200": RECIPE, "sop": PRODUCTS, "in-shop": PROD
 CONSTANT = {"name": "constant", "value": 1.0}
 HEATED = {
     "alpha": {"name": "step", "start": 16.0, "end": 4.0, "at": 0.7625},
-    "lr_factor": {"name": "step", "start": 1.0, "end": 0.1, "at": 0.7625},
+    "lr_schedule": {"name": "step", "start": 1.0, "end": 0.1, "at": 0.7625},
 }
 SOFTMAX = {
-    "normalise": {"name": "none"},
+    "normalize": {"name": "none"},
     "bias": "outside",
     "label_smoothing": 0.0,
     "alpha": CONSTANT,
-    "lr_factor": CONSTANT,
+    "lr_schedule": CONSTANT,
 }
-LN = {**SOFTMAX, "normalise": {"name": "l2"}, "alpha": {"name": "constant", "value": 16.0}}
-BN = {**LN, "normalise": {"name": "batch", "momentum": 0.05, "eps": 1e-3}}
+LN = {**SOFTMAX, "normalize": {"name": "l2"}, "alpha": {"name": "constant", "value": 16.0}}
+BN = {**LN, "normalize": {"name": "batch", "momentum": 0.05, "eps": 1e-3}}
 METHODS: dict[str, Options] = {
     "sm": SOFTMAX,
     "ln": LN,

@@ -29,11 +29,11 @@ ScheduleRows = dict[str, Schedules]  # by the names of the methods that share th
 def evaluate_schedules(settings: Mapping[str, Any]) -> Schedules:
     """Return learning rate, and alpha and temperature if alpha has a schedule, by epoch."""
     by_epoch = {}
-    for key in ("lr_factor", "alpha"):
+    for key in ("lr_schedule", "alpha"):
         options = dict(settings.get(key, {"name": None}))
         if (name := options.pop("name")) in SCHEDULES:
             by_epoch[key] = schedule_values(name, options, epochs=settings["epochs"])
-    lr = {"lr": [settings["lr"] * factor for factor in by_epoch["lr_factor"]]}
+    lr = {"lr": [settings["lr"] * factor for factor in by_epoch["lr_schedule"]]}
     if "alpha" not in by_epoch:
         return lr
     alphas = by_epoch["alpha"]

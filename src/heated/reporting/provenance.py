@@ -74,7 +74,7 @@ def table_caption(results: Sequence[RunResult]) -> str:
     for result in results:
         means += [(100 * summary["mean"], name) for name, summary in result.metrics.items()]
     deviation = max(mean for mean, name in means if name.endswith("_kmeans_std") or not name)
-    unmatched = max(mean for mean, name in means if name in ("without_match", ""))
+    unmatched = max(mean for mean, name in means if name in ("unanswerable_queries", ""))
     train, query, gallery = (split[part] for part in ("train", "query", "gallery"))
     searched = f", searched in {gallery['images']}" if gallery != query else ""
     notes = [

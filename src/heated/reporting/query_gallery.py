@@ -62,10 +62,12 @@ class GalleryQuery:
     neighbors: list[Thumbnail]
 
 
-def load_gallery(packed: Path, embeddings: Path, *, count: int, memory: int) -> list[GalleryQuery]:
+def load_gallery(
+    packed: Path, embeddings: Path, *, count: int, memory_mib: int
+) -> list[GalleryQuery]:
     """Load `count` queries of each kind with their nearest images.
 
-    `packed` is the data set's folder, `embeddings` the file of one seed. `memory`, in MiB, limits
+    `packed` is the data set's folder, `embeddings` the file of one seed. `memory_mib`, limits
     what grows with queries x gallery.
     """
     if count == 0:
@@ -75,7 +77,7 @@ def load_gallery(packed: Path, embeddings: Path, *, count: int, memory: int) -> 
     labels = data.labels[indices]
     assert np.array_equal(labels, arrays["labels"])
     found = []
-    for ranked in select_queries(arrays, count=count, memory=memory):
+    for ranked in select_queries(arrays, count=count, memory_mib=memory_mib):
         thumbnails = []
         for row in (ranked.query, *ranked.neighbors):
             image = data.images[indices[row]]
@@ -101,14 +103,14 @@ def data_uri(image: NDArray[np.uint8]) -> str:
 
 
 def select_queries(
-    arrays: Mapping[str, NDArray[Any]], *, count: int, memory: int
+    arrays: Mapping[str, NDArray[Any]], *, count: int, memory_mib: int
 ) -> list[RankedQuery]:
     """Select `count` queries of each kind, with their nearest images in the gallery.
 
     `arrays` are those of an embeddings file: embeddings (N, D), labels, query and gallery (N,).
     """
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    queries, scores, relevant = score_queries(tensors, memory)
+    queries, scores, relevant = score_queries(tensors, memory_mib)
     keys = {"best": -scores, "typical": np.abs(scores - np.median(scores)), "worst": scores}
     found = []
     for kind, key in keys.items():
@@ -121,12 +123,12 @@ def select_queries(
 
 
 def score_queries(
-    tensors: Mapping[str, Tensor], memory: int
+    tensors: Mapping[str, Tensor], memory_mib: int
 ) -> tuple[Indices, NDArray[np.float64], Indices]:
     """Return the index, MAP@R and R of each query with a match, in the order of the indices."""
     options: Any = {name: tensors[name] for name in ("query", "gallery")}
     embeddings, labels = tensors["embeddings"], tensors["labels"]
-    search = NeighborSearch(embeddings, labels, **options, max_k=1, memory_mib=memory)
+    search = NeighborSearch(embeddings, labels, **options, max_k=1, memory_mib=memory_mib)
     scores = torch.cat([map_at_r(search.ranks(block)) for block in search.blocks])
     queries, relevant = search.queries.index, search.queries.num_positives
     order = queries.argsort()

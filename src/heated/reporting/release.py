@@ -110,7 +110,7 @@ def claims_markdown(claims: Sequence[verdicts.ClaimResult]) -> str:
 def repro_commands(report: DatasetReport) -> list[str]:
     """Return the command that makes all results, and the one for one method and one seed."""
     seeds_by_method = {result.method: sorted(result.history) for result in report.results}
-    every: dict[str, list[Any]] = {"studies.planes.datasets": []}
+    every: dict[str, list[Any]] = {"studies.embeddings_2d.datasets": []}
     single: dict[str, list[Any]] = {}
     for name, methods in report.studies.items():
         study = name if name == "run" else f"studies.{name}"

@@ -16,20 +16,20 @@ METRIC_TITLES = {
     "nmi_arithmetic": "NMI, arithmetic",
     "ami": "AMI",
     "f1": "F1",
-    "compactness": "intra-class variance ↓",
-    "spread": "inter-class distance",
+    "intra_class_variance": "intra-class variance ↓",
+    "inter_class_distance": "inter-class distance",
 }
 STUDY_TITLES = {
     "run": "Main table",
     "alphas": "Constant alphas",
-    "dimensions": "Constant alphas by embedding dimension",
+    "embedding_dims": "Constant alphas by embedding dimension",
     "timing": "Start, end and time of heating",
-    "shapes": "Smooth schedules",
-    "planes": "Embeddings in two dimensions",
+    "schedule_shapes": "Smooth schedules",
+    "embeddings_2d": "Embeddings in two dimensions",
     "competitors": "Competitors under equal conditions",
 }
-LOWER_IS_BETTER = ("compactness",)
-UNRANKED = ("spread",)  # neither higher nor lower is better
+LOWER_IS_BETTER = ("intra_class_variance",)
+UNRANKED = ("inter_class_distance",)  # neither higher nor lower is better
 LATEX_ESCAPES = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -108,7 +108,7 @@ def study_tables(
     for study, methods in studies.items():
         runs = [by_method[method] for method in methods]
         first, best = runs[0].metrics, {}
-        names = [name for name in first if "kmeans" not in name and name != "without_match"]
+        names = [name for name in first if "kmeans" not in name and name != "unanswerable_queries"]
         for name in names:
             if name not in UNRANKED and len(runs) > 1:
                 means = [run.metrics[name]["mean"] for run in runs]

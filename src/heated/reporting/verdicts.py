@@ -32,7 +32,7 @@ ORIGINS = {
 }
 METRIC_NAMES = {
     "accuracy": "Training accuracy",
-    "compactness": "Intra-class variance (lower is more compact)",
+    "intra_class_variance": "Intra-class variance (lower is more compact)",
     "nmi_geometric": "NMI",
 }
 MIN_P = 0.001  # smaller ones are shown as "< 0.001"
@@ -58,7 +58,7 @@ def describe_claim(
     tested = claim["verdict"] != "not run"
     parts = claim["parts"] if len(claim["parts"]) > 1 else []
     return ClaimText(
-        statement=claim["says"],
+        statement=claim["statement"],
         origin=f"{ORIGINS[claim['origin']]}; {claim['status']}",
         verdict=claim["verdict"],
         symbol=SYMBOLS[claim["verdict"]],
@@ -168,12 +168,12 @@ def missing_methods(claim: ClaimResult, results: Sequence[RunResult], grids: Gri
     dataset, trained = claim["dataset"], {result.method for result in results}
     by_change: dict[str, list[str]] = {}
     for method in claim["missing"]:
-        studies = (name for name in grids if name not in ("run", "planes"))
+        studies = (name for name in grids if name not in ("run", "embeddings_2d"))
         study = next((name for name in studies if method in grids[name]["methods"]), None)
         if method in trained:
             change = f"datasets.{dataset}.evaluation does not include {claim['metric']}"
         elif dataset not in grids["run"]["datasets"]:
-            change = "add to studies.planes.methods"
+            change = "add to studies.embeddings_2d.methods"
         else:
             change = f"add {dataset} to studies.{study}.datasets" if study else "add to run.methods"
         by_change.setdefault(change, []).append(method)

@@ -52,7 +52,7 @@ def result_page(
     for image, distance in [(query, None), *found]:
         try:
             ((_, content),) = read_images([image])
-            square = decode(content, size=THUMBNAIL, fit=fit, colour="rgb", filter="bilinear")
+            square = decode(content, size=THUMBNAIL, fit=fit, color_mode="rgb", filter="bilinear")
             uri = data_uri(square)
         except (DamagedImage, InputError, OSError):
             uri = None

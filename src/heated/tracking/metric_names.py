@@ -12,7 +12,7 @@ from heated.tracking import Record, Summaries
 
 GROUPS = {  # of a history's columns; "train" for all other columns without a slash
     **dict.fromkeys(("alpha", "temperature", "lr"), "schedule"),
-    **dict.fromkeys(("recall_at_1", "compactness", "spread"), "unseen"),
+    **dict.fromkeys(("recall_at_1", "intra_class_variance", "inter_class_distance"), "unseen"),
 }
 Points = list[tuple[dict[str, float | None], int]]  # metric values by name, and their epoch
 FINAL_STEP = 0  # of metrics of the trained model: MLflow draws bars if there is only one step

@@ -135,7 +135,7 @@ def draw_artifacts(result: RunResult) -> Artifacts:
     artifacts: dict[int | None, dict[str, str]] = {None: {**texts, "curves.svg": curves.svg}}
     for seed, rows in result.history.items():
         of_seed = replace(result, history={seed: rows})
-        if picture := draw_figure("planes", [of_seed], {"planes": [result.method]}):
+        if picture := draw_figure("embeddings_2d", [of_seed], {"embeddings_2d": [result.method]}):
             pictures = draw_epoch_embeddings(of_seed, seed).items()
             artifacts[seed] = {f"epochs/epoch-{epoch:04}.svg": svg for epoch, svg in pictures}
             artifacts[seed]["embeddings.svg"] = picture.svg

@@ -56,7 +56,7 @@ def set_classifier_to_class_means(
     """Update batch norm; set each class's weights to the normalized mean of its embeddings."""
     if not isinstance(model.head, HeatedSoftmax):
         raise InputError(
-            "warm_up: got 'class_means' with a loss of pytorch-metric-learning, whose class "
+            "init: got 'class_means' with a loss of pytorch-metric-learning, whose class "
             "weights are not accessible, expected 'batch_norm' or 'none'."
         )
     update_batch_norm(model, images, labels, batch_size=batch_size, precision=precision)

@@ -60,7 +60,7 @@ def train(
         if alpha is not None:
             head.alpha = alpha
         for group in state.optimizer.param_groups:
-            group["lr"] = lr * group["lr_factor"]
+            group["lr"] = lr * group["lr_schedule"]
         train_epoch(state, images, labels, recipe, on_step_end)
         loss, correct, finite_steps = state.sums.tolist()
         row: Row = {"epoch": epoch}

@@ -53,8 +53,8 @@ def make_monitor(
         recall = recall_at_1(unit, labels)
         return {
             "recall_at_1": recall,
-            "compactness": intra_class_variance(means),
-            "spread": inter_class_distance(means),
+            "intra_class_variance": intra_class_variance(means),
+            "inter_class_distance": inter_class_distance(means),
         }
 
     return monitor

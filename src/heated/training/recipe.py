@@ -8,8 +8,8 @@ from heated.losses.heated_softmax import ADAPTATIONS
 from heated.models.embedding_model import NamedOptions, name_and_options
 from heated.training.schedules import schedule_values
 
-SCHEDULED = ("epochs", "alpha", "lr", "lr_factor")  # settings that become `alphas` and `lrs`
-PER_EPOCH = ("alphas", "lrs", "watch_every")  # fields that `per_epoch_values` covers
+SCHEDULED = ("epochs", "alpha", "lr", "lr_schedule")  # settings that become `alphas` and `lrs`
+PER_EPOCH = ("alphas", "lrs", "eval_every")  # fields that `per_epoch_values` covers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,13 +18,13 @@ class Recipe:
 
     alphas: list[float | None]  # in each epoch; None if no schedule sets it
     lrs: list[float]  # in each epoch
-    watch_every: int  # epochs between measurements on the unseen classes
+    eval_every: int  # epochs between measurements on the unseen classes
     batch_size: int
     sampler: NamedOptions = field(default_factory=lambda: {"name": "shuffled"})
-    optimiser: NamedOptions  # a key of OPTIMIZERS
-    bottleneck_lr_factor: float  # for the network's last layer
-    head_lr_factor: float  # for the classifier and the normalization's shift
-    warm_up: str  # a key of INITIALIZERS
+    optimizer: NamedOptions  # a key of OPTIMIZERS
+    bottleneck_lr_mult: float  # for the network's last layer
+    classifier_lr_mult: float  # for the classifier and the normalization's shift
+    init: str  # a key of INITIALIZERS
     backbone: NamedOptions
     weights: str  # of the network before training: "none", "imagenet" or a file
     embedding_dim: int
@@ -33,7 +33,7 @@ class Recipe:
     pixel_std: float | list[float]
     precision: str  # of the network: "float32" or "bfloat16"
     threads: int | None = None  # of the CPU, which can change the last bits; None: torch's default
-    normalise: NamedOptions = field(default_factory=lambda: {"name": "none"})
+    normalize: NamedOptions = field(default_factory=lambda: {"name": "none"})
     bias: str = "none"  # this and the next two: see HeatedSoftmax
     label_smoothing: float = 0.0
     denominator: str = "all"
@@ -45,7 +45,7 @@ class Recipe:
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         """Build the recipe from the settings of a data set's training and of a method.
 
-        `epochs`, `lr`, and the schedules `alpha` and `lr_factor` replace `alphas` and `lrs`.
+        `epochs`, `lr`, and the schedules `alpha` and `lr_schedule` replace `alphas` and `lrs`.
         """
         fields = {key: value for key, value in settings.items() if key not in SCHEDULED}
         epochs, alpha = settings["epochs"], settings.get("alpha")
@@ -56,7 +56,7 @@ class Recipe:
             fields["alphas"] = [alpha.get("start")] + [None] * (epochs - 1)
         else:
             fields["alphas"] = schedule_values(*name_and_options(alpha), epochs=epochs)
-        factors = schedule_values(*name_and_options(settings["lr_factor"]), epochs=epochs)
+        factors = schedule_values(*name_and_options(settings["lr_schedule"]), epochs=epochs)
         return cls(**fields, lrs=[settings["lr"] * factor for factor in factors])
 
     @property
@@ -67,7 +67,7 @@ class Recipe:
     def eval_epochs(self) -> list[bool]:
         """Return per epoch whether unseen classes are measured after it; the last always is."""
         last = self.epochs - 1
-        return [(e + 1) % self.watch_every == 0 or e == last for e in range(self.epochs)]
+        return [(e + 1) % self.eval_every == 0 or e == last for e in range(self.epochs)]
 
     def per_epoch_values(self) -> list[list[Any]]:
         """Return [alpha, learning rate, whether unseen classes are measured] per epoch."""

@@ -57,7 +57,7 @@ class TrainState:
     """Everything that the next step depends on, apart from the data and the recipe."""
 
     model: ModelWithLoss
-    optimizer: Optimizer  # each parameter group has an `lr_factor`
+    optimizer: Optimizer  # each parameter group has an `lr_schedule`
     seed: int  # determines, with the epoch, the order of the images and their augmentation
     sums: Tensor  # (3,) float64, of this epoch: loss, correct predictions, steps with a finite loss
     generator: Generator = field(default_factory=Generator)  # of the rest of the epoch
@@ -68,13 +68,13 @@ class TrainState:
     @classmethod
     def create(cls, model: ModelWithLoss, recipe: Recipe, seed: int) -> Self:
         """Create the state before the first step; parameters that are frozen now stay frozen."""
-        name, options = name_and_options(recipe.optimiser)
+        name, options = name_and_options(recipe.optimizer)
         last = [*model.network.get_submodule(bottleneck_name(model.network)).parameters()]
         below = [each for each in model.network.parameters() if all(each is not p for p in last)]
         head = [*model.normalization.parameters(), *model.head.parameters()]
-        factors = (1.0, recipe.bottleneck_lr_factor, recipe.head_lr_factor)
+        factors = (1.0, recipe.bottleneck_lr_mult, recipe.classifier_lr_mult)
         groups = [
-            {"params": [each for each in part if each.requires_grad], "lr_factor": factor}
+            {"params": [each for each in part if each.requires_grad], "lr_schedule": factor}
             for part, factor in zip((below, last, head), factors, strict=True)
         ]
         sync_batch_norm(model)

@@ -91,7 +91,7 @@ class TrainingRun:
         if rank_and_world_size()[1] > 1 and loss not in ("none", "learned"):
             raise InputError(
                 f"{loss} compares all images of a batch and cannot be split over several "
-                "processes. Set `launch: python -m`."
+                "processes. Set `run.launcher` to `python -m`."
             )
         keep_freed_memory(True)
         folder.mkdir(exist_ok=True)
@@ -195,7 +195,7 @@ class TrainingRun:
         weights = pretrained.pretrained_state_dict(recipe.weights, recipe.backbone["name"])
         if weights is not None:
             pretrained.load_pretrained(model.network, weights)
-        INITIALIZERS[recipe.warm_up](
+        INITIALIZERS[recipe.init](
             model, images, labels, batch_size=recipe.batch_size, precision=recipe.precision
         )
         return state, time.monotonic() - start

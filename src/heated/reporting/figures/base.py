@@ -49,13 +49,13 @@ def svg_text(figure: Figure, title: str) -> str:
 
 
 def schedule_of(result: RunResult, key: str) -> Mapping[str, Any]:
-    """Return the name and options of a run's schedule of `alpha` or `lr_factor`."""
+    """Return the name and options of a run's schedule of `alpha` or `lr_schedule`."""
     return result.params.get(key) or {"name": None}
 
 
 def heating_step(result: RunResult) -> tuple[float, float, float] | None:
     """Return start, end and time of alpha's step, None unless the learning rate drops with it."""
-    alpha, lr = schedule_of(result, "alpha"), schedule_of(result, "lr_factor")
+    alpha, lr = schedule_of(result, "alpha"), schedule_of(result, "lr_schedule")
     if (alpha["name"], lr["name"]) == ("step", "step") and alpha["at"] == lr["at"]:
         return float(alpha["start"]), float(alpha["end"]), float(alpha["at"])
     return None
@@ -65,7 +65,7 @@ def by_normalization(results: Sequence[RunResult]) -> dict[str, list[RunResult]]
     """Group runs by the normalization of embeddings, empty if the method has no such option."""
     groups: dict[str, list[RunResult]] = {}
     for result in results:
-        name = str(result.params.get("normalise", {}).get("name", ""))
+        name = str(result.params.get("normalize", {}).get("name", ""))
         groups.setdefault(name, []).append(result)
     return groups
 

@@ -50,7 +50,7 @@ class Embedding2D:
 
 def draw_embeddings(results: Sequence[RunResult], studies: Studies) -> DescribedFigure | None:
     """Draw the first seed of each two-dimensional run of the study, None if there is none."""
-    runs = select_studies(results, studies, "planes")
+    runs = select_studies(results, studies, "embeddings_2d")
     embeddings = load_embeddings([run for run in runs if run.params.get("embedding_dim") == 2])
     if not embeddings:
         return None

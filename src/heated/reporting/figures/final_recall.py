@@ -74,7 +74,7 @@ def draw_constant_alphas(
     results: Sequence[RunResult], studies: Studies
 ) -> base.DescribedFigure | None:
     """Draw batch norm with constant alphas by D, and controls: the paper's last table."""
-    runs = select_studies(results, studies, "run", "alphas", "dimensions")
+    runs = select_studies(results, studies, "run", "alphas", "embedding_dims")
     lines = constant_alphas_by_dim(runs)
     if not lines:
         return None
@@ -96,7 +96,7 @@ def constant_alphas_by_dim(results: Sequence[RunResult]) -> dict[int, AlphaRuns]
     """Return the batch norm runs with constant alpha, by D with at least three, and by alpha."""
     found: dict[int, AlphaRuns] = {}
     for result in base.by_normalization(results).get("batch", ()):
-        alpha, lr = base.schedule_of(result, "alpha"), base.schedule_of(result, "lr_factor")
+        alpha, lr = base.schedule_of(result, "alpha"), base.schedule_of(result, "lr_schedule")
         if (alpha["name"], lr["name"]) == ("constant", "constant"):
             line = found.setdefault(result.params["embedding_dim"], {})
             line.setdefault(float(alpha["value"]), result)

@@ -14,7 +14,10 @@ PANELS = {
     "alpha": "alpha = 1 / temperature",
     "loss": "training loss",
 }
-GEOMETRY = {"compactness": "intra-class variance", "spread": "inter-class distance"}
+GEOMETRY = {
+    "intra_class_variance": "intra-class variance",
+    "inter_class_distance": "inter-class distance",
+}
 
 
 def draw_training_curves(
@@ -95,7 +98,7 @@ def draw_schedule_shapes(
     results: Sequence[RunResult], studies: Studies
 ) -> base.DescribedFigure | None:
     """Draw the smooth schedules of alpha and the main methods that differ only in the shape."""
-    study = select_studies(results, studies, "shapes")
+    study = select_studies(results, studies, "schedule_shapes")
     if not study:
         return None
     main = [run for run in select_studies(results, studies, "run") if run not in study]
