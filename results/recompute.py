@@ -30,13 +30,13 @@ METRICS = {
     "NMI, arithmetic": "nmi_arithmetic",
     "AMI": "ami",
     "F1": "f1",
-    "compactness ↓": "compactness",
-    "spread": "spread",
+    "intra-class variance ↓": "intra_class_variance",
+    "inter-class distance": "inter_class_distance",
 }
 TABLES = {
     "Main table": "run",
     "Constant alphas": "alphas",
-    "Smooth schedules": "shapes",
+    "Smooth schedules": "schedule_shapes",
     "Competitors, on equal terms": "competitors",
 }
 ROUNDING = 0.005 + 1e-9  # tables have two decimals
@@ -186,24 +186,24 @@ def check_metrics(text: str, document: dict[str, Any], values: Values) -> Iterat
 def check_claims(text: str, document: dict[str, Any], values: Values) -> Iterator[str]:
     """Yield what differs between the claims, their table and the values per seed."""
     stored = [claim for claim in document["claims"] if not claim["missing"]]
-    rows = table_rows(text, "Verdicts")
+    rows = table_rows(text, "Replication results")
     for claim, row, new in zip(stored, rows, judge(stored, values), strict=True):
         for key in ("effect", "interval", "n", "verdict", "verdict_adjusted"):
             old = claim[key]
             equal = old == new[key] if isinstance(old, str | None) else np.allclose(old, new[key])
             if not equal:
                 yield f"{claim['claim']}, {key}: got {old}, expected {new[key]}"
-        cells = [row["effect"], row["95 % interval"]]
+        cells = [row["effect"], row["95 % CI"]]
         shown = [100 * new["effect"], *(100 * bound for bound in new["interval"] or [])]
         got = [number for cell in cells for number in numbers(cell)]
         if not np.allclose(got, shown, rtol=0, atol=ROUNDING):
             yield f"{claim['claim']}: the table has {cells}, expected {shown}"
-        p = numbers(row["p, Holm"])
+        p = numbers(row["adjusted p"])
         if (new["p"] is None) != (not p) or (
-            p and not (new["p"] < p[0] if "<" in row["p, Holm"] else abs(p[0] - new["p"]) < 6e-4)
+            p and not (new["p"] < p[0] if "<" in row["adjusted p"] else abs(p[0] - new["p"]) < 6e-4)
         ):
             yield f"{claim['claim']}: the table has p {row['p, Holm']}, expected {new['p']}"
-        if [row["verdict"].split(" ", 1)[1], row["Holm"].split(" ", 1)[1]] != [
+        if [row["verdict"].split(" ", 1)[1], row["adjusted"].split(" ", 1)[1]] != [
             new["verdict"],
             new["verdict_adjusted"],
         ]:

@@ -65,9 +65,9 @@ def comparison(more: str, less: str, margin: float = 0.0) -> dict[str, Any]:
     }
 
 
-def claim(says: str, *comparisons: dict[str, Any], origin: str = "paper") -> dict[str, Any]:
+def claim(statement: str, *comparisons: dict[str, Any], origin: str = "paper") -> dict[str, Any]:
     stated = {"status": "exploratory", "stated": None, "first_seed": 0, "smallest_effect": 0.005}
-    return stated | {"statement": says, "origin": origin, "all": list(comparisons)}
+    return stated | {"statement": statement, "origin": origin, "all": list(comparisons)}
 
 
 CLAIMS = {

@@ -80,7 +80,7 @@ EDITS = [  # with the only stages that an edit re-runs
     ("methods.bn-heat.alpha.end", 8, []),  # which this project does not train
     ("methods.hbn.alpha.end", 8, ["train@digits-hbn"]),
     ("run.seeds", [0, 1], ["train@digits-hbn", "report"]),
-    ("claims.bn-over-sm.says", "Batch norm wins", ["report"]),
+    ("claims.bn-over-sm.statement", "Batch norm wins", ["report"]),
     ("report.gallery_queries", 0, ["report"]),
     ("tracking.interval_s", 5, []),
     ("tracking.models", "logged", ["track"]),
@@ -123,7 +123,7 @@ def test_every_claim_is_tested_on_every_data_set_and_a_changed_one_without_train
         ]
         return {claim["claim"]: claim["statement"] for claim in claims}["bn-over-sm"]
 
-    with built.edited({"claims.bn-over-sm.says": "Batch norm wins"}):
+    with built.edited({"claims.bn-over-sm.statement": "Batch norm wins"}):
         ran = re.findall(r"Running stage '([^']*)'", built.run("dvc", "repro"))
         assert [name for name in ran if name != "resolve"] == ["report", "track"]
         assert statement() == "Batch norm wins"

@@ -25,7 +25,7 @@ def built(normalize="l2", *, bias="outside", smoothing=0.0, seed=0):
     torch.manual_seed(seed)
     head = HeatedSoftmax(C, D, normalize=normalize, bias=bias, label_smoothing=smoothing).double()
     with torch.no_grad():
-        for vector in (head.bias, *head.normalize.parameters()):
+        for vector in (head.bias, *head.normalization.parameters()):
             if vector is not None:
                 vector.normal_(std=0.5)
     head.logits(torch.randn(64, D).double() + 1)
@@ -37,13 +37,13 @@ def samples(head, size=N, seed=1):
     generator = torch.Generator().manual_seed(seed)
     raw = torch.randn(size, D, generator=generator, dtype=torch.float64)
     labels = torch.randint(C, (size,), generator=generator)
-    return head.normalize(raw).detach(), labels
+    return head.normalization(raw).detach(), labels
 
 
 def differentiated(head, raw, label, alpha):
     """||dl/df|| of one sample, by autograd through the classifier as it is trained."""
     seen = []
-    hook = head.normalize.register_forward_hook(lambda *arguments: seen.append(arguments[-1]))
+    hook = head.normalization.register_forward_hook(lambda *arguments: seen.append(arguments[-1]))
     head.alpha = alpha
     loss = head(raw[None].clone().requires_grad_(), label[None])
     hook.remove()
@@ -64,7 +64,7 @@ def test_the_closed_form_is_autograds_gradient_of_each_sample_alone(subtests):
             expected = [
                 [differentiated(head, raw[i], labels[i], a) for a in ALPHAS] for i in range(N)
             ]
-            norms = gradient_norms(head, head.normalize(raw).detach(), labels, ALPHAS)
+            norms = gradient_norms(head, head.normalization(raw).detach(), labels, ALPHAS)
             assert norms.dtype == torch.float64
             np.testing.assert_allclose(norms.numpy(), expected, rtol=1e-9, atol=1e-12)
 
@@ -81,7 +81,7 @@ def test_no_gradient_is_longer_than_alpha_times_twice_the_longest_weight(
 ):
     head = built(normalize, bias=bias, smoothing=smoothing, seed=seed)
     norms = gradient_norms(head, *samples(head, seed=seed), [alpha])
-    longest = head.weight.norm(dim=1).max().item() if not head.normalize.unit_weights else 1
+    longest = head.weight.norm(dim=1).max().item() if not head.normalization.unit_weights else 1
     assert (norms >= 0).all()
     assert norms.max() <= 2 * alpha * longest * (1 + 1e-9)
 

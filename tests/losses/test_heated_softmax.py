@@ -26,7 +26,7 @@ def make_head(normalize="l2", *, bias="outside", alpha=ALPHA, **options):
     with torch.no_grad():
         if head.bias is not None:
             head.bias.copy_(torch.from_numpy(BIAS))
-        for shift in head.normalize.parameters():
+        for shift in head.normalization.parameters():
             shift.copy_(torch.from_numpy(SHIFT))
     return head
 
@@ -88,7 +88,9 @@ def test_logits_loss_and_gradients_are_those_of_the_paper(subtests):
             p, q = softmax(logits), (1 - smoothing) * np.eye(C)[LABELS] + smoothing / C  # eq. 2
             assert_close(head.logits(BATCH[0]), logits)
             embeddings, normalized = BATCH[0].clone().requires_grad_(), []
-            head.normalize.register_forward_hook(lambda *hook, to=normalized: to.append(hook[-1]))
+            head.normalization.register_forward_hook(
+                lambda *hook, to=normalized: to.append(hook[-1])
+            )
             loss, correct = head.loss_and_correct(embeddings, BATCH[1])
             assert_close(loss, -(q * np.log(p)).sum(axis=1).mean())
             assert correct == (logits.argmax(axis=1) == LABELS).sum()
@@ -105,7 +107,7 @@ def test_logits_loss_and_gradients_are_those_of_the_paper(subtests):
             if bias != "none":
                 assert_close(head.bias.grad, (by_z if bias == "inside" else error).sum(axis=0))
             if normalize == "batch":
-                assert_close(head.normalize.shift.grad, by_f.sum(axis=0) / D**0.5)
+                assert_close(head.normalization.shift.grad, by_f.sum(axis=0) / D**0.5)
 
 
 # --- normalization ---------------------------------------------------------------------------
@@ -126,7 +128,7 @@ def test_the_compared_embedding_is_the_networks_output_or_the_batch_normed_one()
         assert_close(make_head(normalize).eval().embedding(BATCH[0]), ROWS)
     module = BatchNormEmbedding(D, momentum=1.0, eps=EPS)
     head = make_head(module)
-    assert head.normalize is module
+    assert head.normalization is module
     head.logits(BATCH[0])  # the running statistics become those of this batch
     std = np.sqrt(ROWS.var(axis=0, ddof=1) + EPS)
     assert_close(
@@ -138,7 +140,7 @@ def test_normalized_embeddings_give_the_same_logits_as_raw_ones():
     for normalize in NORMALIZATIONS:
         head = make_head(normalize)
         other = make_head("none", unit_weights=head.unit_weights)
-        assert torch.equal(other.logits(head.normalize(BATCH[0])), head.logits(BATCH[0]))
+        assert torch.equal(other.logits(head.normalization(BATCH[0])), head.logits(BATCH[0]))
 
 
 # --- initial values and alpha ----------------------------------------------------------------
@@ -146,7 +148,7 @@ def test_normalized_embeddings_give_the_same_logits_as_raw_ones():
 
 def test_the_default_is_the_papers_bn():
     head = HeatedSoftmax(C, D)
-    assert isinstance(head.normalize, BatchNormEmbedding)
+    assert isinstance(head.normalization, BatchNormEmbedding)
     assert (head.alpha, head.bias_inside, head.label_smoothing) == (16, False, 0)
     assert torch.equal(head.bias, torch.zeros(C))
     assert [name for name, _ in make_head(bias="none").named_parameters()] == ["weight"]

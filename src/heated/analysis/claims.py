@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from scipy.special import nctdtr, stdtr, stdtrit
 
 MetricValues = Mapping[str, Mapping[str, Mapping[int, float]]]  # by method, metric and seed
-Comparison = dict[str, Any]  # metric, more, less, margin
+Comparison = dict[str, Any]  # metric, higher, lower, margin
 ClaimResult = dict[str, Any]
 
 SIGNIFICANCE_LEVEL = 0.025  # one-sided, of each direction
@@ -98,7 +98,7 @@ def assess_claim(claim: Mapping[str, Any], values: MetricValues) -> ClaimResult:
     )
     parts = []
     for each in comparisons[:1] if missing else comparisons:
-        part = {key: value for key, value in each.items() if key not in ("higher", "less")}
+        part = {key: value for key, value in each.items() if key not in ("higher", "lower")}
         part |= {"a": " + ".join(each["higher"]), "b": " + ".join(each["lower"])}
         sample = np.empty(0) if missing else paired_differences(each, values)
         parts.append(part | paired_t_test(sample, each["margin"], claim["smallest_effect"]))
@@ -130,11 +130,11 @@ def shared_seeds(comparison: Comparison, values: MetricValues) -> list[int]:
 def paired_differences(comparison: Comparison, values: MetricValues) -> NDArray[np.float64]:
     """Return (n,) differences of means over methods, one per shared seed in ascending order."""
     metric, seeds = comparison["metric"], shared_seeds(comparison, values)
-    more, less = (
+    higher, lower = (
         np.array([[values[method][metric][seed] for seed in seeds] for method in comparison[side]])
-        for side in ("higher", "less")
+        for side in ("higher", "lower")
     )
-    return np.asarray(more.mean(axis=0) - less.mean(axis=0), dtype=np.float64)
+    return np.asarray(higher.mean(axis=0) - lower.mean(axis=0), dtype=np.float64)
 
 
 def paired_t_test(

@@ -93,7 +93,7 @@ def claims_markdown(claims: Sequence[verdicts.ClaimResult]) -> str:
         interval = claim["interval"] and [*map(verdicts.format_points, claim["interval"])]
         margin = f" > {verdicts.format_points(-claim['margin'])}" if claim["margin"] else ""
         row = [
-            f"{claim['says']} ({claim['status']})",
+            f"{claim['statement']} ({claim['status']})",
             f"{claim['metric']}: {verdicts.comparison_title(claim)}{margin}",
             "" if claim["effect"] is None else verdicts.format_points(claim["effect"]),
             f"[{', '.join(interval)}]" if interval else "",
