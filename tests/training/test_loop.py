@@ -99,7 +99,7 @@ def test_steps_equal_those_written_by_hand(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_lr_factors_multiply_the_steps_of_bottleneck_and_head(name):
+def test_lr_multipliers_scale_the_steps_of_bottleneck_and_classifier(name):
     start = make_model(name)
     plain = deepcopy(start)
     fit(plain, lrs=[0.01], batch_size=12)
@@ -107,7 +107,7 @@ def test_lr_factors_multiply_the_steps_of_bottleneck_and_head(name):
     prefixes = {"bottleneck": below, "head": ("head.", "normalization.")}
     for (part, prefix), factor in product(prefixes.items(), (0.5, 10)):
         other = deepcopy(start)
-        (row,) = fit(other, lrs=[0.01], batch_size=12, **{f"{part}_lr_factor": factor})
+        (row,) = fit(other, lrs=[0.01], batch_size=12, **{f"{part}_lr_mult": factor})
         assert row["lr"] == 0.01
         assert any(key.startswith(prefix) for key, _ in start.named_parameters())
         for key, value in start.named_parameters():
