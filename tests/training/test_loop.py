@@ -104,7 +104,7 @@ def test_lr_multipliers_scale_the_steps_of_bottleneck_and_classifier(name):
     plain = deepcopy(start)
     fit(plain, lrs=[0.01], batch_size=12)
     below = f"network.{bottleneck_name(start.network)}."
-    prefixes = {"bottleneck": below, "head": ("head.", "normalization.")}
+    prefixes = {"bottleneck": below, "classifier": ("head.", "normalization.")}
     for (part, prefix), factor in product(prefixes.items(), (0.5, 10)):
         other = deepcopy(start)
         (row,) = fit(other, lrs=[0.01], batch_size=12, **{f"{part}_lr_mult": factor})
