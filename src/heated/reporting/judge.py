@@ -9,30 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from heated.analysis.claims import MetricValues, assess_claims
+from heated.analysis.claims import assess_claims
 from heated.common.cli import run
 from heated.common.io import read_json, write_json, write_text
 from heated.common.paths import load_settings
+from heated.reporting.main_effects import values_by_seed
 from heated.reporting.release import claims_markdown, join_results
 
 # Earlier releases have the title "Verdicts".
 SECTION = re.compile(
     r"### (?:Verdicts|Replication results)\n.*?(?=\n\n### How it was made)", re.DOTALL
 )
-
-
-def values_by_seed(document: Mapping[str, Any]) -> MetricValues:
-    """Collect every metric by method and seed from a results file; older ones lack `accuracy`."""
-    found: dict[str, dict[str, dict[int, float]]] = {}
-    for methods in document["studies"].values():
-        for method, metrics in methods.items():
-            found[method] = {
-                name: {int(seed): value for seed, value in summary["seeds"].items()}
-                for name, summary in metrics.items()
-            }
-    for method, seeds in document.get("accuracy", {}).items():
-        found[method]["accuracy"] = {int(seed): value for seed, value in seeds.items()}
-    return found
 
 
 def judge_results(results: Path, claims: Mapping[str, Any]) -> None:

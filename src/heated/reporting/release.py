@@ -11,7 +11,7 @@ from typing import Any
 
 from heated.common.cli import run
 from heated.common.io import require_output, write_csv, write_json, write_text
-from heated.reporting import tables, verdicts
+from heated.reporting import main_effects, tables, verdicts
 from heated.reporting.dataset_report import DatasetReport
 from heated.reporting.html import template_environment
 from heated.reporting.run_results import curve_rows
@@ -136,9 +136,12 @@ def release_results(report: Path, results: Path, joined: Path) -> None:
 
 
 def join_results(results: Path, joined: Path) -> None:
-    """Write the Markdown of all data sets into one file."""
+    """Write the Markdown of all data sets into one file, and the forest plot beside them."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(results.glob("*.md"))]
-    head = template_environment().get_template("reporting/templates/results_head.md").render()
+    documents = main_effects.read_documents(results)
+    write_text(results / "forest.svg", main_effects.forest_plot(documents))
+    template = template_environment().get_template("reporting/templates/results_head.md")
+    head = template.render(main_effects.front_page(documents))
     write_text(joined, "\n".join([f"{head}\n", *texts]))
 
 

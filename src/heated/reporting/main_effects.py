@@ -1,0 +1,123 @@
+"""The main effects of heating and of the learning rate's drop, over all released data sets."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import style
+from matplotlib.figure import Figure
+
+from heated.analysis.claims import MetricValues, paired_differences, paired_t_test
+from heated.analysis.random_effects import combine
+from heated.common.io import read_json
+from heated.reporting.figures.base import STYLE, WIDTH, set_ticks, svg_text
+from heated.reporting.tables import markdown_table
+from heated.reporting.verdicts import format_points
+
+NORMALIZATIONS = {"bn": "batch norm", "ln": "L2 normalization"}
+EFFECTS = {"heat": "lower α", "drop": "lower learning rate", "interaction": "interaction"}
+METRICS = {"recall": "Recall@1", "map": "MAP@R"}
+Document = Mapping[str, Any]  # a results file
+
+
+def values_by_seed(document: Document) -> MetricValues:
+    """Collect every metric by method and seed from a results file; older ones lack `accuracy`."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for methods in document["studies"].values():
+        for method, metrics in methods.items():
+            found[method] = {
+                name: {int(seed): value for seed, value in summary["seeds"].items()}
+                for name, summary in metrics.items()
+            }
+    for method, seeds in document.get("accuracy", {}).items():
+        found[method]["accuracy"] = {int(seed): value for seed, value in seeds.items()}
+    return found
+
+
+def longest_trainings(documents: Sequence[Document]) -> list[str]:
+    """Name one recipe for each set of images: the one with the most epochs."""
+    longest: dict[str, Document] = {}
+    for document in sorted(documents, key=lambda each: int(each["parameters"]["epochs"])):
+        longest[json.dumps(document["split"], sort_keys=True)] = document
+    return [document["dataset"] for document in longest.values()]
+
+
+def effect_samples(documents: Sequence[Document], claim: str) -> dict[str, Any]:
+    """Return the effect by seed (n,) for each recipe with at least two seeds of all methods."""
+    samples = {}
+    for document in documents:
+        part = next((each for each in document["claims"] if each["claim"] == claim), None)
+        if part and not part["missing"] and part["n"] > 1:
+            sides = {"higher": part["a"].split(" + "), "lower": part["b"].split(" + ")}
+            comparison = {"metric": part["metric"], **sides}
+            samples[document["dataset"]] = paired_differences(comparison, values_by_seed(document))
+    return samples
+
+
+def summaries(documents: Sequence[Document]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Yield normalization, effect, metric and random-effects summary over sets of images."""
+    independent = longest_trainings(documents)
+    for normalization in NORMALIZATIONS:
+        for effect in EFFECTS:
+            for metric in METRICS:
+                samples = effect_samples(documents, f"{normalization}-{effect}-{metric}")
+                found = combine([x for name, x in samples.items() if name in independent])
+                if found:
+                    yield normalization, effect, metric, found
+
+
+def front_page(documents: Sequence[Document]) -> dict[str, str]:
+    """Format the table and the sentences at the top of RESULTS.md."""
+    rows, sentences = [], []
+    for normalization, effect, metric, found in summaries(documents):
+        low, high = map(format_points, found["interval"])
+        prediction = ", ".join(map(format_points, found["prediction"]))
+        names = [NORMALIZATIONS[normalization], EFFECTS[effect], METRICS[metric]]
+        numbers = [format_points(found["effect"]), f"[{low}, {high}]", f"[{prediction}]"]
+        rows.append([*names, *numbers, f"{100 * found['i2']:.0f} %", str(found["k"])])
+        if normalization == "bn" and effect != "interaction":
+            sentences.append(
+                f"{EFFECTS[effect].capitalize()}, {METRICS[metric]}: {numbers[0]} points "
+                f"(95 % CI {numbers[1]}, {found['k']} data sets)."
+            )
+    heading = ["normalization", "effect", "metric", "mean", "95 % CI", "95 % prediction", "I²", "k"]
+    return {"table": markdown_table(heading, rows), "sentences": " ".join(sentences)}
+
+
+def forest_plot(documents: Sequence[Document]) -> str:
+    """Draw each recipe's main effects with batch norm, and below them the means, as SVG text.
+
+    Recipes that are not in the means, since a longer training has the same images, are hollow.
+    """
+    independent = longest_trainings(documents)
+    summary = {(n, e, m): found for n, e, m, found in summaries(documents)}
+    names = [document["dataset"] for document in documents]
+    with style.context(STYLE):
+        figure = Figure(figsize=(WIDTH, 1.2 + 0.5 * len(names)))
+        panels = figure.subplots(2, 2, sharey=True, squeeze=False)
+        for row, effect in enumerate(("heat", "drop")):
+            for axes, metric in zip(panels[row], METRICS, strict=True):
+                axes.set_title(f"{EFFECTS[effect]}, {METRICS[metric]}")
+                axes.axvline(0, color="black", linewidth=0.8)
+                for name, sample in effect_samples(documents, f"bn-{effect}-{metric}").items():
+                    found = paired_t_test(np.asarray(sample))
+                    half = 50 * np.diff(found["interval"])
+                    fill = "C0" if name in independent else "white"
+                    position = (100 * found["effect"], names.index(name))
+                    axes.errorbar(*position, xerr=half, fmt="C0o", markerfacecolor=fill)
+                if mean := summary.get(("bn", effect, metric)):
+                    half = 50 * np.diff(mean["interval"])
+                    axes.errorbar(100 * mean["effect"], len(names), xerr=half, fmt="C1D")
+                axes.set_xlim(-6, 6)
+                set_ticks(axes.xaxis, [-5, 0, 5])
+        panels[0, 0].set_yticks(range(len(names) + 1), [*names, "mean"])
+        panels[0, 0].invert_yaxis()
+        figure.supxlabel("points, 95 % confidence interval")
+        return svg_text(figure, "Main effects of heating and of the learning rate's drop")
+
+
+def read_documents(results: Path) -> list[Document]:
+    """Read all results files of a folder, by name."""
+    return [read_json(path) for path in sorted(results.glob("*.json"))]
