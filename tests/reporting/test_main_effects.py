@@ -1,0 +1,82 @@
+"""The summary over data sets: which recipes it has, by hand, and the sentences that quote it."""
+
+import re
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from scipy import stats
+
+from heated.reporting.main_effects import (
+    effect_samples,
+    forest_plot,
+    front_page,
+    longest_trainings,
+    read_documents,
+    summaries,
+)
+from heated.reporting.verdicts import format_points
+
+RELEASED = read_documents(ROOT / "results")
+
+
+def make_document(dataset, epochs, images, effects):
+    """A results file of bn and bn-heat, whose differences in MAP@R are `effects`."""
+    values = {"bn": [0.0] * len(effects), "bn-heat": effects}
+    methods = {
+        name: {"map_at_r": {"seeds": {str(seed): x for seed, x in enumerate(each)}}}
+        for name, each in values.items()
+    }
+    claim = {"claim": "bn-heat-map", "metric": "map_at_r", "a": "bn-heat", "b": "bn"}
+    return {
+        "dataset": dataset,
+        "parameters": {"epochs": str(epochs)},
+        "split": {"train": {"images": images}},
+        "studies": {"run": methods},
+        "claims": [claim | {"missing": [], "n": len(effects)}],
+    }
+
+
+def test_the_mean_has_the_longest_training_of_each_set_of_images():
+    documents = [
+        make_document("short", 6, 100, [0.9, 0.9]),
+        make_document("long", 18, 100, [0.01, 0.03]),
+        make_document("b", 6, 200, [0.02, 0.04]),
+        make_document("c", 6, 300, [0.03, 0.05]),
+        make_document("one-seed", 6, 400, [0.9]),
+    ]
+    assert set(longest_trainings(documents)) == {"long", "b", "c", "one-seed"}
+    assert set(effect_samples(documents, "bn-heat-map")) == {"short", "long", "b", "c"}
+    ((*names, found),) = summaries(documents)
+    assert names == ["bn", "heat", "map"]
+    means = [0.02, 0.03, 0.04]
+    assert found["effect"] == pytest.approx(0.03)
+    low, high = stats.t.interval(0.95, 2, np.mean(means), stats.sem(means))
+    assert found["interval"] == pytest.approx([low, high], rel=1e-3)
+    page = front_page(documents)
+    assert "Lower α, MAP@R: +3.00 points" in page["sentences"]
+    assert page["table"].count("\n") == 2
+    assert forest_plot(documents).count("<svg") == 1
+
+
+def test_fewer_than_three_sets_of_images_have_no_front_page():
+    assert front_page([make_document("a", 6, 100, [0.01, 0.03])])["sentences"] == ""
+
+
+def test_readme_quotes_the_summary_of_the_released_results():
+    (found,) = (f for *names, f in summaries(RELEASED) if names == ["bn", "heat", "map"])
+    readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+    low, high = map(format_points, found["interval"])
+    effect = format_points(found["effect"])
+    assert f"by {effect} points ({low} to {high}, random effects)" in readme
+    assert found["k"] == 4
+    assert "the four sets of images" in readme
+
+
+def test_results_md_opens_with_the_summary():
+    head = (ROOT / "RESULTS.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    page = front_page(RELEASED)
+    assert page["sentences"] in head
+    assert page["table"] in head
+    figure = (ROOT / "results" / "forest.svg").read_text(encoding="utf-8")
+    assert figure == forest_plot(RELEASED)
