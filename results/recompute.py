@@ -4,9 +4,9 @@ Needs numpy and scipy only, and shares no code with the pipeline. Exits with 1 i
 
     python results/recompute.py
 
-Recomputed: means and intervals of the metrics, and effects, intervals, n, p and both verdicts of
-the claims. Seconds and MiB of the cost table are measurements, so that they are compared with
-nothing.
+Recomputed: means and intervals of the metrics; effects, intervals, n, p and both verdicts of the
+claims; the summary over data sets. Seconds and MiB of the cost table are measurements, so that they
+are compared with nothing.
 """
 
 import json
@@ -38,6 +38,15 @@ TABLES = {
     "Constant alphas": "alphas",
     "Smooth schedules": "schedule_shapes",
     "Competitors, on equal terms": "competitors",
+}
+FRONT = {  # parts of claims' names
+    "batch norm": "bn",
+    "L2 normalization": "ln",
+    "lower α": "heat",
+    "lower learning rate": "drop",
+    "interaction": "interaction",
+    "Recall@1": "recall",
+    "MAP@R": "map",
 }
 ROUNDING = 0.005 + 1e-9  # tables have two decimals
 LEVEL, EQUIVALENCE_LEVEL, MIN_SEEDS = 0.025, 0.05, 5
@@ -210,19 +219,75 @@ def check_claims(text: str, document: dict[str, Any], values: Values) -> Iterato
             yield f"{claim['claim']}: the table has {row['verdict']}, {row['Holm']}"
 
 
+def random_effects(samples: list[np.ndarray]) -> tuple[list[float], list[float], float]:
+    """Return mean and interval, prediction interval, and I² of the effect over data sets.
+
+    The variance over seeds is pooled; tau² solves Paule and Mandel's equation by bisection; the
+    interval is Hartung and Knapp's.
+    """
+    sizes, means = np.array([len(x) for x in samples]), np.array([x.mean() for x in samples])
+    k, pooled = len(samples), sum(((x - x.mean()) ** 2).sum() for x in samples)
+    variances = pooled / (sizes.sum() - k) / sizes
+
+    def q(tau2: float) -> float:
+        weights = 1 / (variances + tau2)
+        return float((weights * (means - np.average(means, weights=weights)) ** 2).sum())
+
+    low, high = 0.0, 1.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if q(middle) > k - 1 else (low, middle)
+    tau2 = 0.0 if q(0.0) <= k - 1 else low
+    weights = 1 / (variances + tau2)
+    mean = float(np.average(means, weights=weights))
+    error = float(np.sqrt(q(tau2) / (k - 1) / weights.sum()))
+    half = stats.t.ppf(0.975, k - 1) * error
+    reach = stats.t.ppf(0.975, k - 2) * np.sqrt(tau2 + error**2)
+    i2 = max(0.0, 1 - (k - 1) / q(0.0))
+    return [mean, mean - half, mean + half], [mean - reach, mean + reach], i2
+
+
+def check_front_page(text: str, documents: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield what differs between the table over data sets and the values per seed."""
+    longest: dict[str, dict[str, Any]] = {}
+    for document in sorted(documents, key=lambda each: int(each["parameters"]["epochs"])):
+        longest[json.dumps(document["split"], sort_keys=True)] = document
+    lines = [line for line in text.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    if not rows:
+        yield "RESULTS.md has no table over data sets"
+    for row in rows:
+        name = "-".join(FRONT[cell] for cell in row[:3])
+        samples = []
+        for document in longest.values():
+            claim = next(each for each in document["claims"] if each["claim"] == name)
+            if not claim["missing"] and claim["n"] > 1:
+                samples.append(differences(claim, read_values(document)))
+        mean, prediction, i2 = random_effects(samples)
+        got = [number for cell in row[3:6] for number in numbers(cell)]
+        expected = [100 * each for each in (*mean, *prediction)]
+        if not np.allclose(got, expected, rtol=0, atol=ROUNDING) or int(row[7]) != len(samples):
+            yield f"{name}: the table has {row[3:]}, expected {expected}, k = {len(samples)}"
+        if abs(float(row[6].removesuffix(" %")) - 100 * i2) > 0.51:
+            yield f"{name}: the table has I² {row[6]}, expected {100 * i2} %"
+
+
 def main(folder: Path = Path(__file__).parent) -> int:
     """Check every data set; return the exit status."""
+    joined, documents = (folder.parent / "RESULTS.md").read_text(encoding="utf-8"), []
     failed = 0
-    joined = (folder.parent / "RESULTS.md").read_text(encoding="utf-8")
     for path in sorted(folder.glob("*.json")):
         document = json.loads(path.read_text(encoding="utf-8"))
+        documents.append(document)
         values, text = read_values(document), path.with_suffix(".md").read_text(encoding="utf-8")
         problems = [*check_metrics(text, document, values), *check_claims(text, document, values)]
         if text.strip() not in joined:
             problems.append(f"RESULTS.md does not have the text of {path.with_suffix('.md').name}")
         print(f"{path.stem}: {len(problems)} differences", *problems, sep="\n  ")
         failed += len(problems)
-    return int(failed > 0)
+    problems = [*check_front_page(joined, documents)]
+    print(f"over data sets: {len(problems)} differences", *problems, sep="\n  ")
+    return int(failed + len(problems) > 0)
 
 
 if __name__ == "__main__":
