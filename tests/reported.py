@@ -26,9 +26,9 @@ KMEANS_AND_UNANSWERABLE = {
     "kmeans_objective": 0.3,
     "unanswerable_queries": 0.02,
 }
+VERSIONS = {"torch": "2.0", "torchvision": "0.2", "numpy": "2.1", "scikit-learn": "1.9"}
 ENVIRONMENT = {"device": "Maker's <b>fast</b> & cheap", "cores": 2, "system": "Linux"}
-ENVIRONMENT |= {"python": "3.11.7", "torch": "2.0", "torchvision": "0.2"}
-ENVIRONMENT |= {"numpy": "2.1", "scikit-learn": "1.9"}
+ENVIRONMENT |= {"python": "3.11.7", **VERSIONS}
 PART = {"images": 20, "classes": 4}
 SPLIT: dict[str, Any] = {"tested": "test classes", "train": PART, "query": PART, "gallery": PART}
 SECTION = {

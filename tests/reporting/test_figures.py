@@ -6,9 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from safetensors.numpy import save_file
@@ -190,9 +187,8 @@ def test_curves_have_a_color_per_normalization_and_dots_at_the_start_of_heating(
 
 
 def test_methods_are_in_the_legends_with_one_style_distinct_without_colors(main):
-    draw = {training_curves.draw_training_curves: main}
-    draw[training_curves.draw_class_geometry] = main[2:]
-    for draw_runs, runs in draw.items():
+    draw = (training_curves.draw_training_curves, training_curves.draw_class_geometry)
+    for draw_runs, runs in zip(draw, (main, main[2:]), strict=True):
         assert legend_labels(draw_runs(runs, MAIN)[1]) == [run.method for run in runs]
     styles = base.method_styles(main)
     assert len({(each["linestyle"], each["marker"]) for each in styles.values()}) == len(main) == 10
@@ -202,10 +198,9 @@ def test_methods_are_in_the_legends_with_one_style_distinct_without_colors(main)
 
 def test_the_shapes_include_the_step_that_differs_only_in_shape(drawn, results):
     text = drawn["schedule_shapes"].description
-    for shape in ("hbn (step)", "hbn-linear (linear)", "hbn-cosine (cosine)"):
-        assert shape in text
     methods = ["hbn", *ZERO_SHOT["schedule_shapes"]]
-    assert re.findall(r"(\S+) \(", text.partition("(%): ")[2]) == methods
+    shapes = re.findall(r"(\S+) \((\w+)\)", text.partition("(%): ")[2])
+    assert shapes == [(method, method.partition("-")[2] or "step") for method in methods]
     figure = training_curves.draw_schedule_shapes(results, ZERO_SHOT)[1]
     assert legend_labels(figure) == methods
 
@@ -249,8 +244,7 @@ def test_constant_alphas_are_grouped_by_dimension_with_their_controls_and_best(r
 
 
 def test_every_heating_step_is_a_cell_and_the_best_and_worst_are_described(results, drawn):
-    steps = {r.method: heating_step(r) for r in select(results, "hbn", "bn-heat", "bn", "bn-drop")}
-    assert steps == {"bn": None, "bn-drop": None, "bn-heat": None, "hbn": (16, 4, 0.7625)}
+    assert {heating_step(run) for run in select(results, "bn", "bn-drop", "bn-heat")} == {None}
     runs = select(results, *ZERO_SHOT["timing"], "hbn")
     by_step = {heating_step(run): run for run in runs}
     assert len(by_step) == 18
@@ -303,12 +297,13 @@ def test_every_test_image_and_class_is_drawn_in_its_color_by_increasing_alpha(up
     assert sorted(e.median_angle() for e in embeddings) == pytest.approx(expected, rel=0.2)
 
 
-@given(arrays(np.float64, st.integers(1, 12), elements=st.floats(-3.14, 3.14)))
-def test_labels_do_not_overlap_and_keep_the_order_around_the_circle(angles):
-    gap = embeddings_2d.LABEL_GAP
-    moved = embeddings_2d.spread_angles(angles, gap)
-    order = np.argsort(angles, kind="stable")
-    assert np.diff(np.append(moved[order], moved[order[0]] + 2 * np.pi)).min() > 0.95 * gap
+def test_labels_do_not_overlap_and_keep_the_order_around_the_circle():
+    random, gap = np.random.default_rng(0), embeddings_2d.LABEL_GAP
+    clusters = [random.uniform(-3, 3) + random.exponential(0.2, n % 12 + 1) for n in range(60)]
+    for angles in [np.zeros(12), *clusters]:
+        order = np.argsort(angles, kind="stable")
+        moved = embeddings_2d.spread_angles(angles, gap)[order]
+        assert np.diff(np.append(moved, moved[0] + 2 * np.pi)).min() > 0.95 * gap
     apart = np.array([2.0, -3.0, 0.0])
     assert list(embeddings_2d.spread_angles(apart, gap)) == list(apart)
 

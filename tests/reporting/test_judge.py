@@ -15,11 +15,6 @@ RELEASED = sorted((ROOT / "results").glob("*.json"))
 COLUMNS = ("bn-heat-recall", "bn-heat-map", "bn-drop-recall", "bn-drop-map")
 
 
-def points(share):
-    """Format in percentage points as README does, with a true minus."""
-    return f"{100 * share:+.2f}".replace("-", "−")
-
-
 @pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)
 def test_released_verdicts_follow_from_the_released_numbers_and_the_claims(path):
     document = json.loads(path.read_text(encoding="utf-8"))
@@ -63,8 +58,8 @@ def test_readmes_table_has_the_released_numbers():
         claims = {one["claim"]: one for one in document["claims"]}
         assert int(n) == claims["hbn-over-bn"]["n"]
         for cell, column in zip(effects, COLUMNS, strict=True):
-            low, high = map(points, claims[column]["interval"])
-            effect = points(claims[column]["effect"])
+            numbers = (claims[column]["effect"], *claims[column]["interval"])
+            effect, low, high = (f"{100 * each:+.2f}".replace("-", "−") for each in numbers)
             assert cell.replace("*", "") == f"{effect} ({low} to {high})"
             significant = claims[column]["verdict_adjusted"] in ("supported", "contradicted")
             assert cell.startswith("**") == significant

@@ -89,7 +89,6 @@ def test_the_preview_needs_no_training_and_prints_the_address_of_the_page(projec
     assert not re.search(r"\| +torch$", output, re.MULTILINE)
 
 
-def test_an_error_names_the_stage_that_writes_the_settings(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="'resolve'"):
+def test_an_error_names_the_stage_that_writes_the_settings(tmp_path):
+    with chdir(tmp_path), pytest.raises(FileNotFoundError, match="'resolve'"):
         preview.main()

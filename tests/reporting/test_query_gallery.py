@@ -76,12 +76,10 @@ def test_each_kind_has_as_many_queries_as_asked_for_of_distinct_classes_if_possi
 
 def test_a_query_without_a_match_is_left_out():
     arrays = random_arrays(2)
-    single = int(np.flatnonzero(arrays["labels"] == 0)[0])
-    arrays["labels"][single] = 99
+    arrays["labels"][3] = 99
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     queries, _, _ = query_gallery.score_queries(tensors, 16)
-    assert single not in queries
-    assert len(queries) == len(arrays["labels"]) - 1
+    assert queries.tolist() == [n for n in range(len(arrays["labels"])) if n != 3]
 
 
 def test_ties_are_broken_by_the_size_of_the_class_then_by_index():
@@ -101,15 +99,15 @@ def decode_uri(uri):
 
 
 def test_a_small_image_keeps_every_pixel_and_a_photograph_becomes_a_thumbnail():
-    for channels, side in product([1, 3], [8, 28, MAX_PNG_SIDE, 256]):
+    for channels, side in product([1, 3], [8, MAX_PNG_SIDE, 256]):
         image = RANDOM.integers(0, 256, (side, side, channels), dtype=np.uint8)
         uri = data_uri(image)
         head, decoded = decode_uri(uri)
-        if side <= MAX_PNG_SIDE:
-            assert head == "data:image/png;base64"
+        small = side <= MAX_PNG_SIDE
+        assert head == f"data:image/{'png' if small else 'webp'};base64"
+        if small:
             assert np.array_equal(np.asarray(decoded).reshape(image.shape), image)
         else:
-            assert head == "data:image/webp;base64"
             assert max(decoded.size) == query_gallery.THUMBNAIL
             assert len(uri) < 20_000  # of noise: the worst case
 

@@ -12,15 +12,15 @@ from heated.reporting.tables import Cell, StudyTable, TableRow, study_tables
 HEADING = ["R@1", "MAP@R", "NMI, geometric", "intra-class variance ↓"]
 
 
-@pytest.fixture(scope="module")
-def main(results):
-    (table,) = study_tables(results, {"run": ["hbn", "bn"]}, SECTION)
+def main_table(results, section=SECTION):
+    (table,) = study_tables(results, {"run": [result.method for result in results]}, section)
     return table
 
 
-def test_a_table_has_one_row_per_method_and_one_cell_per_metric(main, results):
-    assert [*main.metrics.values()] == HEADING
-    hbn, bn = main.rows
+def test_a_table_has_one_row_per_method_and_one_cell_per_metric(results):
+    table = main_table(results)
+    assert [*table.metrics.values()] == HEADING
+    hbn, bn = table.rows
     assert hbn.texts() == ["hbn", "1", "75.00", "25.00", "50.00", "12.50"]
     # Student's t with one degree of freedom: 12.7062 * 0.25 / 2
     assert bn.texts()[:3] == ["bn", "2", "62.50 ± 158.83"]
@@ -28,34 +28,32 @@ def test_a_table_has_one_row_per_method_and_one_cell_per_metric(main, results):
     assert tables.metric_title("new") == "new"
     scores = {seed: values | KMEANS_AND_UNANSWERABLE for seed, values in SCORES["bn"].items()}
     metrics = summarize_seeds(scores)
-    (table,) = study_tables([replace(results[1], metrics=metrics)], {"run": ["bn"]}, SECTION)
+    table = main_table([replace(results[1], metrics=metrics)])
     assert [*table.metrics.values()] == HEADING
 
 
-def test_the_best_mean_is_marked_the_smallest_where_lower_is_better(main, results):
-    hbn, bn = main.rows
+def test_the_best_mean_is_marked_the_smallest_where_lower_is_better(results):
+    hbn, bn = main_table(results).rows
     assert all(cell.best for cell in hbn.cells.values())
     assert not any(cell.best for cell in bn.cells.values())
-    (single,) = study_tables(results[:1], {"run": ["hbn"]}, SECTION)
-    assert not any(cell.best for cell in single.rows[0].cells.values())
+    assert not any(cell.best for cell in main_table(results[:1]).rows[0].cells.values())
     name = "inter_class_distance"  # has no best value
     unranked = [replace(r, metrics={name: r.metrics["recall_at_1"]}) for r in results]
-    (table,) = study_tables(unranked, {"run": ["hbn", "bn"]}, SECTION)
-    assert not any(row.cells[name].best for row in table.rows)
+    assert not any(row.cells[name].best for row in main_table(unranked).rows)
 
 
 def test_only_a_run_with_the_papers_protocol_shows_the_papers_value(results):
     record, section = record_of("cub200", "hbn")
     faithful = replace(results[0], record=record)
-    by_study = study_tables([faithful], {"run": ["hbn"]}, section)
-    cells = by_study[0].rows[0].cells
+    table = main_table([faithful], section)
+    cells = table.rows[0].cells
     assert cells["recall_at_1"].paper == pytest.approx(0.5068)
     assert cells["map_at_r"].paper is None
-    (row,) = tables.csv_rows([faithful], by_study)
+    (row,) = tables.csv_rows([faithful], [table])
     assert row["recall_at_1_paper"] == pytest.approx(0.5068)
     other = replace(results[0], record={**record, "split": SPLIT})
-    (table,) = study_tables([other], {"run": ["hbn"]}, section)
-    assert {cell.paper for cell in table.rows[0].cells.values()} == {None}
+    cells = main_table([other], section).rows[0].cells
+    assert {cell.paper for cell in cells.values()} == {None}
 
 
 MARKDOWN = """## digits

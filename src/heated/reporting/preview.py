@@ -107,7 +107,7 @@ def render_preview(grids: Mapping[str, Any]) -> str:
 def main() -> None:
     """Write the page, and print its address."""
     write_text(PAGE, render_preview(load_settings("report.json")["grids"]))
-    print(f"{PAGE.resolve().as_uri()}")
+    print(PAGE.resolve().as_uri())
 
 
 if __name__ == "__main__":
