@@ -158,9 +158,8 @@ def test_the_commands_name_data_sets_methods_and_seeds(digits):
     # A data set of a study alone is not run with the main methods.
     flat = replace(digits, dataset="flat", studies={"embeddings_2d": METHODS})
     for report, key in ((digits, "run"), (flat, "studies.embeddings_2d")):
-        for command, methods, seeds in zip(
-            release.repro_commands(report), ("hbn,bn", "bn"), ("0,1", "0"), strict=True
-        ):
+        commands = release.repro_commands(report)
+        for command, methods, seeds in zip(commands, ("hbn,bn", "bn"), ("0,1", "0"), strict=True):
             settings = {"studies.embeddings_2d.datasets": "", f"{key}.datasets": report.dataset}
             settings |= {f"{key}.methods": methods, f"{key}.seeds": seeds}
             options = re.findall(r"--set-param '(\S+)=\[(.*)\]'", command)

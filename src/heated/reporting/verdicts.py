@@ -89,8 +89,8 @@ def describe_comparison(part: ClaimResult, results: Results, section: Section) -
         text += f"; {p}" + (f", after Holm's correction {adjusted}" if adjusted else "")
     if part["margin"]:
         text += f"; claimed: above {format_points(-part['margin'])}"
-    printed = paper_difference(part, results, section)
-    return text + ("." if printed is None else f". Paper: {format_points(printed)}.")
+    paper = paper_difference(part, results, section)
+    return text + ("." if paper is None else f". Paper: {format_points(paper)}.")
 
 
 def comparison_title(part: ClaimResult) -> str:

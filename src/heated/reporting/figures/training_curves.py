@@ -96,8 +96,8 @@ def draw_schedule_shapes(results: Sequence[RunResult], studies: Studies) -> Desc
     if not study:
         return None
     main = [run for run in select_studies(results, studies, "run") if run not in study]
-    wanted = all_but_shape(study[0])
-    runs = [*(run for run in main if all_but_shape(run) == wanted), *study]
+    settings = all_but_shape(study[0])
+    runs = [*(run for run in main if all_but_shape(run) == settings), *study]
     figure = Figure(figsize=(base.WIDTH, 6.2))
     panels = figure.subplot_mosaic(
         [["alpha", "alpha"], ["recall", "final"]], height_ratios=[2, 3], width_ratios=[4, 1]
