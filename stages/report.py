@@ -26,11 +26,12 @@ def main() -> None:
 
 def report_on(settings: dict[str, Any], dataset: str) -> DatasetReport:
     """Read all runs on a data set, and the nearest neighbors of some test images."""
-    given = settings["datasets"][dataset]
-    section, folder = given["section"], run_folder(dataset, settings["gallery_method"])
-    results = read_results(RUNS, dataset, given["methods"])
+    resolved = settings["datasets"][dataset]
+    section, count = resolved["section"], resolved["gallery_queries"]
+    results = read_results(RUNS, dataset, resolved["methods"])
+    folder = run_folder(dataset, settings["gallery_method"])
     embeddings = folder / f"embeddings/seed-{settings['gallery_seed']}.npz"
-    options = {"count": given["gallery_queries"], "memory_mib": section["evaluation"]["memory_mib"]}
+    options = {"count": count, "memory_mib": section["evaluation"]["memory_mib"]}
     gallery = load_gallery(packed_folder(dataset), embeddings, **options)
     texts = {"grids": settings["grids"], "claims": settings["claims"], "gallery": gallery}
     return make_dataset_report(results, section, **texts)

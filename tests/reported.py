@@ -12,62 +12,49 @@ from heated.reporting.query_gallery import GalleryQuery, Thumbnail
 
 METHODS = ["hbn", "bn"]  # not in alphabetical order
 ALPHAS = {"hbn": [16.0, 16.0, 4.0], "bn": [16.0, 16.0, 16.0]}
-SCORES: dict[str, dict[int, dict[str, float]]] = {
-    "hbn": {
-        0: {
-            "recall_at_1": 0.75,
-            "map_at_r": 0.25,
-            "nmi_geometric": 0.5,
-            "intra_class_variance": 0.125,
-        }
-    },
-    "bn": {
-        0: {"recall_at_1": 0.5, "map_at_r": 0.1, "nmi_geometric": 0.4, "intra_class_variance": 0.3},
-        1: {
-            "recall_at_1": 0.75,
-            "map_at_r": 0.2,
-            "nmi_geometric": 0.45,
-            "intra_class_variance": 0.3,
-        },
-    },
+METRICS = ("recall_at_1", "map_at_r", "nmi_geometric", "intra_class_variance")
+VALUES = {
+    "hbn": [(0.75, 0.25, 0.5, 0.125)],
+    "bn": [(0.5, 0.1, 0.4, 0.3), (0.75, 0.2, 0.45, 0.3)],
 }
+SCORES = {  # by method and seed
+    method: {seed: dict(zip(METRICS, row, strict=True)) for seed, row in enumerate(rows)}
+    for method, rows in VALUES.items()
+}
+KMEANS_AND_UNANSWERABLE = {
+    "nmi_geometric_kmeans_std": 0.0123,
+    "kmeans_objective": 0.3,
+    "unanswerable_queries": 0.02,
+}
+VERSIONS = {"torch": "2.0", "torchvision": "0.2", "numpy": "2.1", "scikit-learn": "1.9"}
 ENVIRONMENT = {"device": "Maker's <b>fast</b> & cheap", "cores": 2, "system": "Linux"}
-ENVIRONMENT |= {"python": "3.11.7", "torch": "2.0", "torchvision": "0.2"}
-ENVIRONMENT |= {"numpy": "2.1", "scikit-learn": "1.9"}
+ENVIRONMENT |= {"python": "3.11.7", **VERSIONS}
 PART = {"images": 20, "classes": 4}
-SPLIT: dict[str, Any] = {
-    "tested": "test classes",
-    **dict.fromkeys(("train", "query", "gallery"), PART),
-}
+SPLIT: dict[str, Any] = {"tested": "test classes", "train": PART, "query": PART, "gallery": PART}
 SECTION = {
     "source": {"name": "digits"},
     "packing": {"size": 8},
     "evaluation": {"kmeans": {"name": "scikit-learn", "restarts": 10}},
 }
 GRIDS = {
-    "run": {"datasets": ["digits", "higher"], "methods": METHODS},
+    "run": {"datasets": ["digits", "more"], "methods": METHODS},
     "alphas": {"datasets": [], "methods": ["bn-4", "bn-8"]},
     "embeddings_2d": {"datasets": ["flat"], "methods": ["ln"]},
 }
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 MATCH = Thumbnail(PIXEL, "cat & dog", matches=True, pixelated=True)
 MISS = Thumbnail(PIXEL, "bee", matches=False, pixelated=False)
-KINDS = ("best", "typical", "worst")
-QUERIES = [GalleryQuery(kind, 0.5, MATCH, [MATCH, MISS]) for kind in KINDS]
+QUERIES = [GalleryQuery(k, 0.5, MATCH, [MATCH, MISS]) for k in ("best", "typical", "worst")]
 
 
-def comparison(more: str, less: str, margin: float = 0.0) -> dict[str, Any]:
-    return {
-        "metric": "recall_at_1",
-        "higher": more.split(),
-        "lower": less.split(),
-        "margin": margin,
-    }
+def comparison(higher: str, lower: str, margin: float = 0.0) -> dict[str, Any]:
+    sides = {"higher": higher.split(), "lower": lower.split()}
+    return {"metric": "recall_at_1", **sides, "margin": margin}
 
 
 def claim(statement: str, *comparisons: dict[str, Any], origin: str = "paper") -> dict[str, Any]:
-    stated = {"status": "exploratory", "stated": None, "first_seed": 0, "smallest_effect": 0.005}
-    return stated | {"statement": statement, "origin": origin, "all": list(comparisons)}
+    status = {"status": "exploratory", "stated": None, "first_seed": 0, "smallest_effect": 0.005}
+    return status | {"statement": statement, "origin": origin, "all": list(comparisons)}
 
 
 CLAIMS = {
@@ -118,7 +105,7 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.rows: list[list[str]] = []
         self.texts: list[str] = []
-        self.cell = False
+        self.in_cell = False
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -127,13 +114,12 @@ class Page(HTMLParser):
             self.rows.append([])
         if tag in ("td", "th"):
             self.rows[-1].append("")
-            self.cell = True
+            self.in_cell = True
 
     def handle_data(self, data: str) -> None:
-        if self.cell:
+        if self.in_cell:
             self.rows[-1][-1] += data
         self.texts.append(data.strip())
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th"):
-            self.cell = False
+        self.in_cell = self.in_cell and tag not in ("td", "th")

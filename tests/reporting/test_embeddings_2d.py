@@ -14,24 +14,18 @@ from heated.datasets.splits import split
 from heated.models.embedding import embed
 from heated.models.embedding_model import load_model
 from heated.preprocessing import packing
+from heated.reporting.figures.embeddings_2d import Embedding2D, normalize_rows
 from heated.training.recipe import Recipe
-from heated.training.training_run import Run
+from heated.training.training_run import TrainingRun
 
 PARAMS = config.load_params(ROOT)
 CPU = torch.device("cpu")
 
 
-def angular_spread(model, data, mask):
-    """Return the mean over classes of the median angle to the class mean, in degrees."""
-    numbers = np.flatnonzero(mask)
-    embeddings = embed(model, MemmapImages(data.images, numbers, CPU), quiet=True).double().numpy()
-    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    medians = []
-    for label in np.unique(data.labels[numbers]):
-        members = unit[data.labels[numbers] == label]
-        mean = members.mean(axis=0) / np.linalg.norm(members.mean(axis=0))
-        medians.append(np.median(np.degrees(np.arccos((members @ mean).clip(-1, 1)))))
-    return np.mean(medians)
+def median_angle(model, data, mask):
+    indices = np.flatnonzero(mask)
+    embeddings = embed(model, MemmapImages(data.images, indices, CPU), quiet=True).numpy()
+    return Embedding2D(None, normalize_rows(embeddings), data.labels[indices]).median_angle()
 
 
 @pytest.mark.slow
@@ -39,20 +33,20 @@ def test_classes_spread_as_alpha_grows(tmp_path):
     name, spreads = "digits-upright", {}
     settings = PARAMS.datasets[name]
     source, rule = SOURCES["digits"](**settings.source.options), settings.packing.split
-    places = {"mirror": None, "subfolder": "digits", "cache": Cache(tmp_path / "cache", 1)}
-    samples = source.read(download_all(source.files, tmp_path / "raw", **places))
-    images = settings.packing.model_dump(exclude={"split", "validation"})
+    options = {"mirror": None, "subfolder": "digits", "cache": Cache(tmp_path / "cache", 1)}
+    samples = source.read(download_all(source.files, tmp_path / "raw", **options))
+    packing_options = settings.packing.model_dump(exclude={"split", "validation"}) | {"workers": 1}
     parts = split(samples, rule.name, **rule.options)
-    packing.pack(samples, parts, tmp_path / "packed", **images, workers=1)
+    packing.pack(samples, parts, tmp_path / "packed", **packing_options)
     data = load_packed(tmp_path / "packed")
     for method in ("ln-4", "ln-64"):
         recipe = Recipe.from_settings(PARAMS.settings(name, method) | {"precision": "float32"})
         path = tmp_path / f"{method}.safetensors"
-        run = Run(recipe, data, name, CPU, tmp_path / "checkpoints")
-        (*_, last) = run.finished(0, path, lambda row: None)["history"]
+        run = TrainingRun(recipe, data, name, CPU, tmp_path / "checkpoints")
+        (*_, last) = run.train_seed(0, path, lambda row: None)["history"]
         assert last["accuracy"] > 0.5
         masks = (data.split.train, data.split.query)
-        spreads[method] = [angular_spread(load_model(path, CPU), data, mask) for mask in masks]
+        spreads[method] = [median_angle(load_model(path, CPU), data, mask) for mask in masks]
     assert all(np.greater(spreads["ln-64"], spreads["ln-4"]))
 
 

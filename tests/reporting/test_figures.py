@@ -6,9 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from safetensors.numpy import save_file
@@ -17,27 +14,17 @@ from heated import config
 from heated.common.history import write_history
 from heated.common.io import read_json, write_arrays, write_json
 from heated.evaluation.summary import summarize_seeds
-from heated.reporting.figures import FIGURES, draw_figure, draw_figures, embeddings_2d, gradients
-from heated.reporting.figures.base import (
-    format_recall,
-    heating_step,
-    line_style,
-    mean_recall,
-    method_styles,
-    seed_count,
+from heated.reporting.figures import (
+    FIGURES,
+    base,
+    draw_figure,
+    draw_figures,
+    embeddings_2d,
+    final_recall,
+    gradients,
+    training_curves,
 )
-from heated.reporting.figures.final_recall import (
-    complete_factorials,
-    constant_alphas_by_dim,
-    controls_of_dim,
-    draw_factorial,
-    plot_heating_steps,
-)
-from heated.reporting.figures.training_curves import (
-    draw_class_geometry,
-    draw_schedule_shapes,
-    draw_training_curves,
-)
+from heated.reporting.figures.base import format_recall, heating_step, mean_recall
 from heated.reporting.run_results import read_results
 from heated.reporting.tables import cost_table
 from heated.training.recipe import Recipe
@@ -45,6 +32,7 @@ from heated.training.recipe import Recipe
 pytestmark = pytest.mark.xdist_group("figures")  # one process draws the shared ones
 PARAMS = config.load_params(ROOT)
 ZERO_SHOT = {name: grid.methods for name, grid in PARAMS.grids().items() if name != "embeddings_2d"}
+METHODS = list(dict.fromkeys(sum(ZERO_SHOT.values(), [])))
 MAIN = {"run": ZERO_SHOT["run"]}
 UPRIGHT = {"embeddings_2d": PARAMS.studies.embeddings_2d.methods}
 LABELS = np.arange(10).repeat(20)
@@ -69,11 +57,11 @@ def write_run(folder: Path, dataset: str, method: str, seeds: tuple[int, ...] = 
     write_history(run / "history.csv", {s: [*rows[:-1], last | scores[s]] for s in seeds})
     record: dict = {"params": settings}
     if method in PARAMS.studies.competitors.methods:
-        cost = {"seconds": 10.0 + len(method), "images_seen": 800, "peak_mib": 900}
-        record["seeds"] = {str(seed): cost | {"seconds": cost["seconds"] + seed} for seed in seeds}
+        cost = {"images_seen": 800, "peak_mib": 900}
+        record["seeds"] = {str(s): cost | {"seconds": 10.0 + len(method) + s} for s in seeds}
         points = PARAMS.studies.competitors.points(method)
-        tried = [{"point": p, "recall_at_1": 0.9 - i / 10} for i, p in enumerate(points)]
-        tried[0]["recall_at_1"] = None  # not finite; the second is the best
+        recalls = [None, *(0.9 - i / 10 for i in range(1, len(points)))]  # the first: not finite
+        tried = [{"point": p, "recall_at_1": r} for p, r in zip(points, recalls, strict=True)]
         tuned = {"metric": "recall_at_1", "tested": "validation classes, fold 0 of 5"}
         tuned |= {"tried": tried, "chosen": points[1], "trainings": len(points)}
         write_json(run / "tuned.json", tuned)
@@ -82,17 +70,14 @@ def write_run(folder: Path, dataset: str, method: str, seeds: tuple[int, ...] = 
 
 def write_embeddings(run: Path, width: float) -> None:
     """Write two-dimensional embeddings around the class weights, with random lengths."""
-    random = np.random.default_rng(0)
-    directions = np.arange(10) * np.pi / 5
+    random, directions = np.random.default_rng(0), np.arange(10) * np.pi / 5
     angles = directions[LABELS] + width * random.standard_normal(len(LABELS))
     lengths = random.uniform(0.1, 9, (len(LABELS), 1))
-    points = lengths * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    write_arrays(
-        run / "embeddings" / "seed-0.npz", embeddings=points.astype(np.float32), labels=LABELS
-    )
+    points = (lengths * np.stack([np.cos(angles), np.sin(angles)], axis=1)).astype(np.float32)
+    write_arrays(run / "embeddings/seed-0.npz", embeddings=points, labels=LABELS)
     weights = 3 * np.stack([np.cos(directions), np.sin(directions)], axis=1)
     (run / "models").mkdir()
-    save_file({"head.weight": weights.astype(np.float32)}, run / "models" / "seed-0.safetensors")
+    save_file({"head.weight": weights.astype(np.float32)}, run / "models/seed-0.safetensors")
 
 
 def write_gradients(run: Path) -> None:
@@ -109,25 +94,12 @@ def write_gradients(run: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    for method in dict.fromkeys(method for methods in ZERO_SHOT.values() for method in methods):
+    for method in METHODS:
         write_run(folder, "digits", method)
-    for index, method in enumerate(UPRIGHT["embeddings_2d"]):
-        write_run(folder, "digits-upright", method)
-        write_embeddings(folder / "digits-upright" / method, 0.05 * (1 + index))
     write_gradients(folder / "digits" / "hbn")
-    return folder
-
-
-def read(runs, dataset, studies):
-    methods = dict.fromkeys(method for each in studies.values() for method in each)
-    return read_results(runs, dataset, list(methods))
-
-
-@pytest.fixture(scope="module")
-def results(runs):
-    return read(runs, "digits", ZERO_SHOT)
+    return read_results(folder, "digits", METHODS)
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +108,12 @@ def main(results):
 
 
 @pytest.fixture(scope="module")
-def upright(runs):
-    return read(runs, "digits-upright", UPRIGHT)
+def upright(tmp_path_factory):
+    folder, methods = tmp_path_factory.mktemp("upright"), UPRIGHT["embeddings_2d"]
+    for width, method in enumerate(methods, 1):
+        write_run(folder, "digits-upright", method)
+        write_embeddings(folder / "digits-upright" / method, 0.05 * width)
+    return read_results(folder, "digits-upright", methods)
 
 
 @pytest.fixture(scope="module")
@@ -162,10 +138,10 @@ def legend_labels(figure):
 def test_every_figure_is_an_svg_with_its_title_and_a_description_with_numbers(drawn):
     assert drawn.keys() == FIGURES.keys()
     for name, (title, _) in FIGURES.items():
-        assert drawn[name].svg.startswith("<?xml"), name
-        assert f"<title>{title}</title>" in drawn[name].svg
-        assert len(drawn[name].svg) < 2**20
-        text = drawn[name].description
+        svg, text = drawn[name].svg, drawn[name].description
+        assert svg.startswith("<?xml"), name
+        assert f"<title>{title}</title>" in svg
+        assert len(svg) < 2**20
         assert re.search(r"\d\.\d", text)
         assert text.endswith(".")
         assert not re.search("None|nan", text)
@@ -182,28 +158,20 @@ def test_figures_without_data_are_left_out(results, main):
     assert draw_figures([], ZERO_SHOT) == []
     for studies in ({}, {"run": [], "alphas": []}, {"embeddings_2d": ["ln", "hln"]}):  # D is not 2
         assert [each.name for each in draw_figures(results, studies)] == ["gradients"]
-    found = {name for name in FIGURES if name != "curves" and draw_figure(name, main, MAIN)}
-    assert found == {"factorial", "gradients", "geometry"}
+    names = {name for name in FIGURES if name != "curves" and draw_figure(name, main, MAIN)}
+    assert names == {"factorial", "gradients", "geometry"}
     assert draw_figure("gradients", select(results, "bn", "ln"), ZERO_SHOT) is None
 
 
 def test_runs_may_have_one_seed_or_different_numbers_of_seeds(tmp_path):
-    studies = {"run": ["ln", "ln-drop", "ln-heat", "hln"]}
-    for method in studies["run"]:
+    methods = ["ln", "ln-drop", "ln-heat", "hln"]
+    for method in methods:
         write_run(tmp_path, "digits", method, seeds=(0,))
-    found = draw_figures(read(tmp_path, "digits", studies), studies)
-    assert [each.name for each in found] == ["curves", "factorial", "geometry"]
-    assert "1 seed " in found[1].description
+    figures = draw_figures(read_results(tmp_path, "digits", methods), {"run": methods})
+    assert [each.name for each in figures] == ["curves", "factorial", "geometry"]
+    assert "1 seed " in figures[1].description
     write_run(tmp_path, "digits", "ln", seeds=(0, 1))
-    assert seed_count(read(tmp_path, "digits", studies)) == "1 to 2 seeds"
-
-
-# training curves
-
-
-def test_the_legends_have_every_main_method(main):
-    for draw, runs in ((draw_training_curves, main), (draw_class_geometry, main[2:])):
-        assert legend_labels(draw(runs, MAIN)[1]) == [run.method for run in runs]
+    assert base.seed_count(read_results(tmp_path, "digits", methods)) == "1 to 2 seeds"
 
 
 def test_curves_have_a_color_per_normalization_and_dots_at_the_start_of_heating(results, drawn):
@@ -218,32 +186,33 @@ def test_curves_have_a_color_per_normalization_and_dots_at_the_start_of_heating(
     assert "hbn from epoch 6" in drawn["curves"].description
 
 
-def test_methods_are_distinct_without_colors_and_have_one_style_in_all_figures(main):
-    found = method_styles(main)
-    assert len({(each["linestyle"], each["marker"]) for each in found.values()}) == len(main) == 10
-    assert method_styles(main[2:]).items() <= found.items()
-    assert line_style(7, 4)["marker"] == line_style(0, 0)["marker"]  # markers repeat
+def test_methods_are_in_the_legends_with_one_style_distinct_without_colors(main):
+    draw = (training_curves.draw_training_curves, training_curves.draw_class_geometry)
+    for draw_runs, runs in zip(draw, (main, main[2:]), strict=True):
+        assert legend_labels(draw_runs(runs, MAIN)[1]) == [run.method for run in runs]
+    styles = base.method_styles(main)
+    assert len({(each["linestyle"], each["marker"]) for each in styles.values()}) == len(main) == 10
+    assert base.method_styles(main[2:]).items() <= styles.items()
+    assert base.line_style(7, 4)["marker"] == base.line_style(0, 0)["marker"]  # markers repeat
 
 
 def test_the_shapes_include_the_step_that_differs_only_in_shape(drawn, results):
     text = drawn["schedule_shapes"].description
-    for shape in ("hbn (step)", "hbn-linear (linear)", "hbn-cosine (cosine)"):
-        assert shape in text
     methods = ["hbn", *ZERO_SHOT["schedule_shapes"]]
-    assert re.findall(r"(\S+) \(", text.partition("(%): ")[2]) == methods
-    assert legend_labels(draw_schedule_shapes(results, ZERO_SHOT)[1]) == methods
+    shapes = re.findall(r"(\S+) \((\w+)\)", text.partition("(%): ")[2])
+    assert shapes == [(method, method.partition("-")[2] or "step") for method in methods]
+    figure = training_curves.draw_schedule_shapes(results, ZERO_SHOT)[1]
+    assert legend_labels(figure) == methods
 
 
-# final Recall@1
-
-
-def test_a_factorial_has_the_four_cells_in_order_with_every_mean_and_seed(main):
-    found = [[run.method for run in runs] for runs in complete_factorials(main).values()]
-    assert found == [["ln", "ln-drop", "ln-heat", "hln"], ["bn", "bn-drop", "bn-heat", "hbn"]]
+def test_a_factorial_has_its_four_cells_in_order_and_all_intervals_on_one_axis(main):
+    groups = final_recall.complete_factorials(main)
+    methods = [[run.method for run in runs] for runs in groups.values()]
+    assert methods == [["ln", "ln-drop", "ln-heat", "hln"], ["bn", "bn-drop", "bn-heat", "hbn"]]
     partial = [run for run in main if run.method != "bn-heat"]
-    assert [*complete_factorials(partial)] == ["L2 normalization"]
-    description, figure = draw_factorial(main, MAIN)
-    for axes, runs in zip(figure.axes, complete_factorials(main).values(), strict=True):
+    assert [*final_recall.complete_factorials(partial)] == ["L2 normalization"]
+    description, figure = final_recall.draw_factorial(main, MAIN)
+    for axes, runs in zip(figure.axes, groups.values(), strict=True):
         for run in runs:
             assert f"{run.method}\n{mean_recall(run):.2f}" in texts(figure)
             assert f"{mean_recall(run):.2f} ({run.method})" in description
@@ -252,25 +221,22 @@ def test_a_factorial_has_the_four_cells_in_order_with_every_mean_and_seed(main):
             assert isinstance(line, Line2D)
             expected = [100 * recall_at_1(run.method, seed) for run in runs]
             assert list(line.get_ydata()) == pytest.approx(expected)
-
-
-def test_every_interval_is_within_the_shared_axis(main):
+    intervals = [run.metrics["recall_at_1"]["interval"] for run in sum(groups.values(), [])]
     for order in (main, main[::-1]):
-        low, high = draw_factorial(order, MAIN)[1].axes[0].get_ylim()
-        for run in sum(complete_factorials(order).values(), []):
-            interval = run.metrics["recall_at_1"]["interval"]
-            assert low <= 100 * interval[0] < 100 * interval[1] <= high
+        low, high = final_recall.draw_factorial(order, MAIN)[1].axes[0].get_ylim()
+        assert all(low <= 100 * each[0] < 100 * each[1] <= high for each in intervals)
 
 
 def test_constant_alphas_are_grouped_by_dimension_with_their_controls_and_best(results, drawn):
-    lines = constant_alphas_by_dim(results)
+    lines = final_recall.constant_alphas_by_dim(results)
     assert list(lines) == [64, 128, 256]
     assert [run.method for run in lines[64].values()] == ["bn-4", "bn-8", "bn", "bn-32", "bn-64"]
     few = select(results, "bn", "bn-4", "bn-drop", "ln", "hbn")  # two constant alphas
-    assert constant_alphas_by_dim(few) == {}
+    assert final_recall.constant_alphas_by_dim(few) == {}
     for (dim, line), end in zip(lines.items(), ("", "-d128", "-d256"), strict=True):
         assert list(line) == [4, 8, 16, 32, 64]
-        methods = {name: run.method for name, run in controls_of_dim(results, dim).items()}
+        controls = final_recall.controls_of_dim(results, dim)
+        methods = {name: run.method for name, run in controls.items()}
         assert methods == {"softmax": f"sm{end}", "heated": f"hbn{end}"}
         best = max(line, key=lambda alpha, line=line: mean_recall(line[alpha]))
         text = drawn["alphas"].description.partition(f"D = {dim}: ")[2]
@@ -278,14 +244,11 @@ def test_constant_alphas_are_grouped_by_dimension_with_their_controls_and_best(r
 
 
 def test_every_heating_step_is_a_cell_and_the_best_and_worst_are_described(results, drawn):
-    steps = {
-        run.method: heating_step(run) for run in select(results, "hbn", "bn-heat", "bn", "bn-drop")
-    }
-    assert steps == {"bn": None, "bn-drop": None, "bn-heat": None, "hbn": (16, 4, 0.7625)}
+    assert {heating_step(run) for run in select(results, "bn", "bn-drop", "bn-heat")} == {None}
     runs = select(results, *ZERO_SHOT["timing"], "hbn")
-    found = {heating_step(run): run for run in runs}
-    assert len(found) == 18
-    cells = texts(plot_heating_steps(found))
+    by_step = {heating_step(run): run for run in runs}
+    assert len(by_step) == 18
+    cells = texts(final_recall.plot_heating_steps(by_step))
     assert all(format_recall(run, "\n") in cells for run in runs)
     order = sorted(runs, key=mean_recall)
     for word, run in (("Best", order[-1]), ("worst", order[0])):
@@ -297,38 +260,24 @@ def test_every_heating_step_is_a_cell_and_the_best_and_worst_are_described(resul
 
 def test_costs_are_those_of_the_records_and_the_figure_ranks_the_competitors(results, drawn):
     methods = PARAMS.studies.competitors.methods
-    found = cost_table(select(results, *methods))
-    assert [row["method"] for row in found.rows] == methods
-    (triplet,) = (dict(row) for row in found.rows if row["method"] == "triplet")
+    table = cost_table(select(results, *methods))
+    assert [row["method"] for row in table.rows] == methods
+    (triplet,) = (dict(row) for row in table.rows if row["method"] == "triplet")
     recall = 100 * np.mean([recall_at_1("triplet", seed) for seed in (0, 1, 2)])
     assert triplet.pop("R@1").startswith(f"{recall:.2f} ± ")
-    assert triplet == {
-        "method": "triplet",
-        "n": "3",
-        "images seen": "800",
-        "seconds": "18",  # the median of three seeds
-        "MiB": "900",
-        "chosen": "lr 0.01 (smallest tried), loss.margin 0.2",
-        "tried": "6",
-        "not finite": "1",
-        "validation R@1": "80.00",
-    }
-    assert "among 6 by Recall@1 on validation classes, fold 0 of 5." in found.markdown()
-    described = drawn["costs"].description
+    numbers = {"n": "3", "images seen": "800", "MiB": "900", "tried": "6", "not finite": "1"}
+    numbers |= {"seconds": "18", "validation R@1": "80.00"}  # the median of three seeds
+    chosen = "lr 0.01 (smallest tried), loss.margin 0.2"
+    assert triplet == {"method": "triplet", "chosen": chosen, **numbers}
+    assert "among 6 by Recall@1 on validation classes, fold 0 of 5." in table.markdown()
+    text = drawn["costs"].description
     ranked = sorted(select(results, *methods), key=lambda r: -mean_recall(r))
-    places = [described.index(f" {each.method} {format_recall(each, ' ')} (") for each in ranked]
+    places = [text.index(f" {each.method} {format_recall(each, ' ')} (") for each in ranked]
     assert places == sorted(places)
 
 
-# two-dimensional embeddings
-
-
-@pytest.fixture(scope="module")
-def embeddings(upright):
-    return embeddings_2d.load_embeddings(upright)
-
-
-def test_every_test_image_and_class_is_drawn_in_its_color_by_increasing_alpha(upright, embeddings):
+def test_every_test_image_and_class_is_drawn_in_its_color_by_increasing_alpha(upright):
+    embeddings = embeddings_2d.load_embeddings(upright)
     methods = [each.result.method for each in embeddings]
     assert methods == ["ln-quarter", "ln-4", "ln", "ln-64", "hln"]
     figure = embeddings_2d.draw_embeddings(upright, UPRIGHT)[1]
@@ -343,37 +292,34 @@ def test_every_test_image_and_class_is_drawn_in_its_color_by_increasing_alpha(up
         diamonds = [line for line in axes.lines if line.get_marker() == "D"]
         assert [hypot(*line.get_xydata()[0]) for line in diamonds] == pytest.approx([0.9] * 10)
         assert [text.get_text() for text in axes.texts] == [str(label) for label in range(10)]
+    # Half of a normal distribution is within 0.6745 standard deviations.
+    expected = [np.degrees(0.6745 * 0.05 * width) for width in range(1, 6)]
+    assert sorted(e.median_angle() for e in embeddings) == pytest.approx(expected, rel=0.2)
 
 
-@given(arrays(np.float64, st.integers(1, 12), elements=st.floats(-3.14, 3.14)))
-def test_labels_do_not_overlap_and_keep_the_order_around_the_circle(angles):
-    moved = embeddings_2d.spread_angles(angles, embeddings_2d.LABEL_GAP)
-    order = np.argsort(angles, kind="stable")
-    gaps = np.diff(np.append(moved[order], moved[order[0]] + 2 * np.pi))
-    assert gaps.min() > 0.95 * embeddings_2d.LABEL_GAP
+def test_labels_do_not_overlap_and_keep_the_order_around_the_circle():
+    random, gap = np.random.default_rng(0), embeddings_2d.LABEL_GAP
+    clusters = [random.uniform(-3, 3) + random.exponential(0.2, n % 12 + 1) for n in range(60)]
+    for angles in [np.zeros(12), *clusters]:
+        order = np.argsort(angles, kind="stable")
+        moved = embeddings_2d.spread_angles(angles, gap)[order]
+        assert np.diff(np.append(moved, moved[0] + 2 * np.pi)).min() > 0.95 * gap
     apart = np.array([2.0, -3.0, 0.0])
-    assert list(embeddings_2d.spread_angles(apart, embeddings_2d.LABEL_GAP)) == list(apart)
+    assert list(embeddings_2d.spread_angles(apart, gap)) == list(apart)
 
 
 def test_untrained_classes_have_no_diamonds(tmp_path):
     write_run(tmp_path, "digits-upright", "ln")
-    (result,) = read(tmp_path, "digits-upright", {"embeddings_2d": ["ln"]})
+    (result,) = read_results(tmp_path, "digits-upright", ["ln"])
     with pytest.raises(FileNotFoundError, match="'embed'"):
         draw_figures([result], UPRIGHT)
     write_embeddings(result.folder, 0.1)
-    path = result.folder / "embeddings" / "seed-0.npz"
+    path = result.folder / "embeddings/seed-0.npz"
     write_arrays(path, embeddings=np.load(path)["embeddings"], labels=LABELS + 10)
     (embedding,) = embeddings_2d.load_embeddings([result])
     assert embedding.weights is None
     (figure,) = draw_figures([result], UPRIGHT)
     assert "iamond" not in figure.description
-
-
-def test_the_median_angle_is_that_of_the_classes(embeddings):
-    # Half of a normal distribution is within 0.6745 standard deviations.
-    found = sorted(embedding.median_angle() for embedding in embeddings)
-    expected = [np.degrees(0.6745 * 0.05 * width) for width in range(1, 6)]
-    assert found == pytest.approx(expected, rel=0.2)
 
 
 def test_embeddings_during_training_are_drawn_by_epoch(upright, tmp_path):
@@ -389,16 +335,13 @@ def test_embeddings_during_training_are_drawn_by_epoch(upright, tmp_path):
         assert f"<dc:title>{title}</dc:title>" in svg
 
 
-# gradients
-
-
-def test_gradients_show_two_bands_and_the_peaks_of_the_first_seed(runs, results, drawn, tmp_path):
+def test_gradients_show_two_bands_and_the_peaks_of_the_first_seed(results, drawn, tmp_path):
     text = drawn["gradients"].description
     assert "near the centroid 2.9 at alpha 4" in text
     assert "near the boundary 4.5 at alpha 16" in text
     assert "misclassified still rising at alpha 60, to 82.0" in text
     (hbn,) = select(results, "hbn")
-    curves = read_json(runs / "digits/hbn/gradients.json")["seeds"]["2"]
+    curves = read_json(hbn.folder / "gradients.json")["seeds"]["2"]
     for axes in gradients.draw_gradients([hbn], {})[1].axes:
         assert len(axes.collections) == 2
         assert list(axes.lines[-1].get_xdata()) == curves["alphas"]

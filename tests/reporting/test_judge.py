@@ -1,6 +1,5 @@
 import json
 import re
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -16,36 +15,29 @@ RELEASED = sorted((ROOT / "results").glob("*.json"))
 COLUMNS = ("bn-heat-recall", "bn-heat-map", "bn-drop-recall", "bn-drop-map")
 
 
-def points(share: float) -> str:
-    """Format in percentage points as README does, with a true minus."""
-    return f"{100 * share:+.2f}".replace("-", "−")
-
-
 @pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)
-def test_released_verdicts_follow_from_the_released_numbers_and_the_claims(path: Path) -> None:
+def test_released_verdicts_follow_from_the_released_numbers_and_the_claims(path):
     document = json.loads(path.read_text(encoding="utf-8"))
-    found = assess_claims(CLAIMS, values_by_seed(document), document["dataset"])
-    assert len(found) == len(document["claims"])
-    for one, kept in zip(found, document["claims"], strict=True):
-        assert one.keys() == kept.keys()
-        for key, value in one.items():
-            if key not in ("interval", "parts"):
-                assert kept[key] == (pytest.approx(value) if isinstance(value, float) else value)
+    claims = assess_claims(CLAIMS, values_by_seed(document), document["dataset"])
+    for one, released in zip(claims, document["claims"], strict=True):
+        assert one.keys() == released.keys()
+        for key in one.keys() - {"interval", "parts"}:
+            exact = not isinstance(one[key], float)
+            assert released[key] == (one[key] if exact else pytest.approx(one[key]))
     text = path.with_suffix(".md").read_text(encoding="utf-8")
     assert claims_markdown(document["claims"]) in text
     assert text in (ROOT / "RESULTS.md").read_text(encoding="utf-8")
 
 
-def test_judging_changes_only_the_claims(tmp_path: Path) -> None:
-    name = RELEASED[0].stem
-    paths = [tmp_path / f"{name}{suffix}" for suffix in (".json", ".md")]
-    for path in paths:
-        path.write_bytes((ROOT / "results" / path.name).read_bytes())
-    old = paths[1].read_text(encoding="utf-8")
+def test_judging_changes_only_the_claims(tmp_path):
+    released = [RELEASED[0].with_suffix(suffix) for suffix in (".json", ".md")]
+    document, old = (path.read_text(encoding="utf-8") for path in released)
+    paths = [tmp_path / path.name for path in released]
+    paths[0].write_text(document, encoding="utf-8")
     paths[1].write_text(old.replace("### Replication results", "### Verdicts"), encoding="utf-8")
     judge_results(tmp_path, CLAIMS)  # also reads the former title
     before = [path.read_text(encoding="utf-8") for path in paths]
-    assert before[0] == (ROOT / "results" / f"{name}.json").read_text(encoding="utf-8")
+    assert before[0] == document
     ends = re.compile(r"### (Verdicts|Replication results)\n.*(?=\n\n### How it was made)", re.S)
     assert ends.sub("", before[1]) == ends.sub("", old)
     judge_results(tmp_path, CLAIMS)
@@ -56,7 +48,7 @@ def test_judging_changes_only_the_claims(tmp_path: Path) -> None:
     assert document == {k: v for k, v in json.loads(before[0]).items() if k != "claims"}
 
 
-def test_readmes_table_has_the_released_numbers() -> None:
+def test_readmes_table_has_the_released_numbers():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
     assert {row[0].split("`")[1] for row in rows} == {path.stem for path in RELEASED}
@@ -66,8 +58,8 @@ def test_readmes_table_has_the_released_numbers() -> None:
         claims = {one["claim"]: one for one in document["claims"]}
         assert int(n) == claims["hbn-over-bn"]["n"]
         for cell, column in zip(effects, COLUMNS, strict=True):
-            low, high = map(points, claims[column]["interval"])
-            effect = points(claims[column]["effect"])
+            numbers = (claims[column]["effect"], *claims[column]["interval"])
+            effect, low, high = (f"{100 * each:+.2f}".replace("-", "−") for each in numbers)
             assert cell.replace("*", "") == f"{effect} ({low} to {high})"
             significant = claims[column]["verdict_adjusted"] in ("supported", "contradicted")
             assert cell.startswith("**") == significant

@@ -2,14 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, Project
-from playwright.sync_api import Browser, Page, sync_playwright
+from conftest import ROOT
+from playwright.sync_api import sync_playwright
 from reported import GRIDS, QUERIES, claim, comparison, dataset_report
 
 from heated.common.io import write_text
@@ -19,37 +17,29 @@ from heated.reporting.release import render_report
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("built")]
 ARTEFACTS = ROOT / "tests" / "artefacts"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+LONG_NAME = "a-method-with-a-name-that-does-not-end-soon"
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    found = next((path for path in map(shutil.which, NAMES) if path), None)
-    if found is None:
+def browser():
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
         pytest.skip(f"no Chromium is here ({', '.join(NAMES)}): apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found)
+        browser = playwright.chromium.launch(executable_path=path)
         yield browser
         browser.close()
 
 
-@dataclass
-class Visit:
-    """An opened page with its requests, failed requests, and messages."""
-
-    page: Page
-    requests: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-
 @pytest.fixture(scope="module")
-def visit(browser: Browser) -> Iterator[Any]:
-    """A function that opens a page offline, with a screen width and a color scheme."""
+def visit(browser):
+    """A function that opens a page offline, and records its requests and error messages."""
     contexts = []
 
-    def open_page(path: Path, *, width: int = 1280, scheme: Any = "light") -> Visit:
-        size: Any = {"width": width, "height": 800}
-        contexts.append(browser.new_context(viewport=size, color_scheme=scheme, offline=True))
-        visit = Visit(contexts[-1].new_page())
+    def open_page(path, *, width=1280, **options):
+        size = {"width": width, "height": 800}
+        contexts.append(browser.new_context(viewport=size, offline=True, **options))
+        visit = SimpleNamespace(page=contexts[-1].new_page(), requests=[], problems=[])
         visit.page.on("request", lambda request: visit.requests.append(request.url))
         visit.page.on("requestfailed", lambda request: visit.problems.append(request.url))
         visit.page.on("console", lambda message: visit.problems.append(message.text))
@@ -64,31 +54,29 @@ def visit(browser: Browser) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def built_page(built: Project) -> Path:
+def built_page(built):
     return built.folder / "report/index.html"
 
 
 @pytest.fixture(scope="module")
-def long_page(results: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def long_page(results, tmp_path_factory):
     """A page of unsorted methods with long names, and with claims of every verdict."""
-    names = ["bn-16", "ln", "bn-4", "a-method-with-a-name-that-does-not-end-soon"]
-    values = [0.5, 0.9, 0.1, 0.7]
-    made = []
-    for number, (name, value) in enumerate(zip(names, values, strict=True)):
-        seeds = {seed: {"recall_at_1": value + seed % (2 + number) / 1e6} for seed in range(6)}
-        made.append(replace(results[0], method=name, metrics=summarize_seeds(seeds)))
-    compared = {"supported": "bn-4", "contradicted": names[3], "no verdict": "bn-16"}
+    values = {"bn-16": 0.5, "ln": 0.9, "bn-4": 0.1, LONG_NAME: 0.7}
+    runs = []
+    for number, (name, value) in enumerate(values.items(), 2):
+        seeds = {seed: {"recall_at_1": value + seed % number / 1e6} for seed in range(6)}
+        runs.append(replace(results[0], method=name, metrics=summarize_seeds(seeds)))
+    lower = {"supported": "bn-4", "contradicted": LONG_NAME, "no verdict": "bn-16", "not run": "sm"}
+    last = comparison("ln", "bn-4")
     claims = {
-        verdict: claim(
-            f"Claimed, and it is: {verdict}", comparison("bn-16", less), comparison("ln", "bn-4")
-        )
-        for verdict, less in {**compared, "not run": "sm"}.items()
+        verdict: claim(f"Claimed, and it is: {verdict}", comparison("bn-16", method), last)
+        for verdict, method in lower.items()
     }
-    grids = GRIDS | {"run": {"datasets": ["digits"], "methods": names}}
+    grids = GRIDS | {"run": {"datasets": ["digits"], "methods": [*values]}}
     gallery = [replace(each, query=replace(each.query, class_name="n" * 90)) for each in QUERIES]
     path = tmp_path_factory.mktemp("page") / "index.html"
-    options = {"grids": grids, "claims": claims, "gallery": gallery}
-    write_text(path, render_report([dataset_report(made, **options)]))
+    report = dataset_report(runs, grids=grids, claims=claims, gallery=gallery)
+    write_text(path, render_report([report]))
     return path
 
 
@@ -104,13 +92,12 @@ def test_the_built_page_opens_without_error_or_request_and_all_of_it_loads(visit
              return box.width > 200 && box.height > 100 && each.querySelectorAll("path").length > 9;
            })"""
     )
-    assert loaded
-    assert drawn
+    assert len(loaded) * len(drawn) > 0
     assert all(loaded + drawn)
     claims = json.loads((built_page.parent / "claims.json").read_text(encoding="utf-8"))
     assert page.locator(".verdicts > li, .absent li").count() == len(claims) > 0
-    headings = page.locator("table.sortable thead th")
-    assert headings.count() == page.locator("table.sortable thead th > button").count() > 0
+    headings = "table.sortable thead th"
+    assert page.locator(headings).count() == page.locator(f"{headings} > button").count() > 0
 
 
 CONTRASTS = """() => {
@@ -134,14 +121,20 @@ CONTRASTS = """() => {
 }"""
 
 
+def lightness(page, selector, style):
+    """Return the mean of red, green and blue in [0, 1]."""
+    color = page.locator(selector).first.evaluate(f"(each) => getComputedStyle(each).{style}")
+    return sum(map(int, color.removeprefix("rgb(").rstrip(")").split(","))) / (3 * 255)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_follows_the_readers_scheme(visit, built_page, long_page, scheme, capsys):
     """Verdicts are visible words, contrasts satisfy WCAG, and figures are on white."""
-    visits = [visit(path, scheme=scheme) for path in (built_page, long_page)]
+    visits = [visit(path, color_scheme=scheme) for path in (built_page, long_page)]
     for visited in visits:
-        found = visited.page.evaluate(CONTRASTS)
-        assert len(found) > 30
-        assert [each for each in found if each[0] < 4.5] == []
+        contrasts = visited.page.evaluate(CONTRASTS)
+        assert len(contrasts) > 30
+        assert [each for each in contrasts if each[0] < 4.5] == []
     page = visits[1].page
     for kind in ("supported", "contradicted", "no verdict"):
         (item,) = page.locator(f".verdicts > li.{kind.replace(' ', '-')}").all()
@@ -151,17 +144,11 @@ def test_the_page_follows_the_readers_scheme(visit, built_page, long_page, schem
     page.locator(".absent summary").click()
     assert "Claimed, and it is: not run" in page.locator(".absent li").inner_text()
     assert visits[1].problems == []
-
     page = visits[0].page
-
-    def lightness(selector: str, what: str) -> float:
-        color = page.locator(selector).first.evaluate(f"(each) => getComputedStyle(each).{what}")
-        return sum(map(int, color.removeprefix("rgb(").rstrip(")").split(","))) / (3 * 255)
-
     dark = scheme == "dark"
-    assert (lightness("body", "backgroundColor") < 0.2) == dark
-    assert (lightness("body", "color") > 0.8) == dark
-    assert lightness(".drawn", "backgroundColor") == 1
+    assert (lightness(page, "body", "backgroundColor") < 0.2) == dark
+    assert (lightness(page, "body", "color") > 0.8) == dark
+    assert lightness(page, ".drawn", "backgroundColor") == 1
     for width in (360, 1280):
         page.set_viewport_size({"width": width, "height": 800})
         path = ARTEFACTS / f"page-{width}-{scheme}.png"
@@ -180,7 +167,7 @@ def test_the_page_never_scrolls_sideways(visit, built_page, long_page):
             assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def column(page: Page, number: int) -> list[str]:
+def column(page, number):
     """Return the texts of a column of the first table, without the intervals."""
     cells = page.locator("table.sortable").first.locator(f"tbody tr > :nth-child({number})")
     return [text.partition("±")[0].strip() for text in cells.all_inner_texts()]
@@ -188,31 +175,28 @@ def column(page: Page, number: int) -> list[str]:
 
 def test_a_heading_sorts_rising_then_falling_by_click_and_by_keyboard(visit, long_page):
     page = visit(long_page).page
-    assert column(page, 3) == ["50.00", "90.00", "10.00", "70.00"]
     rising = ["10.00", "50.00", "70.00", "90.00"]
-    headings = page.locator("table.sortable").first.locator("thead th")
+    table = page.locator("table.sortable").first
+    headings = table.locator("thead th")
     assert headings.nth(2).get_attribute("aria-sort") is None
     for order, expected in (("ascending", rising), ("descending", rising[::-1])):
         headings.nth(2).get_by_role("button").click()
         assert headings.nth(2).get_attribute("aria-sort") == order
         assert column(page, 3) == expected
-    # names with numbers in the order of the numbers
-    names = ["a-method-with-a-name-that-does-not-end-soon", "bn-4", "bn-16", "ln"]
+    names = [LONG_NAME, "bn-4", "bn-16", "ln"]  # with numbers in the order of the numbers
     headings.nth(0).get_by_role("button").focus()
     for key, expected in (("Enter", names), ("Space", names[::-1])):
         page.keyboard.press(key)
         assert column(page, 1) == expected
-        assert page.locator("table.sortable").first.locator("thead th[aria-sort]").count() == 1
+        assert table.locator("thead th[aria-sort]").count() == 1
         assert page.evaluate("document.activeElement.textContent") == "method"
 
 
-def test_the_page_has_the_same_content_without_scripts(browser, long_page):
-    context = browser.new_context(java_script_enabled=False)
-    page = context.new_page()
-    page.goto(long_page.as_uri())
-    assert column(page, 3) == ["50.00", "90.00", "10.00", "70.00"]
-    assert page.locator("thead button").count() == 0
-    context.close()
+def test_the_page_has_the_same_content_without_scripts(visit, long_page):
+    for scripts in (True, False):
+        page = visit(long_page, java_script_enabled=scripts).page
+        assert column(page, 3) == ["50.00", "90.00", "10.00", "70.00"]
+        assert (page.locator("thead button").count() > 0) == scripts
 
 
 def test_the_keyboard_skips_to_the_results_and_in_print_nothing_is_folded_or_cut(visit, built_page):
@@ -229,10 +213,10 @@ def test_the_keyboard_skips_to_the_results_and_in_print_nothing_is_folded_or_cut
     assert page.evaluate(f"{cut}.map((each) => each.ariaLabel)") == []
 
 
-def test_dvcs_page_of_curves_is_drawn_without_a_network(built: Project, visit: Any) -> None:
+def test_dvcs_page_of_curves_is_drawn_without_a_network(built, visit):
     built.run("dvc", "plots", "show")
     path = built.folder / "dvc_plots/index.html"
-    seen = visit(path)
-    assert seen.page.locator(".vega-embed canvas").count() == 3
-    assert seen.requests == [path.as_uri()]
-    assert seen.problems == []
+    visited = visit(path)
+    assert visited.page.locator(".vega-embed canvas").count() == 3
+    assert visited.requests == [path.as_uri()]
+    assert visited.problems == []

@@ -7,15 +7,9 @@ import pytest
 from conftest import ROOT
 from reported import GRIDS, METHODS, SECTION, Page, claim, comparison, dataset_report
 
-from heated.reporting.html import inline_svg
+from heated.reporting import release
 from heated.reporting.paper_results import departures
-from heated.reporting.release import (
-    claims_markdown,
-    join_results,
-    release_results,
-    render_report,
-    repro_commands,
-)
+from heated.reporting.release import render_report
 
 BOTH = ("digits", "more")
 
@@ -26,46 +20,36 @@ def html(digits):
 
 
 @pytest.fixture(scope="module")
-def two(report):
+def both(report):
     """The page of both data sets."""
     return (report / "index.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def other(more):
+def more_html(more):
     """A page without neighbors, with two studies and a claim with two comparisons."""
     same = claim("The same", comparison("hbn", "bn", 0.5), comparison("bn", "hbn", 0.5))
-    grids = GRIDS | {
-        "run": {"datasets": ["more"], "methods": ["hbn"]},
-        "alphas": {"datasets": ["more"], "methods": ["bn"]},
-    }
+    studies = {"run": ["hbn"], "alphas": ["bn"]}
+    grids = GRIDS | {n: {"datasets": ["more"], "methods": m} for n, m in studies.items()}
     return render_report([dataset_report(more.results, claims={"same": same}, grids=grids)])
 
 
-@pytest.fixture(scope="module")
-def text(report):
-    return (report / "results" / "digits.md").read_text(encoding="utf-8")
-
-
-def test_the_page_has_all_sections_and_nested_headings(html, two):
+def test_the_page_has_its_sections_tables_and_nested_headings(html, both, more_html):
     titles = ["Replication results", "Tables", "Figures", "Neighbors", "How it was made"]
     assert re.findall(r"<h2[^>]*>(.*?)</h2>", html) == titles
-    levels = [int(level) for level in re.findall(r"<h([1-5])", two)]
+    levels = [int(level) for level in re.findall(r"<h([1-5])", both)]
     assert levels[0] == 1
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
-
-
-def test_the_page_has_every_methods_cells_and_one_table_per_study(html, other):
     rows = Page(html).rows
     assert ["method", "n", "R@1", "MAP@R", "NMI, geometric", "intra-class variance ↓"] in rows
     assert ["hbn", "1", "75.00", "25.00", "50.00", "12.50"] in rows
     assert ["bn", "2", "62.50 ± 158.83"] in [row[:3] for row in rows]
     names = [row[0] for row in rows if row[0] in METHODS]
     assert names == METHODS * 2  # results and parameters
-    assert re.findall(r"<caption>(.*?)</caption>", other) == ["Main table", "Constant alphas"]
+    assert re.findall(r"<caption>(.*?)</caption>", more_html) == ["Main table", "Constant alphas"]
 
 
-def test_a_claim_shows_word_and_symbol_or_what_to_change(html, other):
+def test_a_claim_shows_word_and_symbol_or_what_to_change(html, more_html):
     verdict = re.search(r'<span class="verdict">(.*?)</span> *([\w ]+)</span>', html)
     assert verdict.group(1).endswith("·")
     assert verdict.group(2) == "no verdict"
@@ -73,63 +57,52 @@ def test_a_claim_shows_word_and_symbol_or_what_to_change(html, other):
     (folded,) = re.findall(r'<details class="absent">(.*?)</details>', html, re.DOTALL)
     assert "16 is best" in folded
     assert "add digits to studies.alphas.datasets" in folded
-    (folded,) = re.findall(r"<details>\s*<summary>2 comp(.*?)</details>", other, re.DOTALL)
+    (folded,) = re.findall(r"<details>\s*<summary>2 comp(.*?)</details>", more_html, re.DOTALL)
     assert folded.count("<li>") == 2
 
 
-def test_the_page_loads_nothing_from_outside(two):
-    loads = ("src", "href", "xlink:href", "srcset", "data", "action", "poster")
-    tags = Page(two).tags
-    addresses = [given[name] for _, given in tags for name in loads if name in given]
-    addresses += re.findall(r"url\(([^)]*)\)", two)
+def test_the_page_loads_nothing_from_outside(both):
+    tags = Page(both).tags
+    addresses = re.findall(r'\b(?:src|href|srcset|data|action|poster)="([^"]*)', both)
+    addresses += re.findall(r"url\(([^)]*)\)", both)
     assert addresses
     assert [a for a in addresses if not a.strip("'\"").startswith(("#", "data:"))] == []
-    assert "@import" not in two
+    assert "@import" not in both
     assert not {"iframe", "object", "embed"} & {tag for tag, _ in tags}
-    assert [given for tag, given in tags if tag == "script"] == [{}]
+    assert [attributes for tag, attributes in tags if tag == "script"] == [{}]
 
 
-def test_ids_are_unique_and_links_lead_to_them(html, two):
-    tags = Page(two).tags
-    names = [given["id"] for _, given in tags if "id" in given]
-    assert len(set(names)) == len(names)
-    links = {given["href"].removeprefix("#") for tag, given in tags if tag == "a"}
-    labels = {given["aria-labelledby"] for _, given in tags if "aria-labelledby" in given}
-    assert links | labels <= set(names)
-    assert all(f'href="#{name}"' in two for name in ("tables-more", "neighbors-digits"))
-    assert 'href="#neighbors-more"' not in two
+def test_ids_are_unique_and_links_lead_to_them(html, both):
+    tags = Page(both).tags
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    links = {attributes["href"].removeprefix("#") for tag, attributes in tags if tag == "a"}
+    assert links | {a["aria-labelledby"] for _, a in tags if "aria-labelledby" in a} <= set(ids)
+    assert all(f'href="#{name}"' in both for name in ("tables-more", "neighbors-digits"))
+    assert 'href="#neighbors-more"' not in both
     assert 'href="#tables-digits"' not in html
-    assert two.count('<table class="sortable">') == two.count("<svg ") == 2
-    svg = '<?xml?><svg><metadata>who</metadata><g id="a"/><use xlink:href="#a" x="url(#a)"/></svg>'
-    assert inline_svg(svg, "p") == (
-        '<svg><g id="p-a"/><use xlink:href="#p-a" x="url(#p-a)"/></svg>'
-    )
+    assert both.count('<table class="sortable">') == both.count("<svg ") == 2
 
 
-def test_figures_have_their_description_as_text_alternative(digits, html):
+def test_figures_and_neighbors_have_text_alternatives(digits, html, more_html):
     (figure,) = digits.figures
-    (drawn,) = [given for _, given in Page(html).tags if given.get("role") == "img"]
-    assert drawn["aria-label"] == figure.description
+    (image,) = [attributes for _, attributes in Page(html).tags if attributes.get("role") == "img"]
+    assert image["aria-label"] == figure.description
     assert f"<b>{figure.title}.</b> {figure.description}" in html
-
-
-def test_neighbors_are_marked_by_symbol_and_text(html, other):
-    images = [given for tag, given in Page(html).tags if tag == "img"]
-    assert [given["alt"] for given in images[:3]] == [
+    images = [attributes for tag, attributes in Page(html).tags if tag == "img"]
+    assert [image["alt"] for image in images[:3]] == [
         "query of class cat & dog",
         "neighbor 1 of class cat & dog: right",
         "neighbor 2 of class bee: wrong",
     ]
     assert len(images) == 9
-    assert ["class" in given for given in images[:3]] == [True, True, False]
+    assert ["class" in image for image in images[:3]] == [True, True, False]
     assert re.findall(r"<h4>(.*?)</h4>", html) == ["Best", "Typical", "Worst"]
     assert "✗ <span" in html
-    assert not re.search("Neighbors|<img", other)
+    assert not re.search("Neighbors|<img", more_html)
 
 
-def test_the_page_shows_the_provenance_escapes_outside_text_and_is_reproducible(
-    digits, results, html
-):
+def test_the_page_is_reproducible_shows_the_provenance_and_escapes_texts(digits, results, html):
     for fact in ("3.11.7", "ab" * 32, "0123456789ab, 0123456789ab with changes"):
         assert fact in Page(html).texts
     assert "Maker&#39;s &lt;b&gt;fast&lt;/b&gt; &amp; cheap" in html
@@ -142,8 +115,8 @@ def test_the_folder_has_the_files_of_each_data_set_and_of_all(report):
     kinds = ("tables/{}.csv", "tables/{}.tex", "tables/{}.md", "figures/{}-curves.svg")
     kinds += ("results/{}.json", "results/{}.md")
     each = {kind.format(dataset) for dataset in BOTH for kind in kinds}
-    found = {str(path.relative_to(report)) for path in report.rglob("*") if path.is_file()}
-    assert found == {"index.html", "table.md", "claims.json", "curves.csv"} | each
+    files = {str(path.relative_to(report)) for path in report.rglob("*") if path.is_file()}
+    assert files == {"index.html", "table.md", "claims.json", "curves.csv"} | each
     tables = [(report / f"tables/{name}.md").read_text(encoding="utf-8") for name in BOTH]
     assert (report / "table.md").read_text(encoding="utf-8") == "\n".join(tables)
     with (report / "curves.csv").open(encoding="utf-8", newline="") as file:
@@ -152,27 +125,23 @@ def test_the_folder_has_the_files_of_each_data_set_and_of_all(report):
 
 
 def test_results_and_claims_have_every_value_for_programs(results, digits, report):
-    found = json.loads((report / "results" / "digits.json").read_text(encoding="utf-8"))
-    for result in results:
-        assert found["studies"]["run"][result.method] == json.loads(json.dumps(result.metrics))
-    assert found["claims"] == json.loads(json.dumps(digits.claim_results))
-    assert found["made"]["torch"] == "2.0"
+    document = json.loads((report / "results/digits.json").read_text(encoding="utf-8"))
+    metrics = {result.method: result.metrics for result in results}
+    assert document["studies"]["run"] == json.loads(json.dumps(metrics))
+    assert document["claims"] == json.loads(json.dumps(digits.claim_results))
+    assert document["made"]["torch"] == "2.0"
     claims = json.loads((report / "claims.json").read_text(encoding="utf-8"))
-    assert claims == found["claims"] + [{**one, "dataset": "more"} for one in found["claims"]]
-    keys = {"claim", "dataset", "metric", "a", "b", "effect", "interval", "n", "p_adjusted"}
-    assert all(keys | {"verdict"} <= one.keys() for one in claims)
+    assert claims == document["claims"] + [c | {"dataset": "more"} for c in document["claims"]]
 
 
-def test_each_table_begins_with_the_departures_from_the_paper(results, text):
+def test_results_for_readers_have_departures_rules_and_claims(results, digits, report):
+    text = (report / "results/digits.md").read_text(encoding="utf-8")
     heading, listed, table, *_ = text[text.index("### Main table") :].split("\n\n")
     assert heading == "### Main table"
     start = "*Departures from the paper's protocol:* data digits instead of cars196, "
     assert listed.startswith(start)
     assert table.startswith("| method | n | R@1 |")
     assert all(each in listed for each in departures(results[0].record, SECTION))
-
-
-def test_claims_follow_the_rules_with_their_numbers_or_as_not_run(digits, text):
     assert text.index("A claim is *supported*") < text.index("| claim | comparison |")
     start = "| Heat <helps> (exploratory) |"
     (heat,) = (line for line in text.splitlines() if line.startswith(start))
@@ -182,45 +151,37 @@ def test_claims_follow_the_rules_with_their_numbers_or_as_not_run(digits, text):
     one = digits.claim_results[0] | {"verdict": "contradicted", "p": 0.98, "interval": [-0.2, -0.1]}
     one |= {"p_against": 0.02, "p_against_adjusted": 0.03, "verdict_adjusted": "undecided"}
     expected = "| [−20.00, −10.00] | 1 | 0.030 | ✗ contradicted | ? undecided |"
-    assert expected in claims_markdown([one])
+    assert expected in release.claims_markdown([one])
 
 
 def test_the_commands_name_data_sets_methods_and_seeds(digits):
-    every, single = repro_commands(digits)
-    for setting in ("run.datasets=[digits]", "run.methods=[hbn,bn]", "run.seeds=[0,1]"):
-        assert f"'{setting}'" in every
-    assert "studies.alphas" not in every
-    assert "'run.methods=[bn]'" in single
-    assert "'run.seeds=[0]'" in single
     # A data set of a study alone is not run with the main methods.
-    commands = repro_commands(replace(digits, dataset="flat", studies={"embeddings_2d": METHODS}))
-    for command in commands:
-        assert "run.datasets" not in command
-        assert "'studies.embeddings_2d.datasets=[flat]'" in command
-    assert "'studies.embeddings_2d.methods=[bn]'" in commands[1]
+    flat = replace(digits, dataset="flat", studies={"embeddings_2d": METHODS})
+    for report, key in ((digits, "run"), (flat, "studies.embeddings_2d")):
+        commands = release.repro_commands(report)
+        for command, methods, seeds in zip(commands, ("hbn,bn", "bn"), ("0,1", "0"), strict=True):
+            settings = {"studies.embeddings_2d.datasets": "", f"{key}.datasets": report.dataset}
+            settings |= {f"{key}.methods": methods, f"{key}.seeds": seeds}
+            options = re.findall(r"--set-param '(\S+)=\[(.*)\]'", command)
+            assert options == [*settings.items()]
 
 
 def test_a_release_keeps_earlier_releases(report, tmp_path):
-    folder, results, joined = tmp_path / "report", tmp_path / "results", tmp_path / "RESULTS.md"
+    results, joined = tmp_path / "results", tmp_path / "RESULTS.md"
     with pytest.raises(FileNotFoundError, match="report"):
-        release_results(folder, results, joined)
+        release.release_results(tmp_path / "report", results, joined)
     texts = []
     for name in BOTH:  # each report has one data set
         for path in [*report.glob(f"results/{name}.*"), *report.glob(f"figures/{name}-*")]:
-            copy = folder / name / path.relative_to(report)
+            copy = tmp_path / name / path.relative_to(report)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())
-        release_results(folder / name, results, joined)
+        release.release_results(tmp_path / name, results, joined)
         texts.append(joined.read_text(encoding="utf-8"))
-    headings = [line for line in texts[1].splitlines() if line.startswith("## ")]
-    assert headings == ["## digits", "## more"]
+    assert re.findall("^## .*", texts[1], re.MULTILINE) == ["## digits", "## more"]
     assert "## more" not in texts[0]
     assert texts[1].startswith(texts[0].strip())
     names = {f"{name}{end}" for name in BOTH for end in (".json", ".md", "-curves.svg")}
     assert {path.name for path in results.iterdir()} == names
-
-
-def test_the_projects_released_results_are_joined(tmp_path):
-    join_results(ROOT / "results", tmp_path / "RESULTS.md")
-    joined = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
-    assert joined == (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    release.join_results(ROOT / "results", joined)
+    assert joined.read_text(encoding="utf-8") == (ROOT / "RESULTS.md").read_text(encoding="utf-8")

@@ -41,8 +41,9 @@ def wrap_underscores(name: str) -> Markup:
 def inline_svg(svg: str, prefix: str) -> Markup:
     """Turn an SVG by matplotlib into an unescaped element whose ids begin with the prefix.
 
-    >>> inline_svg('<?xml?><svg><g id="a"/><use href="#a" fill="url(#a)"/></svg>', "p")
-    Markup('<svg><g id="p-a"/><use href="#p-a" fill="url(#p-a)"/></svg>')
+    >>> svg = '<?xml?><svg><metadata>a</metadata><g id="a"/><g href="#a" x="url(#a)"/></svg>'
+    >>> inline_svg(svg, "p")
+    Markup('<svg><g id="p-a"/><g href="#p-a" x="url(#p-a)"/></svg>')
     """
     element = svg[svg.index("<svg") :]
     element = re.sub(r"\s*<metadata>.*?</metadata>", "", element, flags=re.DOTALL)

@@ -32,12 +32,10 @@ SPLIT_SIZES = {  # (images, classes) of training, queries and gallery
     "in-shop": ((25882, 3997), (14218, 3985), (12612, 3985)),
     "mnist": ((55000, 10), (10000, 10), (10000, 10)),
 }
+BATCH_NORM = {"momentum": 0.05, "eps": 1e-3}
+GOOGLENET = {"name": "googlenet", "batch_norm": {**BATCH_NORM, "frozen": False}}
 RECIPE = {
-    "backbone": {
-        "name": "googlenet",
-        "batch_norm": {"momentum": 0.05, "eps": 1e-3, "frozen": False},
-        "frozen_blocks": 0,
-    },
+    "backbone": {**GOOGLENET, "frozen_blocks": 0},
     "weights": "imagenet",
     "init": "batch_norm",
     "epochs": 80,
@@ -51,12 +49,8 @@ RECIPE = {
     "pixel_std": 0.5,
     "precision": "float32",
 }
-PRODUCTS = {
-    **RECIPE,
-    "init": "class_means",
-    "lr": 0.01,
-    "optimizer": {"name": "adam_tf", "eps": 0.01},
-}
+ADAM = {"name": "adam_tf", "eps": 0.01}
+PRODUCTS = {**RECIPE, "init": "class_means", "lr": 0.01, "optimizer": ADAM}
 TWO_DIM_RECIPE = {  # the figures on MNIST
     **RECIPE,
     "backbone": {"name": "lenet"},
@@ -66,25 +60,19 @@ TWO_DIM_RECIPE = {  # the figures on MNIST
     "epochs": 100,
     "batch_size": 128,
     "lr": 0.001,
-    "optimizer": {"name": "adam_tf", "eps": 1e-8},
+    "optimizer": {**ADAM, "eps": 1e-8},
     "augment": [],
 }
 RECIPES = {"cars196": RECIPE, "cub200": RECIPE, "sop": PRODUCTS, "in-shop": PRODUCTS}
 
-CONSTANT = {"name": "constant", "value": 1.0}
 HEATED = {
     "alpha": {"name": "step", "start": 16.0, "end": 4.0, "at": 0.7625},
     "lr_schedule": {"name": "step", "start": 1.0, "end": 0.1, "at": 0.7625},
 }
-SOFTMAX = {
-    "normalize": {"name": "none"},
-    "bias": "outside",
-    "label_smoothing": 0.0,
-    "alpha": CONSTANT,
-    "lr_schedule": CONSTANT,
-}
+CONSTANT = dict.fromkeys(("alpha", "lr_schedule"), {"name": "constant", "value": 1.0})
+SOFTMAX = {"normalize": {"name": "none"}, "bias": "outside", "label_smoothing": 0.0, **CONSTANT}
 LN = {**SOFTMAX, "normalize": {"name": "l2"}, "alpha": {"name": "constant", "value": 16.0}}
-BN = {**LN, "normalize": {"name": "batch", "momentum": 0.05, "eps": 1e-3}}
+BN = {**LN, "normalize": {"name": "batch", **BATCH_NORM}}
 METHODS: dict[str, Options] = {
     "sm": SOFTMAX,
     "ln": LN,
@@ -127,10 +115,9 @@ def departures(record: Options, section: Options, *, clusters: bool = True) -> l
     with its figures on MNIST if the embeddings have two dimensions. `clusters` includes k-means.
     """
     params, split, source = record["params"], record["split"], section["source"]["name"]
-    kinds: tuple[Options, list[str], str, Options] = (PACKING, [*RECIPES], UNSEEN, RECIPE)
+    packing, sources, tested, recipe = PACKING, [*RECIPES], UNSEEN, RECIPE
     if params.get("embedding_dim") == 2:
-        kinds = (MNIST_PACKING, ["mnist"], SEEN, TWO_DIM_RECIPE)
-    packing, sources, tested, recipe = kinds
+        packing, sources, tested, recipe = MNIST_PACKING, ["mnist"], SEEN, TWO_DIM_RECIPE
     found = [] if split["tested"] == tested else [f"tested on {split['tested']}"]
     sides = (split[side] for side in ("train", "query", "gallery"))
     if source not in sources:

@@ -5,6 +5,7 @@ writes.
 """
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -88,10 +89,8 @@ def render_preview(grids: Mapping[str, Any]) -> str:
     """Render the page with a figure for each data set and study."""
     datasets = dict.fromkeys(dataset for grid in grids.values() for dataset in grid["datasets"])
     sections = []
-    for dataset in datasets:
-        for study, grid in grids.items():
-            if dataset not in grid["datasets"]:
-                continue
+    for dataset, (study, grid) in product(datasets, grids.items()):
+        if dataset in grid["datasets"]:
             paths = {method: f"runs/{dataset}/{method}.json" for method in grid["methods"]}
             settings = {method: load_settings(path)["settings"] for method, path in paths.items()}
             rows = merge_equal({m: evaluate_schedules(each) for m, each in settings.items()})
@@ -107,7 +106,7 @@ def render_preview(grids: Mapping[str, Any]) -> str:
 def main() -> None:
     """Write the page, and print its address."""
     write_text(PAGE, render_preview(load_settings("report.json")["grids"]))
-    print(f"{PAGE.resolve().as_uri()}")
+    print(PAGE.resolve().as_uri())
 
 
 if __name__ == "__main__":

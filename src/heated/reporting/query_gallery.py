@@ -67,7 +67,7 @@ def load_gallery(
 ) -> list[GalleryQuery]:
     """Load `count` queries of each kind with their nearest images.
 
-    `packed` is the data set's folder, `embeddings` the file of one seed. `memory_mib`, limits
+    `packed` is the data set's folder, `embeddings` the file of one seed. `memory_mib` limits
     what grows with queries x gallery.
     """
     if count == 0:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan, nan
 from typing import Any
 
 from heated.analysis.claims import MIN_SEEDS, TARGET_POWER
@@ -10,6 +11,8 @@ from heated.reporting.run_results import RunResult
 from heated.reporting.tables import metric_title
 
 ClaimResult = Mapping[str, Any]
+Results = Sequence[RunResult]
+Section = Mapping[str, Any]  # a data set's section of the configuration
 Grids = Mapping[str, Mapping[str, Any]]  # data sets and methods of `run` and of each study
 
 SYMBOLS = {
@@ -52,9 +55,9 @@ class ClaimText:
 
 
 def describe_claim(
-    claim: ClaimResult, results: Sequence[RunResult], section: Mapping[str, Any], grids: Grids
+    claim: ClaimResult, results: Results, section: Section, grids: Grids
 ) -> ClaimText:
-    """Describe a claim's result; `section` is the data set's section of the configuration."""
+    """Describe a claim's result."""
     tested = claim["verdict"] != "not run"
     parts = claim["parts"] if len(claim["parts"]) > 1 else []
     return ClaimText(
@@ -68,9 +71,7 @@ def describe_claim(
     )
 
 
-def describe_comparison(
-    part: ClaimResult, results: Sequence[RunResult], section: Mapping[str, Any]
-) -> str:
+def describe_comparison(part: ClaimResult, results: Results, section: Section) -> str:
     """Describe a comparison, with the paper's difference if both runs follow its protocol."""
     metric, details = part["metric"], f"n = {part['n']}"
     effect = "no seed in common"
@@ -88,8 +89,8 @@ def describe_comparison(
         text += f"; {p}" + (f", after Holm's correction {adjusted}" if adjusted else "")
     if part["margin"]:
         text += f"; claimed: above {format_points(-part['margin'])}"
-    printed = paper_difference(part, results, section)
-    return text + ("." if printed is None else f". Paper: {format_points(printed)}.")
+    paper = paper_difference(part, results, section)
+    return text + ("." if paper is None else f". Paper: {format_points(paper)}.")
 
 
 def comparison_title(part: ClaimResult) -> str:
@@ -131,20 +132,15 @@ def format_points(share: float) -> str:
     return text.replace("-", "−") if float(text) else "0.00"
 
 
-def paper_difference(
-    part: ClaimResult, results: Sequence[RunResult], section: Mapping[str, Any]
-) -> float | None:
+def paper_difference(part: ClaimResult, results: Results, section: Section) -> float | None:
     """Compare the paper's values; None unless the paper has one for every method."""
     records = {result.method: result.record for result in results}
     means = []
     for side in ("a", "b"):
         methods = part[side].split(" + ")
         values = [paper_value(records[name], section, part["metric"]) for name in methods]
-        known = [value for value in values if value is not None]
-        if len(known) < len(values):
-            return None
-        means.append(sum(known) / len(known))
-    return means[0] - means[1]
+        means.append(nan if None in values else sum(filter(None, values)) / len(values))
+    return None if isnan(sum(means)) else means[0] - means[1]
 
 
 def verdict_notes(claim: ClaimResult) -> list[str]:
@@ -163,7 +159,7 @@ def verdict_notes(claim: ClaimResult) -> list[str]:
     ]
 
 
-def missing_methods(claim: ClaimResult, results: Sequence[RunResult], grids: Grids) -> list[str]:
+def missing_methods(claim: ClaimResult, results: Results, grids: Grids) -> list[str]:
     """Describe the changes of the configuration that are needed to test a claim."""
     dataset, trained = claim["dataset"], {result.method for result in results}
     by_change: dict[str, list[str]] = {}

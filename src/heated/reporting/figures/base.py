@@ -72,13 +72,9 @@ def by_normalization(results: Sequence[RunResult]) -> dict[str, list[RunResult]]
 
 def line_style(group: int, member: int) -> LineStyle:
     """Return the color and marker of a group with the dashes of one of its members."""
-    return {
-        "color": f"C{group}",
-        "marker": MARKERS[group % len(MARKERS)],
-        "linestyle": DASHES[member % len(DASHES)],
-        "markerfacecolor": "white",
-        "markersize": 4.5,
-    }
+    style = {"color": f"C{group}", "marker": MARKERS[group % len(MARKERS)]}
+    dashes = DASHES[member % len(DASHES)]
+    return {**style, "linestyle": dashes, "markerfacecolor": "white", "markersize": 4.5}
 
 
 def method_styles(results: Sequence[RunResult]) -> dict[str, LineStyle]:

@@ -71,9 +71,8 @@ def draw_embeddings(results: Sequence[RunResult], studies: Studies) -> Described
         for marker, label in ((".", "test image"), ("D", "class weight"))
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    labels, diamonds = embeddings[0].labels, ""
-    if embeddings[0].weights is not None:
-        diamonds = " Diamonds are the class weights."
+    labels = embeddings[0].labels
+    diamonds = "" if embeddings[0].weights is None else " Diamonds are the class weights."
     return (
         f"Directions of all {len(labels)} test images on the unit circle, colored by "
         f"{len(np.unique(labels))} classes, for the first seed of each method.{diamonds} Median "
@@ -83,12 +82,13 @@ def draw_embeddings(results: Sequence[RunResult], studies: Studies) -> Described
 
 def load_embeddings(results: Sequence[RunResult]) -> list[Embedding2D]:
     """Load the first seed of each run: constant alphas by increasing alpha, then the others."""
-    alphas = {result.method: schedule_of(result, "alpha") for result in results}
-    keys = {
-        m: (alpha["name"] != "constant", alpha.get("value", 0.0)) for m, alpha in alphas.items()
-    }
+
+    def sort_key(result: RunResult) -> tuple[bool, float]:
+        alpha = schedule_of(result, "alpha")
+        return alpha["name"] != "constant", alpha.get("value", 0.0)
+
     found = []
-    for result in sorted(results, key=lambda result: keys[result.method]):
+    for result in sorted(results, key=sort_key):
         name = f"seed-{min(result.history)}"
         arrays = read_arrays(require_output(result.folder / f"embeddings/{name}.npz", "embed"))
         path = require_output(result.folder / f"models/{name}.safetensors", "train")

@@ -8,6 +8,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from heated.reporting.figures import base
+from heated.reporting.figures.base import DescribedFigure
 from heated.reporting.run_results import RunResult, Studies, select_studies
 from heated.reporting.tables import median_seconds
 
@@ -24,7 +25,7 @@ AlphaRuns = dict[float, RunResult]  # by constant alpha, increasing
 HeatedRuns = dict[tuple[float, float, float], RunResult]  # by start, end and time of the step
 
 
-def draw_factorial(results: Sequence[RunResult], studies: Studies) -> base.DescribedFigure | None:
+def draw_factorial(results: Sequence[RunResult], studies: Studies) -> DescribedFigure | None:
     """Draw heating x learning rate drop by normalization, a control that the paper lacks."""
     groups = complete_factorials(select_studies(results, studies, "run"))
     if not groups:
@@ -70,9 +71,7 @@ def complete_factorials(results: Sequence[RunResult]) -> dict[str, list[RunResul
     return found
 
 
-def draw_constant_alphas(
-    results: Sequence[RunResult], studies: Studies
-) -> base.DescribedFigure | None:
+def draw_constant_alphas(results: Sequence[RunResult], studies: Studies) -> DescribedFigure | None:
     """Draw batch norm with constant alphas by D, and controls: the paper's last table."""
     runs = select_studies(results, studies, "run", "alphas", "embedding_dims")
     lines = constant_alphas_by_dim(runs)
@@ -100,20 +99,18 @@ def constant_alphas_by_dim(results: Sequence[RunResult]) -> dict[int, AlphaRuns]
         if (alpha["name"], lr["name"]) == ("constant", "constant"):
             line = found.setdefault(result.params["embedding_dim"], {})
             line.setdefault(float(alpha["value"]), result)
-    return {
-        dim: dict(sorted(line.items()))
-        for dim, line in sorted(found.items())
-        if len(line) >= MIN_ALPHAS
-    }
+    ordered = {dim: dict(sorted(line.items())) for dim, line in sorted(found.items())}
+    return {dim: line for dim, line in ordered.items() if len(line) >= MIN_ALPHAS}
 
 
 def controls_of_dim(results: Sequence[RunResult], dim: int) -> dict[str, RunResult]:
     """Return plain softmax and heated batch norm with embeddings of dimension D."""
     same = [result for result in results if result.params.get("embedding_dim") == dim]
     groups = base.by_normalization(same)
-    softmax = [r for r in groups.get("none", ()) if not r.params.get("label_smoothing")]
-    heated = [r for r in groups.get("batch", ()) if base.heating_step(r)]
-    kinds = {"softmax": softmax, "heated": heated}
+    kinds = {
+        "softmax": [r for r in groups.get("none", ()) if not r.params.get("label_smoothing")],
+        "heated": [r for r in groups.get("batch", ()) if base.heating_step(r)],
+    }
     return {name: runs[0] for name, runs in kinds.items() if runs}
 
 
@@ -148,9 +145,7 @@ def plot_constant_alphas(
     return figure
 
 
-def draw_heating_steps(
-    results: Sequence[RunResult], studies: Studies
-) -> base.DescribedFigure | None:
+def draw_heating_steps(results: Sequence[RunResult], studies: Studies) -> DescribedFigure | None:
     """Draw Recall@1 by start alpha, end alpha and time of heating, main methods included."""
     study, runs = select_studies(results, studies, "timing"), HeatedRuns()
     candidates = select_studies(results, studies, "run", "timing") if study else []
@@ -162,15 +157,15 @@ def draw_heating_steps(
     if not runs:
         return None
     order = sorted(runs, key=lambda step: base.mean_recall(runs[step]))
-    texts = [
+    best, worst = (
         f"{start:g} to {end:g} at {100 * at:.0f} % of the epochs, "
         f"{base.format_recall(runs[start, end, at])}"
         for start, end, at in (order[-1], order[0])
-    ]
+    )
     return (
         "Recall@1 (%) by start alpha, end alpha and time of heating, means over "
         f"{base.seed_count(list(runs.values()))} with half the width of their 95 % intervals. "
-        f"Best: from {texts[0]}; worst: from {texts[1]}."
+        f"Best: from {best}; worst: from {worst}."
     ), plot_heating_steps(runs)
 
 
@@ -212,9 +207,7 @@ def plot_heat_map(axes: Axes, grid: Sequence[Sequence[RunResult | None]], scale:
     axes.grid(visible=False)
 
 
-def draw_training_costs(
-    results: Sequence[RunResult], studies: Studies
-) -> base.DescribedFigure | None:
+def draw_training_costs(results: Sequence[RunResult], studies: Studies) -> DescribedFigure | None:
     """Draw Recall@1 of the competitors against their training time, labeled with their ranks."""
     competitors = select_studies(results, studies, "competitors")
     ranked = sorted(competitors, key=base.mean_recall, reverse=True)

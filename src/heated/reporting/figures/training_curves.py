@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from heated.reporting.figures import base
+from heated.reporting.figures.base import DescribedFigure
 from heated.reporting.run_results import RunResult, Studies, select_studies
 
 PANELS = {
@@ -20,9 +21,7 @@ GEOMETRY = {
 }
 
 
-def draw_training_curves(
-    results: Sequence[RunResult], studies: Studies
-) -> base.DescribedFigure | None:
+def draw_training_curves(results: Sequence[RunResult], studies: Studies) -> DescribedFigure | None:
     """Draw Recall@1, alpha and loss of the main methods, None if there are none."""
     runs = select_studies(results, studies, "run")
     if not runs:
@@ -59,15 +58,12 @@ def plot_curve(
         axes.yaxis.set_major_formatter("{x:g}")
 
 
-def draw_class_geometry(
-    results: Sequence[RunResult], studies: Studies
-) -> base.DescribedFigure | None:
+def draw_class_geometry(results: Sequence[RunResult], studies: Studies) -> DescribedFigure | None:
     """Draw intra-class variance and inter-class distance of the main methods with both."""
     main = select_studies(results, studies, "run")
     groups = base.by_normalization([r for r in main if all(r.curve(c)[1] for c in GEOMETRY)])
-    columns = {
-        base.NORMALIZATIONS[name]: groups[name] for name in ("l2", "batch") if name in groups
-    }
+    names = [name for name in ("l2", "batch") if name in groups]
+    columns = {base.NORMALIZATIONS[name]: groups[name] for name in names}
     every = sum(columns.values(), [])
     if not every:
         return None
@@ -94,16 +90,14 @@ def draw_class_geometry(
     ), figure
 
 
-def draw_schedule_shapes(
-    results: Sequence[RunResult], studies: Studies
-) -> base.DescribedFigure | None:
+def draw_schedule_shapes(results: Sequence[RunResult], studies: Studies) -> DescribedFigure | None:
     """Draw the smooth schedules of alpha and the main methods that differ only in the shape."""
     study = select_studies(results, studies, "schedule_shapes")
     if not study:
         return None
     main = [run for run in select_studies(results, studies, "run") if run not in study]
-    wanted = all_but_shape(study[0])
-    runs = [*(run for run in main if all_but_shape(run) == wanted), *study]
+    settings = all_but_shape(study[0])
+    runs = [*(run for run in main if all_but_shape(run) == settings), *study]
     figure = Figure(figsize=(base.WIDTH, 6.2))
     panels = figure.subplot_mosaic(
         [["alpha", "alpha"], ["recall", "final"]], height_ratios=[2, 3], width_ratios=[4, 1]
@@ -121,9 +115,9 @@ def draw_schedule_shapes(
     base.clip_to_percent(panels["recall"])
     lines = panels["alpha"].get_lines()
     figure.legend(handles=lines, loc="outside lower center", ncols=2, handlelength=3.5)
-    shapes = [base.schedule_of(run, "alpha")["name"] for run in runs]
     texts = [
-        f"{r.method} ({s}) {base.format_recall(r, ' ')}" for r, s in zip(runs, shapes, strict=True)
+        f"{run.method} ({base.schedule_of(run, 'alpha')['name']}) {base.format_recall(run, ' ')}"
+        for run in runs
     ]
     return (
         f"Alpha and Recall@1 over the epochs, means over {base.seed_count(runs)}. Right: the final "
