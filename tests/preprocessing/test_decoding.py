@@ -41,14 +41,11 @@ def color_of(content):
 
 
 def test_every_choice_gives_a_square_of_its_channels():
-    for color_mode, fit, filter, given in product(
-        ["rgb", "gray", "inverted"],
-        ["squash", "crop"],
-        FILTERS,
-        [COLORS, GRAYS, file(COLORS, "PNG"), file(GRAYS, "JPEG")],
-    ):
-        image = square(given, 11, fit=fit, color_mode=color_mode, filter=filter)
-        assert image.shape == (11, 11, 3 if color_mode == "rgb" else 1)
+    modes = ["rgb", "gray", "inverted"]
+    contents = [COLORS, GRAYS, file(COLORS, "PNG"), file(GRAYS, "JPEG")]
+    for mode, fit, filter, content in product(modes, ["squash", "crop"], FILTERS, contents):
+        image = square(content, 11, fit=fit, color_mode=mode, filter=filter)
+        assert image.shape == (11, 11, 3 if mode == "rgb" else 1)
         assert image.dtype == np.uint8
 
 
@@ -84,9 +81,9 @@ def test_a_crop_is_the_centered_square_and_a_squash_everything():
 
 def test_gray_and_color_are_converted_and_inverted():
     np.testing.assert_array_equal(square(GRAYS), square(GRAYS, color_mode="gray").repeat(3, axis=2))
-    for given in (GRAYS, COLORS, file(COLORS, "JPEG")):
-        inverted = square(given, color_mode="inverted")
-        np.testing.assert_array_equal(inverted, 255 - square(given, color_mode="gray"))
+    for pixels in (GRAYS, COLORS, file(COLORS, "JPEG")):
+        inverted = square(pixels, color_mode="inverted")
+        np.testing.assert_array_equal(inverted, 255 - square(pixels, color_mode="gray"))
     for color, luma in (("red", 76), ("lime", 150), ("blue", 29), ("white", 255)):
         image = square(file(flat("RGB", color), "PNG"), color_mode="gray")
         assert set(image.ravel()) == {luma}

@@ -46,6 +46,8 @@ def with_damage(*numbers):
 
 
 def test_packed_data_is_read_back(new_folder):
+    with pytest.raises(FileNotFoundError, match="the stage 'split' makes it"):
+        load_packed(new_folder())
     for images, workers in product([GRAYS, with_damage()], [1, 3]):
         data, folder = samples(images), new_folder() / "packed"
         masks = replace(split(data, "halves"), tested="fold 1, “ß”")
@@ -146,11 +148,6 @@ def test_few_contents_are_in_memory_at_a_time():
         decoded.clear()
         decoded.extend(packing.decode_all(contents(content), lambda content: content, 2))
         assert [number for number, _ in decoded] == list(range(100))
-
-
-def test_a_missing_packed_data_set_is_an_error_with_the_stage_to_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match="the stage 'split' makes it"):
-        load_packed(tmp_path / "packed")
 
 
 def test_the_digest_is_of_images_and_index(tmp_path):
