@@ -89,12 +89,6 @@ def cars196(folder: Path) -> dict[str, str]:
     return {path: CARS[number - 1] for number, path in sorted((n, p) for p, n in images)}
 
 
-def cars196_by_class() -> dict[str, bytes]:
-    """A common copy: parts train and test, one directory per class in each."""
-    names = [f"car_data/{part}/{car}/1.jpg" for part in ("train", "test") for car in CARS]
-    return {name: random_image(1000 + seed) for seed, name in enumerate(names)}
-
-
 def sop(folder: Path) -> dict[str, str]:
     """Two products to train on and two to test on, 3 images each, of two kinds."""
     products = {1: "bicycle", 2: "sofa", 11319: "bicycle", 11320: "sofa"}

@@ -64,14 +64,13 @@ def assert_fills(values, limit, *, tolerance):
     assert values.min() < -0.9 * limit
 
 
-def test_only_the_generator_decides_and_the_given_images_stay(subtests):
+def test_only_the_generator_decides_and_its_input_stays(subtests):
     assert list(OPTIONS) == list(AUGMENTATIONS)
     for name, augment in AUGMENTATIONS.items():
         with subtests.test(name=name):
             batch, options, generator = images(), OPTIONS[name], seeded()
             state = torch.get_rng_state()
-            first, again, other = (augment(batch, seeded(seed), **options) for seed in (0, 0, 1))
-            assert torch.equal(first, again)
+            first, other = (augment(batch, seeded(seed), **options) for seed in (0, 1))
             assert not torch.equal(first, other)
             assert torch.equal(augment(batch, generator, **options), first)
             after = generator.get_state()

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import layouts
 import numpy as np
-import pytest
 from sklearn.datasets import load_digits
 
 from heated.datasets import SOURCES
@@ -42,18 +41,11 @@ def test_the_data_sets_have_as_many_images_as_the_papers():
         assert sum(number for number, _ in SOURCES[name]().counts.values()) == count
 
 
-def download_digits(folder, files):
-    cache = Cache(folder / "cache", 1)
-    return download_all(files, folder / "raw", mirror=None, subfolder="digits", cache=cache)
-
-
-@pytest.fixture(scope="module")
-def digits_folder(tmp_path_factory):
-    return download_digits(tmp_path_factory.mktemp("digits"), SOURCES["digits"](rotations=4).files)
-
-
-def test_digits_are_scikit_learns_and_the_classes_of_a_digit_its_quarter_turns(digits_folder):
-    digits, expected = SOURCES["digits"](rotations=4).read(digits_folder), load_digits()
+def test_digits_are_scikit_learns_and_the_classes_of_a_digit_its_quarter_turns(tmp_path):
+    source = SOURCES["digits"](rotations=4)
+    raw, cache = tmp_path / "raw", Cache(tmp_path, 1)
+    download_all(source.files, raw, mirror=None, subfolder="digits", cache=cache)
+    digits, expected = source.read(raw), load_digits()
     contents = dict(digits.contents())
     assert digits.labels.shape == (7188,)
     assert digits.labels.dtype == np.int64
@@ -71,7 +63,7 @@ def test_digits_are_scikit_learns_and_the_classes_of_a_digit_its_quarter_turns(d
     assert max(contents[4 * i].max() for i in range(100)) == 255
     halves = split(digits, "halves")
     assert set(digits.labels[halves.train] // 4) == {0, 1, 2, 3, 4}
-    upright = SOURCES["digits"](rotations=1).read(digits_folder)
+    upright = SOURCES["digits"](rotations=1).read(raw)
     np.testing.assert_array_equal(upright.labels, expected.target)
     assert upright.class_names[3] == "3 turned 0"
     for i, content in upright.contents():

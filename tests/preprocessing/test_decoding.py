@@ -167,13 +167,6 @@ def test_of_several_frames_the_first_is_used():
         assert np.abs(np.subtract(color_of(content), (10, 200, 30))).max() <= (kind == "MPO")
 
 
-def test_jpegs_have_the_pixels_that_pillow_gives_them():
-    for options in ({}, {"progressive": True}, {"subsampling": 0}):
-        for pixels in (SMOOTH, SMOOTH[..., 0]):
-            content = file(pixels, "JPEG", quality=90, **options)
-            np.testing.assert_array_equal(load(content), Image.open(io.BytesIO(content)))
-
-
 def test_a_truncated_file_and_one_that_is_no_image_are_damaged():
     for kind in ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"]:
         content = file(SMOOTH, kind)
