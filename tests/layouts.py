@@ -61,7 +61,6 @@ def cub200_files() -> tuple[dict[str, bytes], dict[str, str]]:
     labels = "".join(f"{number} {int(path[:3])}\n" for number, path in enumerate(paths, 1))
     texts = {
         "attributes.txt": b"1 has_bill_shape::curved\n",
-        "CUB_200_2011/README": b"the set",
         "CUB_200_2011/images.txt": table.encode(),
         "CUB_200_2011/image_class_labels.txt": labels.encode(),
     }
@@ -80,10 +79,8 @@ CARS = [f"Car {number:03} Sedan 2012" for number in range(1, 197)]
 def cars196(folder: Path) -> dict[str, str]:
     """Classes 97 to 100, 3 images each; cars_annos.mat has a struct per image, as the original."""
     images = [(f"{i:06}.jpg", number) for i, number in enumerate([100, 97, 98, 99] * 3, 1)]
-    write_tar(
-        folder / "car_ims.tgz",
-        {f"car_ims/{p}": random_image(100 + n) for n, (p, _) in enumerate(images)},
-    )
+    files = {f"car_ims/{path}": random_image(100 + i) for i, (path, _) in enumerate(images)}
+    write_tar(folder / "car_ims.tgz", files)
     fields = ["relative_im_path", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "test"]
     rows = [(f"car_ims/{p}", 1, 2, 15, 16, number, i % 2) for i, (p, number) in enumerate(images)]
     annotations = np.array([rows], dtype=[(field, object) for field in fields])
@@ -92,57 +89,35 @@ def cars196(folder: Path) -> dict[str, str]:
     return {path: CARS[number - 1] for number, path in sorted((n, p) for p, n in images)}
 
 
-def cars196_by_class() -> dict[str, bytes]:
-    """A common copy: parts train and test, one directory per class in each."""
-    return {
-        f"car_data/{part}/{car}/{i}.jpg": random_image(1000 * part_number + i)
-        for part_number, part in enumerate(("train", "test"))
-        for i, car in enumerate(CARS)
-    }
-
-
 def sop(folder: Path) -> dict[str, str]:
     """Two products to train on and two to test on, 3 images each, of two kinds."""
-    rows = [
-        (f"{kind}_final/{1000 + product}_{n}.JPG", product, part)
-        for product, kind, part in [
-            (1, "bicycle", "train"),
-            (2, "sofa", "train"),
-            (11319, "bicycle", "test"),
-            (11320, "sofa", "test"),
-        ]
-        for n in range(3)
-    ]
-    files = {
-        f"Stanford_Online_Products/{p}": random_image(200 + i) for i, (p, _, _) in enumerate(rows)
-    }
-    for part in ("train", "test"):
-        lines = [f"{i} {c} 1 {path}" for i, (path, c, p) in enumerate(rows, 1) if p == part]
-        text = "\n".join(["image_id class_id super_class_id path", *lines, ""])
-        files[f"Stanford_Online_Products/Ebay_{part}.txt"] = text.encode()
-    files["__MACOSX/Stanford_Online_Products/._Ebay_info.txt"] = b"x"
-    write_zip(folder / "Stanford_Online_Products.zip", files)
-    return {path: f"{label:05}" for path, label, _ in rows}
+    products = {1: "bicycle", 2: "sofa", 11319: "bicycle", 11320: "sofa"}
+    top = "Stanford_Online_Products"
+    files, classes = {f"__MACOSX/{top}/._Ebay_info.txt": b"x"}, {}
+    lists = {part: "image_id class_id super_class_id path\n" for part in ("train", "test")}
+    for i, (product, n) in enumerate((product, n) for product in products for n in range(3)):
+        path = f"{products[product]}_final/{1000 + product}_{n}.JPG"
+        files[f"{top}/{path}"] = random_image(200 + i)
+        classes[path] = f"{product:05}"
+        lists["train" if product < 11319 else "test"] += f"{i + 1} {product} 1 {path}\n"
+    files |= {f"{top}/Ebay_{part}.txt": text.encode() for part, text in lists.items()}
+    write_zip(folder / f"{top}.zip", files)
+    return classes
 
 
 def in_shop(folder: Path) -> dict[str, str]:
     """Two items to train on; of two others 1 query and 2 in the gallery."""
+    parts = {2: "train train", 1: "query gallery gallery", 7: "train train"}
+    parts[5] = "gallery query gallery"
     rows = [
         (f"img/WOMEN/Dresses/id_{item:08}/0{n}_1_front.jpg", f"id_{item:08}", part)
-        for item, parts in [
-            (2, ("train", "train")),
-            (1, ("query", "gallery", "gallery")),
-            (7, ("train", "train")),
-            (5, ("gallery", "query", "gallery")),
-        ]
-        for n, part in enumerate(parts, 1)
+        for item, text in parts.items()
+        for n, part in enumerate(text.split(), 1)
     ]
-    write_zip(
-        folder / "img.zip", {path: random_image(300 + i) for i, (path, _, _) in enumerate(rows)}
-    )
-    lines = ["image_name item_id evaluation_status", *map("  ".join, rows), ""]
-    text = "\n".join([str(len(rows)), *lines])
-    (folder / "list_eval_partition.txt").write_text(text, encoding="utf-8")
+    images = {path: random_image(300 + i) for i, (path, _, _) in enumerate(rows)}
+    write_zip(folder / "img.zip", images)
+    lines = [str(len(rows)), "image_name item_id evaluation_status", *map("  ".join, rows), ""]
+    (folder / "list_eval_partition.txt").write_text("\n".join(lines), encoding="utf-8")
     return {path: item for path, item, _ in sorted(rows)}
 
 
@@ -167,19 +142,18 @@ def omniglot(folder: Path, *, together: bool = False) -> dict[str, str]:
 
     There is an archive per set, or `together` one of a folder with both.
     """
-    classes: dict[str, str] = {}
     files: dict[str, bytes] = {}
     for seed, part in enumerate(("images_background", "images_evaluation")):
-        paths = [
-            f"{part}/Alphabet_{seed}/character{c:02}/{c:04}_{n:02}.png"
+        images = {
+            f"{part}/Alphabet_{seed}/character{c:02}/{c:04}_{n:02}.png": random_image(
+                100 * seed + 10 * c + n, mode="1", form="PNG"
+            )
             for c in (1, 2)
             for n in (1, 2, 3)
-        ]
-        images = {p: random_image(10 * seed + i, mode="1", form="PNG") for i, p in enumerate(paths)}
+        }
+        files |= images
         if not together:
             write_zip(folder / f"{part}.zip", dict(reversed(images.items())))
-        files |= {f"omniglot/{path}": image for path, image in images.items()}
-        classes |= {path: str(Path(path).parent) for path in paths}
     if together:
-        write_zip(folder / "omniglot.zip", files)
-    return classes
+        write_zip(folder / "omniglot.zip", {f"omniglot/{p}": image for p, image in files.items()})
+    return {path: str(Path(path).parent) for path in files}

@@ -26,17 +26,17 @@ class Answer:
     pause: threading.Event | None = None  # awaited after the cut
     resumes: bool = False  # whether the rest is sent after the pause
 
-    def part(self, asked):
-        """Status, headers and body for the request's headers."""
-        start = int(asked["Range"].removeprefix("bytes=").rstrip("-")) if asked["Range"] else 0
-        same = asked["If-Range"] in (None, self.headers.get("ETag"), LAST_MODIFIED)
-        wanted = self.ranges and self.status == 200 and asked["Range"]
-        if not (wanted and (same or not self.heeds)):
+    def part(self, headers):
+        """Return status, headers and body for the headers of a request."""
+        requested = headers["Range"] if self.ranges and self.status == 200 else None
+        current = headers["If-Range"] in (None, self.headers.get("ETag"), LAST_MODIFIED)
+        if not requested or (self.heeds and not current):
             return self.status, {}, self.body
-        if start >= len(self.body):
-            return 416, {"Content-Range": f"bytes */{len(self.body)}"}, b""
-        span = f"bytes {start}-{len(self.body) - 1}/{len(self.body)}"
-        return 206, {"Content-Range": self.span or span}, self.body[start:]
+        start, size = int(requested.removeprefix("bytes=").rstrip("-")), len(self.body)
+        if start >= size:
+            return 416, {"Content-Range": f"bytes */{size}"}, b""
+        span = self.span or f"bytes {start}-{size - 1}/{size}"
+        return 206, {"Content-Range": span}, self.body[start:]
 
 
 @dataclass

@@ -37,24 +37,22 @@ def test_every_image_is_in_one_batch_and_the_generator_alone_decides_in_which(na
 def test_every_image_has_another_of_its_class_and_one_of_another_in_its_batch(counts, images):
     labels = labeled(counts)
     for batch in per_class(labels, 9, images):
-        _, found = labels[batch].unique(return_counts=True)
-        assert len(found) > 1
-        assert found.min() > 1
+        _, images_per_class = labels[batch].unique(return_counts=True)
+        assert len(images_per_class) > 1
+        assert images_per_class.min() > 1
 
 
 def test_batches_of_equal_classes_have_the_same_number_of_images_per_class():
     labels = labeled([20] * 12)
     batches = per_class(labels, 16, 4)
-    assert [len(batch) for batch in batches] == [16] * 15
-    for batch in batches:
-        _, found = labels[batch].unique(return_counts=True)
-        assert found.tolist() == [4] * 4
+    assert len(batches) == 15
+    assert all(labels[batch].unique(return_counts=True)[1].tolist() == [4] * 4 for batch in batches)
 
 
 def test_a_class_with_one_image_and_a_batch_without_room_for_two_classes_are_errors():
-    with pytest.raises(InputError, match=r"training class 1 \(from 0\): got one image, expected"):
-        per_class(labeled([4, 1, 4]), 8, 2)
-    with pytest.raises(
-        InputError, match="got 5 images per class in batches of 8, expected at most"
-    ):
-        per_class(labeled([8, 8]), 8, 5)
+    for counts, images, match in [
+        ([4, 1, 4], 2, r"training class 1 \(from 0\): got one image, expected"),
+        ([8, 8], 5, "got 5 images per class in batches of 8, expected at most 4"),
+    ]:
+        with pytest.raises(InputError, match=match):
+            per_class(labeled(counts), 8, images)

@@ -1,6 +1,3 @@
-import math
-from itertools import product
-
 import numpy as np
 import pytest
 import torch
@@ -26,10 +23,9 @@ def seeded(seed=0):
 def with_generator(function):
     """The function with random numbers for all images from a generator."""
 
-    def call(given, generator, **options):
-        return function(
-            given, generator and AugmentationRNG(generator, len(given), slice(None)), **options
-        )
+    def call(batch, generator, **options):
+        rng = generator and AugmentationRNG(generator, len(batch), slice(None))
+        return function(batch, rng, **options)
 
     return call
 
@@ -68,47 +64,38 @@ def assert_fills(values, limit, *, tolerance):
     assert values.min() < -0.9 * limit
 
 
-def test_only_the_generator_decides_and_the_given_images_stay(subtests):
+def test_only_the_generator_decides_and_its_input_stays(subtests):
     assert list(OPTIONS) == list(AUGMENTATIONS)
     for name, augment in AUGMENTATIONS.items():
         with subtests.test(name=name):
-            given, state, options = images(), torch.get_rng_state(), OPTIONS[name]
-            first, again, other = (augment(given, seeded(seed), **options) for seed in (1, 1, 2))
-            assert torch.equal(first, again)
+            batch, options, generator = images(), OPTIONS[name], seeded()
+            state = torch.get_rng_state()
+            first, other = (augment(batch, seeded(seed), **options) for seed in (0, 1))
             assert not torch.equal(first, other)
-            generator = seeded()
-            one, two = (augment(given, generator, **options) for _ in range(2))
-            assert not torch.equal(one, two)
-            center = given[:, :, 1:7, 1:7] if "crop" in name else given
-            assert torch.equal(augment(given, None, **options), center)
-            assert torch.equal(given, images())
+            assert torch.equal(augment(batch, generator, **options), first)
+            after = generator.get_state()
+            assert not torch.equal(augment(batch, generator, **options), first)
+            center = batch[:, :, 1:7, 1:7] if "crop" in name else batch
+            assert torch.equal(augment(batch, None, **options), center)
+            assert torch.equal(batch, images())
             assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_a_slice_of_a_batch_is_augmented_as_in_the_whole(subtests):
-    for name, part in product(AUGMENTATIONS, [slice(0, 2), slice(2, 5), slice(1, 1)]):
-        with subtests.test(name=name, part=part):
-            generator, other = seeded(), seeded()
-            whole = AUGMENTATIONS[name](images(), generator, **OPTIONS[name])
-            rng = AugmentationRNG(other, 5, part)
-            piece = transforms.AUGMENTATIONS[name](images()[part], rng, **OPTIONS[name])
-            assert torch.equal(piece, whole[part])
-            assert torch.equal(generator.get_state(), other.get_state())
-
-
-# --- crop ------------------------------------------------------------------------------------
+            for part in (slice(0, 2), slice(2, 5), slice(1, 1)):  # of the batch
+                rng = AugmentationRNG(seeded(), 5, part)
+                piece = transforms.AUGMENTATIONS[name](batch[part], rng, **options)
+                assert torch.equal(piece, first[part])
+                assert torch.equal(rng.generator.get_state(), after)
 
 
 def test_a_crop_is_a_window_at_every_offset_but_the_last_as_in_the_authors_code():
     for height, width in ((12, 12), (10, 14)):
-        given = torch.arange(30 * 3 * height * width).float().view(30, 3, height, width)
-        out = crop(given, seeded(), size=8)
+        batch = torch.arange(30 * 3 * height * width).float().view(30, 3, height, width)
+        out = crop(batch, seeded(), size=8)
         assert out.shape == (30, 3, 8, 8)
-        for before, after in zip(given, out, strict=True):
+        for before, after in zip(batch, out, strict=True):
             top, left = divmod(int(after[0, 0, 0] - before[0, 0, 0]), width)
             assert torch.equal(after, before[:, top : top + 8, left : left + 8])
-    given = torch.arange(MANY * 100).float().view(MANY, 1, 10, 10)
-    corners = (crop(given, seeded(), size=6) - given[:, :, :6, :6])[:, 0, 0, 0].int()
+    batch = torch.arange(MANY * 100).float().view(MANY, 1, 10, 10)
+    corners = (crop(batch, seeded(), size=6) - batch[:, :, :6, :6])[:, 0, 0, 0].int()
     assert set((corners // 10).tolist()) == {0, 1, 2, 3}
     assert set((corners % 10).tolist()) == {0, 1, 2, 3}
     assert len(set(corners.tolist())) == 16  # rows and columns are independent
@@ -121,18 +108,11 @@ def test_a_crop_of_the_whole_image_is_the_image_and_a_larger_one_an_error():
             crop(images(), generator, size=10)
 
 
-# --- resized crop and flip -------------------------------------------------------------------
-
-
-def ramps(count, side):
-    """(count, 2, side, side): each pixel's position from left and from top, in [0, 1]."""
-    positions = (torch.arange(side) + 0.5) / side
-    ramp = torch.stack([positions.expand(side, side), positions[:, None].expand(side, side)])
-    return ramp.expand(count, 2, side, side)
-
-
 def test_a_resized_crop_is_an_upright_window_that_fills_its_ranges():
-    out = resized_crop(ramps(MANY, 64), seeded(), size=32, min_scale=0.2, max_ratio=4 / 3)
+    positions = (torch.arange(64) + 0.5) / 64
+    ramps = torch.stack(torch.meshgrid(positions, positions, indexing="xy"))  # from left, from top
+    batch = ramps.expand(MANY, 2, 64, 64)
+    out = resized_crop(batch, seeded(), size=32, min_scale=0.2, max_ratio=4 / 3)
     assert out[:, 0].std(dim=1).max() < 1e-5
     assert out[:, 1].std(dim=2).max() < 1e-5
     right, down = out[:, 0].mean(dim=1), out[:, 1].mean(dim=2)
@@ -142,7 +122,7 @@ def test_a_resized_crop_is_an_upright_window_that_fills_its_ranges():
     area, aspect = width * height, width / height
     assert 0.19 < area.min() < 0.23
     assert 0.93 < area.max() < 1.01
-    close(area.mean(), torch.tensor(0.6), 0.03)
+    close(area.mean(), 0.6, 0.03)
     assert 3 / 4 - 0.01 < aspect.min() < 0.78
     assert 1.29 < aspect.max() < 4 / 3 + 0.01
     for side, start in ((width, left), (height, top)):
@@ -150,40 +130,37 @@ def test_a_resized_crop_is_an_upright_window_that_fills_its_ranges():
         position = (start / room)[room > 0.1]
         assert -0.02 < position.min() < 0.05
         assert 0.95 < position.max() < 1.02
-        close(position.mean(), torch.tensor(0.5), 0.05)
-    given = images(side=6)
-    close(resized_crop(given, seeded(), size=6, min_scale=1, max_ratio=1), given, 1e-5)
+        close(position.mean(), 0.5, 0.05)
+    batch = images(side=6)
+    close(resized_crop(batch, seeded(), size=6, min_scale=1, max_ratio=1), batch, 1e-5)
 
 
 def test_each_image_is_flipped_left_to_right_with_the_probability():
     out = flip(images(), seeded(), p=1.0)
     np.testing.assert_array_equal(out.numpy(), images().numpy()[:, :, :, ::-1])
     assert torch.equal(flip(images(), seeded(), p=0.0), images())
-    given = images(count=2000, side=3)
-    out = flip(given, seeded(), p=0.2)
-    flipped = (out == given.flip(3)).flatten(1).all(dim=1)
-    same = (out == given).flatten(1).all(dim=1)
+    batch = images(count=2000, side=3)
+    out = flip(batch, seeded(), p=0.2)
+    flipped = (out == batch.flip(3)).flatten(1).all(dim=1)
+    same = (out == batch).flatten(1).all(dim=1)
     assert bool((flipped ^ same).all())
     assert flipped.float().mean().item() == pytest.approx(0.2, abs=0.03)
-
-
-# --- affine ----------------------------------------------------------------------------------
 
 
 def test_an_affine_map_fills_each_of_its_ranges_and_changes_nothing_else():
     close(affine(images(side=28), seeded(), **IDENTITY), images(side=28), 1e-5)
     x, y = positions_after(16, 0, degrees=40)
     close(torch.hypot(x, y), 16, 0.1)
-    assert_fills(torch.atan2(y, x) * 180 / math.pi, 40, tolerance=0.2)
+    assert_fills(torch.atan2(y, x).rad2deg(), 40, tolerance=0.2)
     x, y = positions_after(12, 12, scale=0.3)
     close(x, y, 0.1)
     assert_fills(x / 12 - 1, 0.3, tolerance=0.01)
     x, y = positions_after(0, 16, shear=30)
     close(y, 16, 0.1)
-    assert_fills(torch.atan(x / 16) * 180 / math.pi, 30, tolerance=0.2)
+    assert_fills(torch.atan(x / 16).rad2deg(), 30, tolerance=0.2)
     x, y = positions_after(0, 0, translate=0.25)
-    for moved in (x, y):
-        assert_fills(moved / 65, 0.25, tolerance=0.002)
+    assert_fills(x / 65, 0.25, tolerance=0.002)
+    assert_fills(y / 65, 0.25, tolerance=0.002)
     assert abs(np.corrcoef(x, y)[0, 1]) < 0.2
 
 
@@ -196,28 +173,16 @@ def test_pixels_outside_the_image_are_0_and_channels_move_together():
     assert torch.equal(out[:, 0], out[:, 2])
 
 
-# --- preprocess ------------------------------------------------------------------------------
-
-
-def random_bytes(*shape):
-    return torch.randint(256, shape, generator=seeded(), dtype=torch.uint8)
-
-
-def test_preprocess_moves_channels_and_normalizes_by_mean_and_deviation():
-    given = random_bytes(4, 6, 5, 3)
-    out = preprocess(given, None, steps=[], mean=0.4, std=0.2)
-    assert out.dtype == torch.float32
-    close(out, (given.numpy().transpose(0, 3, 1, 2) / 255 - 0.4) / 0.2, 1e-5)
-
-
-def test_the_steps_are_applied_in_order_and_at_test_time_without_a_generator():
+def test_preprocess_normalizes_after_the_steps_in_order_and_without_random_ones_at_test_time():
     steps = [("affine", OPTIONS["affine"]), ("crop", {"size": 6}), ("flip", {"p": 0.5})]
-    given = random_bytes(4, 10, 10, 1)
-    out = preprocess(given, seeded(), steps=steps, mean=0.5, std=0.25)
-    batch, generator = given.permute(0, 3, 1, 2) / 255, seeded()
+    pixels = torch.randint(256, (4, 10, 12, 3), generator=seeded(), dtype=torch.uint8)
+    plain = preprocess(pixels, None, steps=[], mean=0.4, std=0.2)
+    assert plain.dtype == torch.float32
+    close(plain, (pixels.numpy().transpose(0, 3, 1, 2) / 255 - 0.4) / 0.2, 1e-5)
+    out = preprocess(pixels, None, steps=steps, mean=0.4, std=0.2)
+    assert torch.equal(out, plain[:, :, 2:8, 3:9])
+    out = preprocess(pixels, seeded(), steps=steps, mean=0.4, std=0.2)
+    batch, generator = pixels.permute(0, 3, 1, 2) / 255, seeded()
     for name, options in steps:
         batch = AUGMENTATIONS[name](batch, generator, **options)
-    close(out, (batch - 0.5) / 0.25, 1e-5)
-    plain = preprocess(given, None, steps=[], mean=0.5, std=0.25)
-    out = preprocess(given, None, steps=steps, mean=0.5, std=0.25)
-    assert torch.equal(out, plain[:, :, 2:8, 2:8])
+    close(out, (batch - 0.4) / 0.2, 1e-5)

@@ -17,13 +17,7 @@ from heated.datasets.local_copy import find_copy, store_copy
 from heated.datasets.splits import split
 from heated.preprocessing import packing
 
-OPTIONS = {
-    "size": 16,
-    "fit": "squash",
-    "color_mode": "rgb",
-    "filter": "bilinear",
-    "max_damaged_images": 0,
-}
+OPTIONS = {"size": 16, "fit": "squash", "color_mode": "rgb", "filter": "bilinear"}
 FAULTS = {
     "cut": lambda body: Answer(body, cut=len(body) // 2),
     "stalled": lambda body: Answer(body, cut=len(body) // 2, pause=threading.Event()),
@@ -33,7 +27,8 @@ FAULTS = {
 
 
 def packed(samples, rule, folder, **options):
-    packing.pack(samples, split(samples, rule, **options), folder, **OPTIONS, workers=2)
+    masks = split(samples, rule, **options)
+    packing.pack(samples, masks, folder, **OPTIONS, max_damaged_images=0, workers=2)
     return packed_dataset.load_packed(folder)
 
 
@@ -51,8 +46,8 @@ def test_a_data_set_is_complete_after_a_faulty_server(new_folder, monkeypatch, s
             for file in source.files:
                 body = (folder / "made" / file.name).read_bytes()
                 url = site.serve(f"/{file.name}", FAULTS[fault](body), Answer(body))
-                known = Checksum("sha256", hashlib.sha256(body).hexdigest())
-                checksum = file.checksum and known
+                digest = hashlib.sha256(body).hexdigest()
+                checksum = file.checksum and Checksum("sha256", digest)
                 files.append(replace(file, addresses=(url,), checksum=checksum, size=len(body)))
             cache = Cache(folder / "cache", 1)
             raw = download_all(files, folder / "raw", mirror=None, subfolder=name, cache=cache)
@@ -63,30 +58,27 @@ def test_a_data_set_is_complete_after_a_faulty_server(new_folder, monkeypatch, s
             assert len(np.unique(data.images.reshape(len(classes), -1), axis=0)) == len(classes)
 
 
-ZIP = {"layout": "classes"}
-REAL = {  # source options, split rule with its options, images and classes of training and test
-    "mnist": ({}, {"rule": "source"}, (55000, 10), (10000, 10)),
-    "omniglot": ({}, {"rule": "source"}, (19280, 964), (13180, 659)),
-    "omniglot.zip": (
-        ZIP,
-        {"rule": "pattern", "train": "images_background/"},
-        (19280, 964),
-        (13180, 659),
-    ),
-    "cub100-cropped.zip": (ZIP, {"rule": "pattern", "train": r"0\d\d|100"}, (3428, 58), (2474, 42)),
-    "cars196-train-cropped.zip": (ZIP, {"rule": "fraction", "train": 0.5}, (4052, 98), (4092, 98)),
+PATTERN = {"rule": "pattern"}
+REAL = {  # split rule with its options, images and classes of training and test
+    "mnist": ({"rule": "source"}, (55000, 10), (10000, 10)),
+    "omniglot-small": ({"rule": "source"}, (2720, 136), (2120, 106)),
+    "omniglot": ({"rule": "source"}, (19280, 964), (13180, 659)),
+    "omniglot.zip": ({**PATTERN, "train": "images_background/"}, (19280, 964), (13180, 659)),
+    "cub100-cropped.zip": ({**PATTERN, "train": r"0\d\d|100"}, (3428, 58), (2474, 42)),
+    "cars196-train-cropped.zip": ({"rule": "fraction", "train": 0.5}, (4052, 98), (4092, 98)),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_set_has_its_counts_once_packed(mirror, tmp_path, name):
-    options, rule, train, test = REAL[name]
+    rule, train, test = REAL[name]
     if not any((mirror / f"{name}{end}").exists() for end in ("", ".zip")):
         pytest.skip(f"{name} is not in the mirror")
-    kind = "folder" if options else name
-    place = {"path": f"../{name}"} if options else {}
-    source, raw = SOURCES[kind](**options, **place), tmp_path / "raw"
+    is_folder = name.endswith(".zip")
+    kind = "folder" if is_folder else name
+    options = {"layout": "classes", "path": f"../{name}"} if is_folder else {}
+    source, raw = SOURCES[kind](**options), tmp_path / "raw"
     copy = find_copy(source, str(mirror), kind)
     if copy is None:
         cache = Cache(tmp_path / "cache", 1)

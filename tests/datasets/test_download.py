@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -29,15 +29,17 @@ MIDDLE = 7_000
 CUT, GONE = Answer(cut=MIDDLE), Answer(b"", 404)
 REST = f"bytes={MIDDLE}-"
 
-
-@pytest.fixture(autouse=True)
-def no_waiting(waits):
-    """Skip the pauses between tries in every test here."""
+pytestmark = pytest.mark.usefixtures("waits")  # no pauses between tries
 
 
-def remote(*urls, name="data.bin", **described):
-    checksum = described.pop("checksum", Checksum("sha256", SHA256))
-    return RemoteFile(name, checksum, urls, **described)
+def remote(*urls, name="data.bin", content=BYTES, **options):
+    checksum = Checksum("sha256", hashlib.sha256(content).hexdigest())
+    return RemoteFile(name, options.pop("checksum", checksum), urls, **options)
+
+
+def data_bin(site, *answers, **options):
+    """A file at a URL that gives the answers in turn."""
+    return remote(site.serve("/data.bin", *answers), **options)
 
 
 def download(folder, *files, mirror=None, limit_gb=1):
@@ -46,8 +48,9 @@ def download(folder, *files, mirror=None, limit_gb=1):
     return download_all(files, folder / "raw", mirror=mirror, subfolder="set", cache=cache)
 
 
-def fetched(folder, file, mirror=None):
-    """The content of one file, the only one in `raw`."""
+def fetch(folder, file, mirror=None):
+    """The content of one file, the only one in `raw`, which DVC deletes before a stage runs."""
+    shutil.rmtree(folder / "raw", ignore_errors=True)
     raw = download(folder, file, mirror=mirror)
     assert names(raw) == [file.name]
     return (raw / file.name).read_bytes()
@@ -63,158 +66,120 @@ def failure(folder, *files, match=None, mirror=None):
 
 def names(folder):
     """The names in a folder, except for locks."""
-    found = folder.iterdir() if folder.exists() else []
-    return sorted(path.name for path in found if path.suffix != ".lock")
+    paths = folder.iterdir() if folder.exists() else []
+    return sorted(path.name for path in paths if path.suffix != ".lock")
 
 
-def set_free_space(monkeypatch, free):
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
-
-
-# --- from a URL ------------------------------------------------------------------------------
-
-
-def test_the_first_right_file_is_stored_and_no_other_url_is_requested(site, tmp_path):
-    assert fetched(tmp_path, remote(site.serve("/a"), site.serve("/b"))) == BYTES
-    assert site.asked == ["/a"]
-    assert names(tmp_path) == ["cache", "raw"]
-    assert names(tmp_path / "cache") == [CACHED]
+def in_mirror(folder, name="set/data.bin", content=BYTES):
+    """Write a file into a mirror; return its path."""
+    path = folder / "mirror" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
 
 
 def test_wrong_bytes_are_an_error_and_nothing_is_left(site, tmp_path):
     for wrong in (b"another file", b"<!DOCTYPE html><title>Sign in</title>"):
-        url = site.serve("/data.bin", Answer(wrong))
-        message = failure(tmp_path, remote(url), match=f"{url}: got {len(wrong)} bytes")
+        file = data_bin(site, Answer(wrong))
+        message = failure(tmp_path, file, match=f"{file.addresses[0]}: got {len(wrong)} bytes")
         assert names(tmp_path / "cache") == []
         for text in (SHA256, hashlib.sha256(wrong).hexdigest(), "HEATED_MIRROR"):
             assert text in message
 
 
-def test_the_next_url_is_tried_with_a_message(site, new_folder, capsys, subtests):
+def test_urls_are_tried_in_order_with_a_message_for_each_failed_one(site, new_folder, capsys):
     site.serve("/wrong", Answer(OTHER))
     site.serve("/truncated", Answer(BYTES[:100], said=len(BYTES), ranges=False))
-    last = site.serve("/right")
+    last, host = site.serve("/right"), site.address
     for first in ("missing", "wrong", "truncated"):
-        with subtests.test(first=first):
-            site.requests.clear()
-            assert fetched(new_folder(), remote(f"{site.address}/{first}", last)) == BYTES
-            assert list(dict.fromkeys(site.asked)) == [f"/{first}", "/right"]
-            message = (
-                f"data.bin: downloaded from {last} after these errors\n  {site.address}/{first}: "
-            )
-            assert message in capsys.readouterr().err
-
-
-def test_every_error_is_listed_if_no_location_has_the_file(site, tmp_path):
-    file = remote(f"{site.address}/a", f"{site.address}/b")
-    message = failure(tmp_path, file, mirror=str(tmp_path / "no"))
-    for location in (f"{site.address}/a: ", f"{site.address}/b: ", "no/set/data.bin: "):
+        site.requests.clear()
+        file = remote(f"{host}/{first}", last, f"{host}/never")
+        assert fetch(new_folder(), file) == BYTES
+        assert list(dict.fromkeys(site.asked)) == [f"/{first}", "/right"]
+        message = f"data.bin: downloaded from {last} after these errors\n  {host}/{first}: "
+        assert message in capsys.readouterr().err
+    message = failure(folder := new_folder(), remote(f"{host}/a", f"{host}/b"), mirror="/no")
+    for location in (f"{host}/a: HTTP status 404", f"{host}/b: HTTP", "/no/set/data.bin: "):
         assert location in message
-    assert message.count("HTTP status 404") == 2
+    assert names(folder / "cache") == []
 
 
-def test_a_redirect_is_followed_with_its_range_but_not_out_of_http(site, tmp_path, waits, subtests):
+def test_a_redirect_is_followed_with_its_range_but_not_out_of_http(site, new_folder, waits):
     there = site.serve("/there", CUT, Answer())
     here = site.serve("/here", Answer(b"", 302, {"Location": there}))
-    assert fetched(tmp_path, remote(here)) == BYTES
+    assert fetch(new_folder(), remote(here)) == BYTES
     assert site.asked == ["/here", "/there"] * 2
     assert site.ranges == [None, None, REST, REST]
     site.requests.clear()
     waits.clear()
-    shutil.rmtree(tmp_path / "raw")
-    shutil.rmtree(tmp_path / "cache")
-    (tmp_path / "secret").write_bytes(BYTES)
+    (secret := new_folder() / "secret").write_bytes(BYTES)
     for scheme in ("file", "ftp", "data"):
-        with subtests.test(scheme=scheme):
-            elsewhere = f"{scheme}://{tmp_path}/secret"
-            here = site.serve("/here", Answer(b"", 302, {"Location": elsewhere}))
-            for url in (elsewhere, here):
-                failure(tmp_path, remote(url), match="No connection adapters|Invalid URL")
-            assert names(tmp_path / "cache") == []
+        elsewhere = f"{scheme}://{secret}"
+        here = site.serve("/here", Answer(b"", 302, {"Location": elsewhere}))
+        for url in (elsewhere, here):
+            match = "No connection adapters|Invalid URL"
+            failure(folder := new_folder(), remote(url), match=match)
+            assert names(folder / "cache") == []
     assert site.asked == ["/here"] * 3
     assert waits == []
 
 
 def test_bytes_are_stored_as_they_are_on_the_server(site, tmp_path):
     packed = gzip.compress(BYTES)
-    headers = {"Content-Encoding": "gzip", "ETag": '"1"'}
-    url = site.serve("/data.bin", Answer(packed, headers=headers))
-    checksum = Checksum("sha256", hashlib.sha256(packed).hexdigest())
-    assert fetched(tmp_path, remote(url, checksum=checksum)) == packed
+    answer = Answer(packed, headers={"Content-Encoding": "gzip", "ETag": '"1"'})
+    assert fetch(tmp_path, data_bin(site, answer, content=packed)) == packed
 
 
-# --- tries -----------------------------------------------------------------------------------
-
-
-def test_temporary_errors_are_tried_four_times_and_final_ones_once(
-    site, tmp_path, monkeypatch, waits
-):
-    monkeypatch.setenv("no_proxy", "*")
+def test_temporary_errors_are_tried_four_times_and_final_ones_once(site, tmp_path, waits):
     for status in (403, 404, 410):
-        failure(tmp_path, remote(site.serve("/data.bin", Answer(b"", status))), match=str(status))
+        failure(tmp_path, data_bin(site, Answer(b"", status)), match=str(status))
     assert len(site.asked) == 3
     assert waits == []
     site.requests.clear()
-    away, busy = "http://127.0.0.1:1/data.bin", site.serve("/data.bin", Answer(b"", 503))
-    for url, error in ((away, "refused"), (busy, "503")):
+    away, busy = remote("http://127.0.0.1:1/data.bin"), Answer(b"", 503)
+    for error, file in (("refused", away), ("503", data_bin(site, busy))):
         waits.clear()
-        failure(tmp_path, remote(url), match=rf"{error}.*\(tried 4 times\)")
+        failure(tmp_path, file, match=rf"{error}.*\(tried 4 times\)")
         assert waits == [1, 2, 4]  # twice as long each time
     assert len(site.asked) == 4
-    waits.clear()
-    site.serve("/data.bin", *[Answer(b"", 503)] * 3, Answer())
-    assert fetched(tmp_path, remote(busy)) == BYTES
-    assert waits == [1, 2, 4]
+    assert fetch(tmp_path, data_bin(site, *[busy] * 3, Answer())) == BYTES
 
 
 def test_retry_after_is_respected_up_to_a_minute(site, new_folder, waits, subtests):
-    far = "Fri, 31 Dec 99999 23:59:59 GMT"
-    for header, waited in [
-        ("7", 7),
-        ("86400", 60),
-        ("0", 1),
-        ("soon", 1),
-        (LAST_MODIFIED, 1),
-        (far, 1),
-    ]:
+    little = ("0", "soon", LAST_MODIFIED, "Fri, 31 Dec 99999 23:59:59 GMT")
+    for header, seconds in [("7", 7), ("86400", 60), *((header, 1) for header in little)]:
         with subtests.test(header=header):
             waits.clear()
             busy = Answer(b"", 429, {"Retry-After": header})
-            fetched(new_folder(), remote(site.serve("/data.bin", busy, Answer())))
-            assert waits == [waited]
+            fetch(new_folder(), data_bin(site, busy, Answer()))
+            assert waits == [seconds]
 
 
-def test_only_tries_that_bring_little_or_start_over_are_counted(site, tmp_path, monkeypatch):
+def test_only_tries_that_bring_little_or_start_over_are_counted(site, new_folder, monkeypatch):
     monkeypatch.setattr(http, "CHUNK", 1000)
-    again = site.serve("/again", Answer(cut=MIDDLE, ranges=False))
-    failure(tmp_path, remote(again), match=f"got {MIDDLE} of {len(BYTES)} bytes")
+    over = data_bin(site, Answer(cut=MIDDLE, ranges=False))
+    failure(new_folder(), over, match=f"got {MIDDLE} of {len(BYTES)} bytes")
     assert len(site.asked) == 4
     site.requests.clear()
-    cuts = [Answer(cut=1000) for _ in range(10)]
-    assert fetched(tmp_path, remote(site.serve("/data.bin", *cuts, Answer()))) == BYTES
+    assert fetch(new_folder(), data_bin(site, *[Answer(cut=1000)] * 10, Answer())) == BYTES
     assert site.ranges == [None, *(f"bytes={1000 * n}-" for n in range(1, 11))]
-
-
-# --- partial files ---------------------------------------------------------------------------
 
 
 def test_after_a_cut_or_a_stall_only_the_rest_is_sent(site, new_folder, monkeypatch, subtests):
     monkeypatch.setattr(http, "TIMEOUT", 3)  # longer than a busy machine pauses
-    for headers in (
-        {"ETag": '"1"'},
-        {"Last-Modified": LAST_MODIFIED},
-        {"Accept-Ranges": "bytes"},
-        {"ETag": '"stall"'},
-    ):
-        with subtests.test(headers=headers):
-            pause = threading.Event() if "stall" in str(headers) else None
+    for headers, pause in [
+        ({"ETag": '"1"'}, None),
+        ({"Last-Modified": LAST_MODIFIED}, None),
+        ({"Accept-Ranges": "bytes"}, None),
+        ({"ETag": '"1"'}, threading.Event()),
+    ]:
+        with subtests.test(headers=headers, stalls=pause is not None):
             cut = Answer(cut=MIDDLE, headers=headers, pause=pause)
-            file = remote(site.serve("/data.bin", cut, Answer(headers=headers)))
-            assert fetched(new_folder(), file) == BYTES
+            assert fetch(new_folder(), data_bin(site, cut, Answer(headers=headers))) == BYTES
             validator = headers.get("ETag", headers.get("Last-Modified"))
             assert site.requests[-1] == ("/data.bin", REST, validator)
             assert site.sent[-2:] == [MIDDLE, len(BYTES) - MIDDLE]
-    fetched(new_folder(), remote(site.serve("/data.bin", CUT, Answer(ranges=False))))
+    fetch(new_folder(), data_bin(site, CUT, Answer(ranges=False)))
     assert site.ranges[-2:] == [None, REST]
     assert site.sent[-2:] == [MIDDLE, len(BYTES)]
 
@@ -222,19 +187,19 @@ def test_after_a_cut_or_a_stall_only_the_rest_is_sent(site, new_folder, monkeypa
 def test_bytes_of_different_files_are_never_joined(site, new_folder, subtests):
     """Without a checksum, which would detect it, everything is requested again in the end."""
     weak = [{"Accept-Ranges": "bytes"}, {"Accept-Ranges": "bytes", "ETag": 'W/"1"'}]
+    size = len(BYTES)
     spans = [
-        f"bytes 0-{len(BYTES) - 1}/{len(BYTES)}",
-        f"bytes {MIDDLE}-{len(BYTES) - 2}/{len(BYTES)}",
-        f"bytes {MIDDLE}-{len(BYTES) - 1}/{len(BYTES) + 1}",
-        f"bytes {MIDDLE}-{len(BYTES) - 1}/{MIDDLE}",
+        f"bytes 0-{size - 1}/{size}",
+        f"bytes {MIDDLE}-{size - 2}/{size}",
+        f"bytes {MIDDLE}-{size - 1}/{size + 1}",
+        f"bytes {MIDDLE}-{size - 1}/{MIDDLE}",
         "nothing",
     ]
-    nameless = Answer(OTHER, headers={}, ranges=False, cut=100)
     changed = Answer(OTHER, cut=MIDDLE, headers={"ETag": '"0"'})
     cases = [
         *(([Answer(cut=MIDDLE, headers=h), Answer(headers=h)], [None, None]) for h in weak),
         *(([CUT, Answer(OTHER, span=span), Answer()], [None, REST, None]) for span in spans),
-        ([CUT, nameless, Answer()], [None, REST, None]),
+        ([CUT, Answer(OTHER, headers={}, ranges=False, cut=100), Answer()], [None, REST, None]),
         ([CUT, Answer(BYTES[:100]), Answer()], [None, REST, None]),  # shorter than the part
         ([changed, Answer()], [None, REST]),  # the server respects If-Range
         ([changed, Answer(heeds=False), Answer()], [None, REST, None]),
@@ -242,27 +207,10 @@ def test_bytes_of_different_files_are_never_joined(site, new_folder, subtests):
     for answers, ranges in cases:
         with subtests.test(answers=answers):
             site.requests.clear()
-            file = remote(site.serve("/data.bin", *answers), checksum=None)
-            assert fetched(new_folder(), file) == BYTES
+            assert fetch(new_folder(), data_bin(site, *answers, checksum=None)) == BYTES
             assert site.ranges == ranges
             if answers[0] is changed:
                 assert site.requests[1] == ("/data.bin", REST, '"0"')
-
-
-def test_a_later_call_resumes_even_if_the_data_folder_was_emptied(site, tmp_path):
-    url = site.serve("/data.bin", CUT, GONE, Answer())
-    failure(tmp_path, remote(url))
-    assert names(tmp_path / "cache") == [f"{CACHED}.part", f"{CACHED}.part.json"]
-    assert fetched(tmp_path, remote(url)) == BYTES
-    assert site.ranges[-1] == REST
-    assert names(tmp_path / "cache") == [CACHED]
-
-
-def write_part(folder, content, sidecar):
-    """Write the partial file of an earlier call."""
-    (folder / "cache").mkdir()
-    (folder / "cache" / f"{CACHED}.part").write_bytes(content)
-    (folder / "cache" / f"{CACHED}.part.json").write_text(sidecar)
 
 
 def test_the_sidecar_decides_on_the_use_of_a_partial_file(site, new_folder, subtests):
@@ -276,10 +224,13 @@ def test_the_sidecar_decides_on_the_use_of_a_partial_file(site, new_folder, subt
     ]:
         with subtests.test(sidecar=sidecar, content=len(content)):
             site.requests.clear()
-            write_part(folder := new_folder(), content, sidecar)
-            assert fetched(folder, remote(url)) == BYTES
+            cache = (folder := new_folder()) / "cache"
+            cache.mkdir()
+            (cache / f"{CACHED}.part").write_bytes(content)
+            (cache / f"{CACHED}.part.json").write_text(sidecar)
+            assert fetch(folder, remote(url)) == BYTES
             assert site.ranges == ranges
-            assert names(folder / "cache") == [CACHED]
+            assert names(cache) == [CACHED]
 
 
 def test_a_partial_file_of_another_url_is_kept_until_that_one_answers(site, tmp_path):
@@ -292,14 +243,11 @@ def test_a_partial_file_of_another_url_is_kept_until_that_one_answers(site, tmp_
     assert names(tmp_path / "cache") == []
 
 
-# --- lengths and checksums -------------------------------------------------------------------
-
-
 def test_a_body_of_another_length_than_the_server_says_is_an_error(site, tmp_path):
     for ranges in (True, False):
         longer = Answer(said=len(BYTES) + 100, ranges=ranges)
-        failure(tmp_path, remote(site.serve("/data.bin", longer), checksum=None))
-    shorter = remote(site.serve("/data.bin", Answer(said=len(BYTES) - 100)))
+        failure(tmp_path, data_bin(site, longer, checksum=None))
+    shorter = data_bin(site, Answer(said=len(BYTES) - 100))
     failure(tmp_path, shorter, match=f"got {len(BYTES) - 100} bytes")
 
 
@@ -308,8 +256,7 @@ def test_an_unpacked_checksum_is_of_the_bytes_inside_any_gzip(site, new_folder, 
         digest = hashlib.new(algorithm, BYTES).hexdigest().upper()
         checksum = Checksum(algorithm, digest, unpacked=True)
         packed = gzip.compress(BYTES, level)
-        file = remote(site.serve("/data.bin", Answer(packed)), checksum=checksum)
-        assert fetched(new_folder(), file) == packed
+        assert fetch(new_folder(), data_bin(site, Answer(packed), checksum=checksum)) == packed
     for name, wrong in {
         "not packed": BYTES,
         "another": gzip.compress(OTHER),
@@ -318,56 +265,42 @@ def test_an_unpacked_checksum_is_of_the_bytes_inside_any_gzip(site, new_folder, 
         "damaged": packed[:10] + b"\xff" * 50,
     }.items():
         with subtests.test(name=name):
-            folder = new_folder()
-            file = remote(site.serve("/data.bin", Answer(wrong)), checksum=checksum)
-            failure(folder, file, match="MD5 of the unpacked bytes")
+            file = data_bin(site, Answer(wrong), checksum=checksum)
+            failure(folder := new_folder(), file, match="MD5 of the unpacked bytes")
             assert names(folder / "cache") == []
 
 
 def test_without_a_checksum_the_size_is_checked_and_an_empty_file_is_an_error(site, tmp_path):
-    url = site.serve("/data.bin", Answer(OTHER[:-1]), Answer(OTHER))
-    file = remote(url, checksum=None, size=len(OTHER))
-    failure(tmp_path, file, match=f"got {len(OTHER) - 1} bytes, expected {len(OTHER)}")
-    assert fetched(tmp_path, file) == OTHER
+    failure(tmp_path, data_bin(site, Answer(b""), checksum=None), match="got 0 bytes")
+    size = len(OTHER)
+    file = data_bin(site, Answer(OTHER[:-1]), Answer(OTHER), checksum=None, size=size)
+    failure(tmp_path, file, match=f"got {size - 1} bytes, expected {size}")
+    assert fetch(tmp_path, file) == OTHER
     assert names(tmp_path / "cache") == []  # another file of that name would not be detected
-    shutil.rmtree(tmp_path / "raw")
-    url = site.serve("/data.bin", Answer(b""))
-    failure(tmp_path, remote(url, checksum=None), match="got 0 bytes")
 
 
-# --- the cache -------------------------------------------------------------------------------
-
-
-def test_no_file_is_fetched_twice_unless_it_is_damaged_in_the_cache(site, tmp_path):
-    file = remote(site.serve("/data.bin"))
-    cache = Cache(tmp_path / "cache", 1)
-    assert fetched(tmp_path, file) == BYTES
-    shutil.rmtree(tmp_path / "raw")
-    assert fetched(tmp_path, file) == BYTES
+def test_no_file_is_fetched_twice_unless_it_is_damaged_in_the_cache(site, tmp_path, monkeypatch):
+    file, cached = data_bin(site), tmp_path / "cache" / CACHED
+    assert fetch(tmp_path, file) == BYTES
+    assert names(tmp_path / "cache") == [CACHED]
     same = remote(f"{site.address}/gone", name="same.bin")  # another data set's name for it
-    other = download_all([same], tmp_path / "other", mirror=None, subfolder="other", cache=cache)
-    assert (other / "same.bin").read_bytes() == BYTES
+    assert fetch(tmp_path, same) == BYTES
     assert site.asked == ["/data.bin"]
-    shutil.rmtree(tmp_path / "raw")
-    shutil.rmtree(tmp_path / "cache")
-    write_part(tmp_path, b"", "")
-    (tmp_path / "cache" / CACHED).write_bytes(OTHER)
-    assert fetched(tmp_path, file) == BYTES
-    assert (tmp_path / "cache" / CACHED).read_bytes() == BYTES
+    assert (tmp_path / "raw/same.bin").samefile(cached)
 
-
-def test_the_cache_copies_where_it_cannot_link(site, tmp_path, monkeypatch):
     def fail(*paths):
         raise OSError(18, "Invalid cross-device link")
 
-    monkeypatch.setattr(os, "link", fail)
-    assert fetched(tmp_path, remote(site.serve("/data.bin"))) == BYTES
-    assert not (tmp_path / "raw/data.bin").samefile(tmp_path / "cache" / CACHED)
+    monkeypatch.setattr(os, "link", fail)  # then it is copied
+    assert fetch(tmp_path, file) == BYTES
+    assert not (tmp_path / "raw/data.bin").samefile(cached)
+    cached.write_bytes(OTHER)
+    assert fetch(tmp_path, file) == cached.read_bytes() == BYTES
+    assert site.asked == ["/data.bin"] * 2
 
 
 def test_beyond_the_limit_the_oldest_unlocked_files_are_deleted(site, tmp_path):
-    cache = tmp_path / "cache"
-    cache.mkdir()
+    (cache := tmp_path / "cache").mkdir()
     foreign = ["thesis.docx", "md5-notes.txt"]
     new, used, old, oldest = (f"md5-{digit * 32}" for digit in "abcd")
     cached = [new, f"{used}.part", f"{old}.part.json", f"{old}.part", oldest]
@@ -375,7 +308,7 @@ def test_beyond_the_limit_the_oldest_unlocked_files_are_deleted(site, tmp_path):
     for age, name in enumerate([*cached, *foreign]):
         (cache / name).write_bytes(bytes(10_000))
         os.utime(cache / name, (10_000 - age, 10_000 - age))
-    file = remote(site.serve("/data.bin"))
+    file = data_bin(site)
     with FileLock(cache / f"{used}.lock"):
         download(tmp_path, file, limit_gb=36e-6)
     rest = [*foreign, f"md5-{'e' * 32}"]
@@ -383,54 +316,41 @@ def test_beyond_the_limit_the_oldest_unlocked_files_are_deleted(site, tmp_path):
     shutil.rmtree(tmp_path / "raw")
     raw = download(tmp_path, file, limit_gb=0)
     assert names(cache) == sorted(rest)
-    assert (raw / "data.bin").read_bytes() == BYTES  # the cache's file was a second name of it
-
-
-# --- from a mirror ---------------------------------------------------------------------------
-
-
-def in_mirror(folder, name="set/data.bin", content=BYTES):
-    """Write a file into a mirror; return its path."""
-    path = folder / "mirror" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
+    assert (raw / "data.bin").read_bytes() == BYTES  # the same file as the cache's
 
 
 def test_a_mirror_folder_is_tried_before_the_urls(site, new_folder):
-    for name in ("set/data.bin", "data.bin"):
-        for end in ("", "/"):
-            in_mirror(folder := new_folder(), name)
-            file = remote(site.serve("/data.bin"))
-            assert fetched(folder, file, f"{folder}/mirror{end}") == BYTES
-            assert names(folder / "cache") == [CACHED]
-            shutil.rmtree(folder / "raw")  # as DVC does before it runs a stage again
-            shutil.rmtree(folder / "mirror")
-            assert fetched(folder, replace(file, addresses=())) == BYTES
+    for name, end in product(("set/data.bin", "data.bin"), ("", "/")):
+        in_mirror(folder := new_folder(), name)
+        assert fetch(folder, data_bin(site), f"{folder}/mirror{end}") == BYTES
+        assert names(folder / "cache") == [CACHED]
+        shutil.rmtree(folder / "mirror")
+        assert fetch(folder, remote()) == BYTES
     assert site.asked == []
     site.serve("/mirror/set/data.bin")  # the subfolder is tried before the mirror itself
     site.serve("/mirror/data.bin")
-    fetched(new_folder(), remote(), f"{site.address}/mirror")
+    fetch(new_folder(), remote(), f"{site.address}/mirror")
     assert site.asked == ["/mirror/set/data.bin"]
 
 
 def test_a_file_of_the_mirror_is_copied_and_stays(site, new_folder):
     original = in_mirror(folder := new_folder(), "elsewhere/data.bin")
     (folder / "mirror" / "data.bin").symlink_to(original)
-    assert fetched(folder, remote(), str(folder / "mirror")) == BYTES
+    assert fetch(folder, remote(), str(folder / "mirror")) == BYTES
     path = folder / "raw/data.bin"
     assert not path.is_symlink()
     assert not path.samefile(original)  # DVC makes tracked files read-only
     original = in_mirror(folder := new_folder(), "data.bin", b"old version")  # and is skipped
-    assert fetched(folder, remote(site.serve("/data.bin")), str(folder / "mirror")) == BYTES
+    assert fetch(folder, data_bin(site), str(folder / "mirror")) == BYTES
     assert original.read_bytes() == b"old version"
 
 
 def test_a_folder_in_the_files_place_and_another_file_in_a_package_are_errors(tmp_path):
-    shipped = remote("package:sklearn/datasets/data/digits.csv.gz")
-    failure(tmp_path, shipped, match="got 57523 bytes")
-    match = "the package heated_nowhere is not installed"
-    failure(tmp_path, remote("package:heated_nowhere/data.bin"), match=match)
+    for name, match in [
+        ("sklearn/datasets/data/digits.csv.gz", "got 57523 bytes"),
+        ("heated_nowhere/data.bin", "the package heated_nowhere is not installed"),
+    ]:
+        failure(tmp_path, remote(f"package:{name}"), match=match)
     (tmp_path / "mirror" / "data.bin").mkdir(parents=True)
     for checksum in (None, Checksum("sha256", SHA256)):
         match, mirror = r"mirror/data.bin: .*Is a directory", str(tmp_path / "mirror")
@@ -439,11 +359,14 @@ def test_a_folder_in_the_files_place_and_another_file_in_a_package_are_errors(tm
 
 def test_files_to_get_by_hand_are_named_before_anything_is_downloaded(site, tmp_path):
     page, mirror = "the project page, 'Retrieval', file Img/img.zip", str(tmp_path / "mirror")
-    a, b = (RemoteFile(name, None, by_hand=page) for name in ("a.zip", "b.zip"))
-    file = remote(site.serve("/data.bin"))
+    a, b = (RemoteFile(name, None, by_hand=page, instead="a copy") for name in ("a.zip", "b.zip"))
+    file = data_bin(site)
     message = failure(tmp_path, file, a, b, mirror=mirror)
     for name in ("a.zip", "b.zip"):
-        assert f"Get it by hand from {page}, and put it at {mirror}/set/{name}, where" in message
+        assert (
+            f"Get it by hand from {page}, and put it at {mirror}/set/{name}, where HEATED_MIRROR "
+            f"or download.mirror is {mirror}. Or put a copy at {mirror}/set, in place of all the"
+        ) in message
     assert site.asked == []
     failure(tmp_path, a, match="put it at FOLDER/set/a.zip, where HEATED_MIRROR or")
     in_mirror(tmp_path, "set/a.zip", OTHER)
@@ -452,22 +375,11 @@ def test_files_to_get_by_hand_are_named_before_anything_is_downloaded(site, tmp_
     assert names(raw) == ["a.zip", "data.bin"]
 
 
-# --- the folder ------------------------------------------------------------------------------
-
-
-def two_files(site, *answers, **described):
+def two_files(site, *answers, **options):
     """Two files of different bytes, the second one with the answers."""
-    other = Checksum("sha256", hashlib.sha256(OTHER).hexdigest())
-    first = remote(site.serve("/first"), name="first", **described)
+    first = remote(site.serve("/first"), name="first", **options)
     url = site.serve("/second", *(answers or [Answer(OTHER)]))
-    return first, remote(url, name="second", checksum=other, **described)
-
-
-def test_a_file_stays_in_the_cache_if_the_next_one_fails(site, tmp_path):
-    files = two_files(site, GONE, Answer(OTHER))
-    failure(tmp_path, *files, match="second: no location has it with SHA-256")
-    assert names(download(tmp_path, *files)) == ["first", "second"]
-    assert site.asked == ["/first", "/second", "/second"]
+    return first, remote(url, name="second", content=OTHER, **options)
 
 
 def test_a_complete_folder_is_left_unchanged_and_another_replaced(site, tmp_path):
@@ -487,8 +399,6 @@ def test_a_complete_folder_is_left_unchanged_and_another_replaced(site, tmp_path
         download(tmp_path, *files)
 
 
-# --- processes -------------------------------------------------------------------------------
-
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -501,9 +411,9 @@ download_all([file], raw, mirror=None, subfolder="set", cache=Cache(raw.parent /
 
 
 @contextmanager
-def download_process(url, raw):
+def download_process(file, raw):
     """Another process that is about to download data.bin."""
-    command = [sys.executable, "-c", SCRIPT, SHA256, url, str(raw)]
+    command = [sys.executable, "-c", SCRIPT, SHA256, *file.addresses, str(raw)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
         try:
@@ -514,30 +424,30 @@ def download_process(url, raw):
 
 
 def wait_until(condition):
-    for _ in range(6000):
-        if condition():
-            return
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.01)
-    raise TimeoutError
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
 def test_after_a_kill_only_the_rest_is_sent(site, tmp_path):
     slow = Answer(cut=MIDDLE, pause=threading.Event())
-    url = site.serve("/data.bin", slow, Answer())
-    part = tmp_path / "cache" / f"{CACHED}.part"
-    with download_process(url, tmp_path / "raw") as process:
+    file, part = data_bin(site, slow, Answer()), tmp_path / "cache" / f"{CACHED}.part"
+    with download_process(file, tmp_path / "raw") as process:
         wait_until(lambda: part.exists() and part.stat().st_size > 0)
         process.kill()
         assert process.wait() == -signal.SIGKILL
     slow.pause.set()
     received = part.stat().st_size
     assert 0 < received <= MIDDLE
+    assert names(tmp_path / "cache") == [part.name, f"{part.name}.json"]
     assert not (tmp_path / "raw").exists()
-    assert fetched(tmp_path, remote(url)) == BYTES
+    assert fetch(tmp_path, file) == BYTES
     assert site.ranges == [None, f"bytes={received}-"]
     assert site.sent == [MIDDLE, len(BYTES) - received]
     assert names(tmp_path) == ["cache", "raw"]
+    assert names(tmp_path / "cache") == [CACHED]
 
 
 def test_of_two_processes_one_downloads_and_the_other_waits(site, new_folder):
@@ -546,10 +456,10 @@ def test_of_two_processes_one_downloads_and_the_other_waits(site, new_folder):
         site.requests.clear()
         site.sent.clear()
         slow = Answer(cut=MIDDLE, pause=threading.Event(), resumes=True)
-        url = site.serve("/data.bin", slow)
-        with download_process(url, folder / "raw") as first:
+        file = data_bin(site, slow)
+        with download_process(file, folder / "raw") as first:
             wait_until(lambda: site.sent)
-            with download_process(url, folder / second_raw) as second:
+            with download_process(file, folder / second_raw) as second:
                 time.sleep(0.3)  # until the second one meets the lock
                 assert second.poll() is None
                 slow.pause.set()
@@ -560,58 +470,48 @@ def test_of_two_processes_one_downloads_and_the_other_waits(site, new_folder):
         assert names(folder) == sorted({"cache", "raw", second_raw})
 
 
-# --- free space and permission ---------------------------------------------------------------
+def test_free_space_is_checked_before_a_download_or_a_copy(site, new_folder, monkeypatch):
+    def set_free_space(free):
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
 
-
-def test_free_space_is_checked_for_all_missing_files_before_a_download(site, tmp_path, monkeypatch):
     files = two_files(site, GONE, Answer(OTHER, cut=MIDDLE), GONE, Answer(OTHER), size=len(BYTES))
-    set_free_space(monkeypatch, 29_999)
-    failure(tmp_path, *files, match=r"got 29,999 bytes of free space, expected 30,000")
+    set_free_space(29_999)
+    failure(folder := new_folder(), *files, match="got 29,999 bytes of free space, expected 30,000")
     assert site.asked == []
-    # then without the second file, with half of it, with all
-    for free, fails in [(30_000, True), (15_000, True), (15_000 - MIDDLE, False)]:
-        set_free_space(monkeypatch, free)
-        if fails:
-            failure(tmp_path, *files, match="404")
-        else:
-            assert names(download(tmp_path, *files)) == ["first", "second"]
-
-
-def test_free_space_is_checked_for_a_copy_and_for_the_length_that_the_server_says(
-    site, tmp_path, monkeypatch
-):
-    set_free_space(monkeypatch, len(BYTES) - 1)
+    for free in (30_000, 15_000):  # for both files, for the second one
+        set_free_space(free)
+        failure(folder, *files, match="second: no location has it with SHA-256(.|\n)*404")
+    set_free_space(15_000 - MIDDLE)  # for the rest of the second one
+    assert names(download(folder, *files)) == ["first", "second"]
+    assert site.asked == ["/first", *["/second"] * 4]
+    set_free_space(14_999)
     match = "got 14,999 bytes of free space, expected 15,000"
-    failure(tmp_path, remote(site.serve("/data.bin")), match=match)
-    assert names(tmp_path / "cache") == []
-    in_mirror(tmp_path)
-    mirror = str(tmp_path / "mirror")
-    failure(tmp_path, remote("http://127.0.0.1:1/"), match=match, mirror=mirror)
+    failure(folder := new_folder(), data_bin(site), match=match)  # of the size that the server says
+    assert names(folder / "cache") == []
+    mirror = str(in_mirror(folder).parent)
+    failure(folder, remote("http://127.0.0.1:1/"), match=match, mirror=mirror)
 
 
 def test_a_disk_that_fills_up_keeps_the_bytes_for_the_next_call(site, tmp_path):
     resource = pytest.importorskip("resource")
-    file = remote(site.serve("/data.bin"))
+    file = data_bin(site)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (MIDDLE, hard))  # bytes, of any file
     try:
         failure(tmp_path, file, match=rf"File too large(.|\n)*stay in {tmp_path}/cache")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert fetched(tmp_path, file) == BYTES
+    assert fetch(tmp_path, file) == BYTES
     assert site.ranges == [None, REST]
 
 
 def test_a_folder_that_cannot_be_written_is_named(site, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DownloadFailed, match=f"File exists: '{tmp_path}/file'"):
-        download(tmp_path / "file", remote(site.serve("/data.bin")))
+        download(tmp_path / "file", data_bin(site))
     (tmp_path / "cache").write_bytes(b"")
-    failure(tmp_path, remote(site.serve("/data.bin")), match=f"File exists: '{tmp_path}/cache'")
+    failure(tmp_path, data_bin(site), match=f"File exists: '{tmp_path}/cache'")
     assert site.asked == []
-
-
-# --- which mirror ----------------------------------------------------------------------------
 
 
 def test_the_mirror_is_the_environments_or_the_parameters(monkeypatch, tmp_path):
@@ -636,7 +536,6 @@ def test_passwords_and_tokens_of_urls_are_neither_printed_nor_stored(site, tmp_p
     message = failure(tmp_path, file, mirror=mirror)
     written = "".join(path.read_text("utf-8") for path in tmp_path.rglob("*.json"))
     texts = message + "".join(capsys.readouterr()) + written
-    assert "secret" not in texts
-    assert "hidden" not in texts
+    assert not any(word in texts for word in ("secret", "hidden"))
     assert f"http://{host}/mirror/set/data.bin" in texts
     assert f"ftp://{host}/a?..." in texts

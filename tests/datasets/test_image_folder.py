@@ -17,14 +17,11 @@ NAMES = {
 
 
 def readme_section() -> str:
-    """The README's section for params.yaml, below `datasets:`."""
+    """The README's section for params.yaml, below `datasets:`, of six lines at most."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\ndatasets:\n(.*?)```", readme, re.DOTALL)
+    assert len(block.splitlines()) <= 6
     return str(block)
-
-
-def test_the_section_is_six_lines_at_most():
-    assert len(readme_section().splitlines()) <= 6
 
 
 def test_a_folder_goes_from_params_yaml_to_the_report(project: Project) -> None:
@@ -56,4 +53,4 @@ def test_a_folder_goes_from_params_yaml_to_the_report(project: Project) -> None:
     page = (project.folder / "report/index.html").read_text(encoding="utf-8")
     assert "my-images" in page
     assert "10 images of 2 classes, after training on 10 of 2" in page
-    assert page.count('src="data:image/webp') > 9  # neighbours, with their pictures
+    assert page.count('src="data:image/webp') > 9  # neighbors, with their pictures

@@ -15,13 +15,8 @@ from heated.preprocessing.packing import pack
 
 GRAYS = np.random.default_rng(0).integers(0, 256, (10, 12, 12), dtype=np.uint8)
 COLORS = np.random.default_rng(1).integers(0, 256, (10, 9, 14, 3), dtype=np.uint8)
-OPTIONS = {
-    "fit": "squash",
-    "color_mode": "gray",
-    "filter": "bilinear",
-    "max_damaged_images": 0,
-    "workers": 2,
-}
+OPTIONS = {"fit": "squash", "color_mode": "gray", "filter": "bilinear"}
+DEFAULTS = {**OPTIONS, "size": 12, "max_damaged_images": 0, "workers": 2}
 
 
 def samples(images):
@@ -35,8 +30,8 @@ def samples(images):
     )
 
 
-def packed(given, folder, *, size=12, **options):
-    pack(given, split(given, "halves"), folder, size=size, **{**OPTIONS, **options})
+def packed(data, folder, **options):
+    pack(data, split(data, "halves"), folder, **{**DEFAULTS, **options})
     return load_packed(folder)
 
 
@@ -51,41 +46,38 @@ def with_damage(*numbers):
 
 
 def test_packed_data_is_read_back(new_folder):
+    with pytest.raises(FileNotFoundError, match="the stage 'split' makes it"):
+        load_packed(new_folder())
     for images, workers in product([GRAYS, with_damage()], [1, 3]):
-        given = samples(images)
-        data = packed(given, new_folder() / "packed", workers=workers)
-        np.testing.assert_array_equal(data.images, GRAYS[..., None])
-        assert data.images.dtype == np.uint8
-        np.testing.assert_array_equal(data.labels, given.labels)
-        assert data.labels.dtype == np.int64
-        assert data.class_names == given.class_names
-        for part, mask in split(given, "halves").masks().items():
-            np.testing.assert_array_equal(data.split.masks()[part], mask)
-            assert data.split.masks()[part].dtype == bool
-
-
-def test_the_folder_holds_two_files_that_numpy_reads_without_pickle(tmp_path):
-    given = samples(GRAYS)
-    parted = replace(split(given, "halves"), tested="fold 1, “ß”")
-    pack(given, parted, tmp_path / "packed", size=12, **OPTIONS)
-    files = sorted(path.name for path in (tmp_path / "packed").iterdir())
-    assert files == ["images.npy", "index.npz"]
-    with np.load(tmp_path / "packed" / "index.npz", allow_pickle=False) as index:
-        masks = {"train", "query", "gallery"}
-        assert set(index) == {"labels", "class_names", "tested", "damaged"} | masks
-    assert [path.name for path in tmp_path.iterdir()] == ["packed"]
-    data = load_packed(tmp_path / "packed")
-    assert isinstance(data.images, np.memmap)
-    assert not data.images.flags.writeable
-    assert data.split.tested == "fold 1, “ß”"
+        data, folder = samples(images), new_folder() / "packed"
+        masks = replace(split(data, "halves"), tested="fold 1, “ß”")
+        pack(data, masks, folder, **{**DEFAULTS, "workers": workers})
+        result = load_packed(folder)
+        assert isinstance(result.images, np.memmap)
+        assert not result.images.flags.writeable
+        assert result.images.dtype == np.uint8
+        np.testing.assert_array_equal(result.images, GRAYS[..., None])
+        assert result.labels.dtype == np.int64
+        np.testing.assert_array_equal(result.labels, data.labels)
+        assert result.class_names == data.class_names
+        assert result.split.tested == "fold 1, “ß”"
+        for part, mask in masks.masks().items():
+            assert result.split.masks()[part].dtype == bool
+            np.testing.assert_array_equal(result.split.masks()[part], mask)
+    assert sorted(path.name for path in folder.iterdir()) == ["images.npy", "index.npz"]
+    assert [path.name for path in folder.parent.iterdir()] == ["packed"]
+    with np.load(folder / "index.npz", allow_pickle=False) as index:
+        parts = {"train", "query", "gallery"}
+        assert set(index) == {"labels", "class_names", "tested", "damaged"} | parts
 
 
 def test_images_are_packed_as_decoded_and_may_have_different_sizes(tmp_path):
     options = {"size": 6, "fit": "crop", "color_mode": "rgb", "filter": "lanczos"}
-    given = [*COLORS[:5], *(np.full((5 + i, 20 - i, 3), 9 * i, dtype=np.uint8) for i in range(5))]
-    images = packed(samples(given), tmp_path / "packed", **options).images
+    plain = [np.full((5 + i, 20 - i, 3), 9 * i, dtype=np.uint8) for i in range(5)]
+    contents = [*COLORS[:5], *plain]
+    images = packed(samples(contents), tmp_path / "packed", **options).images
     assert images.shape == (10, 6, 6, 3)
-    for image, content in zip(images, given, strict=True):
+    for image, content in zip(images, contents, strict=True):
         np.testing.assert_array_equal(image, packing.decode(content, **options))
 
 
@@ -107,8 +99,9 @@ def test_the_old_folder_stays_until_the_new_one_is_complete(tmp_path):
 
 
 def test_too_many_damaged_images_are_an_error_that_names_them(tmp_path):
+    folder, many = tmp_path / "packed", [f"<{i}>" for i in range(30)]
     with pytest.raises(InputError) as caught:
-        packed(samples(with_damage(1, 6)), tmp_path / "packed", max_damaged_images=1)
+        packed(samples(with_damage(1, 6)), folder, max_damaged_images=1)
     for text in (
         "packing.max_damaged_images: got 2 damaged images of 10, expected at most 1",
         "`packing.max_damaged_images: 2`",
@@ -116,34 +109,31 @@ def test_too_many_damaged_images_are_an_error_that_names_them(tmp_path):
         "\n  1.png: no image, or of an unknown format\n  6.png: ",
     ):
         assert text in str(caught.value)
-    given = replace(
-        samples([b""] * 30), labels=np.arange(30) % 4, names=[f"<{i}>" for i in range(30)]
-    )
     with pytest.raises(InputError) as caught:
-        packed(given, tmp_path / "packed")
-    assert [i for i in range(30) if f"<{i}>" in str(caught.value)] == list(range(20))
+        packed(replace(samples([b""] * 30), labels=np.arange(30) % 4, names=many), folder)
+    assert [i for i in range(30) if many[i] in str(caught.value)] == list(range(20))
     assert str(caught.value).endswith("and 10 more")
     with pytest.raises(InputError, match="training: got 1 classes"):
-        packed(samples(with_damage(1, 5)), tmp_path / "packed", max_damaged_images=2)
-    assert not (tmp_path / "packed").exists()
+        packed(samples(with_damage(1, 5)), folder, max_damaged_images=2)
+    assert not folder.exists()
 
 
 def test_damaged_images_that_are_allowed_are_zeros_and_in_no_part(tmp_path, capsys):
-    given = samples(with_damage(1, 6))
-    data = packed(given, tmp_path / "packed", max_damaged_images=2)
+    data = samples(with_damage(1, 6))
+    result = packed(data, tmp_path / "packed", max_damaged_images=2)
     kept = np.isin(np.arange(10), [1, 6], invert=True)
-    np.testing.assert_array_equal(data.images[..., 0], GRAYS * kept[:, None, None])
-    for name, mask in split(given, "halves").masks().items():
-        np.testing.assert_array_equal(data.split.masks()[name], mask & kept)
+    np.testing.assert_array_equal(result.images[..., 0], GRAYS * kept[:, None, None])
+    for name, mask in split(data, "halves").masks().items():
+        np.testing.assert_array_equal(result.split.masks()[name], mask & kept)
     with np.load(tmp_path / "packed" / "index.npz") as index:
         assert index["damaged"].tolist() == ["1.png", "6.png"]
     assert "2 damaged images are excluded:\n  1.png: no image" in capsys.readouterr().err
 
 
 def test_free_space_is_checked_before_anything_is_decoded(tmp_path):
-    given = replace(samples(GRAYS), contents=None)
+    data = replace(samples(GRAYS), contents=None)
     with pytest.raises(InputError, match=r"got \d+ MiB of free space, expected \d+ MiB for 10"):
-        packed(given, tmp_path / "packed", size=2**24)
+        packed(data, tmp_path / "packed", size=2**24)
 
 
 def test_few_contents_are_in_memory_at_a_time():
@@ -160,21 +150,15 @@ def test_few_contents_are_in_memory_at_a_time():
         assert [number for number, _ in decoded] == list(range(100))
 
 
-def test_a_missing_packed_data_set_is_an_error_with_the_stage_to_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match="the stage 'split' makes it"):
-        load_packed(tmp_path / "packed")
-
-
 def test_the_digest_is_of_images_and_index(tmp_path):
-    def digest_of(given, name):
-        packed(given, tmp_path / name)
+    def digest(data, name):
+        packed(data, tmp_path / name)
         return packed_sha256(tmp_path / name)
 
-    other_pixel = GRAYS.copy()
-    other_pixel[9, 11, 11] ^= 1
-    other_label = np.array([0, 1, 2, 3, 0, 1, 2, 3, 2, 3])
-    first = digest_of(samples(GRAYS), "first")
-    assert digest_of(samples(GRAYS), "again") == first
-    assert digest_of(samples(other_pixel), "pixel") != first
-    assert digest_of(replace(samples(GRAYS), labels=other_label), "label") != first
+    labels, pixels = np.array([0, 1, 2, 3, 0, 1, 2, 3, 2, 3]), GRAYS.copy()
+    pixels[9, 11, 11] ^= 1
+    first = digest(samples(GRAYS), "first")
+    assert digest(samples(GRAYS), "again") == first
+    assert digest(samples(pixels), "pixel") != first
+    assert digest(replace(samples(GRAYS), labels=labels), "label") != first
     assert len(bytes.fromhex(first)) == 32

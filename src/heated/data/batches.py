@@ -41,10 +41,7 @@ class MemmapImages:
         return len(self.indices)
 
     def iter_batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the images of each batch, reading one batch ahead in a thread.
-
-        Each batch is (B,) int64 positions in `indices`, on the CPU.
-        """
+        """Yield the images at each batch's positions in `indices`; read one batch ahead."""
 
         def read(batch: Tensor) -> Tensor:
             images = torch.from_numpy(self.images[self.indices[batch.numpy()]])

@@ -15,8 +15,6 @@ from torch import Generator, Tensor
 
 from heated.common.errors import InputError
 
-Step = tuple[str, dict[str, Any]]
-
 
 @dataclass(frozen=True)
 class AugmentationRNG:
@@ -31,14 +29,12 @@ class AugmentationRNG:
         return torch.rand(rows, self.count, generator=self.generator)[:, self.part]
 
 
+MaybeRNG = AugmentationRNG | None  # None at test time
+Steps = Sequence[tuple[str, dict[str, Any]]]
+
+
 def affine(
-    images: Tensor,
-    rng: AugmentationRNG | None,
-    *,
-    degrees: float,
-    scale: float,
-    shear: float,
-    translate: float,
+    images: Tensor, rng: MaybeRNG, *, degrees: float, scale: float, shear: float, translate: float
 ) -> Tensor:
     """Rotate, scale, shear (degrees) and translate (share of a side) each image of (N, C, H, W).
 
@@ -58,7 +54,7 @@ def affine(
     return warp(images, torch.stack(theta, dim=1).to(images.device), images.shape[2:], "zeros")
 
 
-def crop(images: Tensor, rng: AugmentationRNG | None, *, size: int) -> Tensor:
+def crop(images: Tensor, rng: MaybeRNG, *, size: int) -> Tensor:
     """Crop a random window of each image, (N, C, size, size); the center at test time.
 
     The offset is uniform in [0, room), as in the authors' code, which never takes the last one.
@@ -82,13 +78,13 @@ def crop(images: Tensor, rng: AugmentationRNG | None, *, size: int) -> Tensor:
 
 
 def resized_crop(
-    images: Tensor, rng: AugmentationRNG | None, *, size: int, min_scale: float, max_ratio: float
+    images: Tensor, rng: MaybeRNG, *, size: int, min_scale: float, max_ratio: float
 ) -> Tensor:
     """Resize a random window of each image bilinearly to (N, C, size, size).
 
-    Its area is a uniform share of the image's in [min_scale, 1], its aspect ratio log-uniform in
-    [1 / max_ratio, max_ratio], limited by the image's sides, and its position uniform. At test time, crop
-    the center.
+    Its share of the image's area is uniform in [min_scale, 1], its aspect ratio log-uniform in
+    [1 / max_ratio, max_ratio] within the image, and its position uniform. At test time, crop the
+    center.
     """
     if rng is None:
         return crop(images, None, size=size)
@@ -111,7 +107,7 @@ def warp(images: Tensor, theta: Tensor, size: Sequence[int], padding: str) -> Te
     return F.grid_sample(images.float(), grid, padding_mode=padding, align_corners=False)
 
 
-def flip(images: Tensor, rng: AugmentationRNG | None, *, p: float) -> Tensor:
+def flip(images: Tensor, rng: MaybeRNG, *, p: float) -> Tensor:
     """Flip each of (N, C, H, W) horizontally with the probability; unchanged at test time."""
     if rng is None:
         return images
@@ -123,12 +119,7 @@ def flip(images: Tensor, rng: AugmentationRNG | None, *, p: float) -> Tensor:
 
 
 def preprocess(
-    images: Tensor,
-    rng: AugmentationRNG | None,
-    *,
-    steps: Sequence[Step],
-    mean: float | Tensor,
-    std: float | Tensor,
+    images: Tensor, rng: MaybeRNG, *, steps: Steps, mean: float | Tensor, std: float | Tensor
 ) -> Tensor:
     """Convert (N, H, W, C) uint8 to (N, C, H', W') float32: each step, then (x / 255 - mean) / std.
 

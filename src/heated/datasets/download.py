@@ -50,14 +50,11 @@ class Checksum:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a data set.
-
-    Without a checksum the size is checked; without both, any file but an empty one passes.
-    """
+    """A file of a data set, known by its checksum, else its size; else any but an empty one."""
 
     name: str
     checksum: Checksum | None
-    addresses: tuple[str, ...] = ()  # URLs, or package:name/file inside an installed package
+    addresses: Sequence[str] = ()  # URLs, or package:name/file inside an installed package
     size: int | None = None  # bytes
     by_hand: str = ""  # where the user gets a file without addresses, to put into the mirror
     instead: str = ""  # a replacement of all files of the data set, to put into the mirror
@@ -238,10 +235,7 @@ def download(
 
 
 def fetch_from(location: str, file: RemoteFile, path: Path) -> None:
-    """Write the verified file to `path` from a URL, a local file or an installed package.
-
-    A local file is copied and not linked, since DVC would make the user's own file read-only.
-    """
+    """Write the verified file to `path` from a URL, a local file or an installed package."""
     if "://" in location:
         fetch_verified(location, file, path)
         return
@@ -259,7 +253,7 @@ def fetch_from(location: str, file: RemoteFile, path: Path) -> None:
     except OSError as error:
         raise DownloadFailed(str(error)) from error
     check_free_space(path.parent, file_size(source))
-    with atomic_write(path) as copy:
+    with atomic_write(path) as copy:  # no link, since DVC would make the user's file read-only
         shutil.copyfile(source, copy)
         file.verify(copy)
 

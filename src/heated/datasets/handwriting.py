@@ -39,11 +39,10 @@ OMNIGLOT_URL = "https://github.com/brendenlake/omniglot/raw/master/python/"
 
 
 def read_digits(folder: Path, *, rotations: int) -> Samples:
-    """Read 1,797 images of 8x8, each `turns` times: rotated by 0, 90, 180 and 270 degrees.
+    """Read 1,797 images of 8x8, each in `rotations`: by 0, 90, 180 and 270 degrees.
 
-    With four rotations, class 4 d + t is digit d after t quarter turns, so that the halves of the
-    classes are digits 0-4 and 5-9. Some rotated classes look alike (0, 8; 6 and 9), as some bird
-    species do.
+    With four of them, class 4 d + t is digit d after t quarter turns, so that the halves of the
+    classes are digits 0-4 and 5-9. Some classes look alike (0, 8; 6 and 9), as some birds do.
     """
     table = np.loadtxt(folder / "digits.csv.gz", delimiter=",", dtype=np.int64)
     images, digits = table[:, :-1].reshape(-1, 8, 8), table[:, -1]
@@ -59,10 +58,7 @@ def read_digits(folder: Path, *, rotations: int) -> Samples:
 
 
 def read_mnist(folder: Path, *, skip: int = 5000) -> Samples:
-    """Read MNIST, 28x28, ink is 255. The same ten classes train and test.
-
-    As in the authors' code, the first `skip` images of the training file are not used.
-    """
+    """Read MNIST, 28x28, ink is 255, without the first `skip` training images as the authors do."""
     files = [read_idx(folder / name) for name in MNIST_FILES]
     images = np.concatenate([files[0][skip:], files[2]])
     labels = np.concatenate([files[1][skip:], files[3]]).astype(np.int64)
@@ -92,8 +88,7 @@ def read_omniglot(folder: Path, *, train: str, test: str, excluded: Sequence[str
     """Read `<set>/<alphabet>/<character>/<n>.png`, with one class per character of a set.
 
     `train` and `test` name the sets, each in its archive `<set>.zip`, or both in one archive. Test
-    alphabets in `excluded` are not read. Ink is 0 and paper 255, as in the files;
-    `packing.color_mode: inverted` swaps them.
+    alphabets in `excluded` are not read. Ink is 0 and paper 255, as in the files.
     """
     official = [folder / f"{name}.zip" for name in (train, test)]
     paths = official if official[0].exists() else [find_archive(folder)]
@@ -108,6 +103,14 @@ def read_omniglot(folder: Path, *, train: str, test: str, excluded: Sequence[str
     return with_class_split(samples, {label for label, _ in kept if label.startswith(f"{train}/")})
 
 
+def digits(*, rotations: int) -> Source:
+    """Return scikit-learn's digits, with 10 classes per rotation."""
+    digest = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
+    url = "package:sklearn/datasets/data/digits.csv.gz"
+    file = RemoteFile("digits.csv.gz", Checksum("sha256", digest), (url,))
+    return Source("digits", files=[file], reader=partial(read_digits, rotations=rotations))
+
+
 def omniglot_files(**digests: str) -> list[RemoteFile]:
     """Return the official archives with their SHA-256."""
     return [
@@ -116,24 +119,10 @@ def omniglot_files(**digests: str) -> list[RemoteFile]:
     ]
 
 
-DIGITS_FILE = RemoteFile(
-    "digits.csv.gz",
-    Checksum("sha256", "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"),
-    ("package:sklearn/datasets/data/digits.csv.gz",),
-)
-
-
-def digits(*, rotations: int) -> Source:
-    """Return scikit-learn's digits, with 10 classes per rotation."""
-    return Source("digits", files=[DIGITS_FILE], reader=partial(read_digits, rotations=rotations))
-
-
 MNIST = Source(
     "MNIST",
     files=[
-        RemoteFile(
-            name, Checksum("md5", digest, unpacked=True), tuple(u + name for u in MNIST_URLS)
-        )
+        RemoteFile(name, Checksum("md5", digest, unpacked=True), [url + name for url in MNIST_URLS])
         for name, digest in MNIST_FILES.items()
     ],
     reader=read_mnist,

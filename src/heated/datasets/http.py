@@ -41,10 +41,10 @@ class DownloadFailed(OSError):
 
 
 def fetch_url(url: str, path: Path, *, title: str, has_checksum: bool) -> None:
-    """Fetch the bytes at `url` that the partial file `path` lacks.
+    """Fetch the bytes at `url` that the partial file `path` lacks; an error keeps those received.
 
-    If the caller verifies no checksum, bytes of two connections are joined only if the server
-    identifies the version of its file. After an error the bytes already received stay in `path`.
+    Without a checksum, bytes of two connections are joined only if the server identifies the
+    version of its file.
     """
     most, failures = resumable_bytes(path, url), 0
     while True:
@@ -83,7 +83,8 @@ def fetch_once(url: str, path: Path, *, title: str, has_checksum: bool) -> None:
         if response.status_code == 200:
             discard(path)
             path.touch()
-            known = {"address": hash_url(url), "validator": validator(response), "total": total}
+            address = sha256(url.encode()).hexdigest()
+            known = {"address": address, "validator": validator(response), "total": total}
             ranges = response.headers.get("Accept-Ranges")
             if known["validator"] or (has_checksum and ranges == "bytes"):
                 write_json(Path(f"{path}.json"), known)
@@ -166,16 +167,12 @@ def check_free_space(folder: Path, needed: int) -> None:
 
 def load_sidecar(path: Path, url: str) -> dict[str, Any]:
     """Return the content of a partial file's sidecar, empty unless it is valid and of this URL."""
+    address = sha256(url.encode()).hexdigest()
     with suppress(FileNotFoundError, ValueError):
         known = read_json(Path(f"{path}.json"))
-        if isinstance(known, dict) and known.get("address") == hash_url(url):
+        if isinstance(known, dict) and known.get("address") == address:
             return {"validator": None, "total": None, **known}
     return {}
-
-
-def hash_url(url: str) -> str:
-    """Return the SHA-256 of a URL."""
-    return sha256(url.encode()).hexdigest()
 
 
 def resumable_bytes(path: Path, url: str) -> int:

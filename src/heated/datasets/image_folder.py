@@ -22,16 +22,14 @@ PARTS = ({"train", "test"}, {"train", "query", "gallery"})
 
 @dataclass(frozen=True)
 class Source:
-    """A data set.
-
-    `copies`: names under which users store the set unpacked or repacked, or absolute paths. The
-    first one found replaces the files.
-    """
+    """A data set."""
 
     name: str
     files: Sequence[RemoteFile]  # to download
     reader: Callable[[Path], Samples]  # reads the folder with the files
     counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # images, classes per part
+    # Users' names for the set unpacked or repacked, or absolute paths: one that exists replaces
+    # the files.
     copies: Sequence[str] = ()
 
     def read(self, folder: Path) -> Samples:
@@ -51,21 +49,19 @@ class Source:
 
 def find_archive(folder: Path) -> Path:
     """Return the only zip or tar in a data set's folder."""
-    found = sorted(path for path in folder.iterdir() if path.name.endswith(ARCHIVE_SUFFIXES))
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
+    paths = sorted(path for path in folder.iterdir() if path.name.endswith(ARCHIVE_SUFFIXES))
+    if len(paths) != 1:
+        names = ", ".join(path.name for path in paths) or "none"
         raise InputError(f"{folder}: got the archives {names}, expected one. Run download.")
-    return found[0]
+    return paths[0]
 
 
 def samples_in_archives(
     members: Mapping[Path, Sequence[str]], classes: Mapping[str, str]
 ) -> Samples:
-    """Return the images in `classes`, in its order, read from the archives.
+    """Return the images in `classes`, which maps their names to classes, in its order.
 
-    Args:
-        members: File names in each archive.
-        classes: Class of each image by its name. Classes are numbered as they appear.
+    `members` are the file names in each archive. Classes are numbered as they appear.
     """
     class_names = tuple(dict.fromkeys(classes.values()))
     if not class_names:
@@ -124,8 +120,7 @@ def image_folder(*, path: str, layout: str) -> Source:
     """Return the images at `path` as a data set.
 
     Args:
-        path: Absolute, or relative to the project. If a relative path does not exist there, it is
-            looked up in the mirror, without any `..` at its start.
+        path: Absolute, or relative to the project, else to the mirror, there without any `..`.
         layout: "classes": one directory per class, at any depth. The directory that contains them
             all is not part of their names. "parts": the same inside `train` and `test`, or inside
             `train`, `query` and `gallery`, which are then the split.
@@ -138,10 +133,7 @@ def image_folder(*, path: str, layout: str) -> Source:
 
 
 def samples_by_directory(archive: Path, class_name: Callable[[PurePosixPath], str]) -> Samples:
-    """Return an archive's images, sorted by class and name.
-
-    `class_name` maps an image's directory to its class.
-    """
+    """Return an archive's images, sorted by class, the `class_name` of the directory, and name."""
     names = archives.member_names(archive)
     directories = image_directories(names)
     pairs = sorted((class_name(directory), name) for name, directory in directories.items())
@@ -170,19 +162,14 @@ def is_image(path: PurePosixPath) -> bool:
     return path.suffix.lower() in SUFFIXES and not added
 
 
-def read_classes(folder: Path) -> Samples:
-    """Read the layout "classes"."""
-    return samples_by_directory(find_archive(folder), str)
-
-
 def read_parts(folder: Path) -> Samples:
     """Read the layout "parts", in which all test classes train, or none."""
     archive = find_archive(folder)
     directories = image_directories(archives.member_names(archive))
-    found = {directory.parts[0] for directory in directories.values()}
-    if found not in PARTS:
+    parts = {directory.parts[0] for directory in directories.values()}
+    if parts not in PARTS:
         raise InputError(
-            f"layout parts: got the directories {', '.join(sorted(found))}, expected train and "
+            f"layout parts: got the directories {', '.join(sorted(parts))}, expected train and "
             "test, or train, query and gallery, each with one directory per class"
         )
     check_depth(directories, "<part>/<class>/<image>")
@@ -192,7 +179,7 @@ def read_parts(folder: Path) -> Samples:
         train=part == "train",
         query=np.isin(part, ["test", "query"]),
         gallery=np.isin(part, ["test", "gallery"]),
-        tested="the test part" if "test" in found else "the query part, looked for in the gallery",
+        tested="the test part" if "test" in parts else "the query part, looked for in the gallery",
     )
     tested = np.unique(samples.labels[split.query])
     seen = np.intersect1d(tested, samples.labels[split.train])
@@ -206,4 +193,7 @@ def read_parts(folder: Path) -> Samples:
     return replace(samples, split=replace(split, tested=SEEN) if len(seen) else split)
 
 
-LAYOUTS: dict[str, Callable[[Path], Samples]] = {"classes": read_classes, "parts": read_parts}
+LAYOUTS: dict[str, Callable[[Path], Samples]] = {
+    "classes": lambda folder: samples_by_directory(find_archive(folder), str),
+    "parts": read_parts,
+}

@@ -28,18 +28,23 @@ from heated.datasets.image_folder import (
 )
 
 BIRDS, PRODUCTS = "CUB_200_2011", "Stanford_Online_Products"  # the archives' top directories
-BIRD_TABLES = ("images.txt", "image_class_labels.txt")
+BIRD_TABLES = ("images.txt", "image_class_labels.txt")  # `image_id path`, `image_id class_id`
 CAR_ANNOTATIONS = "cars_annos.mat"
 TRAIN_BIRDS, TRAIN_CARS = 100, 98  # classes
 CLOTHES_LIST = "list_eval_partition.txt"
 CLOTHES_PARTS = ("train", "query", "gallery")
+CLOTHES_PAGE = (
+    "the DeepFashion project's page, In-shop Clothes Retrieval Benchmark: "
+    "Img/img.zip and Eval/list_eval_partition.txt"
+)
+CUB_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
+CUB_SHA256 = Checksum("sha256", "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081")
+SOP_URL = "http://ftp.cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip"
+SOP_SHA256 = Checksum("sha256", "b04fa78210e69fab050ce73939550e1cd0f96890bdd98ec9fee732c3b756ef48")
 
 
 def read_cub200(folder: Path) -> Samples:
-    """Read CUB-200-2011 in the order of images.txt (`image_id path`), which sorts by class.
-
-    The other table, image_class_labels.txt, has lines `image_id class_id`.
-    """
+    """Read CUB-200-2011 in the order of images.txt, which sorts by class."""
     archive = find_archive(folder)
     texts = dict(archives.read_members(archive, [f"{BIRDS}/{table}" for table in BIRD_TABLES]))
     with wrap_parse_errors(archive, " or ".join(BIRD_TABLES)):
@@ -49,11 +54,7 @@ def read_cub200(folder: Path) -> Samples:
         )
         ordered = [paths[image] for image in sorted(paths, key=int)]
         classes = {f"{BIRDS}/images/{path}": path.split("/")[0] for path in ordered}
-        train = {
-            paths[image].split("/")[0]
-            for image, label in labels.items()
-            if int(label) <= TRAIN_BIRDS
-        }
+        train = [paths[i].split("/")[0] for i, label in labels.items() if int(label) <= TRAIN_BIRDS]
     samples = samples_in_archives({archive: archives.member_names(archive)}, classes)
     return with_class_split(samples, train)
 
@@ -62,19 +63,17 @@ def read_cars196(folder: Path) -> Samples:
     """Read Cars196 in the original layout, or a copy with one directory per class.
 
     The original is car_ims.tgz and cars_annos.mat, the second possibly inside the first. A copy may
-    have any number of parts. Its classes are sorted by name, which is not the official order (Acura
-    RL is before Acura Integra there), but the first 98 are the same classes.
+    have any number of parts. Its classes are sorted by name, which is not the official order, but
+    the first 98 are the same classes.
     """
     archive = find_archive(folder)
     names = archives.member_names(archive)
     inside = [name for name in names if PurePosixPath(name).name == CAR_ANNOTATIONS]
-    if not inside and not (folder / CAR_ANNOTATIONS).exists():
+    annotations = folder / CAR_ANNOTATIONS
+    if not inside and not annotations.exists():
         samples = samples_by_directory(archive, lambda directory: directory.name)
         return with_class_split(samples, samples.class_names[:TRAIN_CARS])
-    if inside:
-        content = archives.read_member(archive, inside[0])
-    else:
-        content = (folder / CAR_ANNOTATIONS).read_bytes()
+    content = archives.read_member(archive, inside[0]) if inside else annotations.read_bytes()
     with wrap_parse_errors(archive, CAR_ANNOTATIONS):
         table = loadmat(BytesIO(content), squeeze_me=True)
         class_names = [str(name) for name in table["class_names"]]
@@ -134,14 +133,7 @@ def read_in_shop(folder: Path) -> Samples:
 
 CUB200 = Source(
     "CUB-200-2011",
-    files=[
-        RemoteFile(
-            "CUB_200_2011.tgz",
-            Checksum("sha256", "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081"),
-            ("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",),
-            size=1_150_585_339,
-        ),
-    ],
+    files=[RemoteFile(f"{BIRDS}.tgz", CUB_SHA256, (CUB_URL,), size=1_150_585_339)],
     reader=read_cub200,
     counts={"train": (5864, 100), "query": (5924, 100)},
     copies=[BIRDS],
@@ -166,29 +158,14 @@ CARS196 = Source(
 )
 SOP = Source(
     "Stanford Online Products",
-    files=[
-        RemoteFile(
-            "Stanford_Online_Products.zip",
-            Checksum("sha256", "b04fa78210e69fab050ce73939550e1cd0f96890bdd98ec9fee732c3b756ef48"),
-            ("http://ftp.cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip",),
-            size=3_083_860_082,
-        ),
-    ],
+    files=[RemoteFile(f"{PRODUCTS}.zip", SOP_SHA256, (SOP_URL,), size=3_083_860_082)],
     reader=read_sop,
     counts={"train": (59551, 11318), "query": (60502, 11316)},
     copies=[PRODUCTS],
 )
 IN_SHOP = Source(
     "In-Shop",
-    files=[
-        RemoteFile(
-            name,
-            None,
-            by_hand="the DeepFashion project's page, In-shop Clothes Retrieval Benchmark: "
-            "Img/img.zip and Eval/list_eval_partition.txt",
-        )
-        for name in ("img.zip", CLOTHES_LIST)
-    ],
+    files=[RemoteFile(name, None, by_hand=CLOTHES_PAGE) for name in ("img.zip", CLOTHES_LIST)],
     reader=read_in_shop,
     counts={"train": (25882, 3997), "query": (14218, 3985), "gallery": (12612, 3985)},
     copies=["in-shop", "In-shop"],

@@ -1,8 +1,4 @@
-"""Splits into training images, queries and gallery.
-
-Training and test classes are disjoint (the zero-shot protocol of section 4), as the data set says,
-or the same.
-"""
+"""Splits by class (the zero-shot protocol of section 4), by image, or as the data set says."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -26,11 +22,6 @@ def official(samples: Samples) -> Split:
     return samples.split
 
 
-def halves(samples: Samples) -> Split:
-    """Train on the first half of the classes, as for Car196 and CUB in the paper."""
-    return fraction(samples, train=0.5)
-
-
 def fraction(samples: Samples, *, train: float) -> Split:
     """Train on the share `train` of the classes, the first ones, rounded down."""
     classes = len(samples.class_names)
@@ -50,15 +41,12 @@ def named_classes(samples: Samples, *, train: Sequence[str]) -> Split:
 
 def pattern(samples: Samples, *, train: str) -> Split:
     """Train on the classes whose names start with a match of the regular expression."""
-    matches = [bool(re.match(train, name)) for name in samples.class_names]
+    matches = [re.match(train, name) is not None for name in samples.class_names]
     return split_classes(samples, np.array(matches))
 
 
 def images(samples: Samples, *, train: float) -> Split:
-    """Train on the share `train` of each class's images, the first ones, rounded down.
-
-    The others are tested, so that no class is unseen, as with MNIST.
-    """
+    """Train on the first images of each class, the share `train` rounded down; test the others."""
     trained = np.zeros(len(samples.labels), dtype=np.bool_)
     for label in np.unique(samples.labels):
         numbers = np.flatnonzero(samples.labels == label)
@@ -80,10 +68,9 @@ def split(samples: Samples, rule: str, **options: Any) -> Split:
 
 
 def validation_fold(samples: Samples, full: Split, *, folds: int, fold: int) -> Split:
-    """Test on one fold of the training classes and train on the other folds.
+    """Test on one fold of the training classes, the same for every seed, and train on the others.
 
-    The folds do not depend on the seed. The test classes are not used, so that options can be
-    selected without them.
+    The test classes are not used, so that options can be selected without them.
     """
     trained = np.unique(samples.labels[full.train])
     if len(trained) < 2 * folds:
@@ -116,7 +103,7 @@ def check_split(samples: Samples, split: Split) -> None:
 
 SPLITS: dict[str, Callable[..., Split]] = {
     "source": official,
-    "halves": halves,
+    "halves": lambda samples: fraction(samples, train=0.5),  # as for Car196 and CUB in the paper
     "fraction": fraction,
     "classes": named_classes,
     "pattern": pattern,

@@ -38,13 +38,10 @@ def pack(
     workers: int,
     **options: Any,
 ) -> None:
-    """Decode all images in `workers` threads and write `folder`, atomically.
+    """Decode all images in `workers` threads, with the `options` of `decode`; write `folder` whole.
 
-    Up to `max_damaged_images` images may be damaged. They become zeros and are in no part of the split. The
-    `options` are those of `decode`.
-
-    Raises:
-        InputError: If more images are damaged, or the disk is full.
+    Up to `max_damaged_images` images may be damaged. They become zeros and are in no part of the
+    split. Raises InputError if more are damaged, too few are left, or the disk is full.
     """
     size, count = options["size"], len(samples.labels)
     shape = (count, size, size, CHANNELS[options["color_mode"]])
@@ -60,7 +57,17 @@ def pack(
             images = decode_all(samples.contents(), partial(decode, **options), workers)
             errors = write_images(temporary / "images.npy", images, shape)
             report_damaged(errors, samples, max_damaged_images)
-            write_index(temporary / "index.npz", samples, split, sorted(errors))
+            kept = np.isin(np.arange(count), list(errors), invert=True)
+            masks = {name: mask & kept for name, mask in split.masks().items()}
+            check_split(samples, Split(**masks, tested=split.tested))
+            write_arrays(
+                temporary / "index.npz",
+                labels=samples.labels,
+                class_names=np.array(samples.class_names),
+                tested=np.array(split.tested),
+                damaged=np.array([samples.names[i] for i in sorted(errors)], dtype=np.str_),
+                **masks,
+            )
         except OSError as error:
             raise OSError(f"{folder}: cannot pack the images: {error}") from error
 
@@ -116,24 +123,9 @@ def report_damaged(errors: Mapping[int, DamagedImage], samples: Samples, limit: 
         lines.append(f"  and {count - MAX_NAMED} more")
     if count > limit:
         raise InputError(
-            f"packing.max_damaged_images: got {count} damaged images of {len(samples.labels)}, expected at "
-            f"most {limit}. Fetch the archive again, or exclude them by `packing.max_damaged_images: {count}`."
-            f" {REREAD_HINT}\n" + "\n".join(lines)
+            f"packing.max_damaged_images: got {count} damaged images of {len(samples.labels)}, "
+            f"expected at most {limit}. Fetch the archive again, or exclude them by "
+            f"`packing.max_damaged_images: {count}`. {REREAD_HINT}\n" + "\n".join(lines)
         )
     if lines:
         print(f"{count} damaged images are excluded:", *lines, sep="\n", file=sys.stderr)
-
-
-def write_index(path: Path, samples: Samples, split: Split, damaged: list[int]) -> None:
-    """Write index.npz, with the damaged images in no part; raise InputError if too few are left."""
-    kept = np.isin(np.arange(len(samples.labels)), damaged, invert=True)
-    masks = {name: mask & kept for name, mask in split.masks().items()}
-    check_split(samples, Split(**masks, tested=split.tested))
-    write_arrays(
-        path,
-        labels=samples.labels,
-        class_names=np.array(samples.class_names),
-        tested=np.array(split.tested),
-        damaged=np.array([samples.names[index] for index in damaged], dtype=np.str_),
-        **masks,
-    )
