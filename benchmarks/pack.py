@@ -30,7 +30,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from PIL import Image
 
-from heated.datasets.image_folder import in_directories
+from heated.datasets.image_folder import samples_by_directory
 from heated.datasets.splits import split
 from heated.preprocessing.packing import pack
 from heated.runtime.environment import collect_environment
@@ -73,7 +73,7 @@ def write_photographs(path: Path, count: int) -> None:
 def pack_here(archive: Path, folder: Path, size: int, workers: int) -> dict[str, float]:
     """Return the seconds of packing, the CPU seconds, and the peak memory in MiB."""
     started, busy = time.perf_counter(), time.process_time()
-    samples = in_directories(archive, str)
+    samples = samples_by_directory(archive, str)
     pack(
         samples,
         split(samples, "halves"),

@@ -21,7 +21,7 @@ from torch import nn
 
 from heated.data.batches import device_images
 from heated.data.packed_dataset import PackedDataset, load_packed
-from heated.datasets.image_folder import in_directories
+from heated.datasets.image_folder import samples_by_directory
 from heated.datasets.splits import split
 from heated.evaluation.retrieval import retrieval
 from heated.models import pretrained
@@ -42,7 +42,7 @@ BATCH_NORM = {"momentum": 0.1, "eps": 1e-5, "frozen": False}
 
 def pack_archive(archive: Path, train: str, folder: Path) -> PackedDataset:
     """Pack the archive's images; classes that match `train` are not tested."""
-    samples = in_directories(archive, str)
+    samples = samples_by_directory(archive, str)
     pack(
         samples,
         split(samples, "pattern", train=train),

@@ -210,7 +210,7 @@ def test_memory_and_usage_of_the_gpu_are_measured():
 TORCHRUN = """
 import sys; sys.path[:0] = {path!r}
 from pathlib import Path
-from test_gpu import NullLogger, make_run, prepared
+from test_gpu import NullLogger, make_run, setup_device
 run = make_run(setup_device(1), Path({folder!r}) / "cache")
 results = run.train_seeds([0], Path({folder!r}) / "models", NullLogger())
 print("loss", results[0]["history"][-1]["loss"])

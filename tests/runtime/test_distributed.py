@@ -43,9 +43,9 @@ import sys
 from pathlib import Path
 import torch
 from heated.models import embedding_model as models
-from heated.runtime.device import prepared
+from heated.runtime.device import setup_device
 from heated.runtime.distributed import is_main_process, sync_batch_norm
-from heated.data.batches import Held
+from heated.data.batches import InMemoryImages
 from heated.training.initialization import INITIALIZERS
 
 device = setup_device(1)
@@ -62,11 +62,11 @@ architecture = models.Architecture(
     pixel_mean=0.5,
     pixel_std=0.5,
 )
-model = models.Model(architecture)
+model = models.ModelWithLoss(architecture)
 sync_batch_norm(model)
 images = torch.randint(256, (101, 8, 8, 1), dtype=torch.uint8)  # slices of different sizes
 options = {"batch_size": 9, "precision": "float32"}
-INITIALIZERS["class_means"](model, Held(images), torch.arange(101) % 4, **options)
+INITIALIZERS["class_means"](model, InMemoryImages(images), torch.arange(101) % 4, **options)
 if is_main_process():
     models.save(Path(sys.argv[1]), model)
 """
