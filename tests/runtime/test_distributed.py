@@ -68,7 +68,7 @@ images = torch.randint(256, (101, 8, 8, 1), dtype=torch.uint8)  # slices of diff
 options = {"batch_size": 9, "precision": "float32"}
 INITIALIZERS["class_means"](model, InMemoryImages(images), torch.arange(101) % 4, **options)
 if is_main_process():
-    models.save(Path(sys.argv[1]), model)
+    models.save_model(Path(sys.argv[1]), model)
 """
 
 
