@@ -6,7 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heated.common.geometry import l2_normalize
-from heated.evaluation.candidate_filter import CandidateFilter, rounding_bound, split_by_cost
+from heated.evaluation.candidate_filter import (
+    CandidateFilter,
+    round_vectors,
+    rounding_bound,
+    split_by_cost,
+)
 
 DTYPES = [torch.bfloat16, torch.float32]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -15,7 +20,7 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 def halfway(count, dim, *, up):
     """Unit vectors of equal entries, as far from a bfloat16 number as possible."""
     mantissas = torch.linspace(1, 2, 129, dtype=torch.float64)[:-1] + 2**-8 * (0.98 if up else 1.02)
-    entries = mantissas[torch.arange(count) % 128][:, None].expand_bases(count, dim)
+    entries = mantissas[torch.arange(count) % 128][:, None].expand(count, dim)
     return entries / (2 * dim**0.5)
 
 
@@ -51,7 +56,7 @@ def multiply(queries, gallery, dtype=torch.bfloat16, *, excluded=None, width=64)
     products = CandidateFilter(
         gallery, dtype, num_queries=len(queries), memory_mib=128, width=width
     )
-    return products.multiply(queries, excluded=excluded)
+    return products.multiply(*round_vectors(queries, dtype), excluded=excluded)
 
 
 def errors(queries, gallery, dtype):
@@ -128,7 +133,7 @@ def test_buffers_are_reused_and_summation_in_float32_is_restored(monkeypatch):
     products = CandidateFilter(random_unit(100, 8), torch.bfloat16, num_queries=10, memory_mib=128)
     address = products.products.data_ptr()
     products.set_gallery(vectors)
-    block = products.multiply(vectors[:3])
+    block = products.multiply(*round_vectors(vectors[:3], torch.bfloat16))
     assert block.products.data_ptr() == address
     assert block.products.shape == (3, 128)
     assert block.products[:, :100].argmax(dim=1).tolist() == [0, 1, 2]

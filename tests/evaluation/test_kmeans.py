@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from heated.common.errors import InputError
 from heated.common.geometry import l2_normalize
 from heated.evaluation.candidate_filter import CandidateFilter
-from heated.evaluation.kmeans import assign, lloyd, update_centers, with_half_norms
+from heated.evaluation.kmeans import assign, lloyd, round_samples, update_centers, with_half_norms
 
 DTYPES = [torch.bfloat16, torch.float32]
 
@@ -34,7 +34,7 @@ def assign_samples(unit, centers, dtype, block_size=None):
         starts = range(0, len(unit), block_size)
         products.blocks = [slice(start, start + block_size) for start in starts]
         products.max_columns = 1
-    return assign(unit, centers, products)
+    return assign(unit, round_samples(unit, dtype), centers, products)
 
 
 def distances(unit, centers):

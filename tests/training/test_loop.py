@@ -169,7 +169,7 @@ def image_orders(model, epochs=2, **changes):
         seen.extend((inputs[0][:, 0, 3, 3] * 127.5 + 127.5).round().int().tolist())
 
     model.network.register_forward_pre_hook(see)
-    images = numbers.to(torch.uint8)[:, None, None, None].expand_bases(13, 6, 6, 1)
+    images = numbers.to(torch.uint8)[:, None, None, None].expand(13, 6, 6, 1)
     settings = {"alphas": [4.0] * epochs, "lrs": [0.01] * epochs} | changes
     fit(model, (images, numbers % 3), **settings)
     return [seen[start : start + 13] for start in range(0, len(seen), 13)]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from heated.common.geometry import class_means, l2_normalize
 from heated.evaluation.metrics import GEOMETRY
-from heated.evaluation.retrieval import retrieval
+from heated.evaluation.retrieval import retrieval_metrics
 from heated.training import monitor
 
 
@@ -25,7 +25,7 @@ def monitored(embeddings, labels, state=None):
 
 def evaluated(embeddings, labels):
     """The same values by the final evaluation."""
-    recall = retrieval(embeddings, labels, recall_at_k=[1], others=False).values
+    recall = retrieval_metrics(embeddings, labels, recall_at_k=[1], with_map_at_r=False).values
     means = class_means(l2_normalize(embeddings), labels)
     return recall | {name: metric(means) for name, metric in GEOMETRY.items()}
 

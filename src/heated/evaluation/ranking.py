@@ -26,6 +26,7 @@ from heated.evaluation.candidate_filter import (
     CandidateFilter,
     ProductBlock,
     map_pairs,
+    round_vectors,
     rounding_bound,
 )
 from heated.runtime.device import fast_dtype
@@ -115,7 +116,8 @@ class NeighborSearch:
         queries = self.queries[block]
         positives = self.positive_cosines(queries)
         excluded = torch.where(queries.position >= 0, self.column[queries.position], -1)
-        products = self.filter.multiply(self.unit[queries.index], excluded=excluded)
+        rounded = round_vectors(self.unit[queries.index], self.filter.dtype)
+        products = self.filter.multiply(*rounded, excluded=excluded)
         needed = self.ranks_needed(queries, products, positives)
         farthest = positives.gather(1, (needed - 1).clamp(min=0)[:, None])[:, 0].double() / GRID
         farthest = farthest.masked_fill(needed == 0, torch.inf)
