@@ -2,7 +2,7 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from heated.common.geometry import l2_normalize
@@ -36,8 +36,9 @@ def one_large_entry(count, dim):
     return l2_normalize(vectors)
 
 
-def random_unit(count, dim):
-    return l2_normalize(torch.randn(count, dim, dtype=torch.float64))
+def random_unit(count, dim, decay=0.0):
+    scale = torch.arange(1, dim + 1) ** -decay
+    return l2_normalize(torch.randn(count, dim, dtype=torch.float64) * scale)
 
 
 HARD_CASES = {
@@ -46,6 +47,7 @@ HARD_CASES = {
     "cancelling": lambda n, d: (alternating(n, d), alternating(n, d).abs()),
     "one large entry": lambda n, d: (one_large_entry(n, d), one_large_entry(n, d)),
     "random": lambda n, d: (random_unit(n, d), random_unit(n, d)),
+    "decaying": lambda n, d: (random_unit(n, d, 1.5), random_unit(n, d, 1.5)),
     "the same": lambda n, d: (random_unit(n, d),) * 2,
     "opposite": lambda n, d: (halfway(n, d, up=True), -halfway(n, d, up=True)),
     "zero": lambda n, d: (torch.zeros(n, d, dtype=torch.float64), random_unit(n, d)),
@@ -74,16 +76,6 @@ def test_no_product_errs_by_more_than_the_bound(subtests):
             queries, gallery = (vectors.to(device) for vectors in HARD_CASES[name](150, dim))
             error, allowed, _ = errors(queries, gallery, dtype)
             assert (error <= allowed).all()
-
-
-@given(st.integers(0, 2**32), st.integers(1, 80), st.floats(0, 3))
-@settings(max_examples=200, deadline=None)
-def test_no_random_product_errs_by_more_than_the_bound(seed, dim, decay):
-    generator = torch.Generator().manual_seed(seed)
-    scale = torch.arange(1, dim + 1) ** -decay
-    vectors = l2_normalize(torch.randn(40, dim, generator=generator, dtype=torch.float64) * scale)
-    error, allowed, _ = errors(vectors[:20], vectors[20:], torch.bfloat16)
-    assert (error <= allowed).all()
 
 
 def test_the_bound_is_tight_up_to_a_small_factor():

@@ -124,12 +124,3 @@ def test_fewer_samples_than_clusters():
     assert found.objective == pytest.approx(0, abs=1e-12)
     with pytest.raises(InputError, match="got 41 clusters, expected at most 40"):
         cluster(unit_vectors(40, 8), 41)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_clusters_as_the_cpu_does():
-    unit = unit_vectors(2000, 64, classes=300)
-    here, there = cluster(unit, 300), cluster(unit.cuda(), 300)
-    assert torch.equal(there.labels.cpu(), here.labels)
-    assert there.objective == pytest.approx(here.objective, rel=1e-12)

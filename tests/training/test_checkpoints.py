@@ -42,11 +42,9 @@ def test_a_fingerprint_depends_on_every_value_but_not_on_the_order_of_keys(value
     assert fingerprint({k: v for k, v in values.items() if k != key}) != fingerprint(values)
 
 
-def test_a_fingerprint_has_64_digits_and_distinguishes_list_order_and_close_numbers():
-    values = [{"a": [16.0, 4.0]}, {"a": [4.0, 16.0]}, {"a": [16.0, 4.0 + 1e-12]}, {"a": "16.0"}]
-    fingerprints = {fingerprint(value) for value in values}
-    assert len(fingerprints) == len(values)
-    assert {len(f"{int(each, 16):064x}") for each in fingerprints} == {64}
+def test_a_fingerprint_distinguishes_list_order_and_close_numbers():
+    values = [[16.0, 4.0], [4.0, 16.0], [16.0, 4.0 + 1e-12], "16.0"]
+    assert len({*map(fingerprint, values)}) == len(values)
     with pytest.raises(ValueError, match="not JSON compliant"):
         fingerprint({"lr": float("nan")})
 
@@ -100,7 +98,7 @@ def test_every_module_that_training_imports_is_part_of_the_code_digest():
     assert needed - covered - WITHOUT_EFFECT <= set(WITHOUT_WEIGHTS) <= needed
 
 
-EPOCHS = [[16.0, 0.1], [16.0, 0.1], [16.0, 0.1], [16.0, 0.1], [16.0, 0.1], [4.0, 0.1]]
+EPOCHS = [*[[16.0, 0.1]] * 5, [4.0, 0.1]]
 
 
 def make_cache(folder, *, inputs=None, epochs=EPOCHS, keep=(), interval_s=300.0, max_size=100.0):
