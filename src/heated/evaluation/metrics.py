@@ -39,14 +39,14 @@ def evaluate(
         kmeans_seeds: See `clustering_metrics`.
         memory_mib: See `NeighborSearch`.
     """
-    found = retrieval_metrics(**arrays, recall_at_k=recall_at, memory_mib=memory_mib)
+    retrieval = retrieval_metrics(**arrays, recall_at_k=recall_at, memory_mib=memory_mib)
     unit, labels = l2_normalize(arrays["embeddings"]), arrays["labels"]
     means = class_means(unit, labels)
     return {
-        **found.values,
+        **retrieval.values,
         **clustering_metrics(unit, labels, kmeans=kmeans, seeds=kmeans_seeds),
         **{name: metric(means) for name, metric in GEOMETRY.items()},
-        "unanswerable_queries": found.unanswerable_queries,
+        "unanswerable_queries": retrieval.unanswerable_queries,
     }
 
 
@@ -67,11 +67,11 @@ def clustering_metrics(
     values: dict[str, list[float]] = {name: [] for name in CLUSTERING}
     diagnostics: dict[str, list[float]] = {"kmeans_objective": [], "kmeans_converged": []}
     for seed in seeds:
-        found = KMEANS[kmeans["name"]](unit, len(np.unique(classes)), seed=seed, **options)
+        clusters = KMEANS[kmeans["name"]](unit, len(np.unique(classes)), seed=seed, **options)
         for name, metric in CLUSTERING.items():
-            values[name].append(metric(classes, found.labels.cpu().numpy()))
-        diagnostics["kmeans_objective"].append(found.objective)
-        diagnostics["kmeans_converged"].append(float(found.converged))
+            values[name].append(metric(classes, clusters.labels.cpu().numpy()))
+        diagnostics["kmeans_objective"].append(clusters.objective)
+        diagnostics["kmeans_converged"].append(float(clusters.converged))
     means = {name: float(np.mean(each)) for name, each in (values | diagnostics).items()}
     if len(seeds) > 1:
         means |= {f"{name}_kmeans_std": float(np.std(v, ddof=1)) for name, v in values.items()}

@@ -40,9 +40,9 @@ def summarize_seeds(
         values: Metrics by seed and name.
         engine: The k-means engine, which is added to the metrics that depend on it.
     """
-    seeds, found = sorted(values), {}
+    seeds, summary = sorted(values), {}
     for name in values[seeds[0]]:
-        found[name] = mean_with_interval({seed: values[seed][name] for seed in seeds})
+        summary[name] = mean_with_interval({seed: values[seed][name] for seed in seeds})
         if engine is not None and (name in CLUSTERING or "kmeans" in name):
-            found[name]["engine"] = engine
-    return found
+            summary[name]["engine"] = engine
+    return summary
