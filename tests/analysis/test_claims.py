@@ -52,8 +52,11 @@ A_OVER_B = claim(comparison(["a"], ["b"]))
 EQUAL = claim(comparison(["a"], ["b"], margin=0.01), comparison(["b"], ["a"], margin=0.01))
 
 
-def values(metric="recall_at_1", **columns):
-    return {name: {metric: dict(enumerate(column))} for name, column in columns.items()}
+def values(first_seed=0, **columns):
+    return {
+        name: {"recall_at_1": dict(enumerate(column, first_seed))}
+        for name, column in columns.items()
+    }
 
 
 def assess(given_claim, given_values):
@@ -251,12 +254,7 @@ def test_the_correction_counts_the_claims_of_one_status_that_were_tested():
 
 def test_seeds_from_before_a_claim_was_stated_explore_and_do_not_confirm():
     stated = A_OVER_B | {"status": "confirmatory", "first_seed": 100}
-    early = values(a=shifted(0.1), b=FIVE)
-    late = {
-        name: {metric: {seed + 100: each for seed, each in column.items()}}
-        for name, metrics in early.items()
-        for metric, column in metrics.items()
-    }
+    early, late = (values(first, a=shifted(0.1), b=FIVE) for first in (0, 100))
     assert assess(stated, early)["status"] == "exploratory"
     assert assess(stated, late)["status"] == assess(stated, {})["status"] == "confirmatory"
 

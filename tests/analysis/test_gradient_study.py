@@ -21,7 +21,6 @@ from heated.analysis.gradients import (
     normalized_embeddings,
     samples_by_kind,
 )
-from heated.common.errors import InputError
 from heated.data.batches import InMemoryImages
 from heated.models.embedding_model import (
     Architecture,
@@ -242,11 +241,3 @@ def test_a_class_without_samples_does_not_change_the_others(model):
     assert found["kinds"]["boundary"]["quantiles"]["0.5"] == pytest.approx(
         np.median(norms, axis=0).tolist(), abs=1e-5
     )
-
-
-def test_labels_of_another_data_set_raise(model):
-    images, labels = digits()
-    with pytest.raises(InputError, match=r"1797 labels out of range.*in \[0, 10\)"):
-        study(model, data=(images, labels + 10))
-    with pytest.raises(InputError, match=r"and \(1796,\).*the model was trained on"):
-        study(model, data=(images, labels[1:]))

@@ -48,11 +48,6 @@ def differentiated(head, raw, label, alpha):
     return torch.autograd.grad(loss, seen[0])[0].norm().item()
 
 
-def difference(head, labels, rivals):
-    """||w_rival - w_y|| of the classifier's weights."""
-    return (class_weights(head)[rivals] - class_weights(head)[labels]).norm(dim=1)
-
-
 def test_the_closed_form_is_autograds_gradient_of_each_sample_alone(subtests):
     for normalize, bias, smoothing in CASES:
         with subtests.test(normalize=normalize, bias=bias, smoothing=smoothing):
@@ -98,7 +93,8 @@ def test_correct_samples_fall_to_0_and_misclassified_ones_grow_by_a_constant(sub
             scores = normalized @ class_weights(head).T
             if bias == "inside":
                 scores = scores + head.bias.detach()
-            expected = difference(head, labels, scores.argmax(dim=1))
+            weights = class_weights(head)
+            expected = (weights[scores.argmax(dim=1)] - weights[labels]).norm(dim=1)
             torch.testing.assert_close(slopes[wrong], expected[wrong], rtol=1e-6, atol=0)
             torch.testing.assert_close(final_slopes(head, normalized, labels), expected)
             assert slopes[correct].max() < 1e-12

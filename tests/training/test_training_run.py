@@ -90,9 +90,7 @@ def test_a_seed_is_trained_with_the_recipes_alpha_and_lr(trained):
     assert not list(folder.glob("*.npz"))  # only for two dimensions
 
 
-def test_a_finished_seed_is_not_trained_again_and_its_rows_are_logged(
-    trained, tmp_path
-):
+def test_a_finished_seed_is_not_trained_again_and_its_rows_are_logged(trained, tmp_path):
     run, _, [(first, rows, weights), _] = trained
     result, logged, same_weights = train_seed(run, tmp_path)
     assert result["epochs_trained"] == 0

@@ -32,12 +32,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Compute every metric by name: retrieval in the gallery, the rest of all samples.
 
-    Args:
-        arrays: `embeddings` (N, D), `labels` (N,) int64, `query` and `gallery` (N,) bool.
-        recall_at: See `retrieval_metrics`, also for errors.
-        kmeans: See `clustering_metrics`.
-        kmeans_seeds: See `clustering_metrics`.
-        memory_mib: See `NeighborSearch`.
+    `arrays` has `embeddings` (N, D), `labels` (N,) int64, `query` and `gallery` (N,) bool. See
+    `retrieval_metrics` and `clustering_metrics` for the other arguments and for errors.
     """
     retrieval = retrieval_metrics(**arrays, recall_at_k=recall_at, memory_mib=memory_mib)
     unit, labels = l2_normalize(arrays["embeddings"]), arrays["labels"]
@@ -55,12 +51,9 @@ def clustering_metrics(
 ) -> dict[str, float]:
     """Cluster by k-means, with one cluster per class, and compare the clusters with the classes.
 
-    Args:
-        unit: (N, D) float64 of length 1.
-        labels: (N,) int64.
-        kmeans: The engine's `name` in KMEANS, and its options.
-        seeds: Metrics are means over these seeds; for several, `<metric>_kmeans_std` is the
-            standard deviation (n - 1).
+    `unit` is (N, D) float64 of length 1. `kmeans` has the engine's `name` in KMEANS, and its
+    options. Metrics are means over `seeds`; for several, `<metric>_kmeans_std` is the standard
+    deviation (n - 1).
     """
     options = {key: value for key, value in kmeans.items() if key != "name"}
     classes = labels.cpu().numpy()
