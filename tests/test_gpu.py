@@ -127,7 +127,7 @@ def test_a_training_equals_that_of_the_cpu_within_tolerance(variant, tmp_path):
         for name in ("lr", "alpha"):
             assert other.get(name, 0) == pytest.approx(row.get(name, 0), rel=2e-3), name
     assert_close(there, here)
-    loaded = all_embeddings(tmp_path / "cuda" / "seed-0.safetensors", CPU)
+    loaded = all_embeddings(tmp_path / GPU.type / "seed-0.safetensors", CPU)
     torch.testing.assert_close(loaded, there, rtol=1e-3, atol=1e-4)
 
 

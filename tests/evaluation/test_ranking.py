@@ -78,8 +78,8 @@ def limited(ranks, max_k):
 def clustered(size, classes, dim, *, noise=1.0, seed=0):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(classes, (size,), generator=generator)
-    centres = torch.randn(classes, dim, generator=generator)
-    return centres[labels] + noise * torch.randn(size, dim, generator=generator), labels
+    centers = torch.randn(classes, dim, generator=generator)
+    return centers[labels] + noise * torch.randn(size, dim, generator=generator), labels
 
 
 @given(cases(), st.integers(1, 16), DTYPES)

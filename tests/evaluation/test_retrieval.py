@@ -66,24 +66,11 @@ def test_every_metric_equals_its_definition(queries):
     assert (RETRIEVAL["map_at_r"](ranks) <= RETRIEVAL["r_precision"](ranks) + 1e-12).all()
 
 
-@pytest.mark.parametrize("name", METRICS)
-def test_every_metric_by_hand(name):
-    def mean(*queries):
-        return METRICS[name][0](make_ranks(queries)).mean().item()
-
-    first, none, last = [True, False, False], [False, False, False], [False, False, False, True]
-    assert mean([True, True, False], first) == 1
-    assert mean(last, last) == 0
-    assert mean(first, none) == 0.5  # a query without positives counts
-    queries = [[True, False, True, False], [False, True, False, False], last]
-    assert mean(*queries) == mean(*queries[::-1])
-
-
 def clustered(size, classes, dim, *, noise=1.0, seed=0):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(size) % classes
-    centres = torch.randn(classes, dim, generator=generator)
-    return centres[labels] + noise * torch.randn(size, dim, generator=generator), labels
+    centers = torch.randn(classes, dim, generator=generator)
+    return centers[labels] + noise * torch.randn(size, dim, generator=generator), labels
 
 
 @pytest.mark.parametrize("queries", [None, 200])  # of 600; None: all, in all
@@ -96,8 +83,8 @@ def test_scores_equal_those_of_pytorch_metric_learning(queries):
             query = torch.arange(600) < queries
             masks, sides = {"query": query, "gallery": ~query}, (query, ~query)
         calculator = AccuracyCalculator(include=names, k=None if queries else "max_bin_count")
-        given = [each[side] for side in sides for each in (unit, labels)] or [unit, labels]
-        expected = calculator.get_accuracy(*given)
+        arrays = [each[side] for side in sides for each in (unit, labels)] or [unit, labels]
+        expected = calculator.get_accuracy(*arrays)
         found = retrieval_metrics(embeddings, labels, recall_at_k=[1], **masks).values
         assert list(found.values()) == pytest.approx([expected[name] for name in names], abs=1e-6)
 

@@ -49,7 +49,7 @@ def logits_by_hand(name, head, raw, alpha):
     if name == "bn":
         centered = raw - raw.mean(dim=0)
         standard = centered / (centered.square().mean(dim=0) + 1e-3).sqrt()
-        raw = (standard + head["translate"]) / raw.shape[1] ** 0.5
+        raw = (standard + head["shift"]) / raw.shape[1] ** 0.5
     if name != "sm":
         weight = weight / weight.square().sum(dim=1, keepdim=True).sqrt()
     return alpha * raw @ weight.T + head["bias"]
