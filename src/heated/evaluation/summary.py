@@ -36,9 +36,8 @@ def summarize_seeds(
 ) -> dict[str, dict[str, Any]]:
     """Summarize each metric over the seeds, in ascending order of seeds.
 
-    Args:
-        values: Metrics by seed and name.
-        engine: The k-means engine, which is added to the metrics that depend on it.
+    `values` has metrics by seed and name. The k-means engine is added to the metrics that depend on
+    it.
     """
     seeds, summary = sorted(values), {}
     for name in values[seeds[0]]:
