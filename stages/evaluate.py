@@ -18,8 +18,7 @@ def main(dataset: str, method: str) -> None:
     values = {}
     for path in require_output(folder / "embeddings", "embed").glob("seed-*.npz"):
         arrays = {k: torch.from_numpy(array).to(device) for k, array in read_arrays(path).items()}
-        seed = int(path.stem.removeprefix("seed-"))
-        values[seed] = evaluate(arrays, **settings)
+        values[int(path.stem.removeprefix("seed-"))] = evaluate(arrays, **settings)
     if is_main_process():
         write_json(folder / "metrics.json", summarize_seeds(values, settings["kmeans"]["name"]))
 

@@ -18,10 +18,8 @@ def main(dataset: str, method: str) -> None:
     device = setup_device(study.pop("threads"))
     data = packed_dataset.load_packed(packed_folder(dataset))
     indices, classes = data.indices_and_classes(data.split.train)
-    images, labels = (
-        MemmapImages(data.images, indices, device),
-        torch.from_numpy(classes).to(device),
-    )
+    images = MemmapImages(data.images, indices, device)
+    labels = torch.from_numpy(classes).to(device)
     seeds = {}
     for path in sorted(require_output(folder / "models", "train").glob("seed-*.safetensors")):
         model = embedding_model.load_model_with_loss(path, device)

@@ -22,13 +22,13 @@ from heated.training.training_run import TrainingRun
 
 def main(dataset: str, method: str) -> None:
     """Write a run's models, history and provenance."""
-    given, side = load_settings(f"runs/{dataset}/{method}.json"), load_settings(SIDE_SETTINGS)
+    config, side = load_settings(f"runs/{dataset}/{method}.json"), load_settings(SIDE_SETTINGS)
     folder, packed = run_folder(dataset, method), packed_folder(dataset)
-    settings = given["settings"]
-    if given["tuned"]:
+    settings, tracking = config["settings"], side["tracking"]
+    if config["tuned"]:
         settings = read_json(require_output(folder / "tuned.json", "tune"))["settings"]
-    device = setup_device(given["threads"])
-    here = machine_settings(settings["precision"], device, given["threads"])
+    device = setup_device(config["threads"])
+    here = machine_settings(settings["precision"], device, config["threads"])
     training_run = TrainingRun(
         Recipe.from_settings(settings | here),
         packed_dataset.load_packed(packed),
@@ -36,20 +36,13 @@ def main(dataset: str, method: str) -> None:
         device,
         project_root() / "checkpoints",
         [Recipe.from_settings(each["settings"] | here) for each in load_run_settings(dataset)],
-        interval_s=side["checkpoints"]["interval_s"],
-        max_size_mib=side["checkpoints"]["max_size_mib"],
+        **side["checkpoints"],
     )
-    provenance = make_provenance(training_run, given["tags"], settings | here)
-    tracked, every = (
-        side["tracking"]["enabled"] and is_main_process(),
-        side["tracking"]["interval_s"],
-    )
-    with (
-        main_process_output(folder / "models") as models,
-        LiveLogger(provenance, tracked, every) as logger,
-    ):
+    provenance = make_provenance(training_run, config["tags"], settings | here)
+    live = LiveLogger(provenance, tracking["enabled"] and is_main_process(), tracking["interval_s"])
+    with main_process_output(folder / "models") as models, live as logger:
         usage = SystemMetricsLogger(device, logger)
-        results = training_run.train_seeds(given["seeds"], models, usage)
+        results = training_run.train_seeds(config["seeds"], models, usage)
     if is_main_process():
         histories = {seed: result["history"] for seed, result in results.items()}
         write_history(folder / "history.csv", histories)

@@ -14,7 +14,6 @@ from heated.training.training_run import TrainingRun
 def main(dataset: str, method: str) -> None:
     """Write the score of every point of the grid, and the settings of the best."""
     study, packed = load_settings(f"tuning/{dataset}/{method}.json"), packed_folder(dataset)
-    checkpoints = load_settings(SIDE_SETTINGS)["checkpoints"]
     device = setup_device(study["threads"])
     data = with_validation_split(packed_dataset.load_packed(packed), **study["validation"])
     points = [each["point"] for each in study["points"]]
@@ -29,8 +28,7 @@ def main(dataset: str, method: str) -> None:
         f"{packed_dataset.packed_sha256(packed)} {data.split.tested}",
         device,
         project_root() / "checkpoints",
-        interval_s=checkpoints["interval_s"],
-        max_size_mib=checkpoints["max_size_mib"],
+        **load_settings(SIDE_SETTINGS)["checkpoints"],
     )
     tuned = search_grid(training_run, points, recipes, seed=study["seed"])
     if is_main_process():

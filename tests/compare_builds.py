@@ -25,14 +25,9 @@ def hash_results(folder: Path) -> dict[str, Any]:
     """Return a hash of every result in a build's folder, by path; of arrays, a sorted list."""
     found: dict[str, Any] = {}
     for path in sorted(path for pattern in ARRAYS for path in folder.glob(pattern)):
-        if path.suffix == ".safetensors":
-            arrays = [*load_file(path).values()]
-        elif path.suffix in (".npy", ".npz"):
-            loaded = np.load(path, allow_pickle=False)
-            arrays = [*loaded.values()] if path.suffix == ".npz" else [loaded]
-        else:
-            arrays = []
-        found[str(path.relative_to(folder))] = sorted(map(hash_array, arrays))
+        arrays = load_file(path) if path.suffix == ".safetensors" else np.load(path)
+        values = [arrays] if path.suffix == ".npy" else arrays.values()
+        found[str(path.relative_to(folder))] = sorted(map(hash_array, values))
     for path in sorted(path for pattern in FILES for path in folder.glob(pattern)):
         if path.name not in EXCLUDED:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -43,7 +38,7 @@ def hash_results(folder: Path) -> dict[str, Any]:
 def hash_array(values: np.ndarray) -> str:
     """Return a hash of type, shape and values."""
     kind = f"{values.dtype} {values.shape} ".encode()
-    return hashlib.sha256(kind + np.ascontiguousarray(values).tobytes()).hexdigest()
+    return hashlib.sha256(kind + values.tobytes()).hexdigest()
 
 
 def main(command: str, path: str, folder: str = ".") -> int:

@@ -1,4 +1,3 @@
-from itertools import product
 from math import sqrt
 
 import numpy as np
@@ -53,8 +52,11 @@ A_OVER_B = claim(comparison(["a"], ["b"]))
 EQUAL = claim(comparison(["a"], ["b"], margin=0.01), comparison(["b"], ["a"], margin=0.01))
 
 
-def values(metric="recall_at_1", **columns):
-    return {name: {metric: dict(enumerate(column))} for name, column in columns.items()}
+def values(first_seed=0, **columns):
+    return {
+        name: {"recall_at_1": dict(enumerate(column, first_seed))}
+        for name, column in columns.items()
+    }
 
 
 def assess(given_claim, given_values):
@@ -77,18 +79,6 @@ def verdict_of(differences, smallest_effect=0.005):
     return choose_verdict(found["p"], 1 - found["p"], found["p_equivalent"])
 
 
-# --- the interval and the tests --------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_the_interval_covers_the_effect_in_95_of_100(subtests):
-    for n, effect in product([2, 3, 8, 20], [0.0, 0.7]):
-        with subtests.test(n=n, effect=effect):
-            found = [paired_t_test(each)["interval"] for each in simulate(effect, n)]
-            covered = np.mean([low <= effect <= high for low, high in found])
-            assert 0.93 <= covered <= 0.97
-
-
 def test_error_rates_are_at_most_their_level(subtests):
     """Of the difference without an effect, and of equivalence at the edge of what is relevant."""
     for n in (5, 8, 12):
@@ -107,16 +97,6 @@ def test_error_rates_are_at_most_their_level(subtests):
         verdicts = [choose_verdict(p, min(1.0, parts * (1 - p)), None) for p in worst]
         for kind in ("supported", "contradicted"):
             assert at_most(verdicts.count(kind) / RUNS, SIGNIFICANCE_LEVEL)
-
-
-def test_sign_and_size_of_an_effect_are_recovered(subtests):
-    for effect in (-2.0, -0.5, 0.5, 2.0):
-        with subtests.test(effect=effect):
-            samples = simulate(effect, 8)
-            effects = [paired_t_test(each)["effect"] for each in samples]
-            assert np.mean(effects) == pytest.approx(effect, abs=0.05)
-            wrong = "contradicted" if effect > 0 else "supported"
-            assert [verdict_of(each) for each in samples].count(wrong) <= 0.005 * RUNS
 
 
 def test_an_effect_is_found_that_an_unpaired_test_misses():
@@ -159,9 +139,6 @@ def test_fewer_than_five_seeds_or_no_spread_give_an_estimate_and_no_verdict():
         assert one["p"] is one["p_adjusted"] is one["seeds_needed"] is None
 
 
-# --- verdicts --------------------------------------------------------------------------------
-
-
 def test_each_verdict():
     wide = [0.02, -0.02, 0.01, -0.01, 0.0]
     unsure = [0.0, 0.03, -0.03, 0.02, -0.02]
@@ -197,19 +174,6 @@ def test_of_several_comparisons_the_one_that_supports_the_claim_least_decides():
     assert assess(both, values(a=FIVE, b=near, c=far))["verdict"] != "no relevant difference"
 
 
-# --- required seeds --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("effect", [0.4, 1.0, -1.0])
-def test_the_required_seeds_reach_the_target_power(effect):
-    needed = required_seeds(effect, sqrt(2))
-    side = "supported" if effect > 0 else "contradicted"
-    for n, reaches in ((needed, True), (needed - 1, False)):
-        share = [verdict_of(each) for each in simulate(effect, n)].count(side) / RUNS
-        error = 3 * sqrt(TARGET_POWER * (1 - TARGET_POWER) / RUNS)
-        assert share >= TARGET_POWER - error if reaches else share <= TARGET_POWER + error
-
-
 def type_2_error(size, n, level):
     """The type II error of n differences, averaged over their standard deviation."""
     quantiles = (np.arange(4000) + 0.5) / 4000
@@ -226,20 +190,12 @@ def test_the_required_seeds_are_the_fewest_for_every_effect(level):
         assert n == 5 or 1 - type_2_error(size, n - 1, level) < TARGET_POWER + 0.002
 
 
-def test_no_number_of_seeds_is_enough_without_an_effect():
-    assert required_seeds(0.0, 1.0) is None
-    assert required_seeds(1e-6, 1.0) is None
-    assert required_seeds(0.5, 0.0) == 5
-    assert t_test_power(0.0, 0.0, 5) == 0
-
-
 def test_the_required_seeds_are_for_the_smallest_effect_of_interest():
+    assert required_seeds(0.0, 1.0) is required_seeds(1e-6, 1.0) is None
+    assert (required_seeds(0.5, 0.0), t_test_power(0.0, 0.0, 5)) == (5, 0)
     noise = np.array([0.01, -0.01, 0.02, -0.02, 0.0])
     needed = {paired_t_test(noise + effect)["seeds_needed"] for effect in (-0.3, 0.0, 0.001, 0.4)}
     assert needed == {required_seeds(0.005, float(noise.std(ddof=1)))}
-
-
-# --- comparisons -----------------------------------------------------------------------------
 
 
 def test_only_the_seeds_that_all_methods_share_are_compared():
@@ -271,15 +227,6 @@ def test_a_claim_without_its_runs_is_not_run_and_names_what_is_missing():
     assert (other["verdict"], other["missing"]) == ("not run", ["a", "b"])
 
 
-def test_a_result_has_the_entries_that_reports_use():
-    one = assess(A_OVER_B, values(a=shifted(0.1), b=FIVE))
-    assert {"status", "stated", "smallest_effect", "statement", "a", "b", "p_adjusted"} < set(one)
-    assert (one["claim"], one["dataset"], one["metric"]) == ("it-is-so", "digits", "recall_at_1")
-
-
-# --- several claims --------------------------------------------------------------------------
-
-
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holms_correction_equals_its_definition(p_values):
     expected, highest = {}, 0.0
@@ -307,12 +254,7 @@ def test_the_correction_counts_the_claims_of_one_status_that_were_tested():
 
 def test_seeds_from_before_a_claim_was_stated_explore_and_do_not_confirm():
     stated = A_OVER_B | {"status": "confirmatory", "first_seed": 100}
-    early = values(a=shifted(0.1), b=FIVE)
-    late = {
-        name: {metric: {seed + 100: each for seed, each in column.items()}}
-        for name, metrics in early.items()
-        for metric, column in metrics.items()
-    }
+    early, late = (values(first, a=shifted(0.1), b=FIVE) for first in (0, 100))
     assert assess(stated, early)["status"] == "exploratory"
     assert assess(stated, late)["status"] == assess(stated, {})["status"] == "confirmatory"
 

@@ -5,8 +5,6 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.nn.functional import one_hot
 
 from heated.analysis import gradients
@@ -50,11 +48,6 @@ def differentiated(head, raw, label, alpha):
     return torch.autograd.grad(loss, seen[0])[0].norm().item()
 
 
-def difference(head, labels, rivals):
-    """||w_rival - w_y|| of the classifier's weights."""
-    return (class_weights(head)[rivals] - class_weights(head)[labels]).norm(dim=1)
-
-
 def test_the_closed_form_is_autograds_gradient_of_each_sample_alone(subtests):
     for normalize, bias, smoothing in CASES:
         with subtests.test(normalize=normalize, bias=bias, smoothing=smoothing):
@@ -67,23 +60,6 @@ def test_the_closed_form_is_autograds_gradient_of_each_sample_alone(subtests):
             norms = gradient_norms(head, head.normalization(raw).detach(), labels, ALPHAS)
             assert norms.dtype == torch.float64
             np.testing.assert_allclose(norms.numpy(), expected, rtol=1e-9, atol=1e-12)
-
-
-@given(
-    seed=st.integers(0, 2**31),
-    alpha=st.floats(0.01, 100),
-    normalize=st.sampled_from(list(NORMALIZATIONS)),
-    bias=st.sampled_from(BIASES),
-    smoothing=st.floats(0, 0.5),
-)
-def test_no_gradient_is_longer_than_alpha_times_twice_the_longest_weight(
-    seed, alpha, normalize, bias, smoothing
-):
-    head = built(normalize, bias=bias, smoothing=smoothing, seed=seed)
-    norms = gradient_norms(head, *samples(head, seed=seed), [alpha])
-    longest = head.weight.norm(dim=1).max().item() if not head.normalization.unit_weights else 1
-    assert (norms >= 0).all()
-    assert norms.max() <= 2 * alpha * longest * (1 + 1e-9)
 
 
 def test_the_models_own_alpha_the_size_of_blocks_and_the_order_of_alphas_change_nothing(
@@ -117,7 +93,8 @@ def test_correct_samples_fall_to_0_and_misclassified_ones_grow_by_a_constant(sub
             scores = normalized @ class_weights(head).T
             if bias == "inside":
                 scores = scores + head.bias.detach()
-            expected = difference(head, labels, scores.argmax(dim=1))
+            weights = class_weights(head)
+            expected = (weights[scores.argmax(dim=1)] - weights[labels]).norm(dim=1)
             torch.testing.assert_close(slopes[wrong], expected[wrong], rtol=1e-6, atol=0)
             torch.testing.assert_close(final_slopes(head, normalized, labels), expected)
             assert slopes[correct].max() < 1e-12
@@ -156,11 +133,11 @@ def test_a_margin_is_above_0_for_a_correct_class(bias):
     scores = normalized @ class_weights(head).T
     if bias == "inside":
         scores = scores + head.bias.detach()
+    others = scores[one_hot(labels, C) == 0].view(100, C - 1)
+    expected = scores[one_hot(labels, C) == 1] - others.amax(dim=1)
     found = margins(head, normalized, labels)
+    torch.testing.assert_close(found, expected)
     assert torch.equal(found > 0, scores.argmax(dim=1) == labels)
-    for score, label, margin in zip(scores.tolist(), labels.tolist(), found.tolist(), strict=True):
-        best = max(value for number, value in enumerate(score) if number != label)
-        assert margin == pytest.approx(score[label] - best, abs=1e-12)
 
 
 def test_each_samples_gradient_depends_on_no_other():
@@ -173,17 +150,13 @@ def test_each_samples_gradient_depends_on_no_other():
     assert gradient_norms(head, normalized[:0], labels[:0], ALPHAS).shape == (0, 5)
 
 
-def test_an_invalid_alpha_raises():
-    head = built()
-    for alpha in (0.0, -1.0, float("inf"), float("nan")):
-        with pytest.raises(InputError, match="alphas: got .*, expected finite numbers above 0"):
-            gradient_norms(head, *samples(head), [1.0, alpha])
-
-
-def test_samples_of_another_classifier_raise():
+def test_invalid_alphas_and_samples_of_another_classifier_raise():
     cases = [((2, D + 1), [0, 1]), ((3, D), [0, 1]), ((D,), [0, 1])]
     cases += [((2, D), [0, C]), ((2, D), [-1, 0]), ((2, D), [[0], [1]])]
     functions = (lambda *of: gradient_norms(*of, ALPHAS), final_slopes, margins)
     for (shape, labels), function in product(cases, functions):
         with pytest.raises(InputError, match=r"expected \(N, 5\) and \(N,\) in \[0, 4\)"):
             function(built(), torch.zeros(shape), torch.tensor(labels))
+    for alpha in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(InputError, match="alphas: got .*, expected finite numbers above 0"):
+            gradient_norms(built(), *samples(built()), [1.0, alpha])

@@ -11,7 +11,7 @@ from heated import config
 from heated.common.io import write_json
 from heated.common.paths import SIDE_SETTINGS
 from heated.config.resolved import resolved_files
-from heated.config.yaml_files import expand_bases
+from heated.config.yaml_files import expand
 
 PARAMS = config.load_params(ROOT)
 FILES = resolved_files(PARAMS)
@@ -53,7 +53,7 @@ def test_entries_are_merged_and_a_mapping_with_a_name_replaces():
         "c": {"base": "b", "x": {"name": "two"}, "n": {"m": 1}, "y": None},
     }
     before = deepcopy(entries)
-    found, problems = expand_bases(entries)
+    found, problems = expand(entries)
     assert problems == {}
     assert entries == before
     assert found["b"].value == {
@@ -67,8 +67,8 @@ def test_entries_are_merged_and_a_mapping_with_a_name_replaces():
     assert found["b"].writer_of(("x", "k")) == "b"
     assert found["b"].writer_of(("x", "l")) == "a"
     entries = {"c": {"base": "b", "k": 3}, "b": {"base": "a", "l": 2}, "a": {"k": 1}}
-    found, _ = expand_bases(entries)
-    assert found == expand_bases(dict(reversed(entries.items())))[0]  # the order does not matter
+    found, _ = expand(entries)
+    assert found == expand(dict(reversed(entries.items())))[0]  # the order does not matter
     assert found["c"].value == {"k": 3, "l": 2}
 
 

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.exceptions import ConvergenceWarning
 
 from heated.common.errors import InputError
 from heated.evaluation.clustering import CLUSTERING
@@ -50,15 +49,6 @@ def test_better_separation_gives_better_scores_and_perfect_separation_the_best()
         assert perfect[name] == pytest.approx(1, abs=1e-12), name
     assert perfect["intra_class_variance"] == pytest.approx(0, abs=1e-3)
     assert perfect["inter_class_distance"] == pytest.approx(0.5, abs=1e-2)
-
-
-def test_a_collapsed_network_gets_no_score_by_retrieval():
-    labels = torch.arange(4).repeat(12)
-    with pytest.warns(ConvergenceWarning, match="distinct clusters"):
-        values = evaluated(torch.ones(48, 3), labels)
-    assert {values[name] for name in ("recall_at_4", "map_at_r", "r_precision")} == {0.0}
-    assert values["nmi_geometric"] == pytest.approx(0, abs=1e-12)
-    assert values["inter_class_distance"] == 0
 
 
 def test_renaming_classes_and_scaling_each_embedding_change_nothing():

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from heated import config
 from heated.common.errors import InputError
 from heated.config import methods
-from heated.config.yaml_files import expand_bases
+from heated.config.yaml_files import expand
 from heated.data.batches import InMemoryImages
 from heated.data.samplers import SAMPLERS
 from heated.losses.heated_softmax import HeatedSoftmax
@@ -230,7 +230,7 @@ def test_another_loss_needs_a_key_and_the_method_in_the_docs(monkeypatch):
     known = {
         name: entry.value for name, entry in config.read_sources(ROOT).entries["methods"].items()
     }
-    expanded, _ = expand_bases(known | yaml.safe_load(block)["methods"])
+    expanded, _ = expand(known | yaml.safe_load(block)["methods"])
     circle = TypeAdapter(methods.Method).validate_python(expanded["circle"].value).model_dump()
     with pytest.raises(InputError, match="losses name: .*'circle'"):
         check_options("methods.circle", loss=circle["loss"], miner=None)

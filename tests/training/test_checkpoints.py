@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import heated
 from heated.training import checkpoints
@@ -29,24 +27,14 @@ WITHOUT_WEIGHTS = {
     "common.samples": "describes the data, whose digest is part of the inputs",
 }
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(-9, 9) | st.text(max_size=3)
-VALUES = st.dictionaries(st.text(max_size=3), SCALARS | st.lists(SCALARS, max_size=2), min_size=1)
 
-
-@given(VALUES, st.data())
-def test_a_fingerprint_depends_on_every_value_but_not_on_the_order_of_keys(values, data):
-    shuffled = {key: values[key] for key in data.draw(st.permutations(list(values)))}
-    assert fingerprint({"inner": shuffled}) == fingerprint({"inner": values})
-    key = data.draw(st.sampled_from(sorted(values)))
-    assert fingerprint({**values, key: "another value"}) != fingerprint(values)
-    assert fingerprint({k: v for k, v in values.items() if k != key}) != fingerprint(values)
-
-
-def test_a_fingerprint_has_64_digits_and_distinguishes_list_order_and_close_numbers():
-    values = [{"a": [16.0, 4.0]}, {"a": [4.0, 16.0]}, {"a": [16.0, 4.0 + 1e-12]}, {"a": "16.0"}]
-    fingerprints = {fingerprint(value) for value in values}
-    assert len(fingerprints) == len(values)
-    assert {len(f"{int(each, 16):064x}") for each in fingerprints} == {64}
+def test_a_fingerprint_depends_on_every_value_but_not_on_the_order_of_keys():
+    plain = {"alphas": [16.0, 4.0], "lr": {"start": 1, "end": None}}
+    changed = [{"alphas": [4.0, 16.0]}, {"alphas": [16.0, 4.0 + 1e-12]}, {"alphas": ["16.0", 4.0]}]
+    changed += [{"lr": {"start": 1}}, {"lr": {"start": 2, "end": None}}, {"name": True}]
+    assert len({*map(fingerprint, [plain, *(plain | each for each in changed)])}) == 7
+    other_order = {"lr": {"end": None, "start": 1}, "alphas": [16.0, 4.0]}
+    assert fingerprint(other_order) == fingerprint(plain)
     with pytest.raises(ValueError, match="not JSON compliant"):
         fingerprint({"lr": float("nan")})
 
@@ -100,7 +88,7 @@ def test_every_module_that_training_imports_is_part_of_the_code_digest():
     assert needed - covered - WITHOUT_EFFECT <= set(WITHOUT_WEIGHTS) <= needed
 
 
-EPOCHS = [[16.0, 0.1], [16.0, 0.1], [16.0, 0.1], [16.0, 0.1], [16.0, 0.1], [4.0, 0.1]]
+EPOCHS = [*[[16.0, 0.1]] * 5, [4.0, 0.1]]
 
 
 def make_cache(folder, *, inputs=None, epochs=EPOCHS, keep=(), interval_s=300.0, max_size=100.0):

@@ -33,8 +33,8 @@ def make_model(normalization="batch"):
 
 
 def make_images():
-    generator = torch.Generator().manual_seed(3)
-    return torch.randint(256, (13, 8, 8, 2), generator=generator, dtype=torch.uint8)
+    images = np.random.default_rng(3).integers(256, size=(13, 8, 8, 2), dtype=np.uint8)
+    return torch.from_numpy(images)
 
 
 def initialized(name, model, precision="float32"):
@@ -56,7 +56,6 @@ def embed_by_hand(model, pixels, mean, variance):
 
 
 def running_statistics(batches, momentum, dims):
-    """Running mean and variance after the batches."""
     mean, variance = np.zeros(batches[0].shape[1]), np.ones(batches[0].shape[1])
     for batch in batches:
         mean = (1 - momentum) * mean + momentum * batch.mean(axis=dims)

@@ -38,7 +38,7 @@ def make_project(folder, data=None):
 
 
 def train_command(project):
-    python = project.collect_environment()["PATH"].partition(":")[0] + "/python"
+    python = project.environment()["PATH"].partition(":")[0] + "/python"
     return (python, "-m", "stages.train", "digits", "hbn")
 
 

@@ -45,10 +45,7 @@ TESTS = ("p", "p_against", "p_equivalent")
 def assess_claims(
     claims: Mapping[str, Mapping[str, Any]], values: MetricValues, dataset: str
 ) -> list[ClaimResult]:
-    """Test every claim on one data set.
-
-    Each claim compares methods, paired by seed, with one-sided t-tests. P-values are adjusted over
-    the tested claims of the same status with Holm's method.
+    """Test every claim on one data set, with Holm's correction over claims of the same status.
 
     Args:
         claims: Claims by name, as in claims.yaml.
@@ -88,14 +85,8 @@ def assess_claim(claim: Mapping[str, Any], values: MetricValues) -> ClaimResult:
     comparisons = claim["all"]
     seeds = [seed for each in comparisons for seed in shared_seeds(each, values)]
     is_late = claim["status"] == "confirmatory" and min(seeds, default=inf) >= claim["first_seed"]
-    missing = sorted(
-        {
-            method
-            for each in comparisons
-            for method in (*each["higher"], *each["lower"])
-            if each["metric"] not in values.get(method, {})
-        }
-    )
+    pairs = {(m, each["metric"]) for each in comparisons for m in each["higher"] + each["lower"]}
+    missing = sorted({method for method, metric in pairs if metric not in values.get(method, {})})
     parts = []
     for each in comparisons[:1] if missing else comparisons:
         part = {key: value for key, value in each.items() if key not in ("higher", "lower")}

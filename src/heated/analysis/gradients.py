@@ -162,19 +162,19 @@ def final_slopes(head: HeatedSoftmax, normalized: Tensor, labels: Tensor) -> Ten
 
 def margins(head: HeatedSoftmax, normalized: Tensor, labels: Tensor) -> Tensor:
     """Return (N,) float64, the score of the sample's class minus the best other score."""
-    found = []
+    pieces = []
     for scores, classes in iter_scores(head, normalized, labels):
-        own = scores.gather(1, classes[:, None])[:, 0]
-        found.append(own - scores.scatter_(1, classes[:, None], -inf).amax(dim=1))
-    return torch.cat(found)
+        correct = scores.gather(1, classes[:, None])[:, 0]
+        pieces.append(correct - scores.scatter_(1, classes[:, None], -inf).amax(dim=1))
+    return torch.cat(pieces)
 
 
 def error_norms(head: HeatedSoftmax, probabilities: Tensor, labels: Tensor) -> Tensor:
     """Return (N,) ||sum_m (p_m - q_m) w_m|| of probabilities p (N, C) float64."""
-    own = labels[:, None]
-    errors = (probabilities - head.label_smoothing / len(head.weight)).scatter_(1, own, 0)
+    index = labels[:, None]
+    errors = (probabilities - head.label_smoothing / len(head.weight)).scatter_(1, index, 0)
     # Errors sum to 0. The label's error keeps its digits even if its probability is nearly 1.
-    errors.scatter_(1, own, -errors.sum(dim=1, keepdim=True))
+    errors.scatter_(1, index, -errors.sum(dim=1, keepdim=True))
     return (errors @ class_weights(head)).norm(dim=1)
 
 
@@ -198,5 +198,5 @@ def iter_scores(
         )
     bias = head.bias.detach().double() if head.bias is not None and head.bias_inside else 0
     size = max(1, MAX_LOGITS // classes)
-    for embeddings, own in zip(normalized.split(size), labels.split(size), strict=True):
-        yield embeddings.double() @ class_weights(head).T + bias, own
+    for embeddings, piece in zip(normalized.split(size), labels.split(size), strict=True):
+        yield embeddings.double() @ class_weights(head).T + bias, piece

@@ -36,8 +36,8 @@ def combine(samples: Sequence[NDArray[np.float64]]) -> dict[str, Any] | None:
         sets, in [0, 1]), `p_heterogeneity` (Cochran's Q) and `k`. None with fewer than three data
         sets, or if no sample varies.
 
-    >>> found = combine([np.array([0.01, 0.02]), np.array([0.03, 0.02]), np.array([0.01, 0.03])])
-    >>> round(found["effect"], 4), [round(bound, 4) for bound in found["interval"]]
+    >>> summary = combine([np.array([0.01, 0.02]), np.array([0.03, 0.02]), np.array([0.01, 0.03])])
+    >>> round(summary["effect"], 4), [round(bound, 4) for bound in summary["interval"]]
     (0.02, [0.0076, 0.0324])
     """
     k, sizes = len(samples), np.array([len(sample) for sample in samples])
@@ -46,9 +46,9 @@ def combine(samples: Sequence[NDArray[np.float64]]) -> dict[str, Any] | None:
         return None
     means = np.array([sample.mean() for sample in samples])
     variances = squares / (sizes - 1).sum() / sizes
-    found = combine_effects(means, variances, method_re="pm", use_t=True)
-    mean, error = float(found.mean_effect_re), float(found.sd_eff_w_re_hksj)
-    tau = float(np.sqrt(max(found.tau2, 0)))
+    result = combine_effects(means, variances, method_re="pm", use_t=True)
+    mean, error = float(result.mean_effect_re), float(result.sd_eff_w_re_hksj)
+    tau = float(np.sqrt(max(result.tau2, 0)))
     half = float(stats.t.isf((1 - LEVEL) / 2, k - 1)) * error
     reach = float(stats.t.isf((1 - LEVEL) / 2, k - 2)) * float(np.hypot(tau, error))
     return {
@@ -57,7 +57,7 @@ def combine(samples: Sequence[NDArray[np.float64]]) -> dict[str, Any] | None:
         "p": float(2 * stats.t.sf(abs(mean) / error, k - 1)),
         "prediction": [mean - reach, mean + reach],
         "tau": tau,
-        "i2": max(0.0, float(found.i2)),
-        "p_heterogeneity": float(stats.chi2.sf(found.q, k - 1)),
+        "i2": max(0.0, float(result.i2)),
+        "p_heterogeneity": float(stats.chi2.sf(result.q, k - 1)),
         "k": k,
     }

@@ -86,18 +86,19 @@ class CandidateFilter:
         self.gallery = F.pad(values, (0, 0, 0, self.products.shape[1] - self.size))
         self.error = error.max()
 
-    def multiply(self, queries: Tensor, *, excluded: Tensor | None = None) -> ProductBlock:
-        """Multiply queries (B, D) float64 with the gallery; valid until the next call.
+    def multiply(
+        self, queries: Tensor, error: Tensor, *, excluded: Tensor | None = None
+    ) -> ProductBlock:
+        """Multiply queries, as `round_vectors` returns them; valid until the next call.
 
         excluded: (B,) int64, one column per query to leave out, or -1.
         """
-        values, error = round_vectors(queries, self.dtype)
         matmul = torch.backends.cuda.matmul
         products, maxima = self.products[: len(queries)], self.maxima[: len(queries)]
         previous = matmul.allow_bf16_reduced_precision_reduction
         matmul.allow_bf16_reduced_precision_reduction = False  # the bound needs float32 sums
         try:
-            torch.mm(values, self.gallery.T, out=products)
+            torch.mm(queries, self.gallery.T, out=products)
         finally:
             matmul.allow_bf16_reduced_precision_reduction = previous
         products[:, self.size :] = -torch.inf

@@ -39,11 +39,8 @@ def lloyd_kmeans(
 def nmi(classes: Labels, clusters: Labels, average: str) -> float:
     """Compute normalized mutual information I(Y; C) / mean(H(Y), H(C)) in [0, 1].
 
-    Args:
-        classes: (N,) int64.
-        clusters: (N,) int64.
-        average: The mean of the entropies: "geometric" as in scikit-learn 0.19, which the authors
-            used, or "arithmetic" as in scikit-learn since version 0.22.
+    `average` is the mean of the entropies: "geometric" as in scikit-learn 0.19, which the authors
+    used, or "arithmetic" as in scikit-learn since version 0.22.
 
     >>> nmi(np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0]), "geometric")
     1.0

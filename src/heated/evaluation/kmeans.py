@@ -17,6 +17,7 @@ from heated.evaluation.candidate_filter import (
     CandidateFilter,
     ProductBlock,
     map_pairs,
+    round_vectors,
     rounding_bound,
 )
 from heated.runtime.device import fast_dtype
@@ -65,14 +66,21 @@ def lloyd(
     dtype = dtype or fast_dtype(unit.device)
     gallery = with_half_norms(centers, dtype)
     products = CandidateFilter(gallery, dtype, num_queries=len(unit), memory_mib=memory_mib)
-    labels = assign(unit, centers, products)
+    rounded = round_samples(unit, dtype)
+    labels = assign(unit, rounded, centers, products)
     iteration, converged = 0, False
     while iteration < iterations and not converged:
         centers = update_centers(unit, labels, centers)
-        previous, labels = labels, assign(unit, centers, products)
+        previous, labels = labels, assign(unit, rounded, centers, products)
         iteration, converged = iteration + 1, torch.equal(previous, labels)
     objective = squared_distances(unit, centers, labels).mean().item()
     return Clusters(labels, objective, iteration, converged)
+
+
+def round_samples(unit: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Round samples, with columns of ones for those that `with_half_norms` appends to centers."""
+    values, error = round_vectors(unit, dtype)
+    return F.pad(F.pad(values, (0, 3), value=1), (0, EXTRA_COLUMNS - 3)), error
 
 
 def with_half_norms(centers: Tensor, dtype: torch.dtype) -> Tensor:
@@ -84,16 +92,18 @@ def with_half_norms(centers: Tensor, dtype: torch.dtype) -> Tensor:
     return F.pad(torch.cat(columns, dim=1), (0, EXTRA_COLUMNS - 3))
 
 
-def assign(unit: Tensor, centers: Tensor, products: CandidateFilter) -> Tensor:
+def assign(
+    unit: Tensor, rounded: tuple[Tensor, Tensor], centers: Tensor, products: CandidateFilter
+) -> Tensor:
     """Return (N,) int64, each sample's nearest center, the first one in a tie.
 
-    The processes of `torchrun` share the work.
+    `rounded` is of `round_samples`. The processes of `torchrun` share the work.
     """
+    low, error = rounded
     products.set_gallery(with_half_norms(centers, products.dtype))
     labels = torch.zeros(len(unit), dtype=torch.int64, device=unit.device)
     for block in local_shard(products.blocks):
-        queries = F.pad(F.pad(unit[block], (0, 3), value=1), (0, EXTRA_COLUMNS - 3))
-        screened = products.multiply(queries)
+        screened = products.multiply(low[block], error[block])
         labels[block] = nearest_centers(unit[block], centers, screened, products.max_columns)
     return all_reduce_sum(labels)
 

@@ -32,21 +32,17 @@ def evaluate(
 ) -> dict[str, float]:
     """Compute every metric by name: retrieval in the gallery, the rest of all samples.
 
-    Args:
-        arrays: `embeddings` (N, D), `labels` (N,) int64, `query` and `gallery` (N,) bool.
-        recall_at: See `retrieval_metrics`, also for errors.
-        kmeans: See `clustering_metrics`.
-        kmeans_seeds: See `clustering_metrics`.
-        memory_mib: See `NeighborSearch`.
+    `arrays` has `embeddings` (N, D), `labels` (N,) int64, `query` and `gallery` (N,) bool. See
+    `retrieval_metrics` and `clustering_metrics` for the other arguments and for errors.
     """
-    found = retrieval_metrics(**arrays, recall_at_k=recall_at, memory_mib=memory_mib)
+    retrieval = retrieval_metrics(**arrays, recall_at_k=recall_at, memory_mib=memory_mib)
     unit, labels = l2_normalize(arrays["embeddings"]), arrays["labels"]
     means = class_means(unit, labels)
     return {
-        **found.values,
+        **retrieval.values,
         **clustering_metrics(unit, labels, kmeans=kmeans, seeds=kmeans_seeds),
         **{name: metric(means) for name, metric in GEOMETRY.items()},
-        "unanswerable_queries": found.unanswerable_queries,
+        "unanswerable_queries": retrieval.unanswerable_queries,
     }
 
 
@@ -55,23 +51,20 @@ def clustering_metrics(
 ) -> dict[str, float]:
     """Cluster by k-means, with one cluster per class, and compare the clusters with the classes.
 
-    Args:
-        unit: (N, D) float64 of length 1.
-        labels: (N,) int64.
-        kmeans: The engine's `name` in KMEANS, and its options.
-        seeds: Metrics are means over these seeds; for several, `<metric>_kmeans_std` is the
-            standard deviation (n - 1).
+    `unit` is (N, D) float64 of length 1. `kmeans` has the engine's `name` in KMEANS, and its
+    options. Metrics are means over `seeds`; for several, `<metric>_kmeans_std` is the standard
+    deviation (n - 1).
     """
     options = {key: value for key, value in kmeans.items() if key != "name"}
     classes = labels.cpu().numpy()
     values: dict[str, list[float]] = {name: [] for name in CLUSTERING}
     diagnostics: dict[str, list[float]] = {"kmeans_objective": [], "kmeans_converged": []}
     for seed in seeds:
-        found = KMEANS[kmeans["name"]](unit, len(np.unique(classes)), seed=seed, **options)
+        clusters = KMEANS[kmeans["name"]](unit, len(np.unique(classes)), seed=seed, **options)
         for name, metric in CLUSTERING.items():
-            values[name].append(metric(classes, found.labels.cpu().numpy()))
-        diagnostics["kmeans_objective"].append(found.objective)
-        diagnostics["kmeans_converged"].append(float(found.converged))
+            values[name].append(metric(classes, clusters.labels.cpu().numpy()))
+        diagnostics["kmeans_objective"].append(clusters.objective)
+        diagnostics["kmeans_converged"].append(float(clusters.converged))
     means = {name: float(np.mean(each)) for name, each in (values | diagnostics).items()}
     if len(seeds) > 1:
         means |= {f"{name}_kmeans_std": float(np.std(v, ddof=1)) for name, v in values.items()}

@@ -26,6 +26,7 @@ from heated.evaluation.candidate_filter import (
     CandidateFilter,
     ProductBlock,
     map_pairs,
+    round_vectors,
     rounding_bound,
 )
 from heated.runtime.device import fast_dtype
@@ -115,14 +116,15 @@ class NeighborSearch:
         queries = self.queries[block]
         positives = self.positive_cosines(queries)
         excluded = torch.where(queries.position >= 0, self.column[queries.position], -1)
-        products = self.filter.multiply(self.unit[queries.index], excluded=excluded)
+        rounded = round_vectors(self.unit[queries.index], self.filter.dtype)
+        products = self.filter.multiply(*rounded, excluded=excluded)
         needed = self.ranks_needed(queries, products, positives)
         farthest = positives.gather(1, (needed - 1).clamp(min=0)[:, None])[:, 0].double() / GRID
         farthest = farthest.masked_fill(needed == 0, torch.inf)
         counts, num_recomputed = torch.zeros_like(F.pad(positives, (0, 1))), 0
         for candidates in products.candidates(farthest, self.filter.max_columns):
-            found, recomputed = self.count_negatives(queries, products, positives, candidates)
-            counts += found
+            added, recomputed = self.count_negatives(queries, products, positives, candidates)
+            counts += added
             num_recomputed += recomputed
         places = torch.arange(positives.shape[1], device=positives.device)
         ranks = counts.cumsum(dim=1)[:, :-1] + places + 1
@@ -152,8 +154,14 @@ class NeighborSearch:
         """Return (B,) int64, how many of each query's nearest positives must be ranked."""
         needed = torch.zeros_like(positives[:, 0])
         if self.rank_all_positives:
-            radius = radius_bound(queries.num_positives, products)
-            needed = (positives >= radius[:, None]).sum(dim=1)
+            # The R-th largest maximum of a chunk proves that R samples are at least as near.
+            num_positives, chunks = queries.num_positives, products.maxima.shape[1]
+            top = products.maxima.topk(min(chunks, max(1, int(num_positives.max()))), dim=1).values
+            last = (num_positives - 1).clamp(min=0, max=top.shape[1] - 1)
+            product = top.gather(1, last[:, None])[:, 0]
+            radius = product.double() - rounding_bound(product) - products.bound
+            radius[(product == -torch.inf) | (num_positives > chunks)] = -1.5
+            needed = (positives >= (radius * GRID).floor().long()[:, None]).sum(dim=1)
         nearest = positives[:, 0].double() / GRID + products.bound
         certainly_nearer = (products.maxima > products.as_stored(nearest)[:, None]).sum(dim=1)
         within_k = (certainly_nearer < self.max_k) & (positives[:, 0] > PADDING)
@@ -199,20 +207,6 @@ class NeighborSearch:
         if 16 * len(rows) > len(unique) * len(self.unit):
             return to_grid(self.unit[unique] @ self.unit.T)[inverse, columns]
         return to_grid(map_pairs(vecdot, self.unit, self.unit, rows, columns))
-
-
-def radius_bound(num_positives: Tensor, products: ProductBlock) -> Tensor:
-    """Return (B,) int64, a cosine on the grid that every sample up to rank R reaches.
-
-    The R-th largest of the chunks' maxima proves that R samples are at least as near.
-    """
-    chunks = products.maxima.shape[1]
-    top = products.maxima.topk(min(chunks, max(1, int(num_positives.max()))), dim=1).values
-    last = (num_positives - 1).clamp(min=0, max=top.shape[1] - 1)
-    product = top.gather(1, last[:, None])[:, 0]
-    radius = product.double() - rounding_bound(product) - products.bound
-    radius = radius.masked_fill((product == -torch.inf) | (num_positives > chunks), -1.5)
-    return (radius * GRID).floor().long()
 
 
 def count_nearer(positives: Tensor, rows: Tensor, cosines: Tensor) -> Tensor:

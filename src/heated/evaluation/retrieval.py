@@ -40,11 +40,6 @@ def map_at_r(ranks: Ranks) -> Tensor:
     return precision.sum(dim=1) / ranks.num_positives.clamp(min=1)
 
 
-def unanswerable_queries(ranks: Ranks) -> Tensor:
-    """Return 1 for a query without positives, which scores 0 in every metric."""
-    return (ranks.num_positives == 0).double()
-
-
 RETRIEVAL: dict[str, Callable[[Ranks], Tensor]] = {"map_at_r": map_at_r, "r_precision": r_precision}
 
 
@@ -86,7 +81,7 @@ def retrieval_metrics(
     metrics: dict[str, Callable[[Ranks], Tensor]] = {
         **{f"recall_at_{k}": partial(recall_at, k=k) for k in recall_at_k},
         **(RETRIEVAL if with_map_at_r else {}),
-        "unanswerable_queries": unanswerable_queries,
+        "unanswerable_queries": lambda ranks: (ranks.num_positives == 0).double(),
     }
     scores = torch.zeros(len(metrics), count, dtype=torch.float64, device=labels.device)
     recomputed = torch.zeros((), dtype=torch.int64, device=labels.device)

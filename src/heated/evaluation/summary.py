@@ -36,13 +36,12 @@ def summarize_seeds(
 ) -> dict[str, dict[str, Any]]:
     """Summarize each metric over the seeds, in ascending order of seeds.
 
-    Args:
-        values: Metrics by seed and name.
-        engine: The k-means engine, which is added to the metrics that depend on it.
+    `values` has metrics by seed and name. The k-means engine is added to the metrics that depend on
+    it.
     """
-    seeds, found = sorted(values), {}
+    seeds, summary = sorted(values), {}
     for name in values[seeds[0]]:
-        found[name] = mean_with_interval({seed: values[seed][name] for seed in seeds})
+        summary[name] = mean_with_interval({seed: values[seed][name] for seed in seeds})
         if engine is not None and (name in CLUSTERING or "kmeans" in name):
-            found[name]["engine"] = engine
-    return found
+            summary[name]["engine"] = engine
+    return summary

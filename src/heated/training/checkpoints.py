@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from heated.common.io import atomic_write
+from heated.common.io import MIB, atomic_write
 
 # The code that determines weights and history: every module of FOLDERS, and MODULES.
 FOLDERS = ("data", "losses", "models", "training")
@@ -31,7 +31,6 @@ MODULES = ("common.geometry", "runtime.device", "runtime.distributed")
 # They choose and record recipes, whose values are part of the hash.
 WITHOUT_EFFECT = {"training.grid_search", "training.provenance", "training.schedules"}
 PACKAGE = Path(__file__).parents[1]
-MIB = 2**20
 
 
 def fingerprint(value: Any) -> str:
@@ -43,9 +42,9 @@ def fingerprint(value: Any) -> str:
 def code_modules() -> list[str]:
     """List the modules of this package that determine weights and history."""
     paths = [path for folder in FOLDERS for path in sorted((PACKAGE / folder).rglob("*.py"))]
-    found = [".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in paths]
+    modules = [".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in paths]
     skipped = {*WITHOUT_EFFECT, *(f"{folder}.__init__" for folder in FOLDERS)}
-    return [*MODULES, *(module for module in found if module not in skipped)]
+    return [*MODULES, *(module for module in modules if module not in skipped)]
 
 
 def code_digest(modules: Iterable[str] | None = None) -> str:
@@ -117,7 +116,7 @@ class CheckpointCache:
         """Load the most advanced readable checkpoint, if any."""
         candidates = product(range(len(self.epoch_values), -1, -1), (True, False))
         checkpoints = (Checkpoint.read(self.path(n, mid_epoch=mid)) for n, mid in candidates)
-        return next((found for found in checkpoints if found is not None), None)
+        return next((each for each in checkpoints if each is not None), None)
 
     def save(self, checkpoint: Checkpoint, epochs: int, *, mid_epoch: bool = False) -> None:
         """Save the checkpoint after `epochs` epochs, or within the next; delete outdated ones."""

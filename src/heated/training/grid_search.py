@@ -18,7 +18,7 @@ METRIC = "recall_at_1"  # of the last epoch; the point with the highest value is
 
 
 def with_validation_split(data: PackedDataset, *, folds: int, fold: int) -> PackedDataset:
-    """Return the data without the test classes: one fold of the training classes is tested."""
+    """Return the data with one fold of the training classes in place of the test classes."""
     samples = Samples(data.class_names, data.labels, (), data.split, lambda: iter(()))
     return replace(data, split=validation_fold(samples, data.split, folds=folds, fold=fold))
 

@@ -34,14 +34,9 @@ def update_batch_norm(
     model.train()
     pieces = split_batches(torch.arange(len(labels)), batch_size)
     local = [piece[local_slice(len(piece))] for piece in pieces]
-    progress = tqdm(
-        images.iter_batches(local),
-        "warm-up",
-        len(local),
-        disable=None if is_main_process() else True,
-    )
+    disable = None if is_main_process() else True  # None: without a terminal
     with torch.no_grad():
-        for pixels in progress:
+        for pixels in tqdm(images.iter_batches(local), "warm-up", len(local), disable=disable):
             model.normalization(raw_embeddings(model, model.prepare(pixels), precision))
 
 

@@ -44,7 +44,7 @@ def train(
         images: N images for the model's device.
         labels: (N,) int64 in [0, num_classes), on that device.
         recipe: Its values per epoch, batch size, sampler and precision are used.
-        monitor_fn: Called after the epochs of `recipe.eval_epochs`; adds its values to the row.
+        monitor_fn: Called every `recipe.eval_every` epochs and after the last; extends the row.
         on_step_end: Called after every step, and after every epoch, when `state.step` is 0.
 
     Raises:
@@ -52,15 +52,14 @@ def train(
     """
     epoch_values = recipe.per_epoch_values()
     epochs = range(len(state.history), len(epoch_values))
-    for epoch in tqdm(
-        epochs, f"seed {state.seed}", unit="epoch", disable=None if is_main_process() else True
-    ):
+    disable = None if is_main_process() else True  # None: without a terminal
+    for epoch in tqdm(epochs, f"seed {state.seed}", unit="epoch", disable=disable):
         alpha, lr, is_evaluated = epoch_values[epoch]
         head = state.model.head
         if alpha is not None:
             head.alpha = alpha
         for group in state.optimizer.param_groups:
-            group["lr"] = lr * group["lr_schedule"]
+            group["lr"] = lr * group["lr_mult"]
         train_epoch(state, images, labels, recipe, on_step_end)
         loss, correct, finite_steps = state.sums.tolist()
         row: Row = {"epoch": epoch}

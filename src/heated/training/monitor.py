@@ -30,13 +30,9 @@ def make_monitor(
 ) -> Callable[[], dict[str, float]]:
     """Return a function that computes Recall@1 and the geometry of unseen classes.
 
-    It raises FloatingPointError if an embedding is not finite, and stores the angles of
-    two-dimensional embeddings in `state.angles`.
-
-    Args:
-        state: The training.
-        images: N images, each of which is a query and part of the gallery.
-        labels: (N,) int64 in [0, C), every class present, on the model's device.
+    Each of the N images is a query and part of the gallery. `labels` is (N,) int64 in [0, C), every
+    class present, on the model's device. The function raises FloatingPointError if an embedding is
+    not finite, and stores the angles of two-dimensional embeddings in `state.angles`.
     """
 
     def monitor() -> dict[str, float]:
@@ -50,9 +46,8 @@ def make_monitor(
             angles = torch.atan2(unit[:, 1], unit[:, 0])
             state.angles[len(state.history)] = angles.float().cpu()
         means = class_means(unit, labels)
-        recall = recall_at_1(unit, labels)
         return {
-            "recall_at_1": recall,
+            "recall_at_1": recall_at_1(unit, labels),
             "intra_class_variance": intra_class_variance(means),
             "inter_class_distance": inter_class_distance(means),
         }
@@ -63,12 +58,8 @@ def make_monitor(
 def recall_at_1(unit: Tensor, labels: Tensor) -> float:
     """Compute the share of samples whose nearest other sample is of their class.
 
-    Other classes are compared in float32 first, and in float64 where the result is in doubt.
-    Processes share the work.
-
-    Args:
-        unit: (N, D) float64 of length 1 or 0.
-        labels: (N,) int64 in [0, C).
+    `unit` is (N, D) float64 of length 1 or 0. Other classes are compared in float32 first, and in
+    float64 where the result is in doubt. Processes share the work.
     """
     order = labels.argsort(stable=True)  # so that the samples of a class are neighbors
     unit, classes, counts = unit[order], labels[order], labels.bincount()

@@ -64,14 +64,14 @@ class Recipe:
         """The number of epochs."""
         return len(self.alphas)
 
-    def eval_epochs(self) -> list[bool]:
-        """Return per epoch whether unseen classes are measured after it; the last always is."""
-        last = self.epochs - 1
-        return [(e + 1) % self.eval_every == 0 or e == last for e in range(self.epochs)]
-
     def per_epoch_values(self) -> list[list[Any]]:
-        """Return [alpha, learning rate, whether unseen classes are measured] per epoch."""
-        return [*map(list, zip(self.alphas, self.lrs, self.eval_epochs(), strict=True))]
+        """Return [alpha, learning rate, whether unseen classes are measured] per epoch.
+
+        They are always measured after the last epoch.
+        """
+        epochs = range(1, self.epochs + 1)
+        is_evaluated = [e % self.eval_every == 0 or e == self.epochs for e in epochs]
+        return [*map(list, zip(self.alphas, self.lrs, is_evaluated, strict=True))]
 
     def epoch_invariant(self) -> dict[str, Any]:
         """Return the fields that are the same in every epoch."""

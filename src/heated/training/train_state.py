@@ -57,7 +57,7 @@ class TrainState:
     """Everything that the next step depends on, apart from the data and the recipe."""
 
     model: ModelWithLoss
-    optimizer: Optimizer  # each parameter group has an `lr_schedule`
+    optimizer: Optimizer  # each parameter group has an `lr_mult`
     seed: int  # determines, with the epoch, the order of the images and their augmentation
     sums: Tensor  # (3,) float64, of this epoch: loss, correct predictions, steps with a finite loss
     generator: Generator = field(default_factory=Generator)  # of the rest of the epoch
@@ -74,7 +74,7 @@ class TrainState:
         head = [*model.normalization.parameters(), *model.head.parameters()]
         factors = (1.0, recipe.bottleneck_lr_mult, recipe.classifier_lr_mult)
         groups = [
-            {"params": [each for each in part if each.requires_grad], "lr_schedule": factor}
+            {"params": [each for each in part if each.requires_grad], "lr_mult": factor}
             for part, factor in zip((below, last, head), factors, strict=True)
         ]
         sync_batch_norm(model)
