@@ -52,6 +52,15 @@ def test_heating_is_a_quarter_of_alpha_and_a_tenth_of_lr_in_the_last_19_epochs(d
         assert recipe.lrs == pytest.approx([lr] * (epochs - HEATED) + [lr * 0.1] * HEATED)
 
 
+def test_mnists_methods_differ_only_in_when_heating_starts():
+    for method in ("hln", "hbn"):
+        plain, mnist = (PARAMS.methods[name].model_dump() for name in (method, f"{method}-mnist"))
+        for schedule in ("alpha", "lr_schedule"):
+            assert plain[schedule].pop("at") == 0.7625
+            assert mnist[schedule].pop("at") == 0.815
+        assert plain == mnist
+
+
 def test_only_ls_smooths_labels_by_a_tenth():
     smoothing = {n: getattr(m, "label_smoothing", 0) for n, m in PARAMS.methods.items()}
     assert {name: value for name, value in smoothing.items() if value} == {"ls": 0.1}
