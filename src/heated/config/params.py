@@ -50,10 +50,9 @@ class GridAxis(StrictModel):
 
 
 class Competitors(Grid):
-    """Methods that are tuned before training, with equal effort.
+    """Methods whose settings are chosen, with equal effort, before training with all seeds.
 
-    The settings of each method are chosen from its `grid` on a fold of the training classes, with
-    one seed. Then it is trained with all seeds.
+    They are chosen from each method's `grid` on a fold of the training classes, with one seed.
     """
 
     validation: Validation
@@ -70,8 +69,8 @@ class Competitors(Grid):
     def validate_grids(self) -> Self:
         """Raise ValueError if a method has no grid, or the grids have different sizes."""
         if set(self.grid) != set(self.methods):
-            odd = ", ".join(sorted(set(self.grid) ^ set(self.methods)))
-            raise ValueError(f"the same names in `grids` as in `methods` (not in both: {odd})")
+            names = ", ".join(sorted(set(self.grid) ^ set(self.methods)))
+            raise ValueError(f"the same names in `grids` as in `methods` (not in both: {names})")
         sizes = {name: prod(len(axis.values) for axis in self.grid[name]) for name in self.methods}
         if len(set(sizes.values())) > 1 or max(sizes.values()) > MAX_GRID_POINTS:
             expected = f"grids of one size, at most {MAX_GRID_POINTS} points, for every method"
@@ -167,7 +166,7 @@ class Checkpoints(StrictModel):
 
 
 class Tracking(StrictModel):
-    """Tracking with MLflow; `every` in seconds."""
+    """Tracking with MLflow; `interval_s` in seconds, `models` to upload."""
 
     enabled: bool
     interval_s: Positive
@@ -254,8 +253,8 @@ class Params(StrictModel):
                 inner = inner[part]
             inner[last] = value
             sections[index] = type(sections[index]).model_validate(values)
-        training, own = (section.model_dump() for section in sections)
-        return training | {key: value for key, value in own.items() if value is not None}
+        training, overrides = (section.model_dump() for section in sections)
+        return training | {key: value for key, value in overrides.items() if value is not None}
 
     def model_selection(self, dataset: str) -> dict[str, Any]:
         """Return a data set's packing, and the metric that may choose among its models.
