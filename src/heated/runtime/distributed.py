@@ -81,8 +81,8 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 def broadcast_int(number: int, device: torch.device) -> int:
     """Return the main process's number."""
-    own = torch.tensor(number if is_main_process() else 0, device=device)
-    return int(all_reduce_sum(own).item())
+    term = torch.tensor(number if is_main_process() else 0, device=device)
+    return int(all_reduce_sum(term).item())
 
 
 def all_reduce_gradients(parameters: Iterable[Tensor], *tensors: Tensor) -> None:
