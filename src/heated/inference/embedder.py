@@ -22,8 +22,7 @@ from heated.common.errors import InputError
 from heated.common.io import atomic_write, read_json, sha256, with_current_names, write_json
 from heated.common.samples import Content
 from heated.data.batches import MemmapImages
-from heated.models import embedding, embedding_model
-from heated.models.embedding_model import EmbeddingModel
+from heated.models.embedding_model import EmbeddingModel, embed, load_model
 from heated.preprocessing.decoding import decode
 
 WEIGHTS, PACKING = "model.safetensors", "packing.json"
@@ -66,7 +65,7 @@ class Embedder:
         if not packed:
             return np.empty((0, self.model.architecture.embedding_dim), dtype=np.float32)
         batches = MemmapImages(np.stack(packed), np.arange(len(packed)), self.model.device)
-        raw = embedding.embed(self.model, batches, quiet=True)
+        raw = embed(self.model, batches, quiet=True)
         return F.normalize(raw.double(), dim=1).float().cpu().numpy()
 
 
@@ -103,7 +102,7 @@ def make_embedder(weights: Path, packing: Mapping[str, Any]) -> Embedder:
     """Load a model, on a GPU if available; raises InputError if the packing does not fit it."""
     options = {name: packing[name] for name in OPTIONS}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = embedding_model.load_model(weights, device)
+    model = load_model(weights, device)
     packed = decode(np.zeros((1, 1, 3), dtype=np.uint8), **options).shape
     if packed != model.architecture.image_shape:
         raise InputError(
