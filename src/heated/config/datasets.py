@@ -45,9 +45,8 @@ PRETRAINED = {"batch_norm": BatchNorm, "frozen_blocks": Annotated[int, Field(ge=
 # The options of each name, as keyword arguments of the function in the package's registry.
 SOURCE_OPTIONS: dict[str, dict[str, Any]] = {
     "digits": {"rotations": Annotated[int, Field(ge=1, le=4)]},
-    **dict.fromkeys(
-        ["omniglot-small", "omniglot", "mnist", "cub200", "cars196", "sop", "in-shop"], {}
-    ),
+    **dict.fromkeys(("omniglot-small", "omniglot", "mnist"), {}),
+    **dict.fromkeys(("cub200", "cars196", "sop", "in-shop"), {}),
     "folder": {"path": str, "layout": Literal["classes", "parts"]},
 }
 SPLIT_OPTIONS: dict[str, dict[str, Any]] = {

@@ -62,8 +62,8 @@ class Competitors(Grid):
     def points(self, method: str) -> list[dict[str, Any]]:
         """Return every combination of the values in a method's grid."""
         axes = self.grid[method]
-        values = product(*(axis.values for axis in axes))
-        return [dict(zip((axis.param for axis in axes), point, strict=True)) for point in values]
+        keys, points = [axis.param for axis in axes], product(*(axis.values for axis in axes))
+        return [dict(zip(keys, point, strict=True)) for point in points]
 
     @model_validator(mode="after")
     def validate_grids(self) -> Self:
@@ -143,10 +143,8 @@ class Claim(StrictModel):
     def validate_confirmatory(self) -> Self:
         """Raise ValueError for a confirmatory claim without its commit and first seed."""
         if self.status == "confirmatory" and not (self.stated and self.first_seed):
-            raise ValueError(
-                "`stated` and `first_seed` of a confirmatory claim: the commit that stated it, and "
-                "the first seed that was trained after that"
-            )
+            keys = "`stated` and `first_seed` of a confirmatory claim: the commit that stated it,"
+            raise ValueError(f"{keys} and the first seed that was trained after that")
         return self
 
 
@@ -213,16 +211,12 @@ class Params(StrictModel):
                 yield dataset, method
 
     def tags(self, dataset: str, method: str) -> dict[str, str]:
-        """Return the tags of a run.
-
-        `dataset` names the images; several recipes, which are keys in `datasets`, share them. The
-        images of a folder have no other name than their recipe's.
-        """
+        """Return the tags of a run; `dataset` names the images, which several recipes may share."""
         settings = self.datasets[dataset]
         source = settings.source.name
         studies = [name for name, grid in self.grids().items() if (dataset, method) in grid.runs()]
         return {
-            "dataset": dataset if source == "folder" else source,
+            "dataset": dataset if source == "folder" else source,  # a folder has no other name
             "recipe": dataset,
             "method": method,
             "study": ", ".join(studies),
@@ -257,11 +251,8 @@ class Params(StrictModel):
         return training | {key: value for key, value in overrides.items() if value is not None}
 
     def model_selection(self, dataset: str) -> dict[str, Any]:
-        """Return a data set's packing, and the metric that may choose among its models.
-
-        The metric is None if it is measured on the test classes.
-        """
-        settings = self.datasets[dataset]
-        metric = f"recall_at_{settings.evaluation.recall_at[0]}"
-        validated = settings.packing.validation is not None
-        return {"packing": settings.packing.model_dump(), "metric": metric if validated else None}
+        """Return a data set's packing, and the metric that may choose among its models, or None."""
+        settings, metric = self.datasets[dataset], None
+        if settings.packing.validation is not None:  # not measured on the test classes
+            metric = f"recall_at_{settings.evaluation.recall_at[0]}"
+        return {"packing": settings.packing.model_dump(), "metric": metric}

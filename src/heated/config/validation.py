@@ -15,11 +15,8 @@ from heated.config.params import Params
 REFERENCES = {  # keys that hold names of these sections
     "datasets": ("run.datasets.*", "studies.*.datasets.*"),
     "methods": (
-        "run.methods.*",
-        "studies.*.methods.*",
-        "report.gallery_method",
-        "claims.*.all.*.higher.*",
-        "claims.*.all.*.lower.*",
+        *("run.methods.*", "studies.*.methods.*", "report.gallery_method"),
+        *("claims.*.all.*.higher.*", "claims.*.all.*.lower.*"),
     ),
 }
 Location = tuple[int | str, ...]
@@ -55,8 +52,8 @@ def type_message(detail: Any, schema: Mapping[str, Any]) -> str:
             return f"unknown key, expected one of {', '.join(keys)}.{hint}"
         case "union_tag_invalid" | "literal_error":
             names = re.findall(r"'([^']*)'", context.get("expected_tags", context.get("expected")))
-            expected = f"one of {', '.join(names)}"
-            return f"got {got!r:.200}, expected {expected}.{suggestion(got, names)}"
+            expected = f"one of {', '.join(names)}.{suggestion(got, names)}"
+            return f"got {got!r:.200}, expected {expected}"
         case "model_type" | "model_attributes_type" | "union_tag_not_found":
             expected = f"a mapping with {', '.join(allowed_keys(location, schema))}"
         case "value_error":

@@ -46,10 +46,9 @@ class Embedder:
         """
         shape: tuple[int, ...] = getattr(images, "shape", ())
         if len(shape) == 2 or (len(shape) == 3 and shape[2] == 3):
-            raise InputError(
-                f"images: got an array of shape {shape}, expected a sequence of images. Pass a "
-                "single image as image[None], and of a table the column of images."
-            )
+            advice = "Pass a single image as image[None], and of a table the column of images."
+            problem = f"got an array of shape {shape}, expected a sequence of images."
+            raise InputError(f"images: {problem} {advice}")
         return self.embed_packed(self.pack(image, f"image {i}") for i, image in enumerate(images))
 
     def pack(self, image: Image, name: str) -> NDArray[np.uint8]:
@@ -105,10 +104,9 @@ def make_embedder(weights: Path, packing: Mapping[str, Any]) -> Embedder:
     model = load_model(weights, device)
     packed = decode(np.zeros((1, 1, 3), dtype=np.uint8), **options).shape
     if packed != model.architecture.image_shape:
-        raise InputError(
-            f"{weights} was trained on images of {model.architecture.image_shape}, and packing "
-            f"makes {packed}. Use the packing of the model's data set."
-        )
+        shape = f"images of {model.architecture.image_shape}"
+        problem = f"{weights} was trained on {shape}, and packing makes {packed}."
+        raise InputError(f"{problem} Use the packing of the model's data set.")
     return Embedder(model, options, embedder_digest(weights, packing))
 
 

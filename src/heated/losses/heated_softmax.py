@@ -155,8 +155,7 @@ class FixedScale(nn.Module):
 class LearnableScale(FixedScale):
     """Alpha learned by gradient descent (NormFace, section 3.3).
 
-    The parameter is log(alpha / alpha as set), so that alpha is positive and learns at the same
-    relative pace at any size.
+    The parameter is log(alpha / alpha as set): alpha is positive and learns at a relative pace.
     """
 
     def __init__(self) -> None:

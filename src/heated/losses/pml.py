@@ -44,10 +44,9 @@ MINERS = {
 
 
 class PMLLoss(nn.Module):
-    """A loss of LOSSES with an optional miner of MINERS, as names with options.
+    """A loss of LOSSES with an optional miner of MINERS; InputError if the library rejects them.
 
-    An option that is an object of the library is the name of its class with options in turn. Raises
-    InputError if the library is missing or rejects an option.
+    An option that is an object of the library is the name of its class with options in turn.
     """
 
     def __init__(
@@ -89,8 +88,7 @@ def instantiate(
 ) -> Any:
     """Build an object of a module of the library, such as "losses", from its name and options.
 
-    `classes` are class names by name, by default all of the module. `sizes` are not options; they
-    are passed to classes that require them.
+    `classes`: class names by name, by default all. `sizes` are passed to classes that require them.
     """
     name, sizes = config["name"], sizes or {}
     try:

@@ -178,10 +178,9 @@ def load_as(cls: type[AnyModel], path: Path, device: torch.device) -> AnyModel:
                 if cls is ModelWithLoss or not name.startswith("head."):
                     weights[name] = file.get_tensor(key)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path} is damaged, or not a model of the stage 'train': {error!r}. Name another "
-            "file, or delete it and run `dvc repro`."
-        ) from error
+        problem = f"{path} is damaged, or not a model of the stage 'train': {error!r}."
+        advice = "Name another file, or delete it and run `dvc repro`."
+        raise InputError(f"{problem} {advice}") from error
     architecture["image_shape"] = tuple(architecture["image_shape"])
     model = cls(Architecture(**architecture))
     model.load_state_dict(weights)

@@ -162,10 +162,7 @@ def open_index(folder: Path) -> Index:
 
 
 def search(index: Index, queries: Vectors, *, top: int) -> Neighbors:
-    """Find the K = min(top, N) images nearest to queries (Q, D) of unit length.
-
-    Returns cosine distances (Q, K), ascending, and the images' numbers (Q, K).
-    """
+    """Find cosine distances, ascending, and numbers of the images nearest to queries (Q, D)."""
     top = min(top, len(index.images))
     if (index.folder / FAISS).is_file():
         cosines, numbers = search_faiss(index.folder / FAISS, queries, top=top)
@@ -204,10 +201,9 @@ def load_index_model(index: Index, model: str | None = None) -> Embedder:
     """Load the index's model, or the equal one of another name."""
     embedder = find_model(model or index.model)
     if embedder.digest != index.digest:
-        raise InputError(
-            f"{model or index.model} is not the model that {index.folder} was made with. Index the "
-            "images again, or name the index's model with --model."
-        )
+        problem = f"{model or index.model} is not the model that {index.folder} was made with."
+        advice = "Index the images again, or name the index's model with --model."
+        raise InputError(f"{problem} {advice}")
     return embedder
 
 
@@ -226,15 +222,13 @@ def find_model(name: str) -> Embedder:
         )
     folders = path.resolve().parents
     if len(folders) < 5 or (folders[0].name, folders[3].name) != ("models", "runs"):
-        raise InputError(
-            f"{path} is not in runs/<dataset>/<method>/models, so the packing of its images is "
-            "unknown. Use a model saved in MLflow, which includes it."
-        )
+        advice = "Use a model saved in MLflow, which includes it."
+        problem = f"so the packing of its images is unknown. {advice}"
+        raise InputError(f"{path} is not in runs/<dataset>/<method>/models, {problem}")
     dataset = folders[2].name
     settings = folders[4] / RESOLVED / "packing" / f"{dataset}.json"
     if not settings.is_file():
-        raise InputError(
-            f"{path}: got the data set {dataset!r}, which {settings} does not describe. Name it in "
-            "params.yaml or datasets.yaml and run `python -m stages.resolve`."
-        )
+        problem = f"got the data set {dataset!r}, which {settings} does not describe."
+        advice = "Name it in params.yaml or datasets.yaml and run `python -m stages.resolve`."
+        raise InputError(f"{path}: {problem} {advice}")
     return make_embedder(path, read_json(settings)["packing"])
