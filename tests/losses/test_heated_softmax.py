@@ -4,6 +4,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from scipy.special import log_softmax, softmax
 
 import heated
 from heated.losses.embedding_norm import NORMALIZATIONS, BatchNormEmbedding
@@ -55,11 +56,6 @@ def scale(z, bias, alpha=ALPHA):
     return alpha * (z + BIAS * (bias == "inside")) + BIAS * (bias == "outside")
 
 
-def softmax(logits):
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
-
-
 def through_unit(gradient, rows):
     """Take a gradient with respect to v / |v| to v by eq. 5, (I - v v^T) / |v|, row by row."""
     lengths, directions = np.linalg.norm(rows, axis=1, keepdims=True), unit(rows)
@@ -81,7 +77,10 @@ def test_logits_loss_and_gradients_are_those_of_the_paper(subtests):
             head = make_head(normalize, bias=bias, label_smoothing=smoothing)
             f, w = normalize_rows(ROWS, normalize), class_weights(head, normalize)
             logits = scale(f @ w.T, bias)
-            p, q = softmax(logits), (1 - smoothing) * np.eye(C)[LABELS] + smoothing / C  # eq. 2
+            p, q = (
+                softmax(logits, axis=1),
+                (1 - smoothing) * np.eye(C)[LABELS] + smoothing / C,
+            )  # eq. 2
             assert_close(head.logits(BATCH[0]), logits)
             embeddings, normalized = BATCH[0].clone().requires_grad_(), []
             head.normalization.register_forward_hook(
@@ -147,8 +146,10 @@ def test_alpha_is_a_buffer_that_is_set_in_place_and_changes_the_loss():
     parameters, address = list(map(id, head.parameters())), head.alpha.data_ptr()
     for alpha in (16, 4.0, 0.25):
         head.alpha = alpha
-        p = softmax(scale(unit(ROWS) @ class_weights(head, "l2").T, "outside", alpha))
-        assert_close(head(*BATCH), -np.log(p[np.arange(N), LABELS]).mean())
+        log_p = log_softmax(
+            scale(unit(ROWS) @ class_weights(head, "l2").T, "outside", alpha), axis=1
+        )
+        assert_close(head(*BATCH), -log_p[np.arange(N), LABELS].mean())
         assert head.alpha == alpha
     assert list(map(id, head.parameters())) == parameters
     assert head.alpha.data_ptr() == address
