@@ -40,7 +40,7 @@ def test_both_equal_loops_and_are_invariant_to_rotation_relabeling_and_order():
         expected = pytest.approx(by_loops(unit.numpy(), labels.numpy()), abs=1e-12)
         assert measure(unit, labels) == expected
         assert measure(unit @ rotation, labels) == expected
-        assert measure(unit.float(), labels) == pytest.approx(measure(unit, labels), abs=1e-7)
+        assert class_means(unit.float(), labels).dtype == torch.float64
         renamed = torch.tensor([7, 0, 3, 5])[labels]
         assert measure(unit.flip(0), renamed.flip(0)) == expected
 

@@ -39,6 +39,7 @@ def test_files_are_json_and_hold_no_more_than_their_stage_needs():
         "runs/digits/hbn.json": "settings seeds threads tags tuned",
     }.items():
         assert FILES[name].keys() == {*keys.split()}
+    assert not FILES["runs/digits/hbn.json"]["tuned"]
     # a method changes the files of its own runs alone
     changed = PARAMS.model_dump()
     changed["methods"]["hbn"]["alpha"]["end"] = 2.0
