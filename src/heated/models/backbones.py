@@ -59,7 +59,7 @@ def torchvision_network(
 
     The ImageNet weights of googlenet (Inception V1 with batch norm, as in the paper) need a pixel
     mean and std of 0.5; those of resnet50 and mobilenet_v2 need ImageNet's, and batch norm with eps
-    1e-5. `batch_norm` are options of `configure_batch_norm`. `frozen_blocks`: number of first blocks
+    1e-5. `batch_norm`: options of `configure_batch_norm`. `frozen_blocks`: number of first blocks
     that are not trained.
     """
     from torchvision.models import get_model  # takes a second to import
