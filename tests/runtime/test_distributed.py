@@ -45,7 +45,8 @@ from recipes import SETTINGS
 
 device = setup_device(1)
 torch.manual_seed(0)
-model = ModelWithLoss(Architecture.of(SETTINGS, image_shape=(8, 8, 1), num_classes=4))
+settings = SETTINGS | {"embedding_dim": 6}
+model = ModelWithLoss(Architecture.of(settings, image_shape=(8, 8, 1), num_classes=4))
 sync_batch_norm(model)
 images = torch.randint(256, (101, 8, 8, 1), dtype=torch.uint8)  # slices of different sizes
 options = {"batch_size": 9, "precision": "float32"}
