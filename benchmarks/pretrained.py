@@ -25,8 +25,7 @@ from heated.datasets.image_folder import samples_by_directory
 from heated.datasets.splits import split
 from heated.evaluation.retrieval import retrieval
 from heated.models import pretrained
-from heated.models.embedding import embed
-from heated.models.embedding_model import Architecture, ModelWithLoss
+from heated.models.embedding_model import Architecture, ModelWithLoss, embed
 from heated.preprocessing.packing import pack
 from heated.runtime.device import setup_device
 from heated.runtime.environment import collect_environment

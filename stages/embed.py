@@ -7,7 +7,7 @@ from heated.common.io import atomic_write, require_output, write_arrays
 from heated.common.paths import load_settings, packed_folder, run_folder
 from heated.data import packed_dataset
 from heated.data.batches import MemmapImages
-from heated.models import embedding, embedding_model
+from heated.models import embedding_model
 from heated.runtime.device import setup_device
 
 
@@ -23,7 +23,7 @@ def main(dataset: str, method: str) -> None:
         folder.mkdir()
         for path in sorted(require_output(files / "models", "train").glob("seed-*.safetensors")):
             model = embedding_model.load_model(path, device)
-            embeddings = embedding.embed(model, images).cpu().numpy()
+            embeddings = embedding_model.embed(model, images).cpu().numpy()
             output = folder / f"{path.stem}.npz"
             write_arrays(output, embeddings=embeddings, labels=labels, **masks)
 

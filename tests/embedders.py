@@ -9,6 +9,7 @@ import layouts
 import numpy as np
 import torch
 from PIL import Image
+from recipes import AFFINE, SETTINGS
 from sklearn.datasets import load_digits
 
 from heated.common.geometry import l2_normalize
@@ -16,15 +17,13 @@ from heated.common.samples import Content, Samples
 from heated.data.batches import MemmapImages
 from heated.data.packed_dataset import load_packed
 from heated.datasets.splits import split
-from heated.models import embedding_model
-from heated.models.embedding import embed
-from heated.models.embedding_model import Architecture, ModelWithLoss
+from heated.models.embedding_model import Architecture, ModelWithLoss, embed, load_model, save_model
 from heated.preprocessing.packing import pack
 
 KINDS: dict[str, dict[str, Any]] = {
     "digits": {
         "packing": {"size": 8, "fit": "squash", "color_mode": "gray", "filter": "bilinear"},
-        "augment": [{"name": "affine", "degrees": 10, "scale": 0.1, "shear": 5, "translate": 0.1}],
+        "augment": [AFFINE],
         "pixels": (0.5, 0.5),
     },
     "drawings": {
@@ -82,45 +81,34 @@ class Case:
     labels: np.ndarray
 
 
-def case(kind: str, folder: Path, samples: Samples | None = None) -> Case:
-    """Write a packed data set and a model of a kind into a folder, by default of its own images."""
-    samples, options = samples or make_samples(kind), KINDS[kind]
+def case(kind: str, folder: Path) -> Case:
+    """Write a packed data set and a model of a kind into a folder."""
+    samples, options = make_samples(kind), KINDS[kind]
     assert samples.split is not None
     packed, weights = folder / "packed", folder / "models" / "seed-0.safetensors"
     pack(samples, samples.split, packed, **options["packing"], max_damaged_images=0, workers=1)
     data, (mean, std) = load_packed(packed), options["pixels"]
     torch.manual_seed(0)
-    model = ModelWithLoss(
-        Architecture(
-            image_shape=data.images.shape[1:],
-            num_classes=3,
-            embedding_dim=16,
-            backbone={"name": "conv4", "width": 8},
-            normalize={"name": "batch", "momentum": 0.05, "eps": 1e-3},
-            bias="outside",
-            augment=options["augment"],
-            pixel_mean=mean,
-            pixel_std=std,
-        )
-    )
-    images = torch.from_numpy(np.array(data.images[:: len(samples.labels) // 500 + 1]))
+    changes = {"augment": options["augment"], "pixel_mean": mean, "pixel_std": std}
+    changes |= {"embedding_dim": 16, "backbone": {"name": "conv4", "width": 8}}
+    shape = {"image_shape": data.images.shape[1:], "num_classes": 3}
+    model = ModelWithLoss(Architecture.of(SETTINGS | changes, **shape))
+    images = torch.from_numpy(np.array(data.images))
     model.train()
     with torch.no_grad():
         for _ in range(60):  # fit batch norm's statistics, so that embeddings point everywhere
             model(images)
-    embedding_model.save_model(weights, model)
-    indices = np.flatnonzero(data.split.query | data.split.gallery)
-    loaded = embedding_model.load_model(weights, torch.device("cpu"))
-    embeddings = l2_normalize(
-        embed(loaded, MemmapImages(data.images, indices, torch.device("cpu")))
-    )
+    save_model(weights, model)
+    indices, cpu = np.flatnonzero(data.split.query | data.split.gallery), torch.device("cpu")
+    raw = embed(load_model(weights, cpu), MemmapImages(data.images, indices, cpu))
+    embeddings = l2_normalize(raw).float().numpy()
     contents = dict(samples.contents())
     return Case(
         weights,
         options["packing"],
         packed,
         [contents[index] for index in indices],
-        embeddings.float().numpy(),
+        embeddings,
         data.labels[indices],
     )
 

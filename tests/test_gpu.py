@@ -20,8 +20,7 @@ from heated.common.samples import Split
 from heated.data.batches import MemmapImages
 from heated.data.packed_dataset import PackedDataset
 from heated.evaluation.metrics import evaluate
-from heated.models.embedding import embed
-from heated.models.embedding_model import Architecture, ModelWithLoss, load_model
+from heated.models.embedding_model import Architecture, ModelWithLoss, embed, load_model
 from heated.runtime.device import peak_memory_mib, setup_device
 from heated.runtime.environment import SystemMetricsLogger
 from heated.training.training_run import TrainingRun

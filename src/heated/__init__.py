@@ -16,8 +16,8 @@ PUBLIC = {
     "HeatedSoftmax": ("heated.losses.heated_softmax", "HeatedSoftmax"),
     "SCHEDULES": ("heated.training.schedules", "SCHEDULES"),
     "clustering_metrics": ("heated.evaluation.metrics", "clustering_metrics"),
-    "embed": ("heated.models.embedding", "embed"),
-    "load_model": ("heated.models.embedding_model", "load"),
+    "embed": ("heated.models.embedding_model", "embed"),
+    "load_model": ("heated.models.embedding_model", "load_model"),
     "retrieval_metrics": ("heated.evaluation.retrieval", "retrieval_metrics"),
     "schedule_values": ("heated.training.schedules", "schedule_values"),
 }

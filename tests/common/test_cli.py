@@ -8,7 +8,7 @@ from heated.common.errors import InputError
 
 @pytest.fixture
 def call(monkeypatch):
-    """Runs a stage's function with a command line."""
+    """A function that runs a stage's `main` with a command line."""
 
     def with_arguments(main, *arguments):
         monkeypatch.setattr("sys.argv", ["stages/made_up.py", *arguments])
@@ -18,19 +18,17 @@ def call(monkeypatch):
 
 
 def test_arguments_are_passed_in_order_and_a_wrong_number_ends_with_the_usage(call, capsys):
-    calls = []
-
     def main(dataset: str, packed: Path) -> None:
-        calls.append((dataset, packed))
+        print(repr((dataset, packed)))
 
     call(main, "digits", "data/packed")
-    assert calls == [("digits", Path("data/packed"))]
+    assert capsys.readouterr().out == f"{('digits', Path('data/packed'))}\n"
     for arguments in ((), ("digits",), ("digits", "a", "b")):
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as caught:
             call(main, *arguments)
-        assert ended.value.code == 2
-        assert capsys.readouterr().err.startswith("usage: python -m test_cli [-h] DATASET PACKED\n")
-    assert len(calls) == 1
+        assert caught.value.code == 2
+        out, err = capsys.readouterr()
+        assert (out, err.split("\n")[0]) == ("", "usage: python -m test_cli [-h] DATASET PACKED")
 
 
 def test_errors_of_the_user_end_with_their_message_and_other_errors_are_raised(call):

@@ -8,10 +8,10 @@ import pytest
 from conftest import ROOT
 
 from heated import config
-from heated.common.io import write_json
+from heated.common.io import read_json, write_json
 from heated.common.paths import SIDE_SETTINGS
 from heated.config.resolved import resolved_files
-from heated.config.yaml_files import expand
+from heated.config.yaml_files import expand_bases
 
 PARAMS = config.load_params(ROOT)
 FILES = resolved_files(PARAMS)
@@ -19,27 +19,28 @@ FILES = resolved_files(PARAMS)
 
 def test_settings_equal_those_of_released_results(subtests):
     """`settings.json` has every entry written out, as params.yaml did before it had `base`."""
-    kept = json.loads(Path(__file__).with_name("settings.json").read_text(encoding="utf-8"))
-    found = json.loads(PARAMS.model_dump_json())
-    for section, expected in kept.items():
+    released, params = (
+        read_json(Path(__file__).with_name("settings.json")),
+        PARAMS.model_dump_json(),
+    )
+    for section, expected in released.items():
         for name, value in expected.items():
             with subtests.test(section=section, name=name):
-                assert found[section][name] == value
-        assert expected.keys() <= found[section].keys()
+                assert json.loads(params)[section][name] == value
 
 
 def test_files_are_json_and_hold_no_more_than_their_stage_needs():
     assert json.loads(json.dumps(FILES)) is not None
     assert FILES["sources/digits.json"] == {"source": {"name": "digits", "rotations": 4}}
-    assert FILES["packing/digits.json"].keys() == {"source", "packing"}
-    assert FILES["evaluation/digits.json"].keys() == {"evaluation", "threads"}
-    assert FILES["threads.json"] == {"threads": 1}
-    run = FILES["runs/digits/hbn.json"]
-    assert run.keys() == {"settings", "seeds", "threads", "tags", "tuned"}
-    assert not run["tuned"]
-
-
-def test_a_method_changes_the_files_of_its_own_runs_alone():
+    for name, keys in {
+        "packing/digits.json": "source packing",
+        "evaluation/digits.json": "evaluation threads",
+        "threads.json": "threads",
+        "runs/digits/hbn.json": "settings seeds threads tags tuned",
+    }.items():
+        assert FILES[name].keys() == {*keys.split()}
+    assert not FILES["runs/digits/hbn.json"]["tuned"]
+    # a method changes the files of its own runs alone
     changed = PARAMS.model_dump()
     changed["methods"]["hbn"]["alpha"]["end"] = 2.0
     files = resolved_files(type(PARAMS).model_validate(changed, strict=False))
@@ -53,23 +54,16 @@ def test_entries_are_merged_and_a_mapping_with_a_name_replaces():
         "c": {"base": "b", "x": {"name": "two"}, "n": {"m": 1}, "y": None},
     }
     before = deepcopy(entries)
-    found, problems = expand(entries)
-    assert problems == {}
-    assert entries == before
-    assert found["b"].value == {
-        "x": {"name": "one", "k": 3, "l": 2},
-        "y": {"z": 1, "w": 2},
-        "n": None,
-    }
-    assert found["c"].value == {"x": {"name": "two"}, "y": None, "n": {"m": 1}}
-    for path in [("x", "name"), ("x",), ("n", "m"), ("y",)]:
-        assert found["c"].writer_of(path) == "c"
-    assert found["b"].writer_of(("x", "k")) == "b"
-    assert found["b"].writer_of(("x", "l")) == "a"
-    entries = {"c": {"base": "b", "k": 3}, "b": {"base": "a", "l": 2}, "a": {"k": 1}}
-    found, _ = expand(entries)
-    assert found == expand(dict(reversed(entries.items())))[0]  # the order does not matter
-    assert found["c"].value == {"k": 3, "l": 2}
+    expanded, problems = expand_bases(entries)
+    assert (problems, entries) == ({}, before)
+    b, c = expanded["b"], expanded["c"]
+    merged = {"x": {"name": "one", "k": 3, "l": 2}, "y": {"z": 1, "w": 2}, "n": None}
+    assert b.value == merged
+    assert c.value == {"x": {"name": "two"}, "y": None, "n": {"m": 1}}
+    assert {c.writer_of(path) for path in [("x", "name"), ("x",), ("n", "m"), ("y",)]} == {"c"}
+    assert (b.writer_of(("x", "k")), b.writer_of(("x", "l"))) == ("b", "a")
+    again, _ = expand_bases(dict(reversed(entries.items())))
+    assert again == expanded  # the order does not matter
 
 
 def changed_leaves(value):
@@ -104,7 +98,7 @@ def test_a_change_of_any_leaf_runs_the_stage_without_a_lock_file_and_against_the
     stage = {"cmd": "python stub.py", "deps": ["settings.json"], "outs": ["out"]}
     write_json(Path("dvc.yaml"), {"stages": {"stub": stage}})
 
-    def runs(value):
+    def count_runs(value):
         """How often the stage runs with the settings, when nothing but the run cache is kept."""
         write_json(Path("settings.json"), value)
         for name in ("runs", "dvc.lock"):
@@ -114,14 +108,12 @@ def test_a_change_of_any_leaf_runs_the_stage_without_a_lock_file_and_against_the
         return len(Path("runs").read_text()) if Path("runs").exists() else 0
 
     for name in FILES.keys() - {SIDE_SETTINGS}:
-        kind, _, rest = name.partition("/")
-        if rest not in ("", "digits.json", "digits/hbn.json"):
-            continue
-        with subtests.test(name=name):
-            assert runs(FILES[name]) == 1
-            assert runs(FILES[name]) == 0  # restored from the run cache
+        if name.partition("/")[2] in ("", "digits.json", "digits/hbn.json"):
+            with subtests.test(name=name):
+                assert count_runs(FILES[name]) == 1
+                assert count_runs(FILES[name]) == 0  # restored from the run cache
     chosen = ("packing/digits.json", "runs/digits/hbn.json", "evaluation/digits.json")
     for name in (*chosen, "threads.json", "gradients.json"):
         for leaf, value in changed_leaves(FILES[name]):
             with subtests.test(name=name, leaf=leaf):
-                assert runs(value) == 1
+                assert count_runs(value) == 1

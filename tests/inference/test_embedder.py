@@ -8,7 +8,7 @@ from embedders import KINDS, as_file, case
 from heated.common.errors import InputError
 from heated.data.packed_dataset import load_packed
 from heated.inference.embedder import load_embedder, make_embedder, save_embedder
-from heated.models import embedding_model
+from heated.models.embedding_model import load_model, save_model
 
 pytestmark = pytest.mark.xdist_group("embedder")  # one process makes what they share
 
@@ -33,13 +33,11 @@ def test_original_and_packed_images_get_the_embed_stages_embeddings(model_case, 
 
 
 def test_a_saved_embedder_is_loaded_with_the_same_digest(model_case, embedder, tmp_path):
-    packing = model_case.packing
-    save_embedder(
-        tmp_path / "a", model_case.weights, {**packing, "max_damaged_images": 3, "split": None}
-    )
+    packing, contents = model_case.packing, model_case.contents
+    more = {**packing, "max_damaged_images": 3, "split": None}
+    save_embedder(tmp_path / "a", model_case.weights, more)
     loaded = load_embedder(tmp_path / "a")
     assert (loaded.digest, loaded.packing) == (embedder.digest, packing)
-    contents = model_case.contents
     assert np.array_equal(loaded.predict(contents), embedder.predict(contents))
     (tmp_path / "a" / "packing.json").unlink()
     with pytest.raises(InputError, match=r"is not a model of heated: packing.json is missing"):
@@ -50,10 +48,10 @@ def test_another_packing_or_other_weights_have_another_digest(model_case, embedd
     weights, packing = model_case.weights, model_case.packing
     other = "crop" if packing["fit"] == "squash" else "squash"
     assert make_embedder(weights, {**packing, "fit": other}).digest != embedder.digest
-    model = embedding_model.load_model(weights, torch.device("cpu"))
+    model = load_model(weights, torch.device("cpu"))
     with torch.no_grad():
         next(model.parameters()).add_(1e-3)
-    embedding_model.save_model(tmp_path / "other.safetensors", model)
+    save_model(tmp_path / "other.safetensors", model)
     assert make_embedder(tmp_path / "other.safetensors", packing).digest != embedder.digest
     with pytest.raises(InputError, match=r"was trained on images of \(.*packing makes \(9, 9"):
         save_embedder(tmp_path / "model", weights, {**packing, "size": 9})
@@ -63,10 +61,9 @@ def test_another_packing_or_other_weights_have_another_digest(model_case, embedd
 def test_bytes_base64_pixels_lists_and_arrays_embed_alike(embedder):
     random = np.random.default_rng(0)
     pixels = random.integers(256, size=(31, 23, 3), dtype=np.uint8)
-    file = as_file(pixels)
-    text = b64encode(file).decode()
+    text = b64encode(as_file(pixels)).decode()
     wrapped = "\n".join([text[:50], text[50:]])
-    forms = [pixels, file, text, wrapped, pixels.tolist(), pixels.astype(np.int64)]
+    forms = [pixels, as_file(pixels), text, wrapped, pixels.tolist(), pixels.astype(np.int64)]
     first, *rest = embedder.predict(forms)
     assert all(np.array_equal(first, each) for each in rest)
     for shape in [(3, 9, 11), (3, 9, 11, 3)]:

@@ -1,26 +1,25 @@
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 from embedders import KINDS, case
+from recipes import SETTINGS
 
-from heated.common.errors import InputError
+from heated.common.cli import run
 from heated.common.geometry import l2_normalize
 from heated.data.packed_dataset import load_packed
 from heated.inference.onnx import export
-from heated.models import embedding_model
 from heated.models.backbones import BACKBONES
-from heated.models.embedding_model import Architecture, ModelWithLoss
+from heated.models.embedding_model import Architecture, ModelWithLoss, save_model
 
 
 def run_onnx(path, images):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path)
-    (given,), (output,) = session.get_inputs(), session.get_outputs()
-    assert (given.name, given.type, output.name) == ("images", "tensor(uint8)", "embeddings")
+    (entry,), (output,) = session.get_inputs(), session.get_outputs()
+    assert (entry.name, entry.type, output.name) == ("images", "tensor(uint8)", "embeddings")
     return session.run(None, {"images": np.ascontiguousarray(images)})[0]
 
 
@@ -45,19 +44,10 @@ LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES if nam
 def test_every_backbone_is_exported(tmp_path, name):
     shape = (32, 32, 1 if name in OPTIONS else 3)
     torch.manual_seed(0)
-    model = ModelWithLoss(
-        Architecture(
-            image_shape=shape,
-            num_classes=3,
-            embedding_dim=8,
-            backbone={"name": name, **OPTIONS.get(name, NORM)},
-            normalize={"name": "l2"},
-            augment=[],
-            pixel_mean=0.5,
-            pixel_std=0.5,
-        )
-    ).eval()
-    embedding_model.save_model(tmp_path / "model.safetensors", model)
+    backbone = {"name": name, **OPTIONS.get(name, NORM)}
+    settings = SETTINGS | {"backbone": backbone, "normalize": {"name": "l2"}, "augment": []}
+    model = ModelWithLoss(Architecture.of(settings, image_shape=shape, num_classes=3)).eval()
+    save_model(tmp_path / "model.safetensors", model)
     export(tmp_path / "model.safetensors", tmp_path / "model.onnx")
     images = np.random.default_rng(0).integers(256, size=(3, *shape), dtype=np.uint8)
     with torch.inference_mode():
@@ -66,21 +56,18 @@ def test_every_backbone_is_exported(tmp_path, name):
     np.testing.assert_allclose(embeddings, expected, atol=1e-4, rtol=0)
 
 
-def test_without_onnxscript_it_says_what_to_install(tmp_path, monkeypatch):
+def test_the_command_says_what_to_install_names_a_missing_file_and_writes_nothing(
+    tmp_path, monkeypatch
+):
+    def error_of(*arguments):
+        monkeypatch.setattr(sys, "argv", ["onnx", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            run(export)
+        return str(caught.value)
+
+    paths = tmp_path / "absent.safetensors", tmp_path / "out.onnx"
+    assert error_of() == "2"  # with its usage
+    assert "absent.safetensors" in error_of(*paths)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(InputError, match="needs onnxscript. Run `pip install onnxscript`"):
-        export(tmp_path / "model.safetensors", tmp_path / "model.onnx")
-    assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_the_command_prints_its_usage_and_names_a_missing_file(tmp_path):
-    def stderr_of(*arguments):
-        command = [sys.executable, "-m", "heated.inference.onnx", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 2 - len(arguments) // 2
-        return done.stderr
-
-    assert stderr_of().startswith("usage: python -m heated.inference.onnx [-h] WEIGHTS PATH\n")
-    assert "absent.safetensors" in stderr_of("absent.safetensors", "out.onnx")
+    assert "needs onnxscript. Run `pip install onnxscript`" in error_of(*paths)
     assert not any(tmp_path.iterdir())

@@ -16,11 +16,11 @@ from sklearn.datasets import load_digits
 from heated import config
 from heated.common.errors import InputError
 from heated.config import methods
-from heated.config.yaml_files import expand
+from heated.config.yaml_files import expand_bases
 from heated.data.batches import InMemoryImages
 from heated.data.samplers import SAMPLERS
 from heated.losses.heated_softmax import HeatedSoftmax
-from heated.losses.pml import LOSSES, MINERS, PMLLoss, check_options, forked_rng
+from heated.losses.pml import LOSSES, MINERS, PMLLoss, check_options
 from heated.models import embedding_model
 from heated.models.embedding_model import Architecture, ModelWithLoss
 from heated.training.loop import epoch_seed, raw_embeddings, train
@@ -46,9 +46,13 @@ def digits():
     return pixels, torch.from_numpy(labels[first])
 
 
+IMAGES, LABELS = digits()
+
+
 def settings_of(method, **changes):
     """Return the settings of digits and a method in params.yaml, for two small epochs."""
-    return PARAMS.settings("digits", method) | {"epochs": 2, "batch_size": BATCH_SIZE} | changes
+    short = {"epochs": 2, "batch_size": BATCH_SIZE, "precision": "float32"}
+    return PARAMS.settings("digits", method) | short | changes
 
 
 def make_model(settings):
@@ -59,11 +63,9 @@ def make_model(settings):
 
 def train_model(settings, model=None):
     """Train a model; return it and its history."""
-    model = model or make_model(settings)
-    recipe = Recipe.from_settings(settings | {"precision": "float32"})
+    model, recipe = model or make_model(settings), Recipe.from_settings(settings)
     state = TrainState.create(model, recipe, seed=0)
-    images, labels = digits()
-    train(state, InMemoryImages(images), labels, recipe)
+    train(state, InMemoryImages(IMAGES), LABELS, recipe)
     return model, state.history
 
 
@@ -111,35 +113,32 @@ def test_an_epoch_equals_the_librarys_example_loop(subtests):
                 lr = 0.01 * settings["classifier_lr_mult"]
                 groups += [{"params": loss_func.parameters(), "lr": lr}]
             optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
-            images, labels = digits()
             name, options = embedding_model.name_and_options(Recipe.from_settings(settings).sampler)
             generator = torch.Generator().manual_seed(epoch_seed(0, 0))
             network.train()
-            for step, batch in enumerate(SAMPLERS[name](labels, BATCH_SIZE, generator, **options)):
+            for step, batch in enumerate(SAMPLERS[name](LABELS, BATCH_SIZE, generator, **options)):
                 torch.manual_seed(epoch_seed(0, 0) + 2 + step)  # for random miners
                 optimizer.zero_grad()
-                embeddings = network(images[batch].permute(0, 3, 1, 2).float() / 127.5 - 1)
-                pairs = mining_func(embeddings, labels[batch]) if mining_func else None
-                loss_func(embeddings, labels[batch], pairs).backward()
+                embeddings = network(IMAGES[batch].permute(0, 3, 1, 2).float() / 127.5 - 1)
+                pairs = mining_func(embeddings, LABELS[batch]) if mining_func else None
+                loss_func(embeddings, LABELS[batch], pairs).backward()
                 optimizer.step()
 
-            state = model.network.state_dict()
-            for key, value in network.state_dict().items():
-                torch.testing.assert_close(state[key], value, rtol=1e-4, atol=1e-5)
-            for key, value in loss_func.state_dict().items():
-                torch.testing.assert_close(model.head.criterion.state_dict()[key], value)
+            states = (model.network.state_dict(), network.state_dict())
+            torch.testing.assert_close(*states, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(model.head.criterion.state_dict(), loss_func.state_dict())
 
 
 def test_training_is_reproducible_and_independent_of_the_global_generator():
-    first, _ = train_model(settings_of("margin"))  # with a random miner
-    torch.manual_seed(77)
-    state = torch.get_rng_state()
-    with forked_rng(5):
-        torch.rand(3)
-    assert torch.equal(torch.get_rng_state(), state)
-    second, _ = train_model(settings_of("margin"))
-    for key, value in first.state_dict().items():
-        assert torch.equal(second.state_dict()[key], value)
+    states = []
+    for seed in (0, 77):  # with a random miner
+        model = make_model(settings_of("margin"))
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        train_model(settings_of("margin"), model)
+        assert torch.equal(torch.get_rng_state(), before)
+        states.append(model.state_dict())
+    torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
 def test_norm_softmax_and_the_librarys_proxy_nca_are_heated_softmaxes():
@@ -163,8 +162,8 @@ def test_norm_softmax_and_the_librarys_proxy_nca_are_heated_softmaxes():
 
 def test_the_histogram_loss_is_the_chance_that_a_negative_is_nearer():
     """Ustinova and Lempitsky, arXiv 1611.00822, eq. 2 to 5, where torch warns in the library."""
-    generator, bins = np.random.default_rng(0), 10
-    embeddings, labels = generator.normal(size=(12, 5)), np.arange(12) % 3
+    bins, labels = 10, np.arange(12) % 3
+    embeddings = np.random.default_rng(0).normal(size=(12, 5))
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     is_same, upper = labels[:, None] == labels, np.triu(np.ones((12, 12), dtype=bool), 1)
 
@@ -182,9 +181,6 @@ def test_the_histogram_loss_is_the_chance_that_a_negative_is_nearer():
     head = PMLLoss(3, 5, loss={"name": "histogram", "n_bins": bins}, miner=None)
     loss, _ = head.loss_and_correct(torch.from_numpy(embeddings), torch.from_numpy(labels))
     assert loss.item() == pytest.approx(expected, rel=1e-6)
-
-
-# --- options ---------------------------------------------------------------------------------
 
 
 def test_invalid_options_are_rejected_with_what_is_valid(subtests):
@@ -218,19 +214,17 @@ def test_only_building_a_loss_needs_the_library(tmp_path, monkeypatch):
         check_options("methods.triplet", loss={"name": "triplet"}, miner=None)
     train_model(settings_of("bn"))
     loaded = embedding_model.load_model(tmp_path / "model.safetensors", CPU)
-    images, _ = digits()
     with torch.inference_mode():
-        prepared = model.eval().prepare(images)
-        assert torch.equal(loaded(images), raw_embeddings(model, prepared, "float32"))
+        prepared = model.eval().prepare(IMAGES)
+        assert torch.equal(loaded(IMAGES), raw_embeddings(model, prepared, "float32"))
 
 
 def test_another_loss_needs_a_key_and_the_method_in_the_docs(monkeypatch):
     readme = (ROOT / "docs/competitors.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n(methods:\n  circle:.*?)```", readme, re.DOTALL)
-    known = {
-        name: entry.value for name, entry in config.read_sources(ROOT).entries["methods"].items()
-    }
-    expanded, _ = expand(known | yaml.safe_load(block)["methods"])
+    entries = config.read_sources(ROOT).entries["methods"]
+    known = {name: entry.value for name, entry in entries.items()}
+    expanded, _ = expand_bases(known | yaml.safe_load(block)["methods"])
     circle = TypeAdapter(methods.Method).validate_python(expanded["circle"].value).model_dump()
     with pytest.raises(InputError, match="losses name: .*'circle'"):
         check_options("methods.circle", loss=circle["loss"], miner=None)

@@ -1,6 +1,8 @@
 import json
+from copy import deepcopy
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 from recipes import make_recipe
@@ -8,12 +10,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from heated.common.errors import InputError
-from heated.data.batches import InMemoryImages
+from heated.data.batches import InMemoryImages, MemmapImages
 from heated.data.transforms import AugmentationRNG
 from heated.models import embedding_model
 from heated.models.embedding_model import (
     Architecture,
     ModelWithLoss,
+    batch_size_for,
+    embed,
     load_model,
     load_model_with_loss,
     save_model,
@@ -27,9 +31,9 @@ NORMALIZATIONS = {
     "l2": {"name": "l2"},
     "batch": {"name": "batch", "momentum": 0.2, "eps": 0.01},
 }
-IMAGES = torch.randint(
-    256, (6, 7, 7, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
-)
+PIXELS = np.random.default_rng(0).integers(256, size=(23, 7, 7, 3), dtype=np.uint8)
+ALL_IMAGES = InMemoryImages(torch.from_numpy(PIXELS))
+IMAGES = ALL_IMAGES.images[:6]
 
 
 def make_model(normalize="batch", *, bias="inside", **changes):
@@ -52,13 +56,52 @@ def make_model(normalize="batch", *, bias="inside", **changes):
 def train_model(model):
     """Change every weight and every running statistic; return the model in eval mode."""
     recipe = make_recipe(alphas=[5.0], lrs=[0.1], batch_size=3)
-    train(
-        TrainState.create(model, recipe, seed=0),
-        InMemoryImages(IMAGES),
-        torch.arange(6) % 3,
-        recipe,
-    )
+    state = TrainState.create(model, recipe, seed=0)
+    train(state, InMemoryImages(IMAGES), torch.arange(6) % 3, recipe)
     return model.eval()
+
+
+def test_every_image_gets_the_models_raw_embedding_in_order_at_any_batch_size(monkeypatch):
+    model = make_model()
+    expected = model.eval()(ALL_IMAGES.images).detach()
+    for size in (1, 4, 22, 23, 512):
+        monkeypatch.setattr(embedding_model, "MAX_BATCH", size)
+        embeddings = embed(model, ALL_IMAGES, quiet=True)
+        assert (embeddings.shape, embeddings.dtype) == ((23, 4), torch.float32)
+        torch.testing.assert_close(embeddings, expected, atol=1e-6, rtol=0)
+    assert embed(model, InMemoryImages(IMAGES[:0])).shape == (0, 4)
+    for normalize in ("none", "l2"):  # not of unit length
+        assert embed(make_model(normalize), ALL_IMAGES).norm(dim=1).std() > 1e-3
+    for shape, size in (((1, 8, 8), 512), ((3, 224, 224), 111), ((3, 9999, 9999), 1)):
+        model.input_shape = shape  # large images have smaller batches
+        assert batch_size_for(model) == size
+
+
+def test_a_memory_map_is_read_batch_by_batch_and_gives_the_same_embeddings(tmp_path, monkeypatch):
+    np.save(tmp_path / "images.npy", PIXELS)
+    memmap = np.load(tmp_path / "images.npy", mmap_mode="r")
+    indices, sizes, iter_batches = np.arange(1, 23, 2), [], MemmapImages.iter_batches
+
+    def spy(self, batches):
+        sizes.extend(map(len, batches))
+        return iter_batches(self, batches)
+
+    monkeypatch.setattr(embedding_model, "MAX_BATCH", 4)
+    expected = embed(make_model(), InMemoryImages(ALL_IMAGES.images[indices]))
+    monkeypatch.setattr(MemmapImages, "iter_batches", spy)
+    assert torch.equal(embed(make_model(), MemmapImages(memmap, indices, CPU)), expected)
+    assert sizes == [4, 4, 3]
+
+
+def test_a_training_model_is_left_in_eval_mode_and_otherwise_unchanged():
+    model = make_model().train()
+    before, state = deepcopy(model.state_dict()), torch.get_rng_state()
+    first = embed(model, ALL_IMAGES)
+    assert not any(module.training for module in model.modules())
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert torch.equal(embed(model, ALL_IMAGES), first)  # not augmented
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_images_are_prepared_with_the_architectures_steps_and_range(tmp_path):
@@ -92,7 +135,15 @@ def test_the_embedding_is_the_normalized_one():
         torch.testing.assert_close(model(IMAGES), expected, atol=1e-6, rtol=1e-5)
 
 
-# --- files -----------------------------------------------------------------------------------
+def save_formerly(path, model):
+    """Write a model's file as versions did in which the normalization was part of the head."""
+    weights = {
+        key.replace("normalization.", "head.normalise.").replace("dize.", "dise."): value
+        for key, value in model.state_dict().items()
+    }
+    text = json.dumps(asdict(model.architecture)).replace("normalize", "normalise")
+    metadata = {"architecture": text.replace('"p"', '"probability"')}
+    save_file({key: value.contiguous() for key, value in weights.items()}, path, metadata)
 
 
 def test_a_loaded_model_equals_the_saved_one_in_files_of_all_versions(tmp_path, subtests):
@@ -103,26 +154,15 @@ def test_a_loaded_model_equals_the_saved_one_in_files_of_all_versions(tmp_path, 
             model = train_model(make_model(normalize, bias=bias, **changes))
             paths = [tmp_path / "new.safetensors", tmp_path / "old.safetensors"]
             save_model(paths[0], model.train())
-            former = {  # the normalization was once part of the head
-                key.replace("normalization.", "head.normalise.").replace("dize.", "dise."): value
-                for key, value in model.state_dict().items()
-            }
-            architecture = json.dumps(asdict(model.architecture))
-            for current, old in (("normalize", "normalise"), ('"p"', '"probability"')):
-                architecture = architecture.replace(current, old)
-            former = {key: value.contiguous() for key, value in former.items()}
-            save_file(former, paths[1], {"architecture": architecture})
+            save_formerly(paths[1], model)
             model.eval()
             for path in paths:
                 loaded, whole = load_model(path, CPU), load_model_with_loss(path, CPU)
                 assert not any(module.training for module in loaded.modules())
                 assert loaded.architecture == whole.architecture == model.architecture
                 with torch.inference_mode():
-                    assert torch.equal(whole(IMAGES), model(IMAGES))
                     assert torch.equal(loaded(IMAGES), model(IMAGES))
-                assert whole.state_dict().keys() == model.state_dict().keys()
-                for key, value in model.state_dict().items():
-                    assert torch.equal(whole.state_dict()[key], value), key
+                torch.testing.assert_close(whole.state_dict(), model.state_dict(), rtol=0, atol=0)
                 ones = torch.ones(2, 4)
                 assert torch.equal(whole.head.logits(ones), model.head.logits(ones))
                 assert whole.head.bias_inside == (bias == "inside")
@@ -130,17 +170,7 @@ def test_a_loaded_model_equals_the_saved_one_in_files_of_all_versions(tmp_path, 
             assert normalize != "batch" or whole.normalization.standardize.eps == 0.01
 
 
-def test_a_model_is_loaded_for_embedding_without_its_loss(tmp_path, monkeypatch):
-    model = train_model(make_model())
-    save_model(tmp_path / "model.safetensors", model)
-    monkeypatch.setattr(embedding_model, "HeatedSoftmax", lambda *_: pytest.fail("built the loss"))
-    loaded = load_model(tmp_path / "model.safetensors", CPU)
-    expected = {key for key in model.state_dict() if not key.startswith("head.")}
-    assert set(loaded.state_dict()) == expected
-    assert "normalization.shift" in expected
-
-
-def test_equal_models_give_equal_safetensors_files_without_pickle(tmp_path):
+def test_equal_models_give_equal_safetensors_files_without_pickle(tmp_path, monkeypatch):
     model, paths = train_model(make_model()), [tmp_path / name for name in "abc"]
     save_model(paths[0], model)
     save_model(paths[1], model)
@@ -153,6 +183,9 @@ def test_equal_models_give_equal_safetensors_files_without_pickle(tmp_path):
     header = int.from_bytes(content[:8], "little")
     tensors = sum(value.nbytes for value in model.state_dict().values())
     assert len(content) == 8 + header + tensors
+    monkeypatch.setattr(embedding_model, "HeatedSoftmax", None)  # loading without the loss
+    embedding_keys = {key for key in model.state_dict() if not key.startswith("head.")}
+    assert set(load_model(paths[0], CPU).state_dict()) == embedding_keys
 
 
 def test_other_files_and_missing_ones_are_rejected(tmp_path):
@@ -165,10 +198,3 @@ def test_other_files_and_missing_ones_are_rejected(tmp_path):
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"model.safetensors .*'train'"):
         load_model(path, CPU)
-
-
-def test_an_architecture_takes_the_values_of_its_names_from_a_recipe():
-    recipe = {**asdict(make_model().architecture), "batch_size": 3, "alphas": [1.0]}
-    del recipe["image_shape"], recipe["num_classes"]
-    architecture = Architecture.of(recipe, image_shape=(7, 7, 3), num_classes=3)
-    assert architecture == make_model().architecture

@@ -11,8 +11,7 @@ from heated.data.packed_dataset import load_packed
 from heated.datasets import SOURCES
 from heated.datasets.download import Cache, download_all
 from heated.datasets.splits import split
-from heated.models.embedding import embed
-from heated.models.embedding_model import load_model
+from heated.models.embedding_model import embed, load_model
 from heated.preprocessing import packing
 from heated.reporting.figures.embeddings_2d import Embedding2D, normalize_rows
 from heated.training.recipe import Recipe

@@ -3,12 +3,11 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import SHORT
+from conftest import ROOT, SHORT
 from safetensors.numpy import load_file
 
 from heated import config
@@ -16,8 +15,6 @@ from heated.common.history import read_history
 from heated.common.io import write_arrays, write_json
 from heated.config.resolved import resolved_files
 from heated.runtime import distributed
-
-ROOT = Path(__file__).parents[2]
 
 
 def launcher(processes):
@@ -27,14 +24,11 @@ def launcher(processes):
 
 
 def launch(processes, *command, folder=ROOT):
-    done = subprocess.run(
-        [*launcher(processes), *map(str, command)],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """Run a command on the CPU, with the tests' helpers and the stages on the path."""
+    code = os.pathsep.join(str(ROOT / name) for name in ("", "src", "tests"))
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": code}
+    full = [*launcher(processes), *map(str, command)]
+    done = subprocess.run(full, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -42,33 +36,23 @@ INITIALIZE = """
 import sys
 from pathlib import Path
 import torch
-from heated.models import embedding_model as models
+from heated.data.batches import InMemoryImages
+from heated.models.embedding_model import Architecture, ModelWithLoss, save_model
 from heated.runtime.device import setup_device
 from heated.runtime.distributed import is_main_process, sync_batch_norm
-from heated.data.batches import InMemoryImages
 from heated.training.initialization import INITIALIZERS
+from recipes import SETTINGS
 
 device = setup_device(1)
 torch.manual_seed(0)
-architecture = models.Architecture(
-    image_shape=(8, 8, 1),
-    num_classes=4,
-    embedding_dim=6,
-    backbone={"name": "conv4", "width": 4},
-    normalize={"name": "batch", "momentum": 0.05, "eps": 1e-3},
-    bias="outside",
-    label_smoothing=0.0,
-    augment=[],
-    pixel_mean=0.5,
-    pixel_std=0.5,
-)
-model = models.ModelWithLoss(architecture)
+settings = SETTINGS | {"embedding_dim": 6}
+model = ModelWithLoss(Architecture.of(settings, image_shape=(8, 8, 1), num_classes=4))
 sync_batch_norm(model)
 images = torch.randint(256, (101, 8, 8, 1), dtype=torch.uint8)  # slices of different sizes
 options = {"batch_size": 9, "precision": "float32"}
 INITIALIZERS["class_means"](model, InMemoryImages(images), torch.arange(101) % 4, **options)
 if is_main_process():
-    models.save_model(Path(sys.argv[1]), model)
+    save_model(Path(sys.argv[1]), model)
 """
 
 
@@ -84,19 +68,18 @@ def test_several_processes_initialize_as_one_does(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_stage_writes_the_very_same_metrics_from_two_processes(tmp_path, monkeypatch):
+def test_the_stage_writes_the_very_same_metrics_from_two_processes(tmp_path):
     run, labels = tmp_path / "runs/digits/hbn", np.arange(3000) % 400
     for seed in (0, 1):
         random = np.random.default_rng(seed)
-        noise, centres = random.normal(size=(3000, 24)), random.normal(size=(400, 24))
-        arrays = {"embeddings": (centres[labels] + 1.5 * noise).astype(np.float32)}
+        noise, centers = random.normal(size=(3000, 24)), random.normal(size=(400, 24))
+        arrays = {"embeddings": (centers[labels] + 1.5 * noise).astype(np.float32)}
         masks = dict.fromkeys(("query", "gallery"), np.ones(3000, dtype=bool))
         write_arrays(run / "embeddings" / f"seed-{seed}.npz", **arrays, labels=labels, **masks)
-    given = resolved_files(config.load_params(ROOT))["evaluation/digits.json"]
+    settings = resolved_files(config.load_params(ROOT))["evaluation/digits.json"]
     lloyd = {"name": "lloyd", "restarts": 2, "iterations": 5}
-    given["evaluation"] |= {"kmeans": lloyd, "recall_at": [1, 10, 100], "memory_mib": 1}
-    write_json(tmp_path / "data/resolved/evaluation/digits.json", given)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "src")]))
+    settings["evaluation"] |= {"kmeans": lloyd, "recall_at": [1, 10, 100], "memory_mib": 1}
+    write_json(tmp_path / "data/resolved/evaluation/digits.json", settings)
     written = []
     for processes in (1, 2):
         launch(processes, "-m", "stages.evaluate", "digits", "hbn", folder=tmp_path)
@@ -105,11 +88,9 @@ def test_the_stage_writes_the_very_same_metrics_from_two_processes(tmp_path, mon
     assert json.loads(written[0])["recall_at_1"]["n"] == 2
 
 
-PARAMS = {
-    **SHORT,
-    "datasets.digits.training.epochs": 3,
-    "datasets.digits.training.batch_size": 97,  # slices of different sizes, also of the last batch
-}
+TRAINING = "datasets.digits.training"
+# Slices of different sizes, also of the last batch.
+PARAMS = {**SHORT, f"{TRAINING}.epochs": 3, f"{TRAINING}.batch_size": 97}
 RUN = "runs/digits/hbn"
 TRAIN = ("-m", "stages.train", "digits", "hbn")
 
@@ -130,9 +111,8 @@ def test_several_processes_train_and_resume_as_one_does(project):
         np.testing.assert_allclose(weights[3][name], values, rtol=1e-5, atol=1e-5, err_msg=name)
     for row, other in zip(*histories, strict=True):
         assert row == pytest.approx(other, abs=1e-4)
-    assert sorted(path.name for path in (project.folder / RUN).iterdir()) == sorted(
-        ["models", "history.csv", "provenance.json"]
-    )
+    files = {path.name for path in (project.folder / RUN).iterdir()}
+    assert files == {"models", "history.csv", "provenance.json"}
     for path in (project.folder / "checkpoints").glob("*/after-[23]-*"):
         path.unlink()
     project.run(*launcher(2), *TRAIN, HEATED_TRACKING="off")

@@ -32,19 +32,13 @@ CPU = {
 BLOCK = 64 * 2**20  # bytes
 
 
-# --- device ----------------------------------------------------------------------------------
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="sets options of Linux's C library")
 def test_kept_memory_is_not_requested_again(monkeypatch):
     def faults(keep):
-        """Pages that the system provides for a block that was freed a moment ago.
-
-        The first blocks make room in the heap.
-        """
+        """Pages that the system provides for a block that was freed a moment ago."""
         keep_freed_memory(keep)
         fill = partial(torch.zeros, BLOCK, dtype=torch.uint8)
-        for _ in range(8):
+        for _ in range(8):  # make room in the heap
             fill()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         fill()
@@ -59,19 +53,18 @@ def test_kept_memory_is_not_requested_again(monkeypatch):
     keep_freed_memory(True)  # does nothing on another system
 
 
-# --- hardware, versions, commit --------------------------------------------------------------
-
-
 def test_the_environment_has_hardware_and_versions_as_json():
-    found = collect_environment(torch.device("cpu"))
-    assert json.loads(json.dumps(found)) == found
-    assert found["device_type"] == "cpu"
-    assert found["device"] == cpu_name() != ""
-    assert found["cores"] == os.cpu_count()
-    assert found["python"] == platform.python_version()
-    assert platform.system() in found["system"]
-    for package in ("torch", "torchvision", "numpy", "scikit-learn"):
-        assert found[package] == version(package)
+    environment = collect_environment(torch.device("cpu"))
+    assert json.loads(json.dumps(environment)) == environment
+    assert platform.system() in environment.pop("system")
+    assert environment == {
+        "device": cpu_name(),
+        "device_type": "cpu",
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "torchvision", "numpy", "scikit-learn")},
+    }
+    assert environment["device"]
 
 
 def test_a_bug_report_has_hardware_versions_and_commit_in_one_paste(capsys):
@@ -84,10 +77,7 @@ def test_a_bug_report_has_hardware_versions_and_commit_in_one_paste(capsys):
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    """A git repository with one commit of one file, which is the working directory.
-
-    Neither git nor DVC has settings of the user's or of the process that started the tests.
-    """
+    """A repository with one commit of one file, as working directory, and git's own defaults."""
     for name in [name for name in os.environ if name.startswith(("GIT_", "DVC_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
@@ -100,8 +90,7 @@ def repository(tmp_path, monkeypatch):
 
 
 def test_the_commit_is_heads_with_dvcs_stage_and_experiment(repository, monkeypatch):
-    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    expected = {"commit": head.stdout.strip(), "modified": False}
+    expected = {"commit": git("rev-parse", "HEAD"), "modified": False}
     assert len(expected["commit"]) == 40
     assert source_commit() == {**expected, "stage": None, "experiment": None}
     monkeypatch.setenv("DVC_STAGE", "train@digits-bn")
@@ -110,27 +99,21 @@ def test_the_commit_is_heads_with_dvcs_stage_and_experiment(repository, monkeypa
     assert source_commit() == {**expected, **names}
 
 
-def test_tracked_sources_count_as_modified_but_no_untracked_file_or_result(repository):
+def test_tracked_sources_count_as_modified_but_no_untracked_file_or_result(repository, monkeypatch):
     (repository / "untracked").write_text("two")
     (repository / "dvc.lock").write_text("one")  # a build writes it
     subprocess.run(["git", "add", "dvc.lock"], check=True)
     assert source_commit()["modified"] is False
     (repository / "tracked").write_text("two")
     assert source_commit()["modified"] is True
-
-
-def test_outside_a_repository_and_without_git_there_is_no_commit(repository, monkeypatch):
     with monkeypatch.context() as without_git:
         without_git.setenv("PATH", str(repository))
         assert git("rev-parse", "HEAD") is None
     (repository / "outside").mkdir()
     monkeypatch.chdir(repository / "outside")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(repository))
-    found = source_commit()
-    assert (found["commit"], found["modified"]) == (None, False)
-
-
-# --- system metrics --------------------------------------------------------------------------
+    commit = source_commit()
+    assert (commit["commit"], commit["modified"]) == (None, False)  # outside a repository
 
 
 class Rows(dict):
@@ -147,7 +130,7 @@ def work():
         pass
 
 
-def test_each_row_has_the_system_metrics_since_the_row_before():
+def test_each_row_has_the_system_metrics_since_the_row_before_unless_training_resumes(monkeypatch):
     logged = Rows()
     logger = SystemMetricsLogger(torch.device("cpu"), logged)
     for epoch in range(2):
@@ -157,25 +140,19 @@ def test_each_row_has_the_system_metrics_since_the_row_before():
     assert all(row["system/process_cpu_percentage"] > 0 for row in logged[7])
     assert all(row["system/process_memory_megabytes"] > 50 for row in logged[7])
     assert logger.rows == {7: [{k: v for k, v in row.items() if k != "loss"} for row in logged[7]]}
-
-
-def test_rows_of_a_resumed_training_have_no_system_metrics(monkeypatch):
+    # rows of a resumed training's earlier epochs follow at once
     monkeypatch.setattr(environment, "MIN_INTERVAL_S", float("inf"))
-    logged = Rows()
-    logger = SystemMetricsLogger(torch.device("cpu"), logged)
-    rows = [{"epoch": epoch, "loss": 1.0} for epoch in range(3)]
-    for row in rows:
-        logger.log(0, row)
-    assert logged == {0: rows}
-    assert logger.rows == {0: []}
+    for epoch in range(3):
+        logger.log(0, {"epoch": epoch, "loss": 1.0})
+    assert (logged[0], logger.rows[0]) == ([{"epoch": e, "loss": 1.0} for e in range(3)], [])
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_the_device_is_the_cards_name_and_its_memory_is_measured():
-    found = collect_environment(torch.device("cuda", 0))
-    assert found["device_type"] == "cuda"
-    assert found["device"] == torch.cuda.get_device_name(0)
+    environment = collect_environment(torch.device("cuda", 0))
+    assert environment["device_type"] == "cuda"
+    assert environment["device"] == torch.cuda.get_device_name(0)
     logged = Rows()
     logger = SystemMetricsLogger(torch.device("cuda"), logged)
     held = torch.zeros(10**7, device="cuda")
@@ -187,10 +164,7 @@ def test_on_a_gpu_the_device_is_the_cards_name_and_its_memory_is_measured():
 def test_a_record_keeps_the_system_metrics_of_epochs_that_were_trained_now():
     rows = [{"epoch": epoch, "system/cpu_utilization_percentage": 50.0} for epoch in range(3)]
     history = [{"epoch": epoch} for epoch in range(3)]
-    done = {
-        0: {"history": history, "epochs_trained": 1},
-        7: {"history": history, "epochs_trained": 0},
-    }
+    done = {s: {"history": history, "epochs_trained": n} for s, n in ((0, 1), (7, 0))}
     record = with_results({}, done, {0: rows, 7: rows[:1]})
     assert record["usage"] == {"0": rows[2:]}
     assert record["seeds"] == {"0": {"epochs_trained": 1}, "7": {"epochs_trained": 0}}

@@ -1,7 +1,6 @@
 import importlib
 import re
 import shutil
-import subprocess
 import sys
 
 import layouts
@@ -13,13 +12,11 @@ from reported import Page
 
 from heated.common.errors import InputError
 from heated.common.io import write_json
-from heated.datasets import SOURCES
 from heated.evaluation.retrieval import retrieval_metrics
-from heated.models import embedding_model
+from heated.models.embedding_model import load_model, save_model
 from heated.search import __main__ as command
 from heated.search import index as indexing
-from heated.search.images import list_images, read_images
-from heated.search.index import build_index, load_index_model, open_index, search, search_exact
+from heated.search.index import build_index, list_images, open_index, search, search_exact
 
 pytestmark = [
     pytest.mark.xdist_group("search"),  # one process builds the index
@@ -27,24 +24,18 @@ pytestmark = [
         "ignore:builtin type .* has no __module__ attribute:DeprecationWarning"
     ),
 ]
-KS = [1, 2, 4, 8]
-DATASETS = {"digits": "digits", "drawings": "omniglot-small"}
-
-
-def make_project(kind, root, samples=None):
-    """Write a run of the pipeline, and its test images as files."""
-    model_case = case(kind, root / "runs" / DATASETS[kind] / "hbn", samples)
-    settings = root / "data/resolved/packing" / f"{DATASETS[kind]}.json"
-    write_json(settings, {"packing": model_case.packing})
-    pairs = zip(model_case.contents, model_case.labels, strict=True)
-    files = {f"{label}/{i:04}.png": as_file(image) for i, (image, label) in enumerate(pairs)}
-    layouts.write_files(root / "images", files)
-    return model_case
 
 
 @pytest.fixture(scope="module")
 def model_case(tmp_path_factory):
-    return make_project("digits", tmp_path_factory.mktemp("project"))
+    """A run of the pipeline, and its test images as files."""
+    root = tmp_path_factory.mktemp("project")
+    model_case = case("digits", root / "runs" / "digits" / "hbn")
+    write_json(root / "data/resolved/packing/digits.json", {"packing": model_case.packing})
+    pairs = zip(model_case.contents, model_case.labels, strict=True)
+    files = {f"{label}/{i:04}.png": as_file(image) for i, (image, label) in enumerate(pairs)}
+    layouts.write_files(root / "images", files)
+    return model_case
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +56,9 @@ def run(monkeypatch):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["search", *map(str, arguments)])
         try:
-            command.main()
+            return command.main() or ""
         except SystemExit as error:
             return str(error)
-        return ""
 
     return run
 
@@ -78,15 +68,8 @@ def run_index(model_case, run):
     return lambda images, out: run("index", images, "--model", model_case.weights, "--out", out)
 
 
-def query_page(run, query, index, page):
-    """Run a query with a page and return its HTML."""
-    assert run("query", query, "--index", index, "--page", page) == ""
-    return page.read_text(encoding="utf-8")
-
-
-def order_of(image_index):
-    """Return the case's numbers of the index's images."""
-    return [int(re.search(r"(\d+).png", str(image)).group(1)) for image in image_index.images]
+def unit_rows(rows):
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
 def mean_overlap(numbers, expected):
@@ -94,46 +77,27 @@ def mean_overlap(numbers, expected):
     return np.mean([len(set(a) & set(b)) for a, b in pairs])
 
 
-def check_recall(model_case, image_index):
-    """Compare recall of the search, the query left out, with the stage `evaluate`'s."""
-    labels = model_case.labels[order_of(image_index)]
-    _, numbers = search(image_index, image_index.embeddings, top=max(KS) + 1)
-    neighbors = np.array([[n for n in row if n != i][: max(KS)] for i, row in enumerate(numbers)])
-    is_hit = labels[neighbors] == labels[:, None]
-    recalls = {f"recall_at_{k}": is_hit[:, :k].any(axis=1).mean() for k in KS}
-    embeddings = torch.from_numpy(model_case.embeddings)
-    labels = torch.from_numpy(model_case.labels)
-    expected = retrieval_metrics(embeddings, labels, recall_at_k=KS).values
-    assert recalls == {name: pytest.approx(expected[name], abs=1e-12) for name in recalls}
-    return recalls
-
-
-def test_an_index_has_the_embed_stages_embeddings_and_recall(model_case, image_index):
+def test_an_index_has_the_embed_stages_embeddings_and_the_evaluate_stages_recall(
+    model_case, image_index
+):
     assert len(image_index.images) == len(model_case.contents)
-    expected = model_case.embeddings[order_of(image_index)]
-    np.testing.assert_allclose(image_index.embeddings, expected, atol=1e-5, rtol=0)
+    order = [int(re.search(r"(\d+).png", image.path).group(1)) for image in image_index.images]
+    embeddings, labels = model_case.embeddings[order], model_case.labels[order]
+    np.testing.assert_allclose(image_index.embeddings, embeddings, atol=1e-5, rtol=0)
     assert isinstance(image_index.embeddings, np.memmap)
     assert not image_index.embeddings.flags.writeable
-    recalls = check_recall(model_case, image_index)
+    _, numbers = search(image_index, image_index.embeddings, top=9)
+    neighbors = np.array([[n for n in row if n != i][:8] for i, row in enumerate(numbers)])
+    is_hit = labels[neighbors] == labels[:, None]
+    recalls = {f"recall_at_{k}": is_hit[:, :k].any(axis=1).mean() for k in (1, 2, 4, 8)}
+    tensors = torch.from_numpy(embeddings), torch.from_numpy(labels)
+    expected = retrieval_metrics(*tensors, recall_at_k=[1, 2, 4, 8]).values
+    assert recalls == {name: pytest.approx(expected[name], abs=1e-12) for name in recalls}
     assert 0.3 < recalls["recall_at_1"] < recalls["recall_at_8"]
 
 
-@pytest.mark.slow
-def test_the_search_has_the_evaluate_stages_recall_on_omniglot_small(mirror, tmp_path):
-    samples = SOURCES["omniglot-small"]().read(mirror / "omniglot-small")
-    model_case = make_project("drawings", tmp_path, samples)
-    build_index([tmp_path / "images"], str(model_case.weights), tmp_path / "index")
-    check_recall(model_case, open_index(tmp_path / "index"))
-    assert len(model_case.labels) == 2120
-
-
-# --- nearest neighbors -----------------------------------------------------------------------
-
-
 def test_blocks_find_what_a_full_sort_finds(monkeypatch):
-    random = np.random.default_rng(0)
-    unit = random.normal(size=(60, 5)).astype(np.float32)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    unit = unit_rows(np.random.default_rng(0).normal(size=(60, 5)))
     unit[40:] = unit[:20]  # ties: the lower number is first
     products = unit[30:50].astype(np.float64) @ unit.T.astype(np.float64)
     expected = np.argsort(-products.round(6), axis=1, kind="stable")[:, :9]
@@ -145,7 +109,7 @@ def test_blocks_find_what_a_full_sort_finds(monkeypatch):
         np.testing.assert_allclose(cosines, nearest, atol=1e-6)
 
 
-def test_top_is_limited_to_the_number_of_images(image_index):
+def test_distances_are_ascending_and_top_is_limited_to_the_number_of_images(image_index):
     distances, numbers = search(image_index, image_index.embeddings[:1], top=10_000)
     assert sorted(numbers[0]) == list(range(len(image_index.images)))
     assert distances[0, 0] == pytest.approx(0, abs=1e-6)
@@ -171,9 +135,8 @@ def test_many_images_are_searched_by_faiss(model_case, root, image_index, monkey
 def test_faiss_finds_nearly_all_of_the_nearest(tmp_path):
     random = np.random.default_rng(0)
     centers = random.normal(size=(50, 16))
-    unit = centers[random.integers(50, size=20_000)] + 0.3 * random.normal(size=(20_000, 16))
-    unit = (unit / np.linalg.norm(unit, axis=1, keepdims=True)).astype(np.float32)
-    np.save(tmp_path / "unit.npy", unit)
+    rows = centers[random.integers(50, size=20_000)] + 0.3 * random.normal(size=(20_000, 16))
+    np.save(tmp_path / "unit.npy", unit_rows(rows))
     unit = np.load(tmp_path / "unit.npy", mmap_mode="r")  # as in an open index
     importlib.import_module("faiss.contrib.torch_utils")  # other code may import it
     indexing.write_faiss(tmp_path / "faiss", unit)
@@ -193,9 +156,6 @@ def test_without_faiss_many_images_are_rejected_before_embedding(
     assert not any(tmp_path.iterdir())
 
 
-# --- images and commands ---------------------------------------------------------------------
-
-
 def test_files_folders_and_archives_are_read_alike(model_case, root, image_index, tmp_path):
     paths = sorted((root / "images" / "7").iterdir())
     files = {path.name: path.read_bytes() for path in paths}
@@ -203,7 +163,7 @@ def test_files_folders_and_archives_are_read_alike(model_case, root, image_index
     layouts.write_zip(tmp_path / "images.zip", {**dict(reversed(files.items())), "a.txt": b""})
     layouts.write_tar(tmp_path / "images.tar.gz", files)
     for name in ("folder", "images.zip", "images.tar.gz"):
-        pairs = read_images(list_images([tmp_path / name]))
+        pairs = indexing.read_images(list_images([tmp_path / name]))
         assert {str(image).rsplit("/", 1)[1]: content for image, content in pairs} == files
     assert [image.path for image in list_images([*paths, *paths])] == list(map(str, paths))
     places = [tmp_path / "images.zip", paths[0]]
@@ -214,17 +174,13 @@ def test_files_folders_and_archives_are_read_alike(model_case, root, image_index
         assert str(image_index.images[nearest]).endswith(str(image).rsplit("/", 1)[1])
 
 
-def test_the_query_command_prints_and_draws_the_nearest_images(root, image_index, tmp_path):
+def test_the_query_command_prints_and_draws_the_images_nearest_to_one(
+    run, root, image_index, tmp_path, capsys
+):
     query = next((root / "images" / "7").iterdir())
-    output = subprocess.run(
-        [sys.executable, "-m", "heated.search", "query", str(query), "--index", str(root / "index")]
-        + ["--top", "4", "--page", "result.html"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    lines = [line.split("\t") for line in output.splitlines()]
+    options = ["--index", root / "index", "--top", "4", "--page", tmp_path / "result.html"]
+    assert run("query", query, *options) == ""
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == ["1", "2", "3", "4"]
     assert lines[0][1:] == ["0.0000", str(query)]
     page = Page((tmp_path / "result.html").read_text(encoding="utf-8"))
@@ -232,33 +188,31 @@ def test_the_query_command_prints_and_draws_the_nearest_images(root, image_index
     captions = [f"neighbor {rank}, {name}" for rank, _, name in lines]
     assert [image["alt"] for image in images] == [f"the query, {query}", *captions]
     assert all(image["src"].startswith("data:image/webp;base64,") for image in images)
+    message = run("query", root / "images", "--index", root / "index")
+    assert re.search(r"got \d+ images, expected one", message)
+    assert run("query", "a.png", "--index", "i", "--top", "0") == "2"
+    assert "got '0', expected an integer above 0" in capsys.readouterr().err
 
 
-def test_the_page_escapes_names_and_loads_nothing(run, run_index, tmp_path, capsys):
-    name = "<img src=x onerror=alert(1)>&\"'\n.png"
-    layouts.write_files(tmp_path / "images", {name: as_file(np.full((9, 7), 40, np.uint8))})
+def test_the_page_escapes_names_loads_nothing_and_marks_images_that_are_gone(
+    run, run_index, tmp_path, capsys
+):
+    name, page = "<img src=x onerror=alert(1)>&\"'\n.png", tmp_path / "page.html"
+    image = as_file(np.full((9, 7), 40, np.uint8))
+    layouts.write_files(tmp_path / "images", {name: image, "gone.png": image})
     run_index(tmp_path / "images", tmp_path / "index")
-    html = query_page(run, tmp_path / "images" / name, tmp_path / "index", tmp_path / "page.html")
-    assert len(capsys.readouterr().out.splitlines()) == 2  # the index's, and one neighbor
-    tags = Page(html).tags
-    assert "onerror=alert(1)>" not in html
-    alts = [attributes["alt"] for tag, attributes in tags if tag == "img"]
+    (tmp_path / "images" / "gone.png").unlink()
+    query = tmp_path / "images" / name
+    assert run("query", query, "--index", tmp_path / "index", "--page", page) == ""
+    assert len(capsys.readouterr().out.splitlines()) == 3  # the index's, and two neighbors
+    html = page.read_text(encoding="utf-8")
+    assert html.count("No longer readable") == 1
+    assert not any(text in html for text in ("onerror=alert(1)>", "url(", "<script"))
+    tags = [attributes for _, attributes in Page(html).tags]
+    alts = [attributes["alt"] for attributes in tags if "alt" in attributes]
     assert [alt.count("<img src=x") for alt in alts] == [1, 1]
-    links = [
-        attributes[key] for _, attributes in tags for key in ("src", "href") if key in attributes
-    ]
+    links = [attributes[key] for attributes in tags for key in {"src", "href"} & {*attributes}]
     assert all(link.startswith("data:") for link in links)
-    assert "url(" not in html
-    assert "<script" not in html
-
-
-def test_the_page_marks_neighbors_whose_files_are_gone(run, run_index, tmp_path):
-    images = {f"{i}.png": as_file(np.full((8, 8), 80 * i, np.uint8)) for i in range(3)}
-    layouts.write_files(tmp_path / "images", images)
-    run_index(tmp_path / "images", tmp_path / "index")
-    (tmp_path / "images" / "2.png").unlink()
-    query, page = tmp_path / "images" / "0.png", tmp_path / "page.html"
-    assert query_page(run, query, tmp_path / "index", page).count("No longer readable") == 1
 
 
 def test_places_without_images_and_damaged_images_are_rejected(run_index, tmp_path):
@@ -276,28 +230,18 @@ def test_places_without_images_and_damaged_images_are_rejected(run_index, tmp_pa
         assert {path.name for path in tmp_path.iterdir()} == {"empty", "notes.txt", "damaged"}
 
 
-def test_a_query_is_one_image_and_top_is_a_positive_integer(run, root, image_index, capsys):
-    message = run("query", root / "images", "--index", root / "index")
-    assert re.search(r"got \d+ images, expected one", message)
-    assert run("query", "a.png", "--index", "i", "--top", "0") == "2"
-    assert "got '0', expected an integer above 0" in capsys.readouterr().err
-
-
-# --- the index and its model -----------------------------------------------------------------
-
-
 def test_only_an_equal_model_fits_the_index(model_case, root, image_index, tmp_path, run):
     folder = tmp_path / "runs" / "digits" / "hbn" / "models"
-    model = embedding_model.load_model(model_case.weights, torch.device("cpu"))
+    model = load_model(model_case.weights, torch.device("cpu"))
     with torch.no_grad():
         next(model.parameters()).add_(1e-3)
-    embedding_model.save_model(folder / "seed-0.safetensors", model)
+    save_model(folder / "seed-0.safetensors", model)
     shutil.copytree(root / "data", tmp_path / "data")
     query, changed = list_images([root / "images"])[0].path, folder / "seed-0.safetensors"
     message = run("query", query, "--index", root / "index", "--model", changed)
     assert "is not the model that" in message
     shutil.copy(model_case.weights, folder / "seed-9.safetensors")
-    embedder = load_index_model(image_index, str(folder / "seed-9.safetensors"))
+    embedder = indexing.load_index_model(image_index, str(folder / "seed-9.safetensors"))
     assert embedder.digest == image_index.digest
 
 
@@ -314,20 +258,20 @@ def test_an_index_replaces_an_index_and_nothing_else(model_case, root, tmp_path)
 
 
 def test_a_missing_or_damaged_index_is_rejected(root, image_index, tmp_path):
-    with pytest.raises(InputError, match="is not an index. Make one by `python -m heated.search"):
-        open_index(tmp_path / "absent")
+    def check(message, folder):
+        with pytest.raises(InputError, match=message):
+            open_index(folder)
+
+    check("is not an index. Make one by `python -m heated.search", tmp_path / "absent")
     for name in ("embeddings.npy", "index.json"):
         folder = shutil.copytree(root / "index", tmp_path / name)
         (folder / name).write_bytes(b"{}")
-        with pytest.raises(InputError, match="is damaged"):
-            open_index(folder)
+        check("is damaged", folder)
         (folder / name).unlink()
-        with pytest.raises(InputError, match="is not an index"):
-            open_index(folder)
+        check("is not an index", folder)
     folder = shutil.copytree(root / "index", tmp_path / "short")
     np.save(folder / "embeddings.npy", image_index.embeddings[1:])
-    with pytest.raises(InputError, match=r"is damaged \(embeddings of shape .* for \d+ images"):
-        open_index(folder)
+    check(r"is damaged \(embeddings of shape .* for \d+ images", folder)
 
 
 def test_what_is_not_a_model_is_rejected(model_case, root):

@@ -17,8 +17,7 @@ from heated.common.errors import InputError
 from heated.common.geometry import class_means
 from heated.data.batches import InMemoryImages, MemmapImages
 from heated.losses.heated_softmax import HeatedSoftmax
-from heated.models.embedding import batch_size_for
-from heated.models.embedding_model import ModelWithLoss
+from heated.models.embedding_model import ModelWithLoss, batch_size_for
 
 MAX_LOGITS = 2**22  # at a time, 32 MiB of float64; the result does not depend on it
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)

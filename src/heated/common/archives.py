@@ -53,11 +53,9 @@ def iter_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
         for name, size, content in (zip_files if zipfile.is_zipfile(path) else tar_files)(path):
             total += size
             if size > MAX_MEMBER_BYTES or total > max(MIN_TOTAL_BYTES, MAX_RATIO * packed):
-                raise InputError(
-                    f"{path}: got {total} bytes up to the member {name!r} from an archive of "
-                    f"{packed}, expected at most {MAX_MEMBER_BYTES} per member, and in all "
-                    f"{MAX_RATIO} times the archive."
-                )
+                got = f"{total} bytes up to the member {name!r} from an archive of {packed}"
+                limits = f"{MAX_MEMBER_BYTES} per member, and in all {MAX_RATIO} times the archive"
+                raise InputError(f"{path}: got {got}, expected at most {limits}.")
             yield str(PurePosixPath(name)), content
 
 

@@ -11,10 +11,7 @@ from heated.common.errors import InputError
 
 
 def run(main: Callable[..., None], parser: ArgumentParser | None = None) -> None:
-    """Call `main` with the command line's arguments, by default one per parameter of `main`.
-
-    A wrong command line exits with the usage and status 2; other errors as in `exit_on_error`.
-    """
+    """Call `main` with the command line's arguments, by default one per parameter of `main`."""
     if parser is None:
         spec = sys.modules[main.__module__].__spec__
         prog = f"python -m {spec.name}" if spec else None

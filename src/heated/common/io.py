@@ -126,8 +126,8 @@ def with_current_names(settings: Any) -> Any:
         return [with_current_names(each) for each in settings]
     if not isinstance(settings, dict):
         return settings
-    found = {FORMER_KEYS.get(k, k): with_current_names(v) for k, v in settings.items()}
+    renamed = {FORMER_KEYS.get(k, k): with_current_names(v) for k, v in settings.items()}
     for (key, former), current in FORMER_VALUES.items():
-        if found.get(key) == former:
-            found[key] = current
-    return found
+        if renamed.get(key) == former:
+            renamed[key] = current
+    return renamed

@@ -32,10 +32,9 @@ def load_settings(name: str) -> Any:
     path = require_output(RESOLVED, "resolve") / name
     if not path.exists():
         known = ", ".join(sorted(each.stem for each in path.parent.glob("*.json"))) or "nothing"
-        raise InputError(
-            f"{Path(name).parent}: got {path.stem!r}, expected one of {known}. Name it in "
-            "params.yaml or studies.yaml, and run `python -m stages.resolve`."
-        )
+        advice = "Name it in params.yaml or studies.yaml, and run `python -m stages.resolve`."
+        message = f"{Path(name).parent}: got {path.stem!r}, expected one of {known}. {advice}"
+        raise InputError(message)
     return read_json(path)
 
 

@@ -12,7 +12,7 @@ from heated.config.params import Params
 from heated.config.validation import Location, grid_problems, name_problems, type_problems
 from heated.config.yaml_files import Entry, ParamsError, expand, read_yaml
 
-__all__ = ["FILES", "Params", "ParamsError", "Sources", "format_entry", "load", "read_sources"]
+__all__ = ["FILES", "Params", "ParamsError", "format_entry", "load_params", "read_sources"]
 
 FILES = {  # the sections that each file may have
     "params.yaml": ("run", "download", "checkpoints", "tracking", "report", "methods"),
@@ -34,12 +34,12 @@ class Sources:
     incomplete: set[str] = field(default_factory=set)  # sections that are no mapping in a file
 
     def add(self, file: str, section: str, value: Any) -> None:
-        """Add a file's section, or the problem with it."""
+        """Add a file's section, or the problems with it."""
+        problems = {}  # by path
         if section not in FILES[file]:
             other = [name for name, sections in FILES.items() if section in sections]
             hint = f" It belongs in {other[0]}." if other else suggestion(section, FILES[file])
-            problem = f"unknown key, expected one of {', '.join(FILES[file])}.{hint}"
-            self.problems.append(f"{file}: {section}: {problem}")
+            problems[section] = f"unknown key, expected one of {', '.join(FILES[file])}.{hint}"
         elif section not in ENTRIES:
             self.raw[section] = value
         elif isinstance(value, dict):
@@ -49,11 +49,11 @@ class Sources:
                     self.raw.setdefault(section, {})[str(name)] = entry
                 else:
                     problem = f"is in {first}, too. Rename or remove one of the two."
-                    self.problems.append(f"{file}: {section}.{name}: {problem}")
+                    problems[f"{section}.{name}"] = problem
         else:
-            problem = f"got {value!r:.200}, expected a mapping of entries by name."
-            self.problems.append(f"{file}: {section}: {problem}")
+            problems[section] = f"got {value!r:.200}, expected a mapping of entries by name."
             self.incomplete.add(section)
+        self.problems += [f"{file}: {path}: {problem}" for path, problem in problems.items()]
 
     def where(self, location: Location) -> str:
         """Return file and path of a value, in the entry that wrote it."""
@@ -74,15 +74,15 @@ def load_params(folder: Path = Path()) -> Params:
     for kind, name in sources.files:
         if kind not in sources.incomplete:
             complete.setdefault(kind, []).append(name)
-    found = [*name_problems(sources.raw, complete)]
+    located = [*name_problems(sources.raw, complete)]
     try:
         params = Params.model_validate(sources.raw)
-        if not sources.problems + found:
-            found = grid_problems(params)
+        if not sources.problems + located:
+            located = grid_problems(params)
     except ValidationError as error:
-        found = [*type_problems(error, sources.raw), *found]
+        located = [*type_problems(error, sources.raw), *located]
     messages: dict[str, str] = {}  # an error that several entries inherit, once
-    for location, message in found:
+    for location, message in located:
         messages.setdefault(sources.where(location), message)
     problems = [*sources.problems, *(f"{where}: {what}" for where, what in messages.items())]
     if problems:
@@ -118,9 +118,8 @@ def read_sources(folder: Path = Path()) -> Sources:
 
 def format_entry(sources: Sources, name: str) -> str:
     """Return an entry, such as `methods.hbn`, as lines `key: value  # entry that wrote it`."""
-    known = {
-        f"{kind}.{key}": e for kind, found in sources.entries.items() for key, e in found.items()
-    }
+    pairs = ((section, entry) for section in sources.entries for entry in sources.entries[section])
+    known = {f"{section}.{entry}": sources.entries[section][entry] for section, entry in pairs}
     if name not in known:
         hint = suggestion(name, list(known))
         raise ParamsError(f"--show: got {name!r}, expected one of {', '.join(known)}.{hint}")

@@ -38,14 +38,15 @@ class BatchNorm(StrictModel):
     frozen: bool
 
 
+PerChannel = float | list[float]
 FRACTION = Annotated[float, Field(gt=0, lt=1)]
 PRETRAINED = {"batch_norm": BatchNorm, "frozen_blocks": Annotated[int, Field(ge=0)]}
 
 # The options of each name, as keyword arguments of the function in the package's registry.
 SOURCE_OPTIONS: dict[str, dict[str, Any]] = {
     "digits": {"rotations": Annotated[int, Field(ge=1, le=4)]},
-    **dict.fromkeys(("omniglot-small", "omniglot", "mnist", "cub200", "cars196"), {}),
-    **dict.fromkeys(("sop", "in-shop"), {}),
+    **dict.fromkeys(("omniglot-small", "omniglot", "mnist"), {}),
+    **dict.fromkeys(("cub200", "cars196", "sop", "in-shop"), {}),
     "folder": {"path": str, "layout": Literal["classes", "parts"]},
 }
 SPLIT_OPTIONS: dict[str, dict[str, Any]] = {
@@ -134,15 +135,13 @@ class Training(StrictModel):
     optimizer: Annotated[NamedConfig, base.choice(OPTIMIZER_OPTIONS)]
     augment: list[Annotated[NamedConfig, base.choice(AUGMENTATION_OPTIONS)]]
     eval_every: Count
-    pixel_mean: Annotated[float | list[float], PlainValidator(validate_per_channel)]
-    pixel_std: Annotated[
-        float | list[float], PlainValidator(partial(validate_per_channel, above=0))
-    ]
+    pixel_mean: Annotated[PerChannel, PlainValidator(validate_per_channel)]
+    pixel_std: Annotated[PerChannel, PlainValidator(partial(validate_per_channel, above=0))]
     precision: Literal["auto", "float32", "bfloat16"]
 
 
 class Evaluation(StrictModel):
-    """Metrics of the embeddings; `memory_mib` limits memory."""
+    """Metrics of the embeddings, and the memory to compute them with."""
 
     recall_at: Annotated[list[Count], base.NonEmpty, base.Unique]
     kmeans: Annotated[NamedConfig, base.choice(KMEANS_OPTIONS)]

@@ -50,10 +50,9 @@ class GridAxis(StrictModel):
 
 
 class Competitors(Grid):
-    """Methods that are tuned before training, with equal effort.
+    """Methods whose settings are chosen, with equal effort, before training with all seeds.
 
-    The settings of each method are chosen from its `grid` on a fold of the training classes, with
-    one seed. Then it is trained with all seeds.
+    They are chosen from each method's `grid` on a fold of the training classes, with one seed.
     """
 
     validation: Validation
@@ -63,15 +62,15 @@ class Competitors(Grid):
     def points(self, method: str) -> list[dict[str, Any]]:
         """Return every combination of the values in a method's grid."""
         axes = self.grid[method]
-        values = product(*(axis.values for axis in axes))
-        return [dict(zip((axis.param for axis in axes), point, strict=True)) for point in values]
+        keys, points = [axis.param for axis in axes], product(*(axis.values for axis in axes))
+        return [dict(zip(keys, point, strict=True)) for point in points]
 
     @model_validator(mode="after")
     def validate_grids(self) -> Self:
         """Raise ValueError if a method has no grid, or the grids have different sizes."""
         if set(self.grid) != set(self.methods):
-            odd = ", ".join(sorted(set(self.grid) ^ set(self.methods)))
-            raise ValueError(f"the same names in `grids` as in `methods` (not in both: {odd})")
+            names = ", ".join(sorted(set(self.grid) ^ set(self.methods)))
+            raise ValueError(f"the same names in `grids` as in `methods` (not in both: {names})")
         sizes = {name: prod(len(axis.values) for axis in self.grid[name]) for name in self.methods}
         if len(set(sizes.values())) > 1 or max(sizes.values()) > MAX_GRID_POINTS:
             expected = f"grids of one size, at most {MAX_GRID_POINTS} points, for every method"
@@ -144,10 +143,8 @@ class Claim(StrictModel):
     def validate_confirmatory(self) -> Self:
         """Raise ValueError for a confirmatory claim without its commit and first seed."""
         if self.status == "confirmatory" and not (self.stated and self.first_seed):
-            raise ValueError(
-                "`stated` and `first_seed` of a confirmatory claim: the commit that stated it, and "
-                "the first seed that was trained after that"
-            )
+            keys = "`stated` and `first_seed` of a confirmatory claim: the commit that stated it,"
+            raise ValueError(f"{keys} and the first seed that was trained after that")
         return self
 
 
@@ -167,7 +164,7 @@ class Checkpoints(StrictModel):
 
 
 class Tracking(StrictModel):
-    """Tracking with MLflow; `every` in seconds."""
+    """Tracking with MLflow; `interval_s` in seconds, `models` to upload."""
 
     enabled: bool
     interval_s: Positive
@@ -214,16 +211,12 @@ class Params(StrictModel):
                 yield dataset, method
 
     def tags(self, dataset: str, method: str) -> dict[str, str]:
-        """Return the tags of a run.
-
-        `dataset` names the images; several recipes, which are keys in `datasets`, share them. The
-        images of a folder have no other name than their recipe's.
-        """
+        """Return the tags of a run; `dataset` names the images, which several recipes may share."""
         settings = self.datasets[dataset]
         source = settings.source.name
         studies = [name for name, grid in self.grids().items() if (dataset, method) in grid.runs()]
         return {
-            "dataset": dataset if source == "folder" else source,
+            "dataset": dataset if source == "folder" else source,  # a folder has no other name
             "recipe": dataset,
             "method": method,
             "study": ", ".join(studies),
@@ -254,15 +247,12 @@ class Params(StrictModel):
                 inner = inner[part]
             inner[last] = value
             sections[index] = type(sections[index]).model_validate(values)
-        training, own = (section.model_dump() for section in sections)
-        return training | {key: value for key, value in own.items() if value is not None}
+        training, overrides = (section.model_dump() for section in sections)
+        return training | {key: value for key, value in overrides.items() if value is not None}
 
     def model_selection(self, dataset: str) -> dict[str, Any]:
-        """Return a data set's packing, and the metric that may choose among its models.
-
-        The metric is None if it is measured on the test classes.
-        """
-        settings = self.datasets[dataset]
-        metric = f"recall_at_{settings.evaluation.recall_at[0]}"
-        validated = settings.packing.validation is not None
-        return {"packing": settings.packing.model_dump(), "metric": metric if validated else None}
+        """Return a data set's packing, and the metric that may choose among its models, or None."""
+        settings, metric = self.datasets[dataset], None
+        if settings.packing.validation is not None:  # not measured on the test classes
+            metric = f"recall_at_{settings.evaluation.recall_at[0]}"
+        return {"packing": settings.packing.model_dump(), "metric": metric}

@@ -18,10 +18,8 @@ def resolved_files(params: Params) -> dict[str, Any]:
     - `threads.json`, `gradients.json`, `report.json`, `tracking.json`
     - `side_settings.json`: mirror, download cache, checkpoints and live tracking
     """
-    threads = {"threads": params.run.threads}
-    gradients = params.studies.gradients
-    files = run_files(params)
-    in_report, in_tracking = {}, {}
+    threads, gradients = {"threads": params.run.threads}, params.studies.gradients
+    files, in_report, in_tracking = run_files(params), {}, {}
     for name in params.trained_datasets():
         section, methods = params.datasets[name].model_dump(), [*params.seeds_by_method(name)]
         files[f"sources/{name}.json"] = {"source": section["source"]}
@@ -67,11 +65,9 @@ def run_files(params: Params) -> dict[str, Any]:
             "tuned": (dataset, method) in tuned,
         }
     for dataset, method in study.runs():
+        pairs = ((p, params.settings(dataset, method, p)) for p in study.points(method))
         files[f"tuning/{dataset}/{method}.json"] = {
-            "points": [
-                {"point": point, "settings": params.settings(dataset, method, point)}
-                for point in study.points(method)
-            ],
+            "points": [{"point": point, "settings": settings} for point, settings in pairs],
             "validation": study.validation.model_dump(),
             "seed": study.tuning_seed,
             **threads,

@@ -15,11 +15,8 @@ from heated.config.params import Params
 REFERENCES = {  # keys that hold names of these sections
     "datasets": ("run.datasets.*", "studies.*.datasets.*"),
     "methods": (
-        "run.methods.*",
-        "studies.*.methods.*",
-        "report.gallery_method",
-        "claims.*.all.*.higher.*",
-        "claims.*.all.*.lower.*",
+        *("run.methods.*", "studies.*.methods.*", "report.gallery_method"),
+        *("claims.*.all.*.higher.*", "claims.*.all.*.lower.*"),
     ),
 }
 Location = tuple[int | str, ...]
@@ -29,18 +26,17 @@ params_schema = cache(Params.model_json_schema)
 
 def type_problems(error: ValidationError, raw: Any) -> Iterator[Problem]:
     """Yield path and message of every error that pydantic found in the raw parameters."""
-    schema = params_schema()
     for detail in error.errors():
         # Pydantic's location also names choices and classes, which are no keys in the files.
         path, inner = [], raw
         for part in detail["loc"]:
-            found = part in inner if isinstance(inner, dict) else isinstance(inner, list)
-            if found and (isinstance(inner, dict) or isinstance(part, int)):
+            is_index = isinstance(inner, list) and isinstance(part, int)
+            if is_index or (isinstance(inner, dict) and part in inner):
                 path.append(part)
                 inner = inner[part]
         if detail["type"] == "missing":
             path.append(detail["loc"][-1])
-        yield tuple(path), type_message(detail, schema)
+        yield tuple(path), type_message(detail, params_schema())
 
 
 def type_message(detail: Any, schema: Mapping[str, Any]) -> str:
@@ -56,8 +52,8 @@ def type_message(detail: Any, schema: Mapping[str, Any]) -> str:
             return f"unknown key, expected one of {', '.join(keys)}.{hint}"
         case "union_tag_invalid" | "literal_error":
             names = re.findall(r"'([^']*)'", context.get("expected_tags", context.get("expected")))
-            expected = f"one of {', '.join(names)}"
-            return f"got {got!r:.200}, expected {expected}.{suggestion(got, names)}"
+            expected = f"one of {', '.join(names)}.{suggestion(got, names)}"
+            return f"got {got!r:.200}, expected {expected}"
         case "model_type" | "model_attributes_type" | "union_tag_not_found":
             expected = f"a mapping with {', '.join(allowed_keys(location, schema))}"
         case "value_error":
@@ -123,7 +119,7 @@ def grid_problems(params: Params) -> list[Problem]:
 
 
 def dataset_problems(params: Params) -> Iterator[Problem]:
-    """Yield data sets of studies that are not downloaded, or that `planes` downloads again."""
+    """Yield data sets of studies that are not downloaded, or that are downloaded twice."""
     listed = params.run.datasets
     for name, study in params.studies.grids().items():
         downloads = name == "embeddings_2d"

@@ -18,10 +18,9 @@ class ParamsError(InputError):
 
 
 class StrictComposer(Composer):
-    """Refuse anchors, aliases and mappings nested deeper than any of ours.
+    """Refuse anchors, aliases (use `base: NAME`) and mappings nested deeper than any of ours.
 
-    `-S` of `dvc exp run` changes an aliased value for both names or for neither, and nested aliases
-    can fill all memory. `base: NAME` replaces them.
+    `dvc exp run -S` changes an aliased value for both names or neither, and nesting fills memory.
     """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -44,8 +43,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         raw = reader.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        message = f"{path} is missing. Run stages from the project's root, which contains it."
-        raise ParamsError(message) from None
+        advice = "Run stages from the project's root, which contains it."
+        raise ParamsError(f"{path} is missing. {advice}") from None
     except (YAMLError, ValueError, AttributeError) as error:  # the latter two for wrong tags
         if isinstance(error, MarkedYAMLError):
             error.note = None  # advises to allow duplicate keys
@@ -105,7 +104,7 @@ def expand(entries: Mapping[str, Any]) -> tuple[dict[str, Entry], dict[str, str]
             if base in chain:
                 cycle = " -> ".join([*chain[chain.index(base) :], base])
                 problem = f"got {base!r}, which starts from itself: {cycle}. Break the cycle."
-            elif base not in [*mappings]:
+            elif base not in [*mappings]:  # a base may be no hashable value
                 names, hint = ", ".join(mappings), suggestion(base, mappings)
                 problem = f"got {base!r}, expected one of {names}.{hint}"
             if problem := problems.get(chain[-1], problem):

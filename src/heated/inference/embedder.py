@@ -22,8 +22,7 @@ from heated.common.errors import InputError
 from heated.common.io import atomic_write, read_json, sha256, with_current_names, write_json
 from heated.common.samples import Content
 from heated.data.batches import MemmapImages
-from heated.models import embedding, embedding_model
-from heated.models.embedding_model import EmbeddingModel
+from heated.models.embedding_model import EmbeddingModel, embed, load_model
 from heated.preprocessing.decoding import decode
 
 WEIGHTS, PACKING = "model.safetensors", "packing.json"
@@ -47,10 +46,9 @@ class Embedder:
         """
         shape: tuple[int, ...] = getattr(images, "shape", ())
         if len(shape) == 2 or (len(shape) == 3 and shape[2] == 3):
-            raise InputError(
-                f"images: got an array of shape {shape}, expected a sequence of images. Pass a "
-                "single image as image[None], and of a table the column of images."
-            )
+            advice = "Pass a single image as image[None], and of a table the column of images."
+            problem = f"got an array of shape {shape}, expected a sequence of images."
+            raise InputError(f"images: {problem} {advice}")
         return self.embed_packed(self.pack(image, f"image {i}") for i, image in enumerate(images))
 
     def pack(self, image: Image, name: str) -> NDArray[np.uint8]:
@@ -66,7 +64,7 @@ class Embedder:
         if not packed:
             return np.empty((0, self.model.architecture.embedding_dim), dtype=np.float32)
         batches = MemmapImages(np.stack(packed), np.arange(len(packed)), self.model.device)
-        raw = embedding.embed(self.model, batches, quiet=True)
+        raw = embed(self.model, batches, quiet=True)
         return F.normalize(raw.double(), dim=1).float().cpu().numpy()
 
 
@@ -103,13 +101,12 @@ def make_embedder(weights: Path, packing: Mapping[str, Any]) -> Embedder:
     """Load a model, on a GPU if available; raises InputError if the packing does not fit it."""
     options = {name: packing[name] for name in OPTIONS}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = embedding_model.load_model(weights, device)
+    model = load_model(weights, device)
     packed = decode(np.zeros((1, 1, 3), dtype=np.uint8), **options).shape
     if packed != model.architecture.image_shape:
-        raise InputError(
-            f"{weights} was trained on images of {model.architecture.image_shape}, and packing "
-            f"makes {packed}. Use the packing of the model's data set."
-        )
+        shape = f"images of {model.architecture.image_shape}"
+        problem = f"{weights} was trained on {shape}, and packing makes {packed}."
+        raise InputError(f"{problem} Use the packing of the model's data set.")
     return Embedder(model, options, embedder_digest(weights, packing))
 
 

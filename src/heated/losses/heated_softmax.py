@@ -4,6 +4,7 @@ Training starts at a large alpha = 1 / temperature and lowers it, which "heats u
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -41,8 +42,9 @@ class HeatedSoftmax(nn.Module):
         bias: "outside" gives logits alpha z + b, as in the authors' code; "inside" gives
             alpha (z + b), eq. 1 of the paper; "none" has no b.
         label_smoothing: Share of the target that is spread over all classes, in [0, 1].
-        denominator: Sum over "all" classes, or over "negatives_only", those other than y. The latter with alpha 2 is
-            Proxy-NCA (Movshovitz-Attias et al., arXiv 1703.07464): squared distances are 2 - 2 z.
+        denominator: Sum over "all" classes, or over "negatives_only", those other than y. With
+            alpha 2 this is Proxy-NCA (Movshovitz-Attias et al., arXiv 1703.07464), as squared
+            distances are 2 - 2 z.
         adaptation: "none"; "learned" trains alpha (NormFace, Wang et al., arXiv 1704.06369);
             "adacos" sets it in every training step (Zhang et al., arXiv 1905.00292).
     """
@@ -67,9 +69,8 @@ class HeatedSoftmax(nn.Module):
         check_choice("denominator", denominator, DENOMINATORS)
         check_choice("adaptation", adaptation, ADAPTATIONS)
         if label_smoothing and denominator == "negatives_only":
-            raise ValueError(
-                f"label_smoothing: got {label_smoothing}, expected 0 with 'negatives_only'"
-            )
+            expected = "expected 0 with 'negatives_only'"
+            raise ValueError(f"label_smoothing: got {label_smoothing}, {expected}")
         if isinstance(normalize, str):
             check_choice("normalize", normalize, NORMALIZATIONS)
             normalize = NORMALIZATIONS[normalize](embedding_dim)
@@ -143,9 +144,6 @@ class HeatedSoftmax(nn.Module):
 class FixedScale(nn.Module):
     """Alpha as the training loop sets it."""
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-
     def forward(self, alpha: Tensor) -> Tensor:
         """Return the scale to use in place of the alpha that was set."""
         return alpha
@@ -157,12 +155,11 @@ class FixedScale(nn.Module):
 class LearnableScale(FixedScale):
     """Alpha learned by gradient descent (NormFace, section 3.3).
 
-    The parameter is log(alpha / alpha as set), so that alpha is positive and learns at the same
-    relative pace at any size.
+    The parameter is log(alpha / alpha as set): alpha is positive and learns at a relative pace.
     """
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes)
+    def __init__(self) -> None:
+        super().__init__()
         self.exponent = nn.Parameter(torch.zeros(()))
 
     def forward(self, alpha: Tensor) -> Tensor:
@@ -180,7 +177,7 @@ class AdaCos(FixedScale):
     current: Tensor
 
     def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes)
+        super().__init__()
         if num_classes < 3:
             raise ValueError(f"adacos: got {num_classes} classes, expected at least 3")
         self.register_buffer("current", torch.tensor(math.sqrt(2) * math.log(num_classes - 1)))
@@ -200,4 +197,8 @@ class AdaCos(FixedScale):
             self.current.copy_(log_mean / angle.clamp(max=math.pi / 4).cos())
 
 
-ADAPTATIONS = {"none": FixedScale, "learned": LearnableScale, "adacos": AdaCos}
+ADAPTATIONS: dict[str, Callable[[int], FixedScale]] = {
+    "none": lambda num_classes: FixedScale(),
+    "learned": lambda num_classes: LearnableScale(),
+    "adacos": AdaCos,
+}

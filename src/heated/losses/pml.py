@@ -17,10 +17,8 @@ from heated.common.errors import InputError, check_choice
 LIBRARY = "pytorch_metric_learning"
 Config = Mapping[str, Any]  # {"name": ..., option: value, ...}
 COMPONENTS = {  # options whose values are objects, with the library's module
-    "distance": "distances",
-    "embedding_regularizer": "regularizers",
-    "reducer": "reducers",
-    "weight_regularizer": "regularizers",
+    **{"distance": "distances", "reducer": "reducers"},
+    **dict.fromkeys(("embedding_regularizer", "weight_regularizer"), "regularizers"),
 }
 LOSSES = {
     "arcface": "ArcFaceLoss",
@@ -46,10 +44,9 @@ MINERS = {
 
 
 class PMLLoss(nn.Module):
-    """A loss of LOSSES with an optional miner of MINERS, as names with options.
+    """A loss of LOSSES with an optional miner of MINERS; InputError if the library rejects them.
 
-    An option that is an object of the library is the name of its class with options in turn. Raises
-    InputError if the library is missing or rejects an option.
+    An option that is an object of the library is the name of its class with options in turn.
     """
 
     def __init__(
@@ -91,20 +88,17 @@ def instantiate(
 ) -> Any:
     """Build an object of a module of the library, such as "losses", from its name and options.
 
-    `classes` are class names by name, by default all of the module. `sizes` are not options; they
-    are passed to classes that require them.
+    `classes`: class names by name, by default all. `sizes` are passed to classes that require them.
     """
     name, sizes = config["name"], sizes or {}
     try:
         module = import_module(f"{LIBRARY}.{module_name}")
     except ImportError as error:
-        raise InputError(
-            f"{module_name} {name}: pytorch-metric-learning is not installed. "
-            "Run `pip install pytorch-metric-learning`."
-        ) from error
-    check_choice(
-        f"{module_name} name", name, classes or [n for n in vars(module) if n[0].isupper()]
-    )
+        problem = "pytorch-metric-learning is not installed."
+        advice = "Run `pip install pytorch-metric-learning`."
+        raise InputError(f"{module_name} {name}: {problem} {advice}") from error
+    names = classes or [name for name in vars(module) if name[0].isupper()]
+    check_choice(f"{module_name} name", name, names)
     cls = getattr(module, classes[name] if classes else name)
     defaults = init_defaults(cls)
     required = {key: sizes[key] for key in sizes if defaults.get(key) is Parameter.empty}
@@ -116,9 +110,8 @@ def instantiate(
     try:
         return cls(**required, **options)
     except (TypeError, ValueError, AssertionError) as error:
-        raise InputError(
-            f"{module_name} {name}: got {options}, rejected by {LIBRARY}: {error}"
-        ) from error
+        problem = f"got {options}, rejected by {LIBRARY}: {error}"
+        raise InputError(f"{module_name} {name}: {problem}") from error
 
 
 def init_defaults(cls: type) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from torch import nn
 from heated.common.errors import InputError
 from heated.common.geometry import variance_scaling_
 
+PRETRAINED = ("googlenet", "resnet50", "mobilenet_v2")  # torchvision's networks
 Shape = tuple[int, int, int]  # channels, height, width
 
 
@@ -33,16 +34,16 @@ def lenet(image_shape: Shape, embedding_dim: int) -> nn.Module:
 
 def conv4(image_shape: Shape, embedding_dim: int, *, width: int) -> nn.Module:
     """Build the Conv-4 of few-shot learning, with fewer poolings for images below 16x16."""
-    channels, height, width_left = image_shape
+    channels, *size = image_shape
     layers: list[nn.Module] = []
     for _ in range(4):
-        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
-        layers += [nn.ReLU()]
+        convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
         channels = width
-        if min(height, width_left) >= 2:
+        if min(size) >= 2:
             layers += [nn.MaxPool2d(2)]
-            height, width_left = height // 2, width_left // 2
-    layers += [nn.Flatten(), nn.Linear(channels * height * width_left, embedding_dim)]
+            size = [side // 2 for side in size]
+    layers += [nn.Flatten(), nn.Linear(channels * size[0] * size[1], embedding_dim)]
     return initialize_weights(nn.Sequential(*layers))
 
 
@@ -59,7 +60,7 @@ def torchvision_network(
     The ImageNet weights of googlenet (Inception V1 with batch norm, as in the paper) need a pixel
     mean and std of 0.5; those of resnet50 and mobilenet_v2 need ImageNet's, and batch norm with eps
     1e-5. `batch_norm`: options of `configure_batch_norm`. `frozen_blocks`: number of first blocks
-    that are not trained; raises InputError if there are fewer.
+    that are not trained.
     """
     from torchvision.models import get_model  # takes a second to import
 
@@ -123,8 +124,5 @@ def bottleneck_name(network: nn.Module) -> str:
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "lenet": lenet,
     "conv4": conv4,
-    **{
-        name: partial(torchvision_network, name)
-        for name in ("googlenet", "resnet50", "mobilenet_v2")
-    },
+    **{name: partial(torchvision_network, name) for name in PRETRAINED},
 }

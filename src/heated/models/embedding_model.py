@@ -4,6 +4,7 @@ Files are safetensors whose metadata hold the architecture, so that they need no
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,17 +14,22 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from heated.common.errors import InputError
 from heated.common.io import atomic_write, require_output, with_current_names
+from heated.data.batches import InMemoryImages, MemmapImages
 from heated.data.transforms import AugmentationRNG, preprocess
 from heated.losses.embedding_norm import NORMALIZATIONS
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.losses.pml import PMLLoss
 from heated.models.backbones import BACKBONES
+from heated.runtime.distributed import all_reduce_sum, is_main_process, local_shard
 
 NamedOptions = dict[str, Any]  # {"name": ..., option: value, ...}
 AnyModel = TypeVar("AnyModel", bound="EmbeddingModel")
+MAX_BATCH = 512  # images to embed at once; neither limit affects the result
+MAX_PIXELS = 2**24  # values per batch: 64 MiB of float32
 # Parts of weights' names in files of earlier versions, and what they are now.
 FORMER_WEIGHTS = {"head.normalise.": "normalization.", ".standardise.": ".standardize."}
 
@@ -69,8 +75,8 @@ class EmbeddingModel(nn.Module):
         for name in ("pixel_mean", "pixel_std"):
             value = getattr(architecture, name)
             if isinstance(value, list) and len(value) != channels:
-                what = f"one number or a list of {channels}, one per channel"
-                raise InputError(f"{name}: got {value}, expected {what}")
+                expected = f"one number or a list of {channels}, one per channel"
+                raise InputError(f"{name}: got {value}, expected {expected}")
             per_channel = torch.tensor(value, dtype=torch.float32).view(-1, 1, 1)
             self.register_buffer(name, per_channel, persistent=False)
         blank = torch.zeros(1, *architecture.image_shape, dtype=torch.uint8)
@@ -110,15 +116,35 @@ class ModelWithLoss(EmbeddingModel):
             return
         names = ("bias", "label_smoothing", "denominator", "adaptation")
         options = {name: getattr(architecture, name) for name in names}
-        unit_weights = self.normalization.unit_weights
-        self.head = HeatedSoftmax(
-            classes, dim, normalize="none", unit_weights=unit_weights, **options
-        )
+        options |= {"normalize": "none", "unit_weights": self.normalization.unit_weights}
+        self.head = HeatedSoftmax(classes, dim, **options)
 
 
 def name_and_options(choice: NamedOptions) -> tuple[str, NamedOptions]:
     """Return the name and the other options."""
     return choice["name"], {key: value for key, value in choice.items() if key != "name"}
+
+
+def embed(
+    model: EmbeddingModel, images: InMemoryImages | MemmapImages, *, quiet: bool = False
+) -> Tensor:
+    """Compute embeddings (N, D) float32, not of unit length, on the model's device.
+
+    Processes share the work, and each returns all embeddings. Leaves the model in eval mode.
+    """
+    device = model.eval().device
+    embeddings = torch.zeros(len(images), model.architecture.embedding_dim, device=device)
+    batches = local_shard(torch.arange(len(images)).split(batch_size_for(model)))
+    progress = tqdm(batches, desc="embedding", disable=quiet or not is_main_process() or None)
+    with torch.inference_mode():
+        for indices, pixels in zip(progress, images.iter_batches(batches), strict=True):
+            embeddings[indices.to(device)] = model(pixels).float()
+    return all_reduce_sum(embeddings)
+
+
+def batch_size_for(model: EmbeddingModel) -> int:
+    """Return how many images to embed at once: fewer if they are large."""
+    return max(1, min(MAX_BATCH, MAX_PIXELS // math.prod(model.input_shape)))
 
 
 def save_model(path: Path, model: EmbeddingModel) -> None:
@@ -135,7 +161,7 @@ def load_model(path: Path, device: torch.device) -> EmbeddingModel:
 
 
 def load_model_with_loss(path: Path, device: torch.device) -> ModelWithLoss:
-    """Load a model with its loss, otherwise as `load`."""
+    """Load a model with its loss, otherwise as `load_model`."""
     return load_as(ModelWithLoss, path, device)
 
 
@@ -152,10 +178,9 @@ def load_as(cls: type[AnyModel], path: Path, device: torch.device) -> AnyModel:
                 if cls is ModelWithLoss or not name.startswith("head."):
                     weights[name] = file.get_tensor(key)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path} is damaged, or not a model of the stage 'train': {error!r}. Name another "
-            "file, or delete it and run `dvc repro`."
-        ) from error
+        problem = f"{path} is damaged, or not a model of the stage 'train': {error!r}."
+        advice = "Name another file, or delete it and run `dvc repro`."
+        raise InputError(f"{problem} {advice}") from error
     architecture["image_shape"] = tuple(architecture["image_shape"])
     model = cls(Architecture(**architecture))
     model.load_state_dict(weights)

@@ -55,10 +55,9 @@ def pretrained_state_dict(weights: str, backbone: str) -> dict[str, Tensor] | No
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may raise anything
         reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"{path} cannot be read as weights ({type(error).__name__}: {reason}), expected "
-            "safetensors, or a state_dict written by torch.save"
-        ) from None
+        problem = f"{path} cannot be read as weights ({type(error).__name__}: {reason})"
+        expected = "safetensors, or a state_dict written by torch.save"
+        raise InputError(f"{problem}, expected {expected}") from None
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise InputError(f"{path}: got a {type(loaded).__name__}, expected only tensors by name")
     return loaded
@@ -77,10 +76,9 @@ def weights_path(weights: str) -> Path:
 def imagenet_entry(backbone: str) -> Any:
     """Return torchvision's entry for the backbone's ImageNet weights."""
     if backbone not in IMAGENET:
-        raise InputError(
-            f"training.weights: got 'imagenet' for the backbone {backbone!r}, expected none, the "
-            f"path of a file, or one of the backbones {', '.join(IMAGENET)}"
-        )
+        got = f"got 'imagenet' for the backbone {backbone!r}"
+        expected = f"none, the path of a file, or one of the backbones {', '.join(IMAGENET)}"
+        raise InputError(f"training.weights: {got}, expected {expected}")
     from torchvision.models import get_weight  # takes a second to import
 
     return get_weight(IMAGENET[backbone])
@@ -95,10 +93,8 @@ def download_state_dict(entry: Any) -> dict[str, Tensor]:
     try:
         return dict(entry.get_state_dict(**options, weights_only=True))
     except (OSError, HTTPException, RuntimeError) as error:
-        raise InputError(
-            f"{entry.url} cannot be downloaded ({error}). Put the file into {cached.parent}, or "
-            "set training.weights to its path."
-        ) from None
+        advice = f"Put the file into {cached.parent}, or set training.weights to its path."
+        raise InputError(f"{entry.url} cannot be downloaded ({error}). {advice}") from None
 
 
 def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -108,17 +104,14 @@ def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     InputError with a list if other names or shapes differ.
     """
     ignored = (f"{bottleneck_name(network)}.", "aux1.", "aux2.")
-    expected, given = (
-        {
-            name: weight
-            for name, weight in state.items()
-            if not name.startswith(ignored) and not name.endswith(".num_batches_tracked")
-        }
-        for state in (network.state_dict(), weights)
-    )
+    states: list[dict[str, Tensor]] = [{}, {}]  # those of the file and of the network
+    for state, tensors in zip(states, (weights, network.state_dict()), strict=True):
+        for name, tensor in tensors.items():
+            if not name.startswith(ignored) and not name.endswith(".num_batches_tracked"):
+                state[name] = tensor
     problems = []
-    for name in sorted(expected.keys() | given.keys()):
-        got, want = (str(tuple(t[name].shape)) if name in t else "none" for t in (given, expected))
+    for name in sorted(states[0].keys() | states[1].keys()):
+        got, want = (str(tuple(s[name].shape)) if name in s else "none" for s in states)
         if got != want:
             problems.append(f"{name}: got {got}, expected {want}")
     if problems:
@@ -126,4 +119,4 @@ def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
         more = [f"and {count - MAX_LISTED} more"] if count > MAX_LISTED else []
         heading = f"training.weights: {count} keys do not fit the network:"
         raise InputError("\n  ".join([heading, *problems[:MAX_LISTED], *more]))
-    network.load_state_dict(given, strict=False)
+    network.load_state_dict(states[0], strict=False)

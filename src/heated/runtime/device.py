@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
+from heated.common.io import MIB
 from heated.runtime.distributed import init_process_group
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # of the C library's mallopt
-MIB = 2**20
 
 
 def setup_device(threads: int) -> torch.device:
@@ -32,9 +32,9 @@ def setup_device(threads: int) -> torch.device:
 def keep_freed_memory(keep: bool) -> None:
     """Keep freed memory in this process, or restore the default, with the GNU C library.
 
-    By default the library returns large blocks to the system, so that every training step requests
-    its activations again and the system fills them with zeros: a tenth of a step of GoogLeNet. The
-    default thresholds are those that the library reaches after large blocks were freed: 32 MiB.
+    By default large blocks return to the system, which fills them with zeros when the next training
+    step requests them: a tenth of a step of GoogLeNet. The default is the library's after large
+    blocks were freed: 32 MiB.
     """
     if sys.platform != "linux" or not hasattr(library := ctypes.CDLL(None), "mallopt"):
         return

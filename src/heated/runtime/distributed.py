@@ -81,8 +81,8 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 def broadcast_int(number: int, device: torch.device) -> int:
     """Return the main process's number."""
-    own = torch.tensor(number if is_main_process() else 0, device=device)
-    return int(all_reduce_sum(own).item())
+    term = torch.tensor(number if is_main_process() else 0, device=device)
+    return int(all_reduce_sum(term).item())
 
 
 def all_reduce_gradients(parameters: Iterable[Tensor], *tensors: Tensor) -> None:
@@ -98,18 +98,16 @@ def all_reduce_gradients(parameters: Iterable[Tensor], *tensors: Tensor) -> None
 
 def sync_batch_norm(model: nn.Module) -> None:
     """Make batch norm in training use the whole batch's statistics, on any device."""
-    if is_distributed():
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.forward = partial(batch_norm, module)  # type: ignore[method-assign]
+    for module in model.modules():
+        if is_distributed() and isinstance(module, _BatchNorm):
+            module.forward = partial(batch_norm, module)  # type: ignore[method-assign]
 
 
 def batch_norm(layer: Any, images: Tensor) -> Tensor:
     """Apply batch norm with mean and variance over all processes to images (N, C, ...)."""
     if not layer.training:
         return type(layer).forward(layer, images)
-    dims = [0, *range(2, images.ndim)]
-    shape = [1, -1, *[1] * (images.ndim - 2)]
+    dims, shape = [0, *range(2, images.ndim)], [1, -1, *[1] * (images.ndim - 2)]
     values = images.float()
     count = AllReduceSum.apply(values.new_tensor(values.numel() / values.shape[1]))
     mean = AllReduceSum.apply(values.sum(dims)) / count

@@ -5,6 +5,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import time
 from importlib.metadata import version
@@ -39,11 +40,9 @@ def collect_environment(device: torch.device) -> dict[str, Any]:
 def cpu_name() -> str:
     """Return the CPU's name if the system provides it, else its architecture."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
+    name = re.search(r"^model name\s*:\s*(.+?)\s*$", text, re.MULTILINE)
+    return name.group(1) if name else platform.processor() or platform.machine()
 
 
 def source_commit() -> dict[str, Any]:
@@ -93,11 +92,10 @@ class SystemMetricsLogger:
             "system/process_cpu_percentage": self.process.cpu_percent(),
             "system/process_memory_megabytes": self.process.memory_info().rss / MB,
         }
-        if self.device.type != "cuda":
-            return values
-        values["system/gpu_memory_megabytes"] = torch.cuda.memory_reserved(self.device) / MB
-        if find_spec("pynvml"):
-            values["system/gpu_utilization_percentage"] = torch.cuda.utilization(self.device)
+        if self.device.type == "cuda":
+            values["system/gpu_memory_megabytes"] = torch.cuda.memory_reserved(self.device) / MB
+            if find_spec("pynvml"):
+                values["system/gpu_utilization_percentage"] = torch.cuda.utilization(self.device)
         return values
 
 

@@ -15,41 +15,41 @@ from heated.common.io import write_text
 from heated.preprocessing.decoding import DamagedImage, decode
 from heated.reporting.html import template_environment
 from heated.reporting.query_gallery import THUMBNAIL, data_uri
-from heated.search.images import Image, list_images, read_images
-from heated.search.index import Index, build_index, load_index_model, open_index, search
+from heated.search import index as indexing
+from heated.search.index import Image, Index, list_images, read_images
 
 
 def index_command(images: Sequence[Path], model: str, out: Path) -> None:
     """Index images."""
-    print(f"{out}: {build_index(images, model, out)} images")
+    print(f"{out}: {indexing.build_index(images, model, out)} images")
 
 
 def query_command(image: Path, index: Path, top: int, page: Path | None, model: str | None) -> None:
     """Print rank, distance and name of the images nearest to one, and write them to a page."""
-    opened = open_index(index)
+    opened = indexing.open_index(index)
     query, *more = list_images([image])
     if more:
         raise InputError(f"{image}: got {1 + len(more)} images, expected one")
-    embedder = load_index_model(opened, model)
+    embedder = indexing.load_index_model(opened, model)
     ((_, content),) = read_images([query])
     embedding = embedder.embed_packed([embedder.pack(content, str(query))])
-    distances, numbers = search(opened, embedding, top=top)
+    distances, numbers = indexing.search(opened, embedding, top=top)
     names = [opened.images[number] for number in numbers[0]]
-    found = list(zip(names, distances[0].tolist(), strict=True))
+    neighbors = list(zip(names, distances[0].tolist(), strict=True))
     if page:
-        write_text(page, result_page(query, found, opened, fit=embedder.packing["fit"]))
-    for rank, (name, distance) in enumerate(found, 1):
+        write_text(page, result_page(query, neighbors, opened, fit=embedder.packing["fit"]))
+    for rank, (name, distance) in enumerate(neighbors, 1):
         # a terminal would obey control characters
         text = "".join(letter if letter.isprintable() else "?" for letter in str(name))
         print(f"{rank}\t{distance:.4f}\t{text}")
 
 
 def result_page(
-    query: Image, found: Sequence[tuple[Image, float]], index: Index, *, fit: str
+    query: Image, neighbors: Sequence[tuple[Image, float]], index: Index, *, fit: str
 ) -> str:
     """Render a query and its neighbors as HTML without links; images as the model sees them."""
     figures: list[dict[str, Any]] = []
-    for image, distance in [(query, None), *found]:
+    for image, distance in [(query, None), *neighbors]:
         try:
             ((_, content),) = read_images([image])
             square = decode(content, size=THUMBNAIL, fit=fit, color_mode="rgb", filter="bilinear")
@@ -57,9 +57,9 @@ def result_page(
         except (DamagedImage, InputError, OSError):
             uri = None
         figures.append({"name": str(image), "uri": uri, "distance": distance})
-    facts = {"model": index.model, "count": len(index.images)}
     template = template_environment().get_template("search/result.html")
-    return template.render(query=figures[0], found=figures[1:], **facts)
+    counts = {"model": index.model, "count": len(index.images)}
+    return template.render(query=figures[0], found=figures[1:], **counts)
 
 
 def positive_int(text: str) -> int:

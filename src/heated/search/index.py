@@ -1,36 +1,47 @@
-"""An index of images, a folder.
-
-`embeddings.npy` has (N, D) float32 of unit length, `index.json` their images and model. From MANY
-images on there is `index.faiss`, too.
-"""
+"""An index of images: a folder with their embeddings, and with `index.faiss` if there are many."""
 
 import math
 import re
-from collections.abc import Sequence
+import tarfile
+import zipfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import Any
+from itertools import groupby, islice
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from heated.common import archives
 from heated.common.errors import InputError
 from heated.common.io import atomic_write, read_json, write_json
 from heated.common.paths import RESOLVED
+from heated.datasets.image_folder import SUFFIXES, is_image
 from heated.inference.embedder import Embedder, load_embedder, make_embedder
-from heated.search.images import Image, list_images, read_images
 from heated.tracking import pyfunc_model
 
-ARRAY, RECORD, FAISS = "embeddings.npy", "index.json", "index.faiss"
+ARRAY = "embeddings.npy"  # (N, D) float32 of unit length
+RECORD, FAISS = "index.json", "index.faiss"  # the record has images and model
 MANY = 1_000_000  # images from which on faiss searches, approximately
 BATCH = 256  # images that are decoded before they are embedded together
 ROWS = 2**16  # of embeddings that are compared, or added to faiss, at once
 SAMPLES_PER_CELL = 64  # from which faiss learns its cells
 CELLS_PER_PROBE = 16  # a query searches one cell in 16
-Neighbors = tuple[NDArray[np.float32], NDArray[np.int64]]  # (Q, K) distances, (Q, K) numbers
+Vectors = NDArray[np.float32]
+Neighbors = tuple[Vectors, NDArray[np.int64]]  # (Q, K) distances, (Q, K) numbers
+
+
+class Image(NamedTuple):
+    """The absolute path of an image file, or of an archive and its member."""
+
+    path: str
+    member: str | None = None
+
+    def __str__(self) -> str:
+        return self.path if self.member is None else f"{self.path}/{self.member}"
 
 
 @dataclass(frozen=True)
@@ -38,10 +49,49 @@ class Index:
     """An open index; `embeddings` is a read-only memory map."""
 
     folder: Path
-    embeddings: NDArray[np.float32]
+    embeddings: Vectors
     images: list[Image]
     model: str
     digest: str
+
+
+def list_images(paths: Sequence[Path]) -> list[Image]:
+    """List the images at the paths, each once: a folder's by name, an archive's as stored.
+
+    Raises InputError if a path has no images, or a name is not UTF-8.
+    """
+    images: list[Image] = []
+    for path in map(Path.absolute, paths):
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+            names = (PurePosixPath(file.relative_to(path).as_posix()) for file in files)
+            found = [Image(str(path / name)) for name in names if is_image(name)]
+        elif path.is_file() and is_image(PurePosixPath(path.name)):
+            found = [Image(str(path))]
+        elif path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
+            members = archives.member_names(path)
+            found = [Image(str(path), name) for name in members if is_image(PurePosixPath(name))]
+        else:
+            problem = "is not an image, zip or tar" if path.exists() else "does not exist"
+            raise InputError(f"{path} {problem}, expected image files, folders or archives of them")
+        if not found:
+            raise InputError(f"{path} has no images, expected files that end in {SUFFIXES}")
+        images += found
+    for image in images:
+        if any("\ud800" <= letter <= "\udfff" for letter in str(image)):
+            raise InputError(f"{str(image)!r}: the name is not UTF-8. Rename the file.")
+    return list(dict.fromkeys(images))
+
+
+def read_images(images: Sequence[Image]) -> Iterator[tuple[Image, bytes]]:
+    """Yield images and the bytes of their files, given an archive's members as it stores them."""
+    for archive, group in groupby(images, key=lambda image: image.member and image.path):
+        if archive is None:
+            yield from ((image, Path(image.path).read_bytes()) for image in group)
+        else:
+            members = [str(image.member) for image in group]
+            for name, content in archives.read_members(Path(archive), members):
+                yield Image(archive, name), content
 
 
 def build_index(paths: Sequence[Path], model: str, folder: Path) -> int:
@@ -68,12 +118,12 @@ def build_index(paths: Sequence[Path], model: str, folder: Path) -> int:
         if len(images) >= MANY:
             write_faiss(temporary / FAISS, array)
         name = str(Path(model).absolute()) if Path(model).exists() else model
-        record = {"model": name, "digest": embedder.digest, "images": images}
-        write_json(temporary / RECORD, record)
+        content = {"model": name, "digest": embedder.digest, "images": images}
+        write_json(temporary / RECORD, content)
     return len(images)
 
 
-def write_faiss(path: Path, embeddings: NDArray[np.float32]) -> None:
+def write_faiss(path: Path, embeddings: Vectors) -> None:
     """Write a faiss index of unit vectors (N, D), in 4 sqrt(N) cells."""
     faiss, (count, dim) = import_faiss(), embeddings.shape
     cells = max(1, min(round(4 * math.sqrt(count)), count // SAMPLES_PER_CELL))
@@ -91,10 +141,8 @@ def import_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise InputError(
-            f"{MANY} or more images are searched by faiss, which is not installed. "
-            "Run `pip install faiss-cpu`."
-        ) from error
+        problem = f"{MANY} or more images are searched by faiss, which is not installed."
+        raise InputError(f"{problem} Run `pip install faiss-cpu`.") from error
     return faiss
 
 
@@ -113,11 +161,8 @@ def open_index(folder: Path) -> Index:
     return index
 
 
-def search(index: Index, queries: NDArray[np.float32], *, top: int) -> Neighbors:
-    """Find the K = min(top, N) images nearest to queries (Q, D) of unit length.
-
-    Returns cosine distances (Q, K), ascending, and the images' numbers (Q, K).
-    """
+def search(index: Index, queries: Vectors, *, top: int) -> Neighbors:
+    """Find cosine distances, ascending, and numbers of the images nearest to queries (Q, D)."""
     top = min(top, len(index.images))
     if (index.folder / FAISS).is_file():
         cosines, numbers = search_faiss(index.folder / FAISS, queries, top=top)
@@ -126,24 +171,20 @@ def search(index: Index, queries: NDArray[np.float32], *, top: int) -> Neighbors
     return (1 - cosines).clip(0, 2), numbers
 
 
-def search_exact(
-    embeddings: NDArray[np.float32], queries: NDArray[np.float32], *, top: int
-) -> Neighbors:
+def search_exact(embeddings: Vectors, queries: Vectors, *, top: int) -> Neighbors:
     """Return cosines, descending, and numbers of the nearest; ties by ascending number."""
-    cosines = np.empty((len(queries), 0), dtype=np.float32)
-    numbers = np.empty((len(queries), 0), dtype=np.int64)
+    cosines, numbers = (np.empty((len(queries), 0), dtype) for dtype in (np.float32, np.int64))
     for start in range(0, len(embeddings), ROWS):
         block = queries @ embeddings[start : start + ROWS].T
         rows = np.broadcast_to(np.arange(start, start + block.shape[1]), block.shape)
-        cosines = np.concatenate([cosines, block], axis=1)
-        numbers = np.concatenate([numbers, rows], axis=1)
+        cosines, numbers = np.hstack([cosines, block]), np.hstack([numbers, rows])
         order = np.argsort(-cosines, axis=1, kind="stable")[:, :top]
         cosines = np.take_along_axis(cosines, order, axis=1)
         numbers = np.take_along_axis(numbers, order, axis=1)
     return cosines, numbers
 
 
-def search_faiss(path: Path, queries: NDArray[np.float32], *, top: int) -> Neighbors:
+def search_faiss(path: Path, queries: Vectors, *, top: int) -> Neighbors:
     """Return cosines, descending, and numbers of the nearest in the cells that are searched."""
     faiss = import_faiss()
     queries = np.ascontiguousarray(queries)  # faiss rejects rows of a memory map
@@ -160,10 +201,9 @@ def load_index_model(index: Index, model: str | None = None) -> Embedder:
     """Load the index's model, or the equal one of another name."""
     embedder = find_model(model or index.model)
     if embedder.digest != index.digest:
-        raise InputError(
-            f"{model or index.model} is not the model that {index.folder} was made with. Index the "
-            "images again, or name the index's model with --model."
-        )
+        problem = f"{model or index.model} is not the model that {index.folder} was made with."
+        advice = "Index the images again, or name the index's model with --model."
+        raise InputError(f"{problem} {advice}")
     return embedder
 
 
@@ -182,15 +222,13 @@ def find_model(name: str) -> Embedder:
         )
     folders = path.resolve().parents
     if len(folders) < 5 or (folders[0].name, folders[3].name) != ("models", "runs"):
-        raise InputError(
-            f"{path} is not in runs/<dataset>/<method>/models, so the packing of its images is "
-            "unknown. Use a model saved in MLflow, which includes it."
-        )
+        advice = "Use a model saved in MLflow, which includes it."
+        problem = f"so the packing of its images is unknown. {advice}"
+        raise InputError(f"{path} is not in runs/<dataset>/<method>/models, {problem}")
     dataset = folders[2].name
     settings = folders[4] / RESOLVED / "packing" / f"{dataset}.json"
     if not settings.is_file():
-        raise InputError(
-            f"{path}: got the data set {dataset!r}, which {settings} does not describe. Name it in "
-            "params.yaml or datasets.yaml and run `python -m stages.resolve`."
-        )
+        problem = f"got the data set {dataset!r}, which {settings} does not describe."
+        advice = "Name it in params.yaml or datasets.yaml and run `python -m stages.resolve`."
+        raise InputError(f"{path}: {problem} {advice}")
     return make_embedder(path, read_json(settings)["packing"])

@@ -11,8 +11,7 @@ from heated.common.geometry import class_means
 from heated.data.batches import InMemoryImages, MemmapImages
 from heated.data.samplers import split_batches
 from heated.losses.heated_softmax import HeatedSoftmax
-from heated.models.embedding import embed
-from heated.models.embedding_model import ModelWithLoss
+from heated.models.embedding_model import ModelWithLoss, embed
 from heated.runtime.distributed import is_main_process, local_slice
 from heated.training.loop import raw_embeddings
 

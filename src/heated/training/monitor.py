@@ -17,7 +17,7 @@ from heated.common.geometry import (
     l2_normalize,
 )
 from heated.data.batches import InMemoryImages, MemmapImages
-from heated.models.embedding import embed
+from heated.models.embedding_model import embed
 from heated.runtime.distributed import all_reduce_sum, local_shard
 from heated.training.train_state import TrainState
 
