@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from heated.common.errors import suggestion
 from heated.config.params import Params
 from heated.config.validation import Location, grid_problems, name_problems, type_problems
-from heated.config.yaml_files import Entry, ParamsError, expand, read_yaml
+from heated.config.yaml_files import Entry, ParamsError, expand_bases, read_yaml
 
 __all__ = ["FILES", "Params", "ParamsError", "format_entry", "load_params", "read_sources"]
 
@@ -106,7 +106,7 @@ def read_sources(folder: Path = Path()) -> Sources:
         competitors["grid"] = {} if grids is None else grids
     for section in (name for name in ENTRIES if name in sources.raw):
         raw = sources.raw[section]
-        sources.entries[section], wrong = expand(raw)
+        sources.entries[section], wrong = expand_bases(raw)
         values = {name: entry.value for name, entry in sources.entries[section].items()}
         invalid = {name: entry for name, entry in raw.items() if not isinstance(entry, dict)}
         sources.raw[section] = values | invalid

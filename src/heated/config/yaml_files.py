@@ -86,7 +86,7 @@ class Entry:
         return Entry(self.content | changed, self.writer)
 
 
-def expand(entries: Mapping[str, Any]) -> tuple[dict[str, Entry], dict[str, str]]:
+def expand_bases(entries: Mapping[str, Any]) -> tuple[dict[str, Entry], dict[str, str]]:
     """Apply `base` to every entry.
 
     Nested mappings are merged, except that a mapping with a `name` replaces the base's.
