@@ -63,7 +63,7 @@ TWO_DIM_RECIPE = {  # the figures on MNIST
     "optimizer": {**ADAM, "eps": 1e-8},
     "augment": [],
 }
-RECIPES = {"cars196": RECIPE, "cub200": RECIPE, "sop": PRODUCTS, "in-shop": PRODUCTS}
+RECIPES = {"cars196": RECIPE, "cub200": RECIPE, "sop": PRODUCTS, "in-shop": RECIPE}
 
 HEATED = {
     "alpha": {"name": "step", "start": 16.0, "end": 4.0, "at": 0.7625},
