@@ -42,14 +42,9 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        files = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        for name in filter(None, files.stdout.split("\0")):
+        command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        files = subprocess.check_output(command, cwd=ROOT, text=True)
+        for name in filter(None, files.split("\0")):
             if (ROOT / name).exists() and name not in ("dvc.lock", "metrics.json"):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
@@ -60,17 +55,17 @@ class Project:
 
     def run(self, *command: str, status: int = 0, **environment: str) -> str:
         """Return what a command prints to both streams; fail if its status is another one."""
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             cwd=self.folder,
             env=self.environment(**environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            check=False,
         )
-        assert done.returncode == status, done.stdout
-        return done.stdout
+        output, _ = process.communicate()
+        assert process.returncode == status, output
+        return output
 
     def environment(self, **more: str) -> dict[str, str]:
         """Return this environment with the copy's code, and without settings of git, DVC etc."""
@@ -230,12 +225,10 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waits
 
 
-PROJECTS = {"project", "built", "baseline", "competed", "uninterrupted"}  # fixtures
-
-
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark tests that run stages in a copy of the project."""
-    if PROJECTS & set(getattr(item, "fixturenames", ())):
+    projects = {"project", "built", "baseline", "competed", "uninterrupted"}  # fixtures
+    if projects & set(getattr(item, "fixturenames", ())):
         item.add_marker("pipeline")
 
 

@@ -17,7 +17,7 @@ PUBLIC = {
     "SCHEDULES": ("heated.training.schedules", "SCHEDULES"),
     "clustering_metrics": ("heated.evaluation.metrics", "clustering_metrics"),
     "embed": ("heated.models.embedding", "embed"),
-    "load_model": ("heated.models.embedding_model", "load"),
+    "load_model": ("heated.models.embedding_model", "load_model"),
     "retrieval_metrics": ("heated.evaluation.retrieval", "retrieval_metrics"),
     "schedule_values": ("heated.training.schedules", "schedule_values"),
 }

@@ -1,9 +1,6 @@
 """MLflow's pages in a real Chromium, as a user opens them: `python -m heated.tracking`."""
 
-import os
 import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +8,8 @@ from pathlib import Path
 import pytest
 import tracked
 from conftest import ROOT
-from mlflow_server import await_answer, free_port
 from playwright.sync_api import Page, expect, sync_playwright
+from server_process import Server
 
 from heated.evaluation.summary import summarize_seeds
 from heated.tracking.publish import experiment_note, publish_report, publish_run, run_note
@@ -47,21 +44,10 @@ def pages(mlflow_folder: Path) -> Iterator[str]:
         publish_run(record, rows, metrics, note=note, draw=lambda: {None: {"curves.svg": "<svg/>"}})
         runs.append((record, metrics))
     note = experiment_note(runs, {method: {"recall_at_1": 0.747} for method in METRICS})
-    page = {"index.html": "<!doctype html><h1>The report</h1>"}
-    publish_report(runs[0][0], page, note=note)
-    port = free_port()
-    command = [sys.executable, "-m", "heated.tracking", "--port", str(port)]
-    with (mlflow_folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            command, cwd=mlflow_folder, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        address = f"http://127.0.0.1:{port}"
-        await_answer(server, f"{address}/health", mlflow_folder / "log")
-        yield address
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
+    publish_report(runs[0][0], {"index.html": "<!doctype html><h1>The report</h1>"}, note=note)
+    command = [sys.executable, "-m", "heated.tracking"]
+    with Server(command, "/health", mlflow_folder) as server:
+        yield server.address
 
 
 @pytest.fixture
@@ -90,14 +76,11 @@ def save_screenshot(page: Page, name: str) -> None:
     assert path.stat().st_size > 10_000
 
 
-def test_the_experiment_lists_the_runs_below_its_description(page: Page) -> None:
+def test_the_experiment_lists_the_described_runs_and_charts_need_no_set_up(page: Page) -> None:
     for name in ("bn · digits", "report · digits"):
         expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
     expect(page.get_by_text("each run is a method, and its child runs")).to_be_attached()
     save_screenshot(page, "experiment")
-
-
-def test_charts_need_no_set_up(page: Page) -> None:
     page.goto(f"{page.url}&compareRunsMode=CHART")
     for section in ("final", "interval", "schedule", "train", "unseen"):
         expect(page.get_by_text(section, exact=True).first).to_be_attached()
@@ -109,7 +92,6 @@ def test_two_runs_are_compared_by_parameters_metrics_and_the_curve_of_alpha(page
     for name in ("bn · digits", "hbn · digits"):
         row = page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
         row.get_by_role("checkbox").first.check()
-    save_screenshot(page, "chosen")
     page.get_by_role("button", name="Compare", exact=True).click()
     expect(page.get_by_text("Comparing 2 Runs from 1 Experiment")).to_be_visible()
     save_screenshot(page, "compare")
