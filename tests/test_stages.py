@@ -21,30 +21,29 @@ STAGES = sorted(p.stem for p in (ROOT / "stages").glob("*.py") if p.stem not in 
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 
-def imported_files(path: Path) -> set[Path]:
-    """Return the project's files that a file imports, directly or not, at its top or later."""
-    found: set[Path] = set()
-    queue = [path]
-    while queue:
-        for module in imported_modules(queue.pop()):
-            for file in (ROOT / f"src/{module}.py", ROOT / f"src/{module}/__init__.py"):
-                if file.exists() and file not in found:
-                    found.add(file)
-                    queue.append(file)
-    return found
-
-
-def imported_modules(path: Path) -> set[str]:
-    """Return each module, as a path, that an import in the file may load, with its packages."""
+def imported_names(path: Path) -> set[str]:
+    """Return the modules, and names in modules, that a file imports at its top or later."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, f"{path}: relative import"
+        if isinstance(node, ast.ImportFrom):
+            assert node.module is not None, f"{path}: relative import"
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-    parts = [name.split(".") for name in names if name.split(".")[0] == "heated"]
-    return {"/".join(part[:end]) for part in parts for end in range(1, len(part) + 1)}
+    return names
+
+
+def imported_files(path: Path) -> set[Path]:
+    """Return the package's files that a file imports, directly or not, with their packages."""
+    found: set[Path] = set()
+    queue = [path]
+    while queue:
+        parts = [name.split(".") for name in imported_names(queue.pop())]
+        bases = {ROOT.joinpath("src", *p[:end]) for p in parts for end in range(1, len(p) + 1)}
+        files = {path for each in bases for path in (each.with_suffix(".py"), each / "__init__.py")}
+        queue += (new := {file for file in files if file.exists()} - found)
+        found |= new
+    return found
 
 
 EXEMPT = {"train": {"tracking"}}  # a side effect that changes no output
@@ -67,34 +66,28 @@ def test_folders_in_deps_are_those_that_the_stage_imports() -> None:
     assert "training/loop.py" not in files
 
 
-def test_every_stage_is_one_file_of_the_same_name() -> None:
+def test_a_stage_is_one_file_of_its_name_and_a_studys_stage_the_same_for_further_methods() -> None:
     assert set(STAGES) <= set(DVC)
-    for name in STAGES:
-        launch = "${run.launcher}" if name == "train" else "python -m"
-        item = " ".join(f"${{item.{axis}}}" for axis in DVC[name].get("matrix", {}))
-        assert DVC[name]["cmd"] == f"{launch} stages.{name} {item}".strip()
-
-
-def test_a_studys_stage_is_the_stage_for_further_methods() -> None:
-    for name in set(DVC) - set(STAGES):
+    for name, stage in DVC.items():
         kind, _, study = name.partition("-")
-        tuned = name == "train-competitors"
-        changed = {key for key in DVC[kind] if DVC[name][key] != DVC[kind][key]}
-        assert DVC[name].keys() == DVC[kind].keys()
-        assert changed == ({"matrix", "deps"} if tuned else {"matrix"})
-        if tuned:
-            path = "runs/${item.dataset}/${item.method}/tuned.json"
-            assert DVC[name]["deps"] == [path, *DVC[kind]["deps"]]
-            assert DVC["tune"]["outs"] == [path]
-        axes = {f"{axis}": f"${{studies.{study}.{axis}s}}" for axis in ("dataset", "method")}
-        assert DVC[name]["matrix"] == {axis: axes[axis] for axis in DVC[kind]["matrix"]}
+        axes = stage.get("matrix", {})
+        launch = "${run.launcher}" if kind == "train" else "python -m"
+        item = " ".join(f"${{item.{axis}}}" for axis in axes)
+        assert stage["cmd"] == f"{launch} stages.{kind} {item}".strip()
+        if study:
+            tuned = {"deps"} if name == "train-competitors" else set()
+            assert {key for key in stage if stage[key] != DVC[kind][key]} == {"matrix"} | tuned
+            assert axes == {axis: f"${{studies.{study}.{axis}s}}" for axis in DVC[kind]["matrix"]}
+    (path,) = DVC["tune"]["outs"]
+    assert path == "runs/${item.dataset}/${item.method}/tuned.json"
+    assert DVC["train-competitors"]["deps"] == [path, *DVC["train"]["deps"]]
 
 
 def test_every_study_that_trains_has_its_stages() -> None:
     studies = config.load_params(ROOT).studies.grids()
     kinds = ("train", "embed", "evaluate")
-    found = {name for name in DVC if name.split("-")[0] in kinds}
-    assert found == {*kinds, *(f"{kind}-{study}" for kind in kinds for study in studies)}
+    names = {name for name in DVC if name.split("-")[0] in kinds}
+    assert names == {*kinds, *(f"{kind}-{study}" for kind in kinds for study in studies)}
 
 
 def test_stages_and_the_files_that_people_edit_are_short() -> None:
@@ -126,10 +119,8 @@ def test_paths_in_the_code_are_those_of_dvc_yaml() -> None:
 
 def test_every_resolved_file_has_a_stage_that_depends_on_it() -> None:
     files = resolved_files(config.load_params(ROOT))
-    listed = {dep for stage in DVC.values() for dep in stage["deps"]}
-    patterns = [
-        re.escape(re.sub(r"\$\{item\.\w+\}", "*", dep)).replace(r"\*", "[^/]+") for dep in listed
-    ]
+    listed = {re.escape(dep) for stage in DVC.values() for dep in stage["deps"]}
+    patterns = [re.sub(r"\\\$\\{item\\\.\w+\\}", "[^/]+", dep) for dep in listed]
     for name in files.keys() - {paths.SIDE_SETTINGS}:
         assert any(re.fullmatch(each, f"{paths.RESOLVED}/{name}") for each in patterns), name
 
@@ -157,21 +148,21 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def test_a_stage_without_its_input_names_the_file_and_the_stage_that_makes_it(
     project: Project,
 ) -> None:
-    cases = (
-        ("split", ("digits",), "raw", "download"),
-        ("train", ("digits", "bn"), "index.npz", "split"),
-        ("embed", ("digits", "bn"), "index.npz", "split"),
-        ("gradients", ("digits", "hbn"), "index.npz", "split"),
-        ("evaluate", ("digits", "bn"), "embeddings", "embed"),
-        ("report", (), "metrics.json", "evaluate"),
-        ("track", (), "metrics.json", "evaluate"),
-    )
+    cases = {
+        "split digits": ("raw", "download"),
+        "train digits bn": ("index.npz", "split"),
+        "embed digits bn": ("index.npz", "split"),
+        "gradients digits hbn": ("index.npz", "split"),
+        "evaluate digits bn": ("embeddings", "embed"),
+        "report": ("metrics.json", "evaluate"),
+        "track": ("metrics.json", "evaluate"),
+    }
     shutil.rmtree(project.folder / "data", ignore_errors=True)
-    for stage, arguments, *_ in cases:
-        assert "the stage 'resolve' makes it" in project.stage(stage, *arguments, status=1)
+    for stage in cases:
+        assert "the stage 'resolve' makes it" in project.stage(*stage.split(), status=1)
     project.stage("resolve")
-    for stage, arguments, missing, maker in cases:
-        message = project.stage(stage, *arguments, status=1)
+    for stage, (missing, maker) in cases.items():
+        message = project.stage(*stage.split(), status=1)
         assert missing in message
         assert f"the stage '{maker}' makes it" in message
         assert "Traceback" not in message

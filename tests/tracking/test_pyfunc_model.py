@@ -1,6 +1,5 @@
 """Models in MLflow: which are logged, registered and champion, and how others load them."""
 
-import ast
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ import torch
 from conftest import ROOT
 from embedders import KINDS, as_file, case
 from server_process import Server
-from test_stages import imported_files
+from test_stages import imported_files, imported_names
 from tracked import MLFLOW_WARNING, make_record
 
 from heated import config
@@ -186,10 +185,7 @@ def test_it_has_no_pickle_and_requires_the_packages_that_its_code_imports(saved)
     assert not [path for path in files if path.suffix in (".pkl", ".pickle", ".pt", ".pyc")]
     required = dict(line.split("==") for line in (saved / "requirements.txt").read_text().split())
     module = ROOT / "src/heated/inference/embedder.py"
-    texts = [path.read_text(encoding="utf-8") for path in {module, *imported_files(module)}]
-    nodes = [node for text in texts for node in ast.walk(ast.parse(text))]
-    names = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
-    names |= {each.name for node in nodes if isinstance(node, ast.Import) for each in node.names}
+    names = {name for path in {module, *imported_files(module)} for name in imported_names(path)}
     external = {name.split(".")[0] for name in names} - {"heated", *sys.stdlib_module_names}
     packages = {packages_distributions()[name][0].lower() for name in external}
     assert required.keys() == packages | {"mlflow"}
