@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import closing
 from importlib.metadata import version
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -218,17 +217,17 @@ HOW: dict[str, Callable[[Project, str], None]] = {
 }
 
 
-def test_every_command_is_tested() -> None:
+def test_every_command_is_tested():
     # the test of TO_SERVER starts SERVER; tests/test_experiments.py runs its own commands
     assert {*HOW, SERVER} | EXPERIMENTS == COMMANDS
 
 
 @pytest.mark.parametrize("command", HOW)
-def test_a_command_works(built: Project, command: str) -> None:
+def test_a_command_works(built, command):
     HOW[command](built, command)
 
 
-def test_the_edited_schedule_re_runs_the_stages_that_readme_lists(built: Project) -> None:
+def test_the_edited_schedule_re_runs_the_stages_that_readme_lists(built):
     (diff,) = blocks("diff", README)
     method = diff.split(":")[1].strip()
     lines = [line for line in diff.splitlines() if not line.startswith("@@")]
@@ -253,7 +252,7 @@ def test_the_edited_schedule_re_runs_the_stages_that_readme_lists(built: Project
     assert set(ran) == set(re.findall(r"`([a-z]+)`", listed))
 
 
-def test_the_loop_in_readme_trains() -> None:
+def test_the_loop_in_readme_trains():
     torch.manual_seed(0)
     scope: dict[str, Any] = {}
     (code,) = blocks("python", README)
@@ -265,7 +264,7 @@ def test_the_loop_in_readme_trains() -> None:
     assert scope["embeddings"].shape == (100, 64)
 
 
-def test_the_python_code_of_the_pages_runs(built: Project) -> None:
+def test_the_python_code_of_the_pages_runs(built):
     codes = [
         code for n, text in TEXTS.items() if n != "README.md" for code in blocks("python", text)
     ]
@@ -274,14 +273,14 @@ def test_the_python_code_of_the_pages_runs(built: Project) -> None:
         built.run(sys.executable, "-c", code)
 
 
-def test_every_yaml_block_is_valid() -> None:
+def test_every_yaml_block_is_valid():
     known = {"alpha", *Params.model_fields}
     for name, text in TEXTS.items():
         for block in blocks("yaml", text):
             assert set(yaml.safe_load(block)) <= known, name
 
 
-def test_readme_is_short_and_every_file_it_names_exists() -> None:
+def test_readme_is_short_and_every_file_it_names_exists():
     assert len(README.splitlines()) <= 120
     for name in ("README.md", "CONTRIBUTING.md"):  # mkdocs checks the links of docs/
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXTS[name]):
@@ -291,14 +290,14 @@ def test_readme_is_short_and_every_file_it_names_exists() -> None:
     assert all(10_000 < (ROOT / name).stat().st_size < 200_000 for name in screenshots)
 
 
-def test_pictures_of_the_pipeline_have_every_stage() -> None:
+def test_pictures_of_the_pipeline_have_every_stage():
     scripts = {path.stem for path in (ROOT / "stages").glob("[a-z]*.py")} - {"fork_server"}
     for name in ("README.md", "architecture.md"):
         picture = next(block for block in blocks("", TEXTS[name]) if "─►" in block)
         assert scripts <= set(re.findall(r"[a-z]+", picture)), name
 
 
-def test_the_references_of_parameters_and_public_names_are_up_to_date() -> None:
+def test_the_references_of_parameters_and_public_names_are_up_to_date():
     generate = runpy.run_path(str(ROOT / "docs" / "generate_parameters.py"))
     advice = "run: python docs/generate_parameters.py"
     assert generate["page"]() == TEXTS["parameters.md"], advice
@@ -308,7 +307,7 @@ def test_the_references_of_parameters_and_public_names_are_up_to_date() -> None:
         assert documented & {f"{module}.{attribute}", module}, name
 
 
-def test_the_site_builds_without_a_warning_or_a_broken_link(tmp_path: Path) -> None:
+def test_the_site_builds_without_a_warning_or_a_broken_link(tmp_path):
     site = tmp_path / "site"
     process = subprocess.Popen(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", site],
@@ -325,7 +324,7 @@ def test_the_site_builds_without_a_warning_or_a_broken_link(tmp_path: Path) -> N
         assert not re.findall(r'src="(?:https?:)?//', page.read_text(encoding="utf-8")), page.name
 
 
-def test_every_figure_of_the_benchmarks_is_measured() -> None:
+def test_every_figure_of_the_benchmarks_is_measured():
     figures = json.loads((ROOT / "benchmarks/results/evaluate.json").read_text(encoding="utf-8"))
     for figure in (
         f"{figures['retrieval_s']:.0f} s",

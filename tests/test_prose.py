@@ -11,7 +11,6 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from conftest import ROOT
 
 LIMITS = {"docs": 0, "yaml": 0, "src": 258, "stages": 6}  # findings per area; only ever lower them
@@ -63,7 +62,7 @@ def findings(paths: list[Path]) -> list[str]:
     return found
 
 
-def test_texts_are_in_plain_words(subtests: pytest.Subtests) -> None:
+def test_texts_are_in_plain_words(subtests):
     areas = {"docs": documents(), "yaml": sorted(ROOT.glob("*.yaml"))}
     for area, limit in LIMITS.items():
         found = findings(areas.get(area) or sorted((ROOT / area).rglob("*.py")))
@@ -71,7 +70,7 @@ def test_texts_are_in_plain_words(subtests: pytest.Subtests) -> None:
             assert len(found) <= limit, "\n".join(found)
 
 
-def test_the_old_voice_is_found(tmp_path: Path) -> None:
+def test_the_old_voice_is_found(tmp_path):
     page, code = tmp_path / "page.md", tmp_path / "code.py"
     page.write_text("What is told here.\n\n" + "word " * 31 + ".\n\n```\nwhat is told\n```\n")
     code.write_text('def f():\n    """Came anew."""\n    # lies beside\n')

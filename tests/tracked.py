@@ -83,10 +83,10 @@ def seed_run(client: Any, key: str, seed: int) -> Any:
     return run
 
 
-def statuses(client: Any, key: str) -> tuple[list[str], ...]:
+def statuses(client: Any, key: str) -> tuple[list[str], list[str]]:
     """Return the statuses of a method's runs, and of its seeds' runs."""
-    kinds = ("run", "seed")
-    return tuple([run.info.status for run in record_runs(client, key, kind)] for kind in kinds)
+    run, seed = ([r.info.status for r in record_runs(client, key, k)] for k in ("run", "seed"))
+    return run, seed
 
 
 def metric_points(client: Any, run: Any, name: str) -> list[tuple[int, float]]:

@@ -221,21 +221,17 @@ def test_one_seed_more_or_fewer_replaces_the_means_and_no_curve_has_two_values(c
 
 
 def test_an_incomplete_run_of_a_killed_process_is_replaced(client, monkeypatch):
-    def killed_at_second_call(method):
-        calls = []
-
-        def called(*args, **kwargs):
-            calls.append(args)
-            if len(calls) == 2:
-                raise KeyboardInterrupt
-            return method(*args, **kwargs)
-
-        return called
-
     for step in ("create_run", "log_metrics", "delete_duplicates"):
-        key = f"killed {step}"
+        key, method, calls = f"killed {step}", getattr(Experiment, step), []
+
+        def killed_at_second_call(*args, _method=method, _calls=calls, **kwargs):
+            _calls.append(args)
+            if len(_calls) == 2:
+                raise KeyboardInterrupt
+            return _method(*args, **kwargs)
+
         with monkeypatch.context() as patch:
-            patch.setattr(Experiment, step, killed_at_second_call(getattr(Experiment, step)))
+            patch.setattr(Experiment, step, killed_at_second_call)
             with pytest.raises(KeyboardInterrupt):
                 publish_run(make_record(key), HISTORIES, METRICS)
         publish_run(make_record(key), HISTORIES, METRICS)
@@ -396,17 +392,14 @@ def test_training_continues_when_tracking_fails(mlflow_folder, monkeypatch, caps
 
 UNTRACKED = """
 import json, os, sys
+from contextlib import suppress
 from heated.tracking.live_logger import LiveLogger
 record, cases = json.loads(sys.argv[1])
 for name, (enabled, interval_s, fails, variable) in cases.items():
     os.environ["HEATED_TRACKING"] = variable
-    try:
-        with LiveLogger(record, enabled, interval_s) as logger:
-            logger.log(0, {"epoch": 0, "alpha": 16.0})
-            if fails:
-                raise ZeroDivisionError
-    except ZeroDivisionError:
-        pass
+    with suppress(ZeroDivisionError), LiveLogger(record, enabled, interval_s) as logger:
+        logger.log(0, {"epoch": 0, "alpha": 16.0})
+        1 / (not fails)
     assert "mlflow" not in sys.modules, name
     assert os.listdir(os.environ["DVC_ROOT"]) == [], name
 print("done")
@@ -419,11 +412,6 @@ def test_mlflow_is_not_imported_where_nothing_is_tracked(tmp_path):
         "switched off in the environment": (True, 1e-9, True, "off"),
         "a short training": (True, 3600, False, "on"),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", UNTRACKED, json.dumps([make_record("never"), cases])],
-        env={**os.environ, "DVC_ROOT": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    command = [sys.executable, "-c", UNTRACKED, json.dumps([make_record("never"), cases])]
+    environment = os.environ | {"DVC_ROOT": str(tmp_path)}
+    assert subprocess.check_output(command, env=environment, text=True) == "done\n"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import tracked
-from conftest import ROOT
 from playwright.sync_api import Page, expect, sync_playwright
 from server_process import Server
 
@@ -69,43 +68,31 @@ def page(pages: str) -> Iterator[Page]:
         browser.close()
 
 
-def save_screenshot(page: Page, name: str) -> None:
-    path = ROOT / "tests" / "artefacts" / f"mlflow-{name}.png"
-    page.wait_for_timeout(1000)  # for animations
-    page.screenshot(path=path)
-    assert path.stat().st_size > 10_000
-
-
-def test_the_experiment_lists_the_described_runs_and_charts_need_no_set_up(page: Page) -> None:
+def test_the_experiment_lists_the_described_runs_and_charts_need_no_set_up(page):
     for name in ("bn · digits", "report · digits"):
         expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
     expect(page.get_by_text("each run is a method, and its child runs")).to_be_attached()
-    save_screenshot(page, "experiment")
     page.goto(f"{page.url}&compareRunsMode=CHART")
     for section in ("final", "interval", "schedule", "train", "unseen"):
         expect(page.get_by_text(section, exact=True).first).to_be_attached()
     expect(page.get_by_text("final/recall_at_1").first).to_be_visible()
-    save_screenshot(page, "charts")
 
 
-def test_two_runs_are_compared_by_parameters_metrics_and_the_curve_of_alpha(page: Page) -> None:
+def test_two_runs_are_compared_by_parameters_metrics_and_the_curve_of_alpha(page):
     for name in ("bn · digits", "hbn · digits"):
         row = page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
         row.get_by_role("checkbox").first.check()
     page.get_by_role("button", name="Compare", exact=True).click()
     expect(page.get_by_text("Comparing 2 Runs from 1 Experiment")).to_be_visible()
-    save_screenshot(page, "compare")
     for text in ("alpha.start", "augment.crop.size", "0.725", "0.75", "interval/n"):
         expect(page.get_by_text(text, exact=True).first).to_be_attached()
     page.get_by_role("link", name="schedule/alpha").click()
     page.wait_for_function(f"Object.keys({PLOTTED}).length == 2")
     lines = page.evaluate(PLOTTED)
     assert lines == {"bn · digits": [16] * 4, "hbn · digits": tracked.ALPHAS}
-    save_screenshot(page, "alpha")
 
 
-def test_a_runs_description_has_the_papers_result(page: Page) -> None:
+def test_a_runs_description_has_the_papers_result(page):
     page.get_by_role("link", name="hbn · digits", exact=True).click()
     expect(page.get_by_role("link", name="arXiv 1809.04157")).to_be_attached()
     expect(page.get_by_text("74.70 %")).to_be_attached()
-    save_screenshot(page, "run")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 import tracked
-from conftest import SHORT, Project
+from conftest import SHORT
 from server_process import Server
 
 from heated.common.errors import InputError
@@ -96,9 +96,7 @@ def find_runs(client: Any, key: str) -> list[Any]:
     return list(client.search_runs([experiment.experiment_id], query)) if experiment else []
 
 
-def test_processes_that_publish_at_once_leave_the_same_as_one_after_the_other(
-    client: Any, tmp_path: Path
-) -> None:
+def test_processes_that_publish_at_once_leave_the_same_as_one_after_the_other(client, tmp_path):
     def make_record(dataset: str, method: str) -> dict[str, Any]:
         seeds = {str(seed): {"seconds": 20.0} for seed in tracked.HISTORIES}
         record = tracked.make_record(f"{dataset}{method}", method, seeds=seeds)
@@ -136,9 +134,7 @@ def test_processes_that_publish_at_once_leave_the_same_as_one_after_the_other(
     assert fields("together") == fields("alone")
 
 
-def test_training_loses_no_point_if_the_server_is_down_for_20_s(
-    client: Any, server: Server, project: Project
-) -> None:
+def test_training_loses_no_point_if_the_server_is_down_for_20_s(client, server, project):
     def points(name: str) -> list[tuple[int, float]]:
         key = project.folder / "key"
         runs = find_runs(client, f"{key.read_text()}-0") if key.exists() else []
@@ -184,9 +180,7 @@ def test_training_loses_no_point_if_the_server_is_down_for_20_s(
         assert points(name) == [(row["epoch"], row[column]) for row in rows]
 
 
-def test_publishing_is_retried_until_the_server_is_up_again(
-    client: Any, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_publishing_is_retried_until_the_server_is_up_again(client, server, monkeypatch):
     server.kill()
     waits: list[float] = []
 
@@ -203,8 +197,8 @@ def test_publishing_is_retried_until_the_server_is_up_again(
 
 
 def test_a_server_that_stays_down_is_reported_with_advice_and_without_a_password(
-    client: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    client, monkeypatch
+):
     with pytest.raises(InputError, match="No Experiment with id=77 exists"), wrap_mlflow_errors():
         client.get_experiment("77")
     monkeypatch.setattr(publish.time, "sleep", lambda seconds: None)
