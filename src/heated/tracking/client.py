@@ -87,11 +87,9 @@ def open_store() -> Any:
     return client
 
 
-@contextmanager
-def store_lock() -> Iterator[None]:
-    """Let one process of this project write at a time, so that nothing is created twice."""
-    with FileLock(project_root() / "mlflow.db.lock"):
-        yield
+def store_lock() -> FileLock:
+    """Return the lock of this project's writers: one at a time, so nothing is created twice."""
+    return FileLock(project_root() / "mlflow.db.lock")
 
 
 class Experiment:
@@ -108,10 +106,7 @@ class Experiment:
         self.id = self.client.create_experiment(dataset, folder, tags)
 
     def find_runs(self, **tags: str) -> list[Any]:
-        """Return the runs with this `key` and `kind`, or this `parent`, oldest first.
-
-        A `key` that ends in % stands for all keys that begin so.
-        """
+        """Return the runs with these tags, oldest first; `key` may end in %, SQL's wildcard."""
         query = " and ".join(
             f"tags.`{TAGS[name]}` {'LIKE' if value.endswith('%') else '='} '{value}'"
             for name, value in tags.items()

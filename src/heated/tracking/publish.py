@@ -60,7 +60,12 @@ def publish_dataset(
         runs.append(PublishedRun(record, run_id, result.folder / "models", metrics))
         papers[result.method] = paper
     note = experiment_note([(run.record, run.metrics) for run in runs], papers)
-    artifacts = report_artifacts(report, results[0].dataset)
+    dataset = results[0].dataset
+    figures = [f"figures/{dataset}-{name}.svg" for name in FIGURES]
+    names = ["index.html", *(f"tables/{dataset}.{suffix}" for suffix in ("md", "csv", "tex"))]
+    names += [name for name in figures if (report / name).exists()]
+    paths = {name: require_output(report / name, "report") for name in names}
+    artifacts = {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
     with_retries(partial(publish_report, runs[0].record, artifacts, note=note))
     return runs
 
@@ -140,16 +145,6 @@ def draw_artifacts(result: RunResult) -> Artifacts:
             artifacts[seed] = {f"epochs/epoch-{epoch:04}.svg": svg for epoch, svg in pictures}
             artifacts[seed]["embeddings.svg"] = picture.svg
     return artifacts
-
-
-def report_artifacts(report: Path, dataset: str) -> dict[str, str]:
-    """Return the report's page, and the tables and figures of a data set."""
-    figures = [f"figures/{dataset}-{name}.svg" for name in FIGURES]
-    names = ["index.html", *(f"tables/{dataset}.{suffix}" for suffix in ("md", "csv", "tex"))]
-    names += [name for name in figures if (report / name).exists()]
-    return {
-        name: require_output(report / name, "report").read_text(encoding="utf-8") for name in names
-    }
 
 
 @cache
