@@ -176,7 +176,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="session")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(tmp_path_factory):
     """A folder of two runs on one data set, as the stages write them."""
     runs = tmp_path_factory.mktemp("runs")
     write_runs(runs)
@@ -184,7 +184,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def runs(written: Path, tmp_path: Path) -> Path:
+def runs(written, tmp_path):
     """A copy of the folder for a test to change."""
     return Path(shutil.copytree(written, tmp_path / "runs"))
 
@@ -208,9 +208,7 @@ def more(results: list[RunResult]) -> DatasetReport:
 
 
 @pytest.fixture(scope="session")
-def report(
-    digits: DatasetReport, more: DatasetReport, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def report(digits, more, tmp_path_factory):
     """The report's folder on both, to be read only."""
     path = tmp_path_factory.mktemp("report") / "report"
     write_report(path, [digits, more])
@@ -239,7 +237,7 @@ def new_folder(tmp_path: Path) -> Callable[[], Path]:
 
 
 @pytest.fixture(scope="session")
-def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mlflow_template(tmp_path_factory):
     """An empty MLflow database, which takes seconds to create: test processes share and copy it."""
     base = tmp_path_factory.getbasetemp()
     path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "mlflow-template.db"
@@ -259,9 +257,7 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def mlflow_folder(
-    tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path
-) -> Iterator[Path]:
+def mlflow_folder(tmp_path_factory, mlflow_template):
     """A project's folder with an empty MLflow database, which this process uses."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copy(mlflow_template, folder / "mlflow.db")

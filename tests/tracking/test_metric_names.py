@@ -85,7 +85,8 @@ def test_a_runs_note_has_its_metrics_and_the_papers():
     assert "**hbn** on **digits** (conv4, D = 64), study: run." in note
     assert f"| recall_at_1 | 72.50 % | {low:.2f} to {high:.2f} | 2 | 50.68 % |" in note
     assert PAPER in note
-    note = run_note(make_record("k"), summarize_seeds({0: {"recall_at_1": 0.5, "map_at_r": 1}}), {})
+    metrics = summarize_seeds({0: {"recall_at_1": 0.5, "map_at_r": 1.0}})
+    note = run_note(make_record("k"), metrics, {})
     assert "| recall_at_1 | 50.00 % | none | 1 |" in note
     assert "reports no result for this method with this recipe" in note
     assert "map_at_r" not in note

@@ -6,8 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
@@ -65,7 +64,7 @@ train.run(train.main)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[Server]:
+def server(tmp_path_factory, mlflow_template):
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(mlflow_template, folder / "server.db")
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
@@ -78,7 +77,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> I
 
 
 @pytest.fixture
-def client(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def client(server, tmp_path, monkeypatch):
     """MLflow's client. This process has a project's folder of its own and uses the server."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)

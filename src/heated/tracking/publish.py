@@ -177,8 +177,8 @@ def run_note(record: Record, metrics: Summaries, paper: Mapping[str, float]) -> 
     )
     names = [*paper] or [name for name in metrics if name.startswith("recall")][:1]
     rows = [[name, *table_cells(metrics[name], paper.get(name))] for name in names]
-    source = f"Paper: [arXiv 1809.04157]({PAPER}), which reports "
-    source += "one training." if paper else "no result for this method with this recipe."
+    reported = "one training" if paper else "no result for this method with this recipe"
+    source = f"Paper: [arXiv 1809.04157]({PAPER}), which reports {reported}."
     return "\n\n".join([head, markdown_table(["metric", *COLUMNS], rows), source])
 
 
@@ -190,10 +190,11 @@ def experiment_note(
     `papers` has the paper's values in [0, 1] by method and metric.
     """
     record, name = runs[0][0], "recall_at_1"
-    parts = ", ".join(
-        f"{side}: {part['images']} images of {part['classes']} classes"
-        for side, part in ((side, record["split"][side]) for side in ("train", "query", "gallery"))
-    )
+    split = {side: record["split"][side] for side in ("train", "query", "gallery")}
+    counts = [
+        f"{k}: {part['images']} images of {part['classes']} classes" for k, part in split.items()
+    ]
+    parts = ", ".join(counts)
     head = (
         f"**{record['dataset']}** (images: {record['tags']['dataset']}; tested: "
         f"{record['split']['tested']}). {parts}. [Heated-Up Softmax Embedding]({PAPER}): each run "
