@@ -1,11 +1,11 @@
 """Bring every stage up to date, several runs at a time: `python -m stages JOBS`.
 
-DVC runs one stage at a time. A run, all stages of one data set and method, does not depend on other
-runs. Each of JOBS workers takes the next outdated run and builds it with a DVC process of its own.
-One DVC process builds the stages before all runs, and one the stages after them.
+DVC runs one stage at a time. A run is all stages of one data set and method; it does not depend on
+other runs. Each of JOBS workers builds the next outdated run with a DVC process of its own. One DVC
+process builds the stages before all runs, and one those after them.
 
-A second process, in a new session, starts all DVC processes. It reads a pipe that the first process
-holds open. When the first one stops, by SIGKILL too, the second ends its session.
+A second process, in a new session, starts all DVC processes, and ends its session when the first
+one stops, by SIGKILL too: that closes a pipe between them.
 """
 
 import json
@@ -162,19 +162,16 @@ def shared_stages(names: Sequence[str]) -> list[str]:
     >>> shared_stages(["resolve", "split@digits", "train@digits-bn", "report"])
     ['resolve', 'split@digits']
     """
-    of_runs = [stage_parts(name)[0] in RUN_STAGES for name in names]
-    last = max((i for i, of_run in enumerate(of_runs) if of_run), default=0)
-    return [name for name, of_run in zip(names[:last], of_runs, strict=False) if not of_run]
+    last = max((i for i, n in enumerate(names) if stage_parts(n)[0] in RUN_STAGES), default=0)
+    return [name for name in names[:last] if stage_parts(name)[0] not in RUN_STAGES]
 
 
 def outdated_runs(outdated: set[str], names: Sequence[str]) -> list[list[str]]:
     """Return the stages of each run that has an outdated one, in the order of RUN_STAGES."""
     runs: dict[str, list[str]] = {}
-    for stage in RUN_STAGES:
-        for name in names:
-            kind, item = stage_parts(name)
-            if kind == stage:
-                runs.setdefault(item, []).append(name)
+    parts = {name: stage_parts(name) for name in names}
+    for name in (name for stage in RUN_STAGES for name in names if parts[name][0] == stage):
+        runs.setdefault(parts[name][1], []).append(name)
     return [stages for stages in runs.values() if outdated & set(stages)]
 
 

@@ -42,14 +42,9 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        files = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        for name in filter(None, files.stdout.split("\0")):
+        command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        files = subprocess.check_output(command, cwd=ROOT, text=True)
+        for name in filter(None, files.split("\0")):
             if (ROOT / name).exists() and name not in ("dvc.lock", "metrics.json"):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
@@ -60,17 +55,17 @@ class Project:
 
     def run(self, *command: str, status: int = 0, **environment: str) -> str:
         """Return what a command prints to both streams; fail if its status is another one."""
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             cwd=self.folder,
             env=self.environment(**environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            check=False,
         )
-        assert done.returncode == status, done.stdout
-        return done.stdout
+        output, _ = process.communicate()
+        assert process.returncode == status, output
+        return output
 
     def environment(self, **more: str) -> dict[str, str]:
         """Return this environment with the copy's code, and without settings of git, DVC etc."""
@@ -181,7 +176,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="session")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(tmp_path_factory):
     """A folder of two runs on one data set, as the stages write them."""
     runs = tmp_path_factory.mktemp("runs")
     write_runs(runs)
@@ -189,7 +184,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def runs(written: Path, tmp_path: Path) -> Path:
+def runs(written, tmp_path):
     """A copy of the folder for a test to change."""
     return Path(shutil.copytree(written, tmp_path / "runs"))
 
@@ -213,9 +208,7 @@ def more(results: list[RunResult]) -> DatasetReport:
 
 
 @pytest.fixture(scope="session")
-def report(
-    digits: DatasetReport, more: DatasetReport, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def report(digits, more, tmp_path_factory):
     """The report's folder on both, to be read only."""
     path = tmp_path_factory.mktemp("report") / "report"
     write_report(path, [digits, more])
@@ -230,12 +223,10 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waits
 
 
-PROJECTS = {"project", "built", "baseline", "competed", "uninterrupted"}  # fixtures
-
-
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark tests that run stages in a copy of the project."""
-    if PROJECTS & set(getattr(item, "fixturenames", ())):
+    projects = {"project", "built", "baseline", "competed", "uninterrupted"}  # fixtures
+    if projects & set(getattr(item, "fixturenames", ())):
         item.add_marker("pipeline")
 
 
@@ -246,7 +237,7 @@ def new_folder(tmp_path: Path) -> Callable[[], Path]:
 
 
 @pytest.fixture(scope="session")
-def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mlflow_template(tmp_path_factory):
     """An empty MLflow database, which takes seconds to create: test processes share and copy it."""
     base = tmp_path_factory.getbasetemp()
     path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "mlflow-template.db"
@@ -266,9 +257,7 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def mlflow_folder(
-    tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path
-) -> Iterator[Path]:
+def mlflow_folder(tmp_path_factory, mlflow_template):
     """A project's folder with an empty MLflow database, which this process uses."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copy(mlflow_template, folder / "mlflow.db")

@@ -4,18 +4,15 @@ import json
 import os
 import re
 import runpy
-import socket
 import sqlite3
 import subprocess
 import sys
-import time
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from importlib.metadata import version
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +20,7 @@ import torch
 import yaml
 from conftest import ROOT, Project
 from PIL import Image
+from server_process import Server
 from test_experiments import COMMANDS as EXPERIMENTS
 
 import heated
@@ -55,19 +53,20 @@ def runs(project: Project, command: str) -> None:
     project.run("bash", "-c", command)
 
 
+DRY_RUNS = {  # commands that make starts: they take long, and other tests run them
+    "bench": "python benchmarks/evaluate.py",
+    "docs": "mkdocs build --strict",
+    "format": "ruff format",
+    "lint": "lint-imports",
+    "results": "python -m heated.reporting.release",
+    "test-all": "pytest --numprocesses auto",
+    "ui": "python -m heated.tracking",
+}
+
+
 def would_run(project: Project, command: str) -> None:
-    """Only check which commands make starts: they take long, and other tests run them."""
-    target = command.split()[1]
-    expected = {
-        "bench": "python benchmarks/evaluate.py",
-        "docs": "mkdocs build --strict",
-        "format": "ruff format",
-        "lint": "lint-imports",
-        "results": "python -m heated.reporting.release",
-        "test-all": "pytest --numprocesses auto",
-        "ui": "python -m heated.tracking",
-    }
-    assert expected[target] in project.run("bash", "-c", f"{command} --dry-run")
+    printed = project.run("bash", "-c", f"{command} --dry-run")
+    assert DRY_RUNS[command.removeprefix("make ")] in printed
 
 
 def lists_targets(project: Project, command: str) -> None:
@@ -99,7 +98,7 @@ def adds_no_run(project: Project, command: str) -> None:
             return number
 
     before = count()
-    project.run("bash", "-c", command)
+    runs(project, command)
     assert count() == before > 0
 
 
@@ -109,29 +108,14 @@ def runs_tests(project: Project, command: str) -> None:
 
 
 def serves_mlflow(project: Project, command: str) -> None:
-    with served(project, command, "/") as (_, text):
-        assert MLFLOW_TITLE in text
-
-
-def await_page(url: str, server: subprocess.Popen[bytes], *, patience: float = 600) -> str:
-    """Return a page as soon as the server answers; fail if the server has ended."""
-    end = time.monotonic() + patience
-    while True:
-        assert server.poll() is None
-        try:
-            with urllib.request.urlopen(url, timeout=10) as reply:
-                text: str = reply.read().decode()
-                return text
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.5)
+    with serve(project, command, "/") as server:
+        assert MLFLOW_TITLE in fetch(server.address)
 
 
 def keeps_metrics(project: Project, command: str) -> None:
     path = project.folder / "runs" / "digits" / "hbn" / "metrics.json"
     before = path.read_bytes()
-    project.run("bash", "-c", command)
+    runs(project, command)
     assert path.read_bytes() == before
 
 
@@ -145,25 +129,24 @@ INDEX = f"python -m heated.search index my-images --model {MODEL} --out my-index
 QUERY = "python -m heated.search query my-images/0.png --index my-index --top 10 --page result.html"
 
 
-@contextmanager
-def served(project: Project, command: str, path: str) -> Iterator[tuple[str, str]]:
-    """Start a server on a free port; yield its address and its answer at a path."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = project.start(*command.split(), "--port", str(port))
-    try:
-        address = f"http://127.0.0.1:{port}"
-        yield address, await_page(f"{address}{path}", server)
-    finally:
-        project.stop(server)
+def serve(project: Project, command: str, path: str) -> Server:
+    """Return a server that a user's command starts; it is up when it answers at a path."""
+    return Server(command.split(), path, project.folder, project.environment())
+
+
+def fetch(url: str, data: bytes | None = None) -> str:
+    """Return a page, or the answer to JSON."""
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        text: str = reply.read().decode()
+        return text
 
 
 def fills_a_server(project: Project, command: str) -> None:
-    with served(project, SERVER, "/") as (address, text):
-        assert MLFLOW_TITLE in text
+    with serve(project, SERVER, "/") as server:
+        assert MLFLOW_TITLE in fetch(server.address)
         for _ in range(2):
-            project.run("bash", "-c", command.replace("http://127.0.0.1:5000", address))
+            runs(project, command.replace("http://127.0.0.1:5000", server.address))
     with closing(sqlite3.connect(project.folder / "shared.db")) as store:
         names = [name for (name,) in store.execute("select name from runs order by name")]
     assert names[:2] == ["hbn · digits", "hbn · digits · seed 0"]
@@ -178,20 +161,14 @@ def serves_a_model(project: Project, command: str) -> None:
     project.run("make", "track")  # other tests expect the state without models
     file = BytesIO()
     Image.new("L", (9, 11)).save(file, "png")
-    image = b64encode(file.getvalue()).decode()
-    with served(project, command, "/ping") as (address, _):
-        request = urllib.request.Request(
-            f"{address}/invocations",
-            json.dumps({"inputs": [image]}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            (embedding,) = json.load(reply)["predictions"]
+    inputs = json.dumps({"inputs": [b64encode(file.getvalue()).decode()]}).encode()
+    with serve(project, command, "/ping") as server:
+        (embedding,) = json.loads(fetch(f"{server.address}/invocations", inputs))["predictions"]
     assert sum(value**2 for value in embedding) == pytest.approx(1, abs=1e-5)
 
 
 def exports(project: Project, command: str) -> None:
-    project.run("bash", "-c", command)
+    runs(project, command)
     assert (project.folder / "hbn.onnx").stat().st_size > 1000
 
 
@@ -212,31 +189,23 @@ def finds_images(project: Project, command: str) -> None:
 
 
 HOW: dict[str, Callable[[Project, str], None]] = {
-    "make repro": runs,
+    **dict.fromkeys(
+        (
+            *("make repro", "make repro JOBS=1", "dvc repro", "python -m stages 2", "make preview"),
+            *("make judge", "dvc metrics show", "dvc plots show"),
+            "python -m heated.runtime.environment",
+            "python -m stages.resolve --show methods.hbn",
+        ),
+        runs,
+    ),
+    **dict.fromkeys((f"make {target}" for target in DRY_RUNS), would_run),
+    **dict.fromkeys(("pytest", "make test"), runs_tests),
     "make help": lists_targets,
-    "make ui": would_run,
     "python3 -m venv .venv && . .venv/bin/activate": creates_a_venv,
     "pip install -r requirements.txt": is_pinned,
     "pip install -r requirements-dev.txt": is_pinned,
-    "pytest": runs_tests,
-    "dvc repro": runs,
-    "python -m stages 2": runs,
     "python -m heated.tracking": serves_mlflow,
-    "python -m heated.runtime.environment": runs,
-    "dvc metrics show": runs,
-    "dvc plots show": runs,
-    "make repro JOBS=1": runs,
-    "make preview": runs,
-    "make judge": runs,
-    "python -m stages.resolve --show methods.hbn": runs,
     "make track": adds_no_run,
-    "make test": runs_tests,
-    "make test-all": would_run,
-    "make lint": would_run,
-    "make format": would_run,
-    "make docs": would_run,
-    "make results": would_run,
-    "make bench": would_run,
     "torchrun --nproc-per-node=2 -m stages.evaluate digits hbn": keeps_metrics,
     TO_SERVER: fills_a_server,
     f"python -m heated.inference.onnx {MODEL} hbn.onnx": exports,
@@ -248,17 +217,17 @@ HOW: dict[str, Callable[[Project, str], None]] = {
 }
 
 
-def test_every_command_is_tested() -> None:
+def test_every_command_is_tested():
     # the test of TO_SERVER starts SERVER; tests/test_experiments.py runs its own commands
     assert {*HOW, SERVER} | EXPERIMENTS == COMMANDS
 
 
 @pytest.mark.parametrize("command", HOW)
-def test_a_command_works(built: Project, command: str) -> None:
+def test_a_command_works(built, command):
     HOW[command](built, command)
 
 
-def test_the_edited_schedule_re_runs_the_stages_that_readme_lists(built: Project) -> None:
+def test_the_edited_schedule_re_runs_the_stages_that_readme_lists(built):
     (diff,) = blocks("diff", README)
     method = diff.split(":")[1].strip()
     lines = [line for line in diff.splitlines() if not line.startswith("@@")]
@@ -283,13 +252,7 @@ def test_the_edited_schedule_re_runs_the_stages_that_readme_lists(built: Project
     assert set(ran) == set(re.findall(r"`([a-z]+)`", listed))
 
 
-def test_the_screenshot_is_small() -> None:
-    names = re.findall(r"\((docs/images/[^)]+)\)", README)
-    assert names
-    assert all(10_000 < (ROOT / name).stat().st_size < 200_000 for name in names)
-
-
-def test_the_loop_in_readme_trains() -> None:
+def test_the_loop_in_readme_trains():
     torch.manual_seed(0)
     scope: dict[str, Any] = {}
     (code,) = blocks("python", README)
@@ -301,70 +264,67 @@ def test_the_loop_in_readme_trains() -> None:
     assert scope["embeddings"].shape == (100, 64)
 
 
-def test_the_python_code_of_the_pages_runs(built: Project) -> None:
+def test_the_python_code_of_the_pages_runs(built):
     codes = [
-        code
-        for name, text in TEXTS.items()
-        if name != "README.md"
-        for code in blocks("python", text)
+        code for n, text in TEXTS.items() if n != "README.md" for code in blocks("python", text)
     ]
     assert codes
     for code in codes:
         built.run(sys.executable, "-c", code)
 
 
-def test_every_yaml_block_is_valid() -> None:
+def test_every_yaml_block_is_valid():
     known = {"alpha", *Params.model_fields}
     for name, text in TEXTS.items():
         for block in blocks("yaml", text):
             assert set(yaml.safe_load(block)) <= known, name
 
 
-def test_readme_is_short_and_every_file_it_names_exists() -> None:
+def test_readme_is_short_and_every_file_it_names_exists():
     assert len(README.splitlines()) <= 120
     for name in ("README.md", "CONTRIBUTING.md"):  # mkdocs checks the links of docs/
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXTS[name]):
             assert (ROOT / target).exists(), target
+    screenshots = re.findall(r"\((docs/images/[^)]+)\)", README)
+    assert screenshots
+    assert all(10_000 < (ROOT / name).stat().st_size < 200_000 for name in screenshots)
 
 
-def test_readmes_picture_of_the_pipeline_has_every_stage() -> None:
+def test_pictures_of_the_pipeline_have_every_stage():
     scripts = {path.stem for path in (ROOT / "stages").glob("[a-z]*.py")} - {"fork_server"}
     for name in ("README.md", "architecture.md"):
         picture = next(block for block in blocks("", TEXTS[name]) if "─►" in block)
         assert scripts <= set(re.findall(r"[a-z]+", picture)), name
 
 
-def test_the_parameter_reference_is_up_to_date() -> None:
+def test_the_references_of_parameters_and_public_names_are_up_to_date():
     generate = runpy.run_path(str(ROOT / "docs" / "generate_parameters.py"))
     advice = "run: python docs/generate_parameters.py"
     assert generate["page"]() == TEXTS["parameters.md"], advice
-
-
-def test_the_api_page_has_every_public_name() -> None:
     documented = set(re.findall(r"^::: (\S+)", TEXTS["api.md"], re.MULTILINE))
     for name, (module, attribute) in heated.PUBLIC.items():
         assert f"`heated.{name}`" in TEXTS["api.md"] or f"heated.{name} " in TEXTS["api.md"]
         assert documented & {f"{module}.{attribute}", module}, name
 
 
-def test_the_site_builds_without_a_warning_or_a_broken_link(tmp_path: Path) -> None:
-    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir"]
-    done = subprocess.run(
-        [*command, str(tmp_path / "site")],
+def test_the_site_builds_without_a_warning_or_a_broken_link(tmp_path):
+    site = tmp_path / "site"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", site],
         cwd=ROOT,
-        env=environment,
-        capture_output=True,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        check=False,
     )
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
-    assert (tmp_path / "site/index.html").exists()
-    for page in (tmp_path / "site").rglob("*.html"):  # no page loads anything from elsewhere
+    output, _ = process.communicate()
+    assert (process.returncode, output) == (0, "")
+    assert (site / "index.html").exists()
+    for page in site.rglob("*.html"):  # no page loads anything from elsewhere
         assert not re.findall(r'src="(?:https?:)?//', page.read_text(encoding="utf-8")), page.name
 
 
-def test_every_figure_of_the_benchmarks_is_measured() -> None:
+def test_every_figure_of_the_benchmarks_is_measured():
     figures = json.loads((ROOT / "benchmarks/results/evaluate.json").read_text(encoding="utf-8"))
     for figure in (
         f"{figures['retrieval_s']:.0f} s",

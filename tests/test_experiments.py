@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SHORT, Project
-from mlflow_server import await_answer, free_port
+from server_process import Server
 
 pytestmark = [
     pytest.mark.xdist_group("experiments"),
@@ -34,7 +34,6 @@ COMMANDS = {  # of docs/experiments.md, which tests/test_docs.py compares
     *(TEMPORARY, QUEUE, START, TABLE, METRICS, PARAMS, PLOTS, APPLY),
     *(REMOTE, PUSH, SHARE, PULL, TAKE),
 }
-KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 ENDED = {"Success", "Failed"}  # states; a task that DVC is starting may be in no list for a moment
 WITHOUT_STUDIES = {"studies.embeddings_2d.datasets": [], "studies.gradients.methods": []}
 
@@ -48,14 +47,15 @@ def shell(project: Project, command: str, **environment: str) -> str:
 def baseline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A project whose results are committed."""
     project = Project(tmp_path_factory.mktemp("experiments"))
-    project.run("git", "config", "user.name", "test")
-    project.run("git", "config", "user.email", "test@example.org")
     project.edit(SHORT | WITHOUT_STUDIES)
-    shell(project, "mkdir .venv && touch .venv/.uv .venv/.ready")  # make uses the PATH's instead
-    project.run("dvc", "repro", "--quiet")
-    shell(project, REMOTE)
-    project.run("git", "add", "--all")
-    project.run("git", "commit", "--quiet", "--message", "results")
+    setup = (
+        "git config user.name test && git config user.email test@example.org",
+        "mkdir .venv && touch .venv/.uv .venv/.ready",  # make uses the PATH's instead
+        f"dvc repro --quiet && {REMOTE}",
+        "git add --all && git commit --quiet --message results",
+    )
+    for command in setup:
+        shell(project, command)
     yield project
     project.run("dvc", "queue", "stop", "--kill")
 
@@ -74,8 +74,7 @@ def queued(baseline: Project, temporary: str) -> dict[str, str]:
         rows = baseline.run("dvc", "queue", "status").split("\n\n")[0].splitlines()[1:]
         return {row.split()[1]: row.split()[-1] for row in rows}
 
-    shell(baseline, QUEUE)
-    shell(baseline, START)
+    shell(baseline, f"{QUEUE} && {START}")
     end = time.monotonic() + 1200  # on a busy machine
     while len(found := states()) < 2 or not set(found.values()) <= ENDED:
         assert time.monotonic() < end, found
@@ -95,33 +94,27 @@ def recall(metrics: str) -> str:
 
 
 def test_a_temporary_experiment_runs_changed_stages_and_keeps_the_projects_files(
-    baseline: Project, temporary: str
-) -> None:
+    baseline, temporary
+):
     ran = [line.split("'")[1] for line in temporary.splitlines() if line.startswith("Running")]
     run = [f"{stage}@digits-hbn" for stage in ("train", "embed", "evaluate")]
     assert ran == ["resolve", *run, "report", "track"]  # without download and split
     assert baseline.run("git", "status", "--porcelain") == ""
     before, after = (committed(baseline, name, "params.yaml") for name in ("HEAD", NAME))
     pairs = zip(before.splitlines(), after.splitlines(), strict=True)
-    changed = [pair for pair in pairs if pair[0] != pair[1]]
-    assert changed == [("      start: 16", "      start: 32")]
+    assert [p for p in pairs if p[0] != p[1]] == [("      start: 16", "      start: 32")]
     before, after = (committed(baseline, name, "metrics.json") for name in ("HEAD", NAME))
     assert recall(before) != recall(after)
 
 
-def test_database_and_checkpoints_are_only_in_the_projects_folder(
-    baseline: Project, queued: dict[str, str]
-) -> None:
+def test_database_and_checkpoints_are_only_in_the_projects_folder(baseline, queued):
     for name in ("mlflow.db", "checkpoints"):
-        found = [path.relative_to(baseline.folder) for path in baseline.folder.rglob(name)]
-        assert found == [Path(name)]
+        assert list(baseline.folder.rglob(name)) == [baseline.folder / name]
     ends = [*baseline.folder.glob("checkpoints/*/after-2-*.safetensors")]
     assert len(ends) == len(["HEAD", NAME, *queued])  # their alphas differ
 
 
-def test_a_queue_runs_side_by_side_and_dvc_and_mlflow_list_its_experiments(
-    baseline: Project, queued: dict[str, str]
-) -> None:
+def test_a_queue_runs_side_by_side_and_dvc_and_mlflow_list_its_experiments(baseline, queued):
     assert list(queued.values()) == ["Success", "Success"]
     output = baseline.run("dvc", "exp", "show", "--csv", "--only-changed", "--hide-workspace")
     rows = {row["Experiment"]: row for row in csv.DictReader(io.StringIO(output))}
@@ -141,7 +134,7 @@ def test_a_queue_runs_side_by_side_and_dvc_and_mlflow_list_its_experiments(
     assert columns == ["Experiment", "Created", *metrics, *params]
 
 
-def test_diffs_show_metrics_parameters_and_plots(baseline: Project, temporary: str) -> None:
+def test_diffs_show_metrics_parameters_and_plots(baseline, temporary):
     assert "digits.hbn.recall_at_1" in shell(baseline, METRICS)
     (line,) = shell(baseline, PARAMS).splitlines()[1:]
     assert line.split() == ["params.yaml", "methods.hbn.alpha.start", "16", "32"]
@@ -152,7 +145,7 @@ def test_diffs_show_metrics_parameters_and_plots(baseline: Project, temporary: s
     assert baseline.run("git", "status", "--porcelain") == ""
 
 
-def test_a_stage_uses_the_package_in_its_copy(baseline: Project, tmp_path: Path) -> None:
+def test_a_stage_uses_the_package_in_its_copy(baseline, tmp_path):
     copy = tmp_path / "copy"
     baseline.run("git", "worktree", "add", "--quiet", str(copy))
     code = "import stages, heated; print(heated.__file__)"
@@ -164,26 +157,22 @@ def test_a_stage_uses_the_package_in_its_copy(baseline: Project, tmp_path: Path)
 @pytest.fixture(scope="module")
 def keys(baseline: Project) -> Iterator[dict[str, str]]:
     """The environment in which DVC finds an S3 server with an empty bucket, on loopback."""
-    port = free_port()
-    server = baseline.start(sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port))
-    address = f"http://127.0.0.1:{port}"
-    try:
-        await_answer(server, address)
-        request = urllib.request.Request(f"{address}/my-bucket", method="PUT")
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1"]
+    with Server(command, "/", baseline.folder, baseline.environment()) as server:
+        request = urllib.request.Request(f"{server.address}/my-bucket", method="PUT")
         urllib.request.urlopen(request, timeout=60).close()
-        yield KEYS | {"AWS_ENDPOINT_URL": address}
-    finally:
-        baseline.stop(server)
+        yield {
+            **dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "test"),
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": server.address,
+        }
 
 
-def test_pushed_results_are_used_in_a_clone_without_training(
-    baseline: Project, temporary: str, keys: dict[str, str], tmp_path: Path
-) -> None:
+def test_pushed_results_are_used_in_a_clone_without_training(baseline, temporary, keys, tmp_path):
     hub, clone = tmp_path / "hub.git", tmp_path / "clone"
     shell(baseline, f"git init --quiet --bare {hub} && git remote add origin {hub}")
     baseline.run("git", "push", "--quiet", "origin", "HEAD")
-    shell(baseline, PUSH, **keys)
-    shell(baseline, SHARE, **keys)
+    shell(baseline, f"{PUSH} && {SHARE}", **keys)
 
     def in_clone(command: str) -> str:
         environment = keys | {"PYTHONPATH": str(clone / "src")}
@@ -195,9 +184,7 @@ def test_pushed_results_are_used_in_a_clone_without_training(
     assert "Data and pipelines are up to date." in output
     assert (clone / "report/index.html").stat().st_size > 0
 
-    in_clone(TAKE)
-    in_clone(APPLY)
-    assert "Running stage" not in in_clone("dvc repro")
+    assert "Running stage" not in in_clone(f"{TAKE} && {APPLY} && dvc repro")
     applied = (clone / "metrics.json").read_text(encoding="utf-8")
     assert recall(applied) == recall(committed(baseline, NAME, "metrics.json"))
 

@@ -21,11 +21,8 @@ def history(seed: int, epochs: int = 4) -> list[dict[str, float]]:
             "lr": 0.05,
             "loss": 1 / (1 + epoch + seed),
             "accuracy": 0.5 + epoch / 10,
-            **(
-                {"recall_at_1": 0.4 + epoch / 7 + seed / 100, "inter_class_distance": 0.3}
-                if epoch % 2
-                else {}
-            ),
+            **({"recall_at_1": 0.4 + epoch / 7 + seed / 100} if epoch % 2 else {}),
+            **({"inter_class_distance": 0.3} if epoch % 2 else {}),
         }
         for epoch, alpha in enumerate(ALPHAS[:epochs])
     ]
@@ -73,17 +70,23 @@ def record_runs(client: Any, key: str, kind: str) -> list[Any]:
     return [run for run in runs if run.data.tags["heated.key"].split("-")[0] == key]
 
 
-def seed_run(client: Any, key: str, seed: int) -> Any:
-    """Return the run of a record's seed."""
-    runs = record_runs(client, key, "seed")
-    (run,) = [run for run in runs if run.data.params["seed"] == str(seed)]
+def method_run(client: Any, key: str) -> Any:
+    """Return the only run of a record's method."""
+    (run,) = record_runs(client, key, "run")
     return run
 
 
-def statuses(client: Any, key: str) -> tuple[list[str], ...]:
+def seed_run(client: Any, key: str, seed: int) -> Any:
+    """Return the only run of a record's seed."""
+    runs = record_runs(client, key, "seed")
+    (run,) = [run for run in runs if run.data.tags["seed"] == str(seed)]
+    return run
+
+
+def statuses(client: Any, key: str) -> tuple[list[str], list[str]]:
     """Return the statuses of a method's runs, and of its seeds' runs."""
-    kinds = ("run", "seed")
-    return tuple([run.info.status for run in record_runs(client, key, kind)] for kind in kinds)
+    run, seed = ([r.info.status for r in record_runs(client, key, k)] for k in ("run", "seed"))
+    return run, seed
 
 
 def metric_points(client: Any, run: Any, name: str) -> list[tuple[int, float]]:
@@ -119,10 +122,7 @@ def run_fields(client: Any, run: Any, names: dict[str, str]) -> dict[str, Any]:
         "tags": tags,
         "metrics": dict(run.data.metrics),
         "histories": {name: metric_points(client, run, name) for name in run.data.metrics},
-        "inputs": [
-            (each.dataset.name, each.dataset.digest, each.dataset.source, each.dataset.profile)
-            for each in run.inputs.dataset_inputs
-        ],
+        "inputs": [vars(each.dataset) for each in run.inputs.dataset_inputs],
         "artifacts": artifacts(client, run.info.run_id),
     }
 

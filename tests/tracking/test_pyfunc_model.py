@@ -1,10 +1,8 @@
 """Models in MLflow: which are logged, registered and champion, and how others load them."""
 
-import ast
 import json
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -19,8 +17,8 @@ import pytest
 import torch
 from conftest import ROOT
 from embedders import KINDS, as_file, case
-from mlflow_server import await_answer, free_port
-from test_stages import imported_files
+from server_process import Server
+from test_stages import imported_files, imported_names
 from tracked import MLFLOW_WARNING, make_record
 
 from heated import config
@@ -92,24 +90,25 @@ def logged_models(client, dataset):
 
 
 def champion(client, dataset):
-    return client.get_model_version_by_alias(f"heated-{dataset}", "champion")
+    """Return run and version of a data set's champion."""
+    found = client.get_model_version_by_alias(f"heated-{dataset}", "champion")
+    return found.run_id, int(found.version)
 
 
 @PHOTOGRAPHS
 def test_the_best_seed_on_validation_classes_is_logged_and_the_best_method_champion(
     given, client, tmp_path
 ):
-    runs = publish_methods(given, tmp_path, "best")
-    log_models(runs, given.packing, metric="recall_at_1", register=False)
-    assert logged_models(client, "best") == sorted(
-        [("sm-seed-7", runs[0].run_id), ("hbn-seed-0", runs[1].run_id)]
-    )
+    first, second = publish_methods(given, tmp_path, "best")
+    log_models([first, second], given.packing, metric="recall_at_1", register=False)
+    expected = [("hbn-seed-0", second.run_id), ("sm-seed-7", first.run_id)]
+    assert logged_models(client, "best") == expected
     assert client.search_registered_models("name = 'heated-best'") == []
-    for run in runs:
-        assert client.get_run(run.run_id).outputs.model_outputs
-        assert client.get_run(run.run_id).info.status == "FINISHED"
-    log_models(runs, given.packing, metric="recall_at_1", register=True)
-    assert champion(client, "best").run_id == runs[1].run_id
+    for run in (client.get_run(each.run_id) for each in (first, second)):
+        assert run.outputs.model_outputs
+        assert run.info.status == "FINISHED"
+    log_models([first, second], given.packing, metric="recall_at_1", register=True)
+    assert champion(client, "best") == (second.run_id, 2)
 
 
 @PHOTOGRAPHS
@@ -135,12 +134,10 @@ def test_without_validation_classes_the_first_seed_of_the_first_method_is_the_ch
     log_models([again, second], given.packing, metric=None, register=True)
     assert len(logged_models(client, "first")) == 2
     assert len(client.get_run(again.run_id).outputs.model_outputs) == 1
-    assert champion(client, "first").run_id == again.run_id
-    assert int(champion(client, "first").version) == 3
-
+    assert champion(client, "first") == (again.run_id, 3)
     shutil.copy(first.models / "seed-7.safetensors", first.models / "seed-0.safetensors")
     log_models([again, second], given.packing, metric=None, register=True)
-    assert int(champion(client, "first").version) == 4
+    assert champion(client, "first") == (again.run_id, 4)
 
 
 def test_only_validation_classes_choose_a_model(tmp_path):
@@ -170,7 +167,7 @@ def test_a_loaded_model_takes_images_pixels_and_columns_as_an_embedder_does(give
     assert np.array_equal(loaded.predict(batch), loaded.predict(list(batch)))
     table = pd.DataFrame({"image": given.contents})
     assert np.array_equal(loaded.predict(table["image"]), found)
-    with pytest.raises(InputError, match="of a table it is the column"):
+    with pytest.raises(InputError, match="of a table the column of images"):
         loaded.predict(table)
     assert loaded.metadata.signature is not None
     assert loaded.metadata.get_output_schema().inputs[0].shape == (-1, 16)
@@ -188,10 +185,7 @@ def test_it_has_no_pickle_and_requires_the_packages_that_its_code_imports(saved)
     assert not [path for path in files if path.suffix in (".pkl", ".pickle", ".pt", ".pyc")]
     required = dict(line.split("==") for line in (saved / "requirements.txt").read_text().split())
     module = ROOT / "src/heated/inference/embedder.py"
-    texts = [path.read_text(encoding="utf-8") for path in {module, *imported_files(module)}]
-    nodes = [node for text in texts for node in ast.walk(ast.parse(text))]
-    names = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
-    names |= {each.name for node in nodes if isinstance(node, ast.Import) for each in node.names}
+    names = {name for path in {module, *imported_files(module)} for name in imported_names(path)}
     external = {name.split(".")[0] for name in names} - {"heated", *sys.stdlib_module_names}
     packages = {packages_distributions()[name][0].lower() for name in external}
     assert required.keys() == packages | {"mlflow"}
@@ -218,24 +212,20 @@ def test_a_model_is_loaded_by_address_and_a_wrong_address_or_packing_is_an_error
 def test_a_database_that_mlflow_cannot_read_is_an_error_with_advice(
     mlflow_template, tmp_path, monkeypatch
 ):
+    database = shutil.copy(mlflow_template, tmp_path / "mlflow.db")
     monkeypatch.setattr(sys, "argv", ["heated.tracking"])
-    for problem in ("damaged", "version"):
-        folder = tmp_path / problem
-        folder.mkdir()
-        database = shutil.copy(mlflow_template, folder / "mlflow.db")
-        if problem == "damaged":
-            database.write_bytes(b"no database")
-        else:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    advice = "delete mlflow.db and run `make track`"
+    for problem in ("version", "damaged"):
+        if problem == "version":
             with closing(sqlite3.connect(database)) as connection, connection:
                 connection.execute("UPDATE alembic_version SET version_num = 'another'")
-        monkeypatch.setenv("DVC_ROOT", str(folder))
+        else:
+            database.write_bytes(b"no database")
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow itself sets it
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError, match=f"^MLflow at sqlite:///{database}: .*\n.*{advice}"):
             load_embedder("models:/heated-digits@champion")
-        first, second = str(caught.value).splitlines()
-        assert first.startswith(f"MLflow at sqlite:///{database}: ")
-        assert "delete mlflow.db and run `make track`" in second
-        with pytest.raises(SystemExit, match="delete mlflow.db and run `make track`"):
+        with pytest.raises(SystemExit, match=advice):
             main()  # of the pages
 
 
@@ -251,14 +241,9 @@ def test_a_process_without_this_project_loads_it(given, saved, tmp_path):
     files = [tmp_path / str(number) for number in range(3)]
     for file, content in zip(files, given.contents, strict=False):
         file.write_bytes(as_file(content))
-    output = subprocess.run(
-        [sys.executable, "-c", code, saved, *files],
-        cwd=tmp_path,
-        env={k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "DVC_ROOT")},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    ).stdout
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "DVC_ROOT")}
+    command = [sys.executable, "-c", code, saved, *files]
+    output = subprocess.check_output(command, cwd=tmp_path, env=environment, text=True)
     package, embeddings = json.loads(output.splitlines()[-1])
     assert package == str(saved / "code" / "heated" / "__init__.py")
     np.testing.assert_allclose(embeddings, given.embeddings[:3], atol=1e-5, rtol=0)
@@ -268,27 +253,17 @@ def test_a_process_without_this_project_loads_it(given, saved, tmp_path):
 @PHOTOGRAPHS
 def test_it_gives_the_same_embeddings_over_http(given, saved, tmp_path):
     def post(inputs):
-        with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        host = server.address.removeprefix("http://")
+        with closing(HTTPConnection(host, timeout=60)) as connection:
             headers = {"Content-Type": "application/json"}
             connection.request("POST", "/invocations", json.dumps({"inputs": inputs}), headers)
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
 
-    port = free_port()
-    with (tmp_path / "log").open("wb") as log:
-        command = ["-m", "mlflow", "models", "serve", "--model-uri", str(saved)]
-        options = ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # of uvicorn
-        server = subprocess.Popen(
-            [sys.executable, *command, *options],
-            cwd=tmp_path,
-            env={**os.environ, "PATH": path},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        await_answer(server, f"http://127.0.0.1:{port}/ping", tmp_path / "log")
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(saved)]
+    command += ["--env-manager", "local", "--host", "127.0.0.1"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # of uvicorn
+    with Server(command, "/ping", tmp_path, os.environ | {"PATH": path}) as server:
         encoded = [b64encode(as_file(image)).decode() for image in given.contents[:5]]
         status, answer = post(encoded)
         assert status == 200
@@ -298,6 +273,3 @@ def test_it_gives_the_same_embeddings_over_http(given, saved, tmp_path):
         assert status == 400
         assert "image 1: " in answer
         assert "base64" in answer
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait()

@@ -7,21 +7,8 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from tracked import (
-    ALPHAS,
-    HISTORIES,
-    METRICS,
-    MLFLOW_WARNING,
-    NAMES,
-    artifacts,
-    history,
-    make_record,
-    metric_points,
-    record_points,
-    record_runs,
-    seed_run,
-    statuses,
-)
+import tracked
+from tracked import ALPHAS, HISTORIES, METRICS, NAMES, history, make_record, metric_points, seed_run
 
 from heated import reporting
 from heated.common.errors import InputError
@@ -45,7 +32,7 @@ from heated.tracking.publish import publish_report, publish_run
 pytestmark = [
     pytest.mark.xdist_group("mlflow-tracking"),
     pytest.mark.mlflow,
-    pytest.mark.filterwarnings(MLFLOW_WARNING),
+    pytest.mark.filterwarnings(tracked.MLFLOW_WARNING),
     pytest.mark.usefixtures("mlflow_folder"),
 ]
 ALL_FINISHED = (["FINISHED"], ["FINISHED", "FINISHED"])
@@ -59,7 +46,7 @@ def client(mlflow_folder):
 
 @pytest.fixture(scope="module")
 def parent(client):
-    return record_runs(client, "whole", "run")[0]
+    return tracked.method_run(client, "whole")
 
 
 @pytest.fixture(scope="module")
@@ -67,21 +54,17 @@ def children(client):
     return {seed: seed_run(client, "whole", seed) for seed in HISTORIES}
 
 
-def test_a_data_set_is_an_experiment_a_method_a_parent_run_and_each_seed_a_child(
+def test_a_method_is_a_parent_run_and_a_seed_a_child_with_its_curves_and_final_metrics(
     client, parent, children, mlflow_folder
 ):
     experiment = client.get_experiment_by_name("digits")
     assert experiment.artifact_location == (mlflow_folder / "mlartifacts" / "digits").as_uri()
     assert parent.info.run_name == "hbn · digits"
     assert PARENT_TAG not in parent.data.tags
+    assert tracked.statuses(client, "whole") == ALL_FINISHED
     for seed, run in children.items():
         assert run.info.run_name == f"hbn · digits · seed {seed}"
         assert run.data.tags[PARENT_TAG] == parent.info.run_id
-    assert statuses(client, "whole") == ALL_FINISHED
-
-
-def test_a_seed_has_every_epochs_row_and_its_final_metrics_at_step_0(client, children):
-    for seed, run in children.items():
         for name in {key for row in HISTORIES[seed] for key in row} - {"epoch"}:
             expected = [(row["epoch"], row[name]) for row in HISTORIES[seed] if name in row]
             assert metric_points(client, run, NAMES[name]) == expected
@@ -109,13 +92,11 @@ def test_the_parent_has_the_means_their_intervals_and_n(client, parent):
 def test_parameters_tags_and_data_set_describe_a_run(parent, children):
     params = {"lr": "0.05", "epochs": str(len(ALPHAS)), "embedding_dim": "64"}
     params |= {"alpha": "step", "alpha.start": "16.0", "alpha.end": "4.0", "alpha.at": "0.7"}
-    params |= {"augment": "crop, flip", "augment.crop.size": "7"}
-    params |= {"augment.flip.probability": "0.5"}
+    params |= {"augment": "crop, flip", "augment.crop.size": "7", "augment.flip.p": "0.5"}
     assert parent.data.params == params
     assert children[7].data.params == params | {"seed": "7"}
-    tags = {"dataset": "digits", "recipe": "digits", "method": "hbn", "study": "run"}
-    tags |= {"backbone": "conv4", "environment.device": "made up", "source.modified": "True"}
-    tags |= {"source.stage": "train@digits-hbn"}
+    tags = tracked.TAGS | {"method": "hbn", "environment.device": "made up"}
+    tags |= {"source.modified": "True", "source.stage": "train@digits-hbn"}
     tags |= dict.fromkeys(("source.commit", "mlflow.source.git.commit"), "c0ffee")
     assert (tags | {"seed": "7"}).items() <= children[7].data.tags.items()
     assert tags.items() <= parent.data.tags.items()
@@ -128,22 +109,23 @@ def test_parameters_tags_and_data_set_describe_a_run(parent, children):
 
 
 def test_a_run_lasts_as_long_as_its_record_says_and_an_epoch_its_share(client):
-    seconds = {"0": {"seconds": 20.5}, "7": {"seconds": 30.0}}
+    record = make_record("lasting", seeds={"0": {"seconds": 20.5}, "7": {"seconds": 30.0}})
     publish_run(make_record("lasting"), HISTORIES, {})
-    publish_run(make_record("lasting", seeds=seconds), HISTORIES, METRICS)
-    start = 1000 * datetime.fromisoformat(make_record("lasting")["started"]).timestamp()
-    (parent,) = record_runs(client, "lasting", "run")
-    infos = [seed_run(client, "lasting", seed).info for seed in (0, 7)] + [parent.info]
-    times = [(info.start_time - start, info.end_time - start) for info in infos]
+    publish_run(record, HISTORIES, METRICS)
+    start = 1000 * datetime.fromisoformat(record["started"]).timestamp()
+    runs = [seed_run(client, "lasting", seed) for seed in (0, 7)]
+    runs.append(tracked.method_run(client, "lasting"))
+    times = [(run.info.start_time - start, run.info.end_time - start) for run in runs]
     assert times == [(0, 20_500), (0, 30_000), (0, 50_500)]
-    run_id = seed_run(client, "lasting", 7).info.run_id
-    points = client.get_metric_history(run_id, "schedule/alpha")
+    points = client.get_metric_history(runs[1].info.run_id, "schedule/alpha")
     assert [point.timestamp - start for point in points] == [7500, 15000, 22500, 30000]
 
 
 def test_a_run_of_the_same_content_is_kept(client, tmp_path):
     def all_fields():
-        runs = record_runs(client, "whole", "run") + record_runs(client, "whole", "seed")
+        runs = tracked.record_runs(client, "whole", "run") + tracked.record_runs(
+            client, "whole", "seed"
+        )
         return sorted(((run.info.run_id, run.to_dictionary()) for run in runs), key=str)
 
     before, calls = all_fields(), []
@@ -155,26 +137,26 @@ def test_a_run_of_the_same_content_is_kept(client, tmp_path):
 
 
 def test_other_metrics_files_note_or_code_replace_the_run(client, monkeypatch):
-    record = make_record("again")
+    record = make_record("changed")
     for text in ("one", "two"):
         files = {None: {"a/b.txt": text}, 7: {"c.svg": text}}
         publish_run(record, HISTORIES, METRICS, note=f"**{text}**", draw=lambda f=files: f)
-    (parent,) = record_runs(client, "again", "run")
+    parent = tracked.method_run(client, "changed")
     assert parent.data.tags[NOTE_TAG] == "**two**"
-    assert artifacts(client, parent.info.run_id) == {"a/b.txt": b"two"}
-    assert artifacts(client, seed_run(client, "again", 7).info.run_id) == {"c.svg": b"two"}
-    assert artifacts(client, seed_run(client, "again", 0).info.run_id) == {}
+    runs = [parent, *(seed_run(client, "changed", seed) for seed in (7, 0))]
+    found = [tracked.artifacts(client, run.info.run_id) for run in runs]
+    assert found == [{"a/b.txt": b"two"}, {"c.svg": b"two"}, {}]
     for value in (0.9, 0.5):
         metrics = summarize_seeds(dict.fromkeys(HISTORIES, {"recall_at_1": value}))
         publish_run(record, HISTORIES, metrics)
-    (parent,) = record_runs(client, "again", "run")
-    for run in (parent, seed_run(client, "again", 7)):
+    parent = tracked.method_run(client, "changed")
+    for run in (parent, seed_run(client, "changed", 7)):
         assert metric_points(client, run, "final/recall_at_1") == [(0, 0.5)]
     monkeypatch.setattr(publish, "code_digests", lambda: ["another"])
     assert publish_run(record, HISTORIES, metrics) != parent.info.run_id
-    client.delete_run(seed_run(client, "again", 7).info.run_id)
+    client.delete_run(seed_run(client, "changed", 7).info.run_id)
     publish_run(record, HISTORIES, metrics)  # restores a seed that a user deleted
-    assert statuses(client, "again") == ALL_FINISHED
+    assert tracked.statuses(client, "changed") == ALL_FINISHED
 
 
 def test_the_digest_is_of_the_code_that_writes_and_draws_and_of_matplotlib(tmp_path, monkeypatch):
@@ -193,99 +175,94 @@ def test_the_digest_is_of_the_code_that_writes_and_draws_and_of_matplotlib(tmp_p
 
 def test_a_replaced_run_keeps_what_users_wrote(client):
     def publish_with(note):
-        return publish_run(make_record("users"), HISTORIES, METRICS, note=note)
+        run_id = publish_run(make_record("users"), HISTORIES, METRICS, note=note)
+        run = client.get_run(run_id)
+        return run_id, run.info.run_name, run.data.tags
 
-    run_id = publish_with("ours")
+    run_id, *_ = publish_with("ours")
+    for tag in (DIGEST_TAG, TITLE_TAG, NOTE_DIGEST_TAG):  # as in an earlier version
+        client.delete_tag(run_id, tag)
+    client.set_tag(run_id, OLD_FILES_TAG, "ab")
+    run_id, name, tags = publish_with("ours, a new version's")
+    assert (name, tags[NOTE_TAG]) == ("hbn · digits", "ours, a new version's")
+    assert OLD_FILES_TAG not in tags
     for tag, value in {"liked": "yes", "experiments": "two", "experiment": "ours"}.items():
         client.set_tag(run_id, tag, value)
     seed = seed_run(client, "users", 7)
     client.set_tag(seed.info.run_id, NOTE_TAG, "a user's note on a seed")
     users_child = client.create_run(seed.info.experiment_id, tags={PARENT_TAG: run_id}).info.run_id
-    run_id = publish_with("ours, again")
-    assert client.get_run(run_id).data.tags[NOTE_TAG] == "ours, again"
-    assert client.get_run(run_id).info.run_name == "hbn · digits"
+    run_id, name, tags = publish_with("ours, again")
+    assert (name, tags[NOTE_TAG]) == ("hbn · digits", "ours, again")
     assert client.get_run(users_child).data.tags[PARENT_TAG] == run_id
     client.set_tag(run_id, NOTE_TAG, "a user's note")
     client.update_run(run_id, name="the best")
     for text in ("ours, later", "ours, at last"):
-        run = client.get_run(publish_with(text))
-        tags = run.data.tags
-        assert (tags[NOTE_TAG], tags["liked"], tags["experiments"]) == (
-            *("a user's note", "yes", "two"),
-        )
-        assert run.info.run_name == "the best"
+        _, name, tags = publish_with(text)
+        assert (name, tags[NOTE_TAG]) == ("the best", "a user's note")
+        assert (tags["liked"], tags["experiments"]) == ("yes", "two")
         assert "experiment" not in tags
     assert seed_run(client, "users", 7).data.tags[NOTE_TAG] == "a user's note on a seed"
     assert NOTE_TAG not in seed_run(client, "users", 0).data.tags
 
 
-def test_a_note_of_an_earlier_version_is_replaced(client):
-    run_id = publish_run(make_record("before"), HISTORIES, METRICS, note="ours")
-    for tag in (DIGEST_TAG, TITLE_TAG, NOTE_DIGEST_TAG):
-        client.delete_tag(run_id, tag)
-    client.set_tag(run_id, OLD_FILES_TAG, "ab")
-    run_id = publish_run(make_record("before"), HISTORIES, METRICS, note="ours, later")
-    run = client.get_run(run_id)
-    assert run.data.tags[NOTE_TAG] == "ours, later"
-    assert OLD_FILES_TAG not in run.data.tags
-    assert run.info.run_name == "hbn · digits"
-
-
 def test_one_seed_more_or_fewer_replaces_the_means_and_no_curve_has_two_values(client):
     one = summarize_seeds({0: {name: summary["seeds"]["0"] for name, summary in METRICS.items()}})
     publish_run(make_record("seeds"), {0: history(0)}, one)
-    (parent,) = record_runs(client, "seeds", "run")
-    final = {k: v for k, v in parent.data.metrics.items() if k not in NAMES.values()}
+    metrics = tracked.method_run(client, "seeds").data.metrics
+    final = {k: v for k, v in metrics.items() if k not in NAMES.values()}
     assert final == {"final/recall_at_1": 0.71, "final/map_at_r": 0.2, "interval/n": 1}
     publish_run(make_record("seeds"), HISTORIES, METRICS)
-    assert record_points(client, "seeds") == record_points(client, "whole")
+    assert tracked.record_points(client, "seeds") == tracked.record_points(client, "whole")
     publish_run(make_record("seeds"), {0: HISTORIES[0]}, one)
-    (parent,) = record_runs(client, "seeds", "run")
+    parent = tracked.method_run(client, "seeds")
     assert parent.data.metrics["interval/n"] == 1
     for seed in HISTORIES:  # the one that was left out is kept
         assert seed_run(client, "seeds", seed).data.tags[PARENT_TAG] == parent.info.run_id
 
 
 def test_an_incomplete_run_of_a_killed_process_is_replaced(client, monkeypatch):
-    def killed_at_second_call(method):
-        calls = []
-
-        def called(*args, **kwargs):
-            calls.append(args)
-            if len(calls) == 2:
-                raise KeyboardInterrupt
-            return method(*args, **kwargs)
-
-        return called
-
     for step in ("create_run", "log_metrics", "delete_duplicates"):
-        key = f"killed {step}"
+        key, method, calls = f"killed {step}", getattr(Experiment, step), []
+
+        def killed_at_second_call(*args, _method=method, _calls=calls, **kwargs):
+            _calls.append(args)
+            if len(_calls) == 2:
+                raise KeyboardInterrupt
+            return _method(*args, **kwargs)
+
         with monkeypatch.context() as patch:
-            patch.setattr(Experiment, step, killed_at_second_call(getattr(Experiment, step)))
+            patch.setattr(Experiment, step, killed_at_second_call)
             with pytest.raises(KeyboardInterrupt):
                 publish_run(make_record(key), HISTORIES, METRICS)
         publish_run(make_record(key), HISTORIES, METRICS)
-        assert record_points(client, key) == record_points(client, "whole")
-        assert statuses(client, key) == ALL_FINISHED
+        assert tracked.record_points(client, key) == tracked.record_points(client, "whole")
+        assert tracked.statuses(client, key) == ALL_FINISHED
 
 
 def test_one_of_two_runs_that_two_machines_wrote_at_once_is_kept(client):
+    def create_run(**tags):
+        return client.create_run(run.info.experiment_id, 4000, tags).info.run_id
+
     publish_run(make_record("double"), HISTORIES, METRICS)
-    (run,) = record_runs(client, "double", "run")
+    run = tracked.method_run(client, "double")
     tags = {name: run.data.tags[name] for name in (DIGEST_TAG, "heated.key", "heated.kind")}
-    first = client.create_run(run.info.experiment_id, 4000, tags, "hbn · digits").info.run_id
-    for seed in HISTORIES:
-        child_tags = {PARENT_TAG: first, "seed": str(seed)}
-        client.create_run(run.info.experiment_id, 4000, child_tags)
+    first, deleted = create_run(**tags), create_run(**tags)
+    for parent in (first, deleted):
+        for seed in HISTORIES:
+            key = {"heated.key": f"double-{seed}", "heated.kind": "seed", "seed": str(seed)}
+            create_run(**key, **{PARENT_TAG: parent})
+    client.delete_run(deleted)  # by the other machine, before this one wrote the seeds' runs
     assert publish_run(make_record("double"), HISTORIES, METRICS) == first
-    assert [run.info.run_id for run in record_runs(client, "double", "run")] == [first]
+    assert tracked.method_run(client, "double").info.run_id == first
+    for seed in HISTORIES:
+        assert seed_run(client, "double", seed).data.tags[PARENT_TAG] == first
 
 
 def test_a_report_is_one_run_that_is_brought_up_to_date(client):
     for text in ("one", "two", "two"):
         publish_report(make_record("any"), {"index.html": text}, note=text)
-    (run,) = record_runs(client, "report · digits", "report")
-    assert artifacts(client, run.info.run_id) == {"index.html": b"two"}
+    (run,) = tracked.record_runs(client, "report · digits", "report")
+    assert tracked.artifacts(client, run.info.run_id) == {"index.html": b"two"}
     assert run.info.status == "FINISHED"
     assert client.get_experiment(run.info.experiment_id).tags[NOTE_TAG] == "two"
 
@@ -327,8 +304,6 @@ def test_an_error_of_a_file_is_not_taken_for_one_of_mlflow():
 
 
 def test_the_environment_switches_tracking_off_and_names_the_store(monkeypatch, mlflow_folder):
-    assert is_tracking_enabled(True)
-    assert not is_tracking_enabled(False)
     for variable, enabled in {"on": True, "off": False, "OFF": False, "0": False}.items():
         monkeypatch.setenv("HEATED_TRACKING", variable)
         assert is_tracking_enabled(True) is enabled
@@ -339,7 +314,7 @@ def test_the_environment_switches_tracking_off_and_names_the_store(monkeypatch, 
 
 
 def alphas(client, key):
-    children = record_runs(client, key, "seed")
+    children = tracked.record_runs(client, key, "seed")
     return metric_points(client, children[0], "schedule/alpha") if children else []
 
 
@@ -359,9 +334,9 @@ def test_a_run_is_followed_while_it_is_trained(client):
         assert logger.upload is not None
         logger.upload.result()
         assert alphas(client, "live") == list(enumerate(ALPHAS[: row["epoch"] + 1]))
-        assert statuses(client, "live")[0] == ["RUNNING"]
+        assert tracked.statuses(client, "live")[0] == ["RUNNING"]
     logger.close("FINISHED")
-    assert statuses(client, "live")[0] == ["FINISHED"]
+    assert tracked.statuses(client, "live")[0] == ["FINISHED"]
 
 
 def test_a_training_that_raises_is_failed_except_for_its_complete_seeds(client):
@@ -372,8 +347,8 @@ def test_a_training_that_raises_is_failed_except_for_its_complete_seeds(client):
     for key, (histories, expected) in cases.items():
         with pytest.raises(FloatingPointError, match="loss"):
             train(key, histories, 3600, FloatingPointError("loss"))
-        assert statuses(client, key)[0] == ["FAILED"]
-        assert sorted(statuses(client, key)[1]) == expected
+        assert tracked.statuses(client, key)[0] == ["FAILED"]
+        assert sorted(tracked.statuses(client, key)[1]) == expected
     assert alphas(client, "failed") == [(0, 16)]
     assert seed_run(client, "partly", 7).info.status == "FAILED"
 
@@ -383,14 +358,14 @@ def test_an_interrupted_training_is_followed_by_one_run_and_published_as_one(cli
     for row in history(0, 2):
         first.log(0, row)
     first.executor.shutdown()  # as if it was killed now
-    assert statuses(client, "again") == (["RUNNING"], ["RUNNING"])
+    assert tracked.statuses(client, "again") == (["RUNNING"], ["RUNNING"])
     train("again", HISTORIES, 0)  # some rows are logged during an upload
-    assert statuses(client, "again") == ALL_FINISHED
+    assert tracked.statuses(client, "again") == ALL_FINISHED
     points = metric_points(client, seed_run(client, "again", 0), "schedule/alpha")
     assert points == list(enumerate(ALPHAS))
     publish_run(make_record("again"), HISTORIES, METRICS)
-    assert record_points(client, "again") == record_points(client, "whole")
-    assert statuses(client, "again") == ALL_FINISHED
+    assert tracked.record_points(client, "again") == tracked.record_points(client, "whole")
+    assert tracked.statuses(client, "again") == ALL_FINISHED
 
 
 def test_two_equal_trainings_at_once_are_one_run_without_an_error(client, capsys):
@@ -400,11 +375,11 @@ def test_two_equal_trainings_at_once_are_one_run_without_an_error(client, capsys
         for logger in loggers:
             logger.log(0, row)
             logger.upload.result()
-    (parent,) = record_runs(client, "twice", "run")
+    run_id = tracked.method_run(client, "twice").info.run_id
     for logger in loggers:
         logger.close("FINISHED")
-    assert statuses(client, "twice") == (["FINISHED"], ["FINISHED"])
-    assert record_runs(client, "twice", "run")[0].info.run_id == parent.info.run_id
+    assert tracked.statuses(client, "twice") == (["FINISHED"], ["FINISHED"])
+    assert tracked.method_run(client, "twice").info.run_id == run_id
     assert alphas(client, "twice") == list(enumerate(ALPHAS))
     assert capsys.readouterr().err == ""
 
@@ -417,17 +392,14 @@ def test_training_continues_when_tracking_fails(mlflow_folder, monkeypatch, caps
 
 UNTRACKED = """
 import json, os, sys
+from contextlib import suppress
 from heated.tracking.live_logger import LiveLogger
 record, cases = json.loads(sys.argv[1])
 for name, (enabled, interval_s, fails, variable) in cases.items():
     os.environ["HEATED_TRACKING"] = variable
-    try:
-        with LiveLogger(record, enabled, interval_s) as logger:
-            logger.log(0, {"epoch": 0, "alpha": 16.0})
-            if fails:
-                raise ZeroDivisionError
-    except ZeroDivisionError:
-        pass
+    with suppress(ZeroDivisionError), LiveLogger(record, enabled, interval_s) as logger:
+        logger.log(0, {"epoch": 0, "alpha": 16.0})
+        1 / (not fails)
     assert "mlflow" not in sys.modules, name
     assert os.listdir(os.environ["DVC_ROOT"]) == [], name
 print("done")
@@ -440,11 +412,6 @@ def test_mlflow_is_not_imported_where_nothing_is_tracked(tmp_path):
         "switched off in the environment": (True, 1e-9, True, "off"),
         "a short training": (True, 3600, False, "on"),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", UNTRACKED, json.dumps([make_record("never"), cases])],
-        env={**os.environ, "DVC_ROOT": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    command = [sys.executable, "-c", UNTRACKED, json.dumps([make_record("never"), cases])]
+    environment = os.environ | {"DVC_ROOT": str(tmp_path)}
+    assert subprocess.check_output(command, env=environment, text=True) == "done\n"

@@ -1,18 +1,14 @@
 """MLflow's pages in a real Chromium, as a user opens them: `python -m heated.tracking`."""
 
-import os
 import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tracked
-from conftest import ROOT
-from mlflow_server import await_answer, free_port
 from playwright.sync_api import Page, expect, sync_playwright
+from server_process import Server
 
 from heated.evaluation.summary import summarize_seeds
 from heated.tracking.publish import experiment_note, publish_report, publish_run, run_note
@@ -47,21 +43,10 @@ def pages(mlflow_folder: Path) -> Iterator[str]:
         publish_run(record, rows, metrics, note=note, draw=lambda: {None: {"curves.svg": "<svg/>"}})
         runs.append((record, metrics))
     note = experiment_note(runs, {method: {"recall_at_1": 0.747} for method in METRICS})
-    page = {"index.html": "<!doctype html><h1>The report</h1>"}
-    publish_report(runs[0][0], page, note=note)
-    port = free_port()
-    command = [sys.executable, "-m", "heated.tracking", "--port", str(port)]
-    with (mlflow_folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            command, cwd=mlflow_folder, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        address = f"http://127.0.0.1:{port}"
-        await_answer(server, f"{address}/health", mlflow_folder / "log")
-        yield address
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
+    publish_report(runs[0][0], {"index.html": "<!doctype html><h1>The report</h1>"}, note=note)
+    command = [sys.executable, "-m", "heated.tracking"]
+    with Server(command, "/health", mlflow_folder) as server:
+        yield server.address
 
 
 @pytest.fixture
@@ -83,47 +68,31 @@ def page(pages: str) -> Iterator[Page]:
         browser.close()
 
 
-def save_screenshot(page: Page, name: str) -> None:
-    path = ROOT / "tests" / "artefacts" / f"mlflow-{name}.png"
-    page.wait_for_timeout(1000)  # for animations
-    page.screenshot(path=path)
-    assert path.stat().st_size > 10_000
-
-
-def test_the_experiment_lists_the_runs_below_its_description(page: Page) -> None:
+def test_the_experiment_lists_the_described_runs_and_charts_need_no_set_up(page):
     for name in ("bn · digits", "report · digits"):
         expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
     expect(page.get_by_text("each run is a method, and its child runs")).to_be_attached()
-    save_screenshot(page, "experiment")
-
-
-def test_charts_need_no_set_up(page: Page) -> None:
     page.goto(f"{page.url}&compareRunsMode=CHART")
     for section in ("final", "interval", "schedule", "train", "unseen"):
         expect(page.get_by_text(section, exact=True).first).to_be_attached()
     expect(page.get_by_text("final/recall_at_1").first).to_be_visible()
-    save_screenshot(page, "charts")
 
 
-def test_two_runs_are_compared_by_parameters_metrics_and_the_curve_of_alpha(page: Page) -> None:
+def test_two_runs_are_compared_by_parameters_metrics_and_the_curve_of_alpha(page):
     for name in ("bn · digits", "hbn · digits"):
         row = page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
         row.get_by_role("checkbox").first.check()
-    save_screenshot(page, "chosen")
     page.get_by_role("button", name="Compare", exact=True).click()
     expect(page.get_by_text("Comparing 2 Runs from 1 Experiment")).to_be_visible()
-    save_screenshot(page, "compare")
     for text in ("alpha.start", "augment.crop.size", "0.725", "0.75", "interval/n"):
         expect(page.get_by_text(text, exact=True).first).to_be_attached()
     page.get_by_role("link", name="schedule/alpha").click()
     page.wait_for_function(f"Object.keys({PLOTTED}).length == 2")
     lines = page.evaluate(PLOTTED)
     assert lines == {"bn · digits": [16] * 4, "hbn · digits": tracked.ALPHAS}
-    save_screenshot(page, "alpha")
 
 
-def test_a_runs_description_has_the_papers_result(page: Page) -> None:
+def test_a_runs_description_has_the_papers_result(page):
     page.get_by_role("link", name="hbn · digits", exact=True).click()
     expect(page.get_by_role("link", name="arXiv 1809.04157")).to_be_attached()
     expect(page.get_by_text("74.70 %")).to_be_attached()
-    save_screenshot(page, "run")

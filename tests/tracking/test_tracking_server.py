@@ -6,15 +6,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
 import tracked
-from conftest import SHORT, Project
-from mlflow_server import Server, is_answering
+from conftest import SHORT
+from server_process import Server
 
 from heated.common.errors import InputError
 from heated.common.history import read_history
@@ -29,7 +27,6 @@ pytestmark = [
     pytest.mark.xdist_group("mlflow-server"),
 ]
 T = TypeVar("T")
-OUTAGE = 20  # seconds
 EPOCHS = 60
 FAILED = "Tracking failed: "
 TRAINING = {
@@ -41,9 +38,10 @@ TRAINING = {
 }
 
 PUBLISH = """
-import json, sys
+import json
+from pathlib import Path
 from heated.tracking.publish import publish_run, with_retries
-record, histories, metrics, files = json.loads(sys.stdin.read())
+record, histories, metrics, files = json.loads(Path("content.json").read_text())
 rows = {int(seed): rows for seed, rows in histories.items()}
 with_retries(lambda: publish_run(record, rows, metrics, draw=lambda: {None: files}))
 """
@@ -66,46 +64,29 @@ train.run(train.main)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    shutil.copy(mlflow_template, server.folder / "server.db")
-    try:
-        server.start()
+def server(tmp_path_factory, mlflow_template):
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(mlflow_template, folder / "server.db")
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    with Server(command, "/health", folder, environment) as server:
         yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture
-def client(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def client(server, tmp_path, monkeypatch):
     """MLflow's client. This process has a project's folder of its own and uses the server."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
     monkeypatch.delenv("HEATED_TRACKING", raising=False)
-    if not is_answering(f"{server.address}/health"):
+    if not server.is_answering():
         server.start()
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(server.address)
-
-
-def start(code: str, folder: Path, value: Any) -> subprocess.Popen[str]:
-    """Start a process with a project's folder of its own, and JSON as its input."""
-    folder.mkdir(exist_ok=True)
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        env={**os.environ, "DVC_ROOT": str(folder)},
-        stdin=pipe,
-        stdout=pipe,
-        stderr=pipe,
-        text=True,
-    )
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(value))
-    process.stdin.close()
-    process.stdin = None
-    return process
 
 
 def find_runs(client: Any, key: str) -> list[Any]:
@@ -114,10 +95,8 @@ def find_runs(client: Any, key: str) -> list[Any]:
     return list(client.search_runs([experiment.experiment_id], query)) if experiment else []
 
 
-def test_processes_that_publish_at_once_leave_the_same_as_one_after_the_other(
-    client: Any, tmp_path: Path
-) -> None:
-    def record(dataset: str, method: str) -> dict[str, Any]:
+def test_processes_that_publish_at_once_leave_the_same_as_one_after_the_other(client, tmp_path):
+    def make_record(dataset: str, method: str) -> dict[str, Any]:
         seeds = {str(seed): {"seconds": 20.0} for seed in tracked.HISTORIES}
         record = tracked.make_record(f"{dataset}{method}", method, seeds=seeds)
         return record | {"dataset": dataset}
@@ -129,61 +108,50 @@ def test_processes_that_publish_at_once_leave_the_same_as_one_after_the_other(
     files = {"report/page.html": "<p>é</p>"}
     content = [tracked.HISTORIES, tracked.METRICS]
     methods = ["sm", "bn", "bn", "hbn"]  # one of them twice
-    publish_run(record("together", "ln"), *content)
-    processes = [
-        start(PUBLISH, tmp_path / str(number), [record("together", method), *content, files])
-        for number, method in enumerate(methods)
-    ]
+    publish_run(make_record("together", "ln"), *content)
+    processes = []
+    for number, method in enumerate(methods):
+        folder = tmp_path / str(number)  # each process has a project's folder of its own
+        folder.mkdir()
+        text = json.dumps([make_record("together", method), *content, files])
+        (folder / "content.json").write_text(text, encoding="utf-8")
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", PUBLISH],
+                cwd=folder,
+                env=os.environ | {"DVC_ROOT": str(folder)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
     for process in processes:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
     for method in ("ln", *dict.fromkeys(methods)):
         artifacts = {None: files} if method in methods else {}
-        publish_run(record("alone", method), *content, draw=lambda files=artifacts: files)
+        publish_run(make_record("alone", method), *content, draw=lambda files=artifacts: files)
     assert fields("together") == fields("alone")
 
 
-def test_training_loses_no_point_if_the_server_is_down_for_20_s(
-    client: Any, server: Server, project: Project
-) -> None:
+def test_training_loses_no_point_if_the_server_is_down_for_20_s(client, server, project):
     def points(name: str) -> list[tuple[int, float]]:
         key = project.folder / "key"
         runs = find_runs(client, f"{key.read_text()}-0") if key.exists() else []
         assert len(runs) <= 1
         return tracked.metric_points(client, runs[0], name) if runs else []
 
-    def output() -> str:
+    def printed() -> str:
         return (project.folder / "output").read_text(encoding="utf-8")
 
     def await_value(function: Callable[[], T]) -> T:
         while not (value := function()):
             assert process.poll() is None
             time.sleep(0.5)
-        assert process.poll() is None
         return value
 
     project.edit(TRAINING)
     for stage in (("resolve",), ("download", "digits"), ("split", "digits")):
         project.stage(*stage)
-    with train_slowly(project, server) as process:
-        before = await_value(lambda: points("schedule/alpha"))
-        server.kill()
-        time.sleep(OUTAGE)
-        await_value(lambda: FAILED in output())  # and training continues
-        server.start()
-        assert process.poll() is None
-        (project.folder / "hurry").touch()
-        assert process.wait() == 0, output()
-    assert output().count(FAILED) == 1
-    rows = read_history(project.folder / "runs/digits/hbn/history.csv")[0]
-    assert len(before) < len(rows) == EPOCHS
-    for name, column in (("schedule/alpha", "alpha"), ("train/loss", "loss")):
-        assert points(name) == [(row["epoch"], row[column]) for row in rows]
-
-
-@contextmanager
-def train_slowly(project: Project, server: Server) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the stage `train`, published to the server, with its output in a file."""
     with (project.folder / "output").open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-c", TRAIN_SLOWLY, "digits", "hbn"],
@@ -193,15 +161,25 @@ def train_slowly(project: Project, server: Server) -> Iterator[subprocess.Popen[
             stderr=output,
         )
     try:
-        yield process
+        before = await_value(lambda: points("schedule/alpha"))
+        server.kill()
+        time.sleep(20)
+        await_value(lambda: FAILED in printed())  # and training continues
+        server.start()
+        assert process.poll() is None
+        (project.folder / "hurry").touch()
+        assert process.wait() == 0, printed()
     finally:
         process.kill()
         process.wait()
+    assert printed().count(FAILED) == 1
+    rows = read_history(project.folder / "runs/digits/hbn/history.csv")[0]
+    assert len(before) < len(rows) == EPOCHS
+    for name, column in (("schedule/alpha", "alpha"), ("train/loss", "loss")):
+        assert points(name) == [(row["epoch"], row[column]) for row in rows]
 
 
-def test_publishing_is_retried_until_the_server_is_up_again(
-    client: Any, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_publishing_is_retried_until_the_server_is_up_again(client, server, monkeypatch):
     server.kill()
     waits: list[float] = []
 
@@ -218,8 +196,8 @@ def test_publishing_is_retried_until_the_server_is_up_again(
 
 
 def test_a_server_that_stays_down_is_reported_with_advice_and_without_a_password(
-    client: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    client, monkeypatch
+):
     with pytest.raises(InputError, match="No Experiment with id=77 exists"), wrap_mlflow_errors():
         client.get_experiment("77")
     monkeypatch.setattr(publish.time, "sleep", lambda seconds: None)

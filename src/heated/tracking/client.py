@@ -87,11 +87,9 @@ def open_store() -> Any:
     return client
 
 
-@contextmanager
-def store_lock() -> Iterator[None]:
-    """Let one process of this project write at a time, so that nothing is created twice."""
-    with FileLock(project_root() / "mlflow.db.lock"):
-        yield
+def store_lock() -> FileLock:
+    """Return the lock of this project's writers: one at a time, so nothing is created twice."""
+    return FileLock(project_root() / "mlflow.db.lock")
 
 
 class Experiment:
@@ -108,8 +106,11 @@ class Experiment:
         self.id = self.client.create_experiment(dataset, folder, tags)
 
     def find_runs(self, **tags: str) -> list[Any]:
-        """Return the runs with this `key` and `kind`, or this `parent`, oldest first."""
-        query = " and ".join(f"tags.`{TAGS[name]}` = '{value}'" for name, value in tags.items())
+        """Return the runs with these tags, oldest first; `key` may end in %, SQL's wildcard."""
+        query = " and ".join(
+            f"tags.`{TAGS[name]}` {'LIKE' if value.endswith('%') else '='} '{value}'"
+            for name, value in tags.items()
+        )
         order = ["attributes.start_time", "attributes.run_id"]
         return list(self.client.search_runs([self.id], query, order_by=order))
 
@@ -174,18 +175,23 @@ class Experiment:
         names = {str(seed) for seed in seeds}
         runs = {str(run.info.run_id): run for run in self.find_runs(key=key, kind="run")}
         children = {run_id: self.find_runs(parent=run_id) for run_id in runs}
-        kept = ""
-        for run_id, run in runs.items():
-            complete = names <= {child.data.tags.get("seed") for child in children[run_id]}
-            if complete and not kept and run.data.tags.get(DIGEST_TAG) == digest:
-                kept = run_id
-        for run_id in [run_id for run_id in runs if kept and run_id != kept]:
+        complete = (
+            run_id
+            for run_id, run in runs.items()
+            if run.data.tags.get(DIGEST_TAG) == digest
+            and names <= {child.data.tags.get("seed") for child in children[run_id]}
+        )
+        kept = next(complete, "")
+        if not kept:
+            return ""
+        for run_id in runs.keys() - {kept}:
             for child in children[run_id]:
-                if child.data.tags.get("seed") in names:
-                    self.client.delete_run(child.info.run_id)
-                else:
+                if child.data.tags.get("seed") not in names:
                     self.client.set_tag(child.info.run_id, PARENT_TAG, kept)
             self.client.delete_run(run_id)
+        for child in self.find_runs(key=f"{key}-%", kind="seed"):  # of deleted runs, too
+            if child.data.tags.get("seed") in names and child.data.tags.get(PARENT_TAG) != kept:
+                self.client.delete_run(child.info.run_id)
         return kept
 
 

@@ -60,7 +60,12 @@ def publish_dataset(
         runs.append(PublishedRun(record, run_id, result.folder / "models", metrics))
         papers[result.method] = paper
     note = experiment_note([(run.record, run.metrics) for run in runs], papers)
-    artifacts = report_artifacts(report, results[0].dataset)
+    dataset = results[0].dataset
+    figures = [f"figures/{dataset}-{name}.svg" for name in FIGURES]
+    names = ["index.html", *(f"tables/{dataset}.{suffix}" for suffix in ("md", "csv", "tex"))]
+    names += [name for name in figures if (report / name).exists()]
+    paths = {name: require_output(report / name, "report") for name in names}
+    artifacts = {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
     with_retries(partial(publish_report, runs[0].record, artifacts, note=note))
     return runs
 
@@ -142,16 +147,6 @@ def draw_artifacts(result: RunResult) -> Artifacts:
     return artifacts
 
 
-def report_artifacts(report: Path, dataset: str) -> dict[str, str]:
-    """Return the report's page, and the tables and figures of a data set."""
-    figures = [f"figures/{dataset}-{name}.svg" for name in FIGURES]
-    names = ["index.html", *(f"tables/{dataset}.{suffix}" for suffix in ("md", "csv", "tex"))]
-    names += [name for name in figures if (report / name).exists()]
-    return {
-        name: require_output(report / name, "report").read_text(encoding="utf-8") for name in names
-    }
-
-
 @cache
 def code_digests() -> list[str]:
     """Return matplotlib's version, and digests of the files that determine a run's content."""
@@ -182,8 +177,8 @@ def run_note(record: Record, metrics: Summaries, paper: Mapping[str, float]) -> 
     )
     names = [*paper] or [name for name in metrics if name.startswith("recall")][:1]
     rows = [[name, *table_cells(metrics[name], paper.get(name))] for name in names]
-    source = f"Paper: [arXiv 1809.04157]({PAPER}), which reports "
-    source += "one training." if paper else "no result for this method with this recipe."
+    reported = "one training" if paper else "no result for this method with this recipe"
+    source = f"Paper: [arXiv 1809.04157]({PAPER}), which reports {reported}."
     return "\n\n".join([head, markdown_table(["metric", *COLUMNS], rows), source])
 
 
@@ -195,10 +190,11 @@ def experiment_note(
     `papers` has the paper's values in [0, 1] by method and metric.
     """
     record, name = runs[0][0], "recall_at_1"
-    parts = ", ".join(
-        f"{side}: {part['images']} images of {part['classes']} classes"
-        for side, part in ((side, record["split"][side]) for side in ("train", "query", "gallery"))
-    )
+    split = {side: record["split"][side] for side in ("train", "query", "gallery")}
+    counts = [
+        f"{k}: {part['images']} images of {part['classes']} classes" for k, part in split.items()
+    ]
+    parts = ", ".join(counts)
     head = (
         f"**{record['dataset']}** (images: {record['tags']['dataset']}; tested: "
         f"{record['split']['tested']}). {parts}. [Heated-Up Softmax Embedding]({PAPER}): each run "

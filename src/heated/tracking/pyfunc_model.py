@@ -98,11 +98,10 @@ def register_version(client: Any, name: str, run_id: str, model_id: str) -> str:
     """
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    source = f"models:/{model_id}"
-    for existing in client.search_model_versions(f"name = '{name}'"):
-        if (existing.source, existing.run_id) == (source, run_id):
-            return str(existing.version)
-    return str(client.create_model_version(name, source, run_id).version)
+    key = (f"models:/{model_id}", run_id)
+    existing = client.search_model_versions(f"name = '{name}'")
+    versions = [each.version for each in existing if (each.source, each.run_id) == key]
+    return str(versions[0] if versions else client.create_model_version(name, *key).version)
 
 
 def save_pyfunc(path: Path, weights: Path, packing: Mapping[str, Any]) -> None:
