@@ -14,7 +14,7 @@ from conftest import ROOT
 from mlflow_server import await_answer, free_port
 from playwright.sync_api import Page, expect, sync_playwright
 
-from heated.evaluation.summary import summarize_seeds
+from heated.evaluation.metrics import summarize_seeds
 from heated.tracking.publish import experiment_note, publish_report, publish_run, run_note
 
 pytestmark = [
