@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 
 from heated.common.history import Row
-from heated.data.batches import InMemoryImages, MemmapImages
+from heated.data.batches import Images
 from heated.data.samplers import SAMPLERS
 from heated.data.transforms import AugmentationRNG
 from heated.losses.pml import PMLLoss, forked_rng
@@ -30,7 +30,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def train(
     state: TrainState,
-    images: InMemoryImages | MemmapImages,
+    images: Images,
     labels: Tensor,
     recipe: Recipe,
     *,
@@ -81,7 +81,7 @@ def train(
 
 def train_epoch(
     state: TrainState,
-    images: InMemoryImages | MemmapImages,
+    images: Images,
     labels: Tensor,
     recipe: Recipe,
     on_step_end: Callable[[TrainState], None],

@@ -16,7 +16,7 @@ from heated.common.geometry import (
     intra_class_variance,
     l2_normalize,
 )
-from heated.data.batches import InMemoryImages, MemmapImages
+from heated.data.batches import Images
 from heated.models.embedding import embed
 from heated.runtime.distributed import all_reduce_sum, local_shard
 from heated.training.train_state import TrainState
@@ -26,7 +26,7 @@ ENTRIES = 2**23  # cosines per block, 64 MiB of float64; the result does not dep
 
 
 def make_monitor(
-    state: TrainState, images: InMemoryImages | MemmapImages, labels: Tensor
+    state: TrainState, images: Images, labels: Tensor
 ) -> Callable[[], dict[str, float]]:
     """Return a function that computes Recall@1 and the geometry of unseen classes.
 
