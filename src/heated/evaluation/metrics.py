@@ -9,19 +9,14 @@ import numpy as np
 from scipy.special import stdtrit
 from torch import Tensor
 
-from heated.common.geometry import (
-    class_means,
-    inter_class_distance,
-    intra_class_variance,
-    l2_normalize,
-)
+from heated.common import geometry
 from heated.evaluation.clustering import CLUSTERING, KMEANS
 from heated.evaluation.retrieval import retrieval_metrics
 
 # functions of (C, D), the means of the classes' unit embeddings
 GEOMETRY: dict[str, Callable[[Tensor], float]] = {
-    "intra_class_variance": intra_class_variance,
-    "inter_class_distance": inter_class_distance,
+    "intra_class_variance": geometry.intra_class_variance,
+    "inter_class_distance": geometry.inter_class_distance,
 }
 
 
@@ -39,8 +34,8 @@ def evaluate(
     `retrieval_metrics` and `clustering_metrics` for the other arguments and for errors.
     """
     retrieval = retrieval_metrics(**arrays, recall_at_k=recall_at, memory_mib=memory_mib)
-    unit, labels = l2_normalize(arrays["embeddings"]), arrays["labels"]
-    means = class_means(unit, labels)
+    unit, labels = geometry.l2_normalize(arrays["embeddings"]), arrays["labels"]
+    means = geometry.class_means(unit, labels)
     return {
         **retrieval.values,
         **clustering_metrics(unit, labels, kmeans=kmeans, seeds=kmeans_seeds),

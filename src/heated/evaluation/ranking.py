@@ -80,8 +80,19 @@ class NeighborSearch:
     dtype: torch.dtype | None = None  # of the low-precision products, by default a fast one
 
     def __post_init__(self) -> None:
-        labels = self.labels
-        check_embeddings(self.embeddings, labels)
+        labels, shape = self.labels, self.embeddings.shape
+        matches = len(shape) == 2 and labels.shape == shape[:1] and len(labels)
+        if not matches or not self.embeddings.is_floating_point() or labels.dtype != torch.int64:
+            raise InputError(
+                f"embeddings, labels: got {tuple(shape)} of {self.embeddings.dtype} and "
+                f"{tuple(labels.shape)} of {labels.dtype}, expected floating-point embeddings "
+                "(N, D) and int64 labels (N,), N at least 1"
+            )
+        if invalid := int((~torch.isfinite(self.embeddings)).any(dim=1).sum()):
+            raise InputError(
+                f"embeddings: got NaN or infinity in {invalid} of {len(labels)}, expected finite "
+                "ones"
+            )
         order = labels.argsort(stable=True)
         index = order if self.query is None else order[self.query[order]]
         self.sorted_gallery = order if self.gallery is None else order[self.gallery[order]]
@@ -222,18 +233,3 @@ def index_positions(indices: Tensor, size: int) -> Tensor:
     positions = torch.full((size,), -1, device=indices.device)
     positions[indices] = torch.arange(len(indices), device=indices.device)
     return positions
-
-
-def check_embeddings(embeddings: Tensor, labels: Tensor) -> None:
-    """Raise InputError if there is not one finite embedding per label."""
-    matches = embeddings.ndim == 2 and labels.shape == embeddings.shape[:1] and len(labels)
-    if not matches or not embeddings.is_floating_point() or labels.dtype != torch.int64:
-        raise InputError(
-            f"embeddings, labels: got {tuple(embeddings.shape)} of {embeddings.dtype} and "
-            f"{tuple(labels.shape)} of {labels.dtype}, expected floating-point embeddings (N, D) "
-            "and int64 labels (N,), N at least 1"
-        )
-    if invalid := int((~torch.isfinite(embeddings)).any(dim=1).sum()):
-        raise InputError(
-            f"embeddings: got NaN or infinity in {invalid} of {len(labels)}, expected finite ones"
-        )
