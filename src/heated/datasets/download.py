@@ -106,7 +106,8 @@ class Cache:
 
     def has(self, file: RemoteFile) -> bool:
         """Return whether the file is in the cache, with the right bytes."""
-        return file.checksum is not None and file.matches_checksum(self.path(file))
+        path = self.path(file)
+        return file.checksum is not None and path.exists() and file.matches_checksum(path)
 
     def missing_bytes(self, file: RemoteFile) -> int:
         """Return how many bytes must be fetched, 0 if the file's size is unknown."""
