@@ -20,7 +20,7 @@ import numpy as np
 
 from heated.common.history import write_history
 from heated.common.io import read_json, write_json, write_text
-from heated.evaluation.summary import summarize_seeds
+from heated.evaluation.metrics import summarize_seeds
 
 ROOT = Path(__file__).parents[1]
 PART = {"images": 900, "classes": 5}

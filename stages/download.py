@@ -5,7 +5,7 @@ from heated.common.io import atomic_write, project_root
 from heated.common.paths import SIDE_SETTINGS, load_settings, raw_folder
 from heated.datasets import SOURCES
 from heated.datasets.download import Cache, download_all, mirror_from
-from heated.datasets.local_copy import find_copy, store_copy
+from heated.datasets.image_folder import find_copy, store_copy
 
 
 def main(dataset: str) -> None:

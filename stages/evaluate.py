@@ -5,8 +5,7 @@ import torch
 from heated.common.cli import run
 from heated.common.io import read_arrays, require_output, write_json
 from heated.common.paths import load_settings, run_folder
-from heated.evaluation.metrics import evaluate
-from heated.evaluation.summary import summarize_seeds
+from heated.evaluation.metrics import evaluate, summarize_seeds
 from heated.runtime.device import setup_device
 from heated.runtime.distributed import is_main_process
 

@@ -13,9 +13,8 @@ def main(dataset: str) -> None:
     """Write images.npy and index.npz of a data set."""
     settings = load_settings(f"packing/{dataset}.json")
     source, images = dict(settings["source"]), dict(settings["packing"])
-    samples = SOURCES[source.pop("name")](**source).read(
-        require_output(raw_folder(dataset), "download")
-    )
+    raw = require_output(raw_folder(dataset), "download")
+    samples = SOURCES[source.pop("name")](**source).read(raw)
     rule, validation = images.pop("split"), images.pop("validation")
     split = splits.split(samples, rule.pop("name"), **rule)
     if validation is not None:

@@ -1,15 +1,9 @@
 """Train every seed of a run, each from its latest checkpoint."""
 
+from heated.common import paths
 from heated.common.cli import run
 from heated.common.history import write_history
 from heated.common.io import project_root, read_json, require_output, write_json
-from heated.common.paths import (
-    SIDE_SETTINGS,
-    load_run_settings,
-    load_settings,
-    packed_folder,
-    run_folder,
-)
 from heated.data import packed_dataset
 from heated.runtime.device import machine_settings, setup_device
 from heated.runtime.distributed import is_main_process, main_process_output
@@ -22,22 +16,20 @@ from heated.training.training_run import TrainingRun
 
 def main(dataset: str, method: str) -> None:
     """Write a run's models, history and provenance."""
-    config, side = load_settings(f"runs/{dataset}/{method}.json"), load_settings(SIDE_SETTINGS)
-    folder, packed = run_folder(dataset, method), packed_folder(dataset)
+    config = paths.load_settings(f"runs/{dataset}/{method}.json")
+    side = paths.load_settings(paths.SIDE_SETTINGS)
+    folder, packed = paths.run_folder(dataset, method), paths.packed_folder(dataset)
     settings, tracking = config["settings"], side["tracking"]
     if config["tuned"]:
         settings = read_json(require_output(folder / "tuned.json", "tune"))["settings"]
     device = setup_device(config["threads"])
     here = machine_settings(settings["precision"], device, config["threads"])
-    training_run = TrainingRun(
-        Recipe.from_settings(settings | here),
-        packed_dataset.load_packed(packed),
-        packed_dataset.packed_sha256(packed),
-        device,
-        project_root() / "checkpoints",
-        [Recipe.from_settings(each["settings"] | here) for each in load_run_settings(dataset)],
-        **side["checkpoints"],
-    )
+    recipe, cache = Recipe.from_settings(settings | here), project_root() / "checkpoints"
+    siblings = [
+        Recipe.from_settings(s["settings"] | here) for s in paths.load_run_settings(dataset)
+    ]
+    data, digest = packed_dataset.load_packed(packed), packed_dataset.packed_sha256(packed)
+    training_run = TrainingRun(recipe, data, digest, device, cache, siblings, **side["checkpoints"])
     provenance = make_provenance(training_run, config["tags"], settings | here)
     live = LiveLogger(provenance, tracking["enabled"] and is_main_process(), tracking["interval_s"])
     with main_process_output(folder / "models") as models, live as logger:

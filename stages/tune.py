@@ -19,9 +19,7 @@ def main(dataset: str, method: str) -> None:
     points = [each["point"] for each in study["points"]]
     settings = [each["settings"] for each in study["points"]]
     here = machine_settings(settings[0]["precision"], device, study["threads"])
-    recipes = [
-        Recipe.from_settings(each | here | {"eval_every": each["epochs"]}) for each in settings
-    ]
+    recipes = [Recipe.from_settings(s | here | {"eval_every": s["epochs"]}) for s in settings]
     training_run = TrainingRun(
         recipes[0],
         data,

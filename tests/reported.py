@@ -6,7 +6,7 @@ from typing import Any
 
 from heated.common.history import write_history
 from heated.common.io import write_json
-from heated.evaluation.summary import summarize_seeds
+from heated.evaluation.metrics import summarize_seeds
 from heated.reporting.dataset_report import DatasetReport, make_dataset_report
 from heated.reporting.query_gallery import GalleryQuery, Thumbnail
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from heated.evaluation.summary import summarize_seeds
+from heated.evaluation.metrics import summarize_seeds
 
 # MLflow's own warning when it sets up its tables with SQLAlchemy.
 MLFLOW_WARNING = "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"

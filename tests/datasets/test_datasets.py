@@ -13,7 +13,7 @@ from test_layouts import SETS
 from heated.data import packed_dataset
 from heated.datasets import SOURCES, http
 from heated.datasets.download import Cache, Checksum, download_all
-from heated.datasets.local_copy import find_copy, store_copy
+from heated.datasets.image_folder import find_copy, store_copy
 from heated.datasets.splits import split
 from heated.preprocessing import packing
 

@@ -16,7 +16,7 @@ from heated.common.errors import InputError
 from heated.common.samples import SEEN
 from heated.datasets import SOURCES, handwriting
 from heated.datasets.http import DownloadFailed
-from heated.datasets.local_copy import find_copy, store_copy
+from heated.datasets.image_folder import find_copy, store_copy
 from heated.datasets.splits import split
 from heated.preprocessing.decoding import decode
 

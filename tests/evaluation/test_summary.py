@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t
 
-from heated.evaluation.summary import mean_with_interval, summarize_seeds
+from heated.evaluation.metrics import mean_with_interval, summarize_seeds
 
 VALUES = st.lists(st.floats(0, 1), min_size=2, max_size=12).filter(lambda v: stdev(v) > 1e-6)
 

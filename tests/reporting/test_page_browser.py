@@ -11,7 +11,7 @@ from playwright.sync_api import sync_playwright
 from reported import GRIDS, QUERIES, claim, comparison, dataset_report
 
 from heated.common.io import write_text
-from heated.evaluation.summary import summarize_seeds
+from heated.evaluation.metrics import summarize_seeds
 from heated.reporting.release import render_report
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("built")]

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 from reported import ENVIRONMENT, KMEANS_AND_UNANSWERABLE, SCORES, SPLIT
 
-from heated.evaluation.summary import summarize_seeds
+from heated.evaluation.metrics import summarize_seeds
 from heated.reporting.provenance import collect_provenance, format_value, table_caption
 
 

@@ -5,7 +5,7 @@ import pytest
 from reported import KMEANS_AND_UNANSWERABLE, SCORES, SECTION, SPLIT
 from test_paper_results import record_of
 
-from heated.evaluation.summary import summarize_seeds
+from heated.evaluation.metrics import summarize_seeds
 from heated.reporting import tables
 from heated.reporting.tables import Cell, StudyTable, TableRow, study_tables
 

@@ -3,7 +3,7 @@ from tracked import METRICS, make_record
 
 from heated import config
 from heated.common.errors import redact_url
-from heated.evaluation.summary import summarize_seeds
+from heated.evaluation.metrics import summarize_seeds
 from heated.tracking.metric_names import flatten, mean_points, run_tags
 from heated.tracking.publish import PAPER, experiment_note, run_note
 

@@ -23,7 +23,7 @@ from tracked import MLFLOW_WARNING, make_record
 
 from heated import config
 from heated.common.errors import InputError
-from heated.evaluation.summary import summarize_seeds
+from heated.evaluation.metrics import summarize_seeds
 from heated.inference import embedder
 from heated.models import embedding_model
 from heated.tracking import PublishedRun

@@ -10,7 +10,7 @@ import tracked
 from playwright.sync_api import Page, expect, sync_playwright
 from server_process import Server
 
-from heated.evaluation.summary import summarize_seeds
+from heated.evaluation.metrics import summarize_seeds
 from heated.tracking.publish import experiment_note, publish_report, publish_run, run_note
 
 pytestmark = [

@@ -37,7 +37,6 @@ SIGNIFICANCE_LEVEL = 0.025  # one-sided, of each direction
 EQUIVALENCE_LEVEL = 0.05  # of each of the two one-sided tests
 TARGET_POWER = 0.8  # of the required number of seeds
 MIN_SEEDS = 5  # for a verdict
-MAX_SEEDS = 10_000
 MIN_STD = 1e-9  # smaller spreads of metrics in [0, 1] are rounding errors
 TESTS = ("p", "p_against", "p_equivalent")
 
@@ -47,17 +46,12 @@ def assess_claims(
 ) -> list[ClaimResult]:
     """Test every claim on one data set, with Holm's correction over claims of the same status.
 
-    Args:
-        claims: Claims by name, as in claims.yaml.
-        values: Metric values in [0, 1] by method, metric and seed.
-        dataset: Name of the data set, copied into the results.
-
-    Returns:
-        One result per claim, in their order, with the claim's entries except `all`. Effect,
-        interval and `seeds_needed` are of the comparison that supports the claim least; `parts`
-        lists all. `missing` lists the methods without values. `p`, `p_against` and `p_equivalent`
-        are the one-sided p-values of the claim, of its opposite and of equivalence, None if not
-        tested. `verdict_adjusted` is `verdict`, or "undecided" if Holm's method changes it.
+    `claims` are by name, as in claims.yaml; metric `values` are in [0, 1]. Each result has the
+    claim's entries except `all`. Effect, interval and `seeds_needed` are of the comparison that
+    supports the claim least; `parts` lists all. `missing` lists the methods without values. `p`,
+    `p_against` and `p_equivalent` are the one-sided p-values of the claim, of its opposite and of
+    equivalence, None if not tested. `verdict_adjusted` is `verdict`, or "undecided" if Holm's
+    method changes it.
     """
     results = [
         {key: value for key, value in claim.items() if key != "all"}
@@ -145,7 +139,7 @@ def paired_t_test(
     result |= dict.fromkeys(("interval", "std", "p", "p_equivalent", "seeds_needed"))
     if n < 2:
         return result
-    effect, std = float(differences.mean()), float(differences.std(ddof=1))
+    effect, std = result["effect"], float(differences.std(ddof=1))
     half = float(stdtrit(n - 1, 1 - SIGNIFICANCE_LEVEL)) * std / sqrt(n)
     result |= {"interval": [effect - half, effect + half], "std": std}
     if n < MIN_SEEDS or std < MIN_STD:
@@ -182,7 +176,7 @@ def required_seeds(effect: float, std: float, level: float = SIGNIFICANCE_LEVEL)
     >>> required_seeds(1.0, 1.0), required_seeds(-0.5, 1.0), required_seeds(0.0, 1.0)
     (10, 34, None)
     """
-    candidates = range(MIN_SEEDS, MAX_SEEDS + 1)
+    candidates = range(MIN_SEEDS, 10_001)
     index = bisect_left(candidates, TARGET_POWER, key=lambda n: t_test_power(effect, std, n, level))
     return candidates[index] if index < len(candidates) else None
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from heated.common.errors import InputError
 from heated.common.geometry import class_means
-from heated.data.batches import InMemoryImages, MemmapImages
+from heated.data.batches import Images
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.models.embedding_model import ModelWithLoss, batch_size_for
 
@@ -25,21 +25,13 @@ SHARE = 0.1  # of each class's correct samples, per kind
 
 
 def gradients_by_kind(
-    model: ModelWithLoss,
-    images: InMemoryImages | MemmapImages,
-    labels: Tensor,
-    *,
-    alphas: Sequence[float],
-    samples: int,
+    model: ModelWithLoss, images: Images, labels: Tensor, *, alphas: Sequence[float], samples: int
 ) -> dict[str, Any]:
     """Compute curves of gradient norms against alpha; leaves the model in eval mode.
 
-    Args:
-        model: A trained model.
-        images: The N images that it was trained on.
-        labels: (N,) int64 in [0, num_classes), on the model's device.
-        alphas: Values of alpha, in any order.
-        samples: The maximum number of samples per kind, evenly spaced over the images.
+    The model was trained on the N images; `labels` is (N,) int64 in [0, num_classes), on its
+    device. Per kind, at most `samples` are used, evenly spaced over the images. Curves are
+    quantiles per alpha. A sample's peak is its largest norm; peaks and slopes are medians.
     """
     head, alphas = model.head, sorted(alphas)
     assert isinstance(head, HeatedSoftmax)
@@ -47,9 +39,18 @@ def gradients_by_kind(
     by_kind = samples_by_kind(embeddings, margins(head, embeddings, labels), labels)
     kinds = {}
     for kind, indices in by_kind.items():
-        if len(indices):
-            chosen = evenly_spaced(indices, samples)
-            kinds[kind] = curve_statistics(head, embeddings[chosen], labels[chosen], alphas)
+        if not len(indices):
+            continue
+        chosen = evenly_spaced(indices, samples)
+        given = (head, embeddings[chosen], labels[chosen])
+        norms = gradient_norms(*given, alphas).cpu().numpy()
+        kinds[kind] = {
+            "n": len(norms),
+            "quantiles": {str(q): np.quantile(norms, q, axis=0).tolist() for q in QUANTILES},
+            "peak_alpha": float(np.median(np.array(alphas)[norms.argmax(axis=1)])),
+            "peak_norm": float(np.median(norms.max(axis=1))),
+            "final_slope": float(np.median(final_slopes(*given).cpu().numpy())),
+        }
     return {
         "alpha": head.alpha.item(),
         "alphas": alphas,
@@ -59,7 +60,7 @@ def gradients_by_kind(
     }
 
 
-def normalized_embeddings(model: ModelWithLoss, images: InMemoryImages | MemmapImages) -> Tensor:
+def normalized_embeddings(model: ModelWithLoss, images: Images) -> Tensor:
     """Return (N, D) float32 as the classifier receives them; leaves the model in eval mode."""
     model.eval()
     pieces = torch.arange(len(images)).split(batch_size_for(model))
@@ -108,24 +109,6 @@ def evenly_spaced(indices: Tensor, count: int) -> Tensor:
     """
     places = np.linspace(0, len(indices) - 1, min(count, len(indices))).round()
     return indices[torch.from_numpy(places).long().to(indices.device)]
-
-
-def curve_statistics(
-    head: HeatedSoftmax, normalized: Tensor, labels: Tensor, alphas: Sequence[float]
-) -> dict[str, Any]:
-    """Summarize the gradient norms of N samples by quantiles per alpha and medians over samples.
-
-    `peak_norm` is a sample's largest norm, `peak_alpha` its alpha.
-    """
-    norms = gradient_norms(head, normalized, labels, alphas).cpu().numpy()
-    slopes = final_slopes(head, normalized, labels).cpu().numpy()
-    return {
-        "n": len(norms),
-        "quantiles": {str(q): np.quantile(norms, q, axis=0).tolist() for q in QUANTILES},
-        "peak_alpha": float(np.median(np.array(alphas)[norms.argmax(axis=1)])),
-        "peak_norm": float(np.median(norms.max(axis=1))),
-        "final_slope": float(np.median(slopes)),
-    }
 
 
 def gradient_norms(

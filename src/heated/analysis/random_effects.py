@@ -21,14 +21,10 @@ from scipy import stats
 from statsmodels.stats.meta_analysis import combine_effects
 
 LEVEL = 0.95
-MIN_DATASETS = 3
 
 
 def combine(samples: Sequence[NDArray[np.float64]]) -> dict[str, Any] | None:
-    """Estimate the mean effect over data sets.
-
-    Args:
-        samples: For each of k data sets (n_i,) the effect by seed, at least two seeds each.
+    """Estimate the mean effect over k data sets from their effects by seed, (n_i,), n_i > 1.
 
     Returns:
         `effect`, its 95 % `interval`, two-sided `p`, the 95 % `prediction` interval, `tau` (the
@@ -42,7 +38,7 @@ def combine(samples: Sequence[NDArray[np.float64]]) -> dict[str, Any] | None:
     """
     k, sizes = len(samples), np.array([len(sample) for sample in samples])
     squares = sum(((sample - sample.mean()) ** 2).sum() for sample in samples)
-    if k < MIN_DATASETS or not squares:
+    if k < 3 or not squares:
         return None
     means = np.array([sample.mean() for sample in samples])
     variances = squares / (sizes - 1).sum() / sizes

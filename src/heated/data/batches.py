@@ -56,9 +56,12 @@ class MemmapImages:
                 current = following
 
 
+Images = InMemoryImages | MemmapImages
+
+
 def device_images(
     images: NDArray[np.uint8], indices: NDArray[np.int64], device: torch.device
-) -> InMemoryImages | MemmapImages:
+) -> Images:
     """Copy the images to a GPU if they take at most half of its free memory, else map them."""
     if device.type == "cuda":
         size = len(indices) * images[:1].nbytes

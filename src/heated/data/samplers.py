@@ -8,11 +8,6 @@ from torch import Generator, Tensor
 from heated.common.errors import InputError
 
 
-def random_batches(labels: Tensor, size: int, generator: Generator) -> list[Tensor]:
-    """Return batches of `size` indices in random order; labels: (N,)."""
-    return split_batches(torch.randperm(len(labels), generator=generator), size)
-
-
 def per_class_batches(
     labels: Tensor, size: int, generator: Generator, *, images: int
 ) -> list[Tensor]:
@@ -20,10 +15,8 @@ def per_class_batches(
 
     Each class is shuffled and cut into groups of `images`; a single image left over joins the last
     group. Batches are whole groups, of different classes as long as possible. A batch of one class
-    takes another group, or joins the previous batch.
-
-    Raises:
-        InputError: If a class has one image, or two classes do not fit into a batch.
+    takes another group, or joins the previous batch. Raises InputError if a class has one image, or
+    two classes do not fit into a batch.
     """
     if images * 2 > size:
         raise InputError(
@@ -39,9 +32,8 @@ def per_class_batches(
                 f"sampler per_class: training class {label} (from 0): got one image, expected at "
                 "least 2. Exclude the class, or use the sampler shuffled."
             )
-        groups.append(
-            split_batches(members[torch.randperm(len(members), generator=generator)], images)
-        )
+        shuffled = members[torch.randperm(len(members), generator=generator)]
+        groups.append(split_batches(shuffled, images))
     order: list[Tensor] = []  # each class's first group in random order, then the second groups
     for number in range(max(map(len, groups))):
         level = [group[number] for group in groups if number < len(group)]
@@ -70,6 +62,8 @@ def split_batches(order: Tensor, size: int) -> list[Tensor]:
 
 
 SAMPLERS: dict[str, Callable[..., list[Tensor]]] = {
-    "shuffled": random_batches,
+    "shuffled": lambda labels, size, generator: split_batches(
+        torch.randperm(len(labels), generator=generator), size
+    ),
     "per_class": per_class_batches,
 }

@@ -31,7 +31,6 @@ from heated.datasets.http import (
     resumable_bytes,
 )
 
-GB = 10**9
 CACHED_NAME = re.compile(r"(md5|sha256)-[0-9a-f]+(\.part(\.json)?)?")  # no other file is deleted
 
 
@@ -140,7 +139,7 @@ class Cache:
             with suppress(OSError):  # another process may be deleting it
                 if CACHED_NAME.fullmatch(path.name) and path.is_file():
                     entries.append((path.stat().st_mtime, path.stat().st_size, path))
-        excess = sum(size for _, size, _ in entries) - self.limit_gb * GB
+        excess = sum(size for _, size, _ in entries) - self.limit_gb * 10**9
         for _, size, path in sorted(entries):
             if excess <= 0:
                 return
@@ -157,9 +156,7 @@ def lock_path(path: Path) -> Path:
 def mirror_from(parameter: str | None) -> str | None:
     """Return HEATED_MIRROR, else the parameter; a relative folder starts at the project."""
     mirror = os.environ.get("HEATED_MIRROR") or parameter
-    if mirror is None or "://" in mirror:
-        return mirror
-    return str(project_root() / mirror)
+    return mirror if mirror is None or "://" in mirror else str(project_root() / mirror)
 
 
 def download_all(

@@ -48,13 +48,10 @@ def read_digits(folder: Path, *, rotations: int) -> Samples:
     images, digits = table[:, :-1].reshape(-1, 8, 8), table[:, -1]
     gray = np.round(images * (255 / 16)).astype(np.uint8)  # the file's values are 0 to 16
     rotated = [np.rot90(image, turn) for image in gray for turn in range(rotations)]
-    return Samples(
-        class_names=tuple(f"{d} turned {90 * t}" for d in range(10) for t in range(rotations)),
-        labels=(rotations * digits[:, None] + np.arange(rotations)).reshape(-1),
-        names=[f"digits.csv.gz line {i // rotations + 1}" for i in range(len(rotated))],
-        split=None,
-        contents=lambda: enumerate(rotated),
-    )
+    class_names = tuple(f"{d} turned {90 * t}" for d in range(10) for t in range(rotations))
+    labels = (rotations * digits[:, None] + np.arange(rotations)).reshape(-1)
+    names = [f"digits.csv.gz line {i // rotations + 1}" for i in range(len(rotated))]
+    return Samples(class_names, labels, names, None, lambda: enumerate(rotated))
 
 
 def read_mnist(folder: Path, *, skip: int = 5000) -> Samples:
@@ -63,13 +60,9 @@ def read_mnist(folder: Path, *, skip: int = 5000) -> Samples:
     images = np.concatenate([files[0][skip:], files[2]])
     labels = np.concatenate([files[1][skip:], files[3]]).astype(np.int64)
     train = np.arange(len(labels)) < len(labels) - len(files[3])
-    return Samples(
-        class_names=tuple("0123456789"),
-        labels=labels,
-        names=[f"image {number}" for number in range(len(labels))],
-        split=Split(train, ~train, ~train, tested=SEEN),
-        contents=lambda: enumerate(images),
-    )
+    split = Split(train, ~train, ~train, tested=SEEN)
+    names = [f"image {number}" for number in range(len(labels))]
+    return Samples(tuple("0123456789"), labels, names, split, lambda: enumerate(images))
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
@@ -96,9 +89,7 @@ def read_omniglot(folder: Path, *, train: str, test: str, excluded: Sequence[str
     images = filter(is_image, (PurePosixPath(name) for names in members.values() for name in names))
     classes = {str(image): "/".join(image.parts[-4:-1]) for image in images}
     prefixes = tuple(f"{test}/{alphabet}/" for alphabet in excluded)
-    kept = sorted(
-        (label, name) for name, label in classes.items() if not label.startswith(prefixes)
-    )
+    kept = sorted((c, name) for name, c in classes.items() if not c.startswith(prefixes))
     samples = samples_in_archives(members, {name: label for label, name in kept})
     return with_class_split(samples, {label for label, _ in kept if label.startswith(f"{train}/")})
 

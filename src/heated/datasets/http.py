@@ -24,10 +24,8 @@ from heated.common.errors import redact_url
 from heated.common.io import read_json, remove, write_json
 
 TIMEOUT = 30.0  # seconds without a byte
-MAX_RETRY_AFTER = 60.0  # seconds, the longest wait that a server may request
 CHUNK = 1 << 20  # bytes
 MAX_TRIES = 4  # consecutive tries that bring less than CHUNK
-BACKOFF = 1.0  # seconds before the second try, doubled before each further one
 TEMPORARY = {408, 416, 425, 429}  # and 5xx
 
 
@@ -60,7 +58,7 @@ def fetch_url(url: str, path: Path, *, title: str, has_checksum: bool) -> None:
             most = max(most, received)
             if failures >= MAX_TRIES:
                 raise DownloadFailed(f"{error} (tried {failures} times)") from error
-            seconds = max(error.retry_after, BACKOFF * 2 ** (failures - 1))
+            seconds = max(error.retry_after, 2.0 ** (failures - 1))
             print(f"{title}: {error}; retrying in {seconds:.0f} s", file=sys.stderr)
             sleep(seconds)
 
@@ -109,7 +107,7 @@ def get(url: str, headers: dict[str, str]) -> requests.Response:
     response.close()
     with suppress(InvalidHeader, ValueError, OverflowError):  # as for a date of no calendar
         requested = Retry().parse_retry_after(response.headers.get("Retry-After", "0"))
-        retry_after = min(requested, MAX_RETRY_AFTER)
+        retry_after = min(requested, 60.0)  # the longest wait that a server may request
     raise DownloadFailed(
         f"HTTP status {status} {response.reason}",
         retry_after=retry_after if status in TEMPORARY or status >= 500 else None,

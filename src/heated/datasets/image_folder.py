@@ -1,9 +1,12 @@
-"""Data sets as files and a reader, images in archives, and the user's own images."""
+"""Data sets as files and a reader, images in archives, the user's own images and copies."""
 
 import os
+import shutil
+import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -13,11 +16,11 @@ from heated.common.errors import InputError
 from heated.common.io import project_root
 from heated.common.samples import SEEN, Content, Samples, Split
 from heated.datasets.download import RemoteFile
+from heated.datasets.http import DownloadFailed, check_free_space
 from heated.datasets.splits import split_classes
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-PARTS = ({"train", "test"}, {"train", "query", "gallery"})
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,8 @@ def samples_in_archives(
             for name, content in archives.read_members(path, positions.keys() & names):
                 yield positions[name], content
 
-    return Samples(
-        class_names=class_names,
-        labels=np.array([numbers[name] for name in classes.values()], dtype=np.int64),
-        names=list(classes),
-        split=None,
-        contents=contents,
-    )
+    labels = np.array([numbers[name] for name in classes.values()], dtype=np.int64)
+    return Samples(class_names, labels, list(classes), None, contents)
 
 
 def with_class_split(samples: Samples, train_classes: Collection[str]) -> Samples:
@@ -119,11 +117,10 @@ def wrap_parse_errors(path: Path, table: str) -> Iterator[None]:
 def image_folder(*, path: str, layout: str) -> Source:
     """Return the images at `path` as a data set.
 
-    Args:
-        path: Absolute, or relative to the project, else to the mirror, there without any `..`.
-        layout: "classes": one directory per class, at any depth. The directory that contains them
-            all is not part of their names. "parts": the same inside `train` and `test`, or inside
-            `train`, `query` and `gallery`, which are then the split.
+    `path` is absolute, or relative to the project, else to the mirror, there without any `..`.
+    Layout "classes" is one directory per class, at any depth. The directory that contains them all
+    is not part of their names. "parts" is the same inside `train` and `test`, or inside `train`,
+    `query` and `gallery`, which are then the split.
     """
     copies = [project_root() / path]
     if not Path(path).is_absolute():
@@ -167,7 +164,7 @@ def read_parts(folder: Path) -> Samples:
     archive = find_archive(folder)
     directories = image_directories(archives.member_names(archive))
     parts = {directory.parts[0] for directory in directories.values()}
-    if parts not in PARTS:
+    if parts not in ({"train", "test"}, {"train", "query", "gallery"}):
         raise InputError(
             f"layout parts: got the directories {', '.join(sorted(parts))}, expected train and "
             "test, or train, query and gallery, each with one directory per class"
@@ -197,3 +194,70 @@ LAYOUTS: dict[str, Callable[[Path], Samples]] = {
     "classes": lambda folder: samples_by_directory(find_archive(folder), str),
     "parts": read_parts,
 }
+
+
+def find_copy(source: Source, mirror: str | None, subfolder: str) -> Path | None:
+    """Return the user's copy of the data set, None if its files are to be downloaded.
+
+    A copy is the first of `source.copies` that exists, with or without an archive's suffix, at its
+    absolute path or in the mirror's `subfolder` or the mirror. It is not used if the mirror has all
+    the files of the set, or is a URL. A set without files needs a copy.
+    """
+    is_folder = mirror is not None and "://" not in mirror
+    folders = [Path(str(mirror), subfolder), Path(str(mirror))] if is_folder else []
+    names = [file.name for file in source.files]
+    if names and any(all((folder / name).exists() for name in names) for folder in folders):
+        return None
+    candidates = [
+        path
+        for copy in map(Path, source.copies)
+        for path in ([copy] if copy.is_absolute() else [folder / copy for folder in folders])
+    ]
+    packed = [name for name in names if name.endswith(ARCHIVE_SUFFIXES)]
+    for place in map("".join, product(map(str, candidates), ("", *ARCHIVE_SUFFIXES))):
+        # a folder with some of the set's archives is no copy: the others are downloaded
+        if Path(place).exists() and not any(Path(place, name).exists() for name in packed):
+            return Path(place)
+    if not names:
+        raise InputError(
+            f"source.path: found nothing at {' or '.join(map(str, candidates))}, expected a folder,"
+            " zip or tar with one directory per class"
+        )
+    return None
+
+
+def store_copy(copy: Path, raw: Path) -> None:
+    """Store the copy as one archive in the folder `raw`; equal files give equal bytes."""
+    try:
+        stored = [*list_files(copy)] if copy.is_dir() else [copy]
+        check_free_space(raw, sum(path.stat().st_size for path in stored))
+        if not copy.is_dir():
+            shutil.copyfile(copy, raw / copy.name)
+            return
+        with zipfile.ZipFile(raw / f"{copy.name}.zip", "w", zipfile.ZIP_STORED) as archive:
+            for path in stored:
+                entry = zipfile.ZipInfo(path.relative_to(copy.parent).as_posix())  # of 1980
+                entry.external_attr = 0o644 << 16
+                with path.open("rb") as source, archive.open(entry, "w", force_zip64=True) as sink:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+    except OSError as error:
+        raise DownloadFailed(
+            f"{raw.parent}: cannot copy {copy}: {error}.\n"
+            "Nothing was stored. Solve the problem and run this again."
+        ) from error
+
+
+def list_files(folder: Path) -> Iterator[Path]:
+    """Yield all files inside a folder, sorted by name.
+
+    A link to a directory, which may be a cycle, and a name that a zip cannot store are errors.
+    """
+    for path in sorted(folder.iterdir()):
+        if any("\ud800" <= character <= "\udfff" for character in path.name):
+            raise InputError(f"{folder}: the name {path.name!r} is not UTF-8. Rename it.")
+        if path.is_symlink() and path.is_dir():
+            raise InputError(f"{path}: got a link to a directory, expected the directory itself")
+        if path.is_dir():
+            yield from list_files(path)
+        elif path.is_file():
+            yield path

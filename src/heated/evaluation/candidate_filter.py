@@ -20,7 +20,7 @@ from torch import Tensor
 from heated.common.io import MIB
 
 ALIGNMENT = 64  # the number of columns is padded to a multiple of this
-CANDIDATE_BYTES = 128  # approximate memory per candidate
+Pairs = tuple[Tensor, Tensor, Tensor]  # row, column and stored product, (P,) each
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,8 @@ class ProductBlock:
         """Round sums (float64) as products are rounded when they are stored."""
         return sums.float().to(self.products.dtype)
 
-    def candidates(
-        self, threshold: Tensor, max_columns: int
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield row, column and stored product of pairs whose true product may reach a threshold.
+    def candidates(self, threshold: Tensor, max_columns: int) -> Iterator[Pairs]:
+        """Yield the pairs whose true product may reach a threshold.
 
         threshold: (B,) float64; inf excludes a row. max_columns: Columns read per iteration.
         """
@@ -74,7 +72,7 @@ class CandidateFilter:
         bytes_per_query += self.size * dtype.itemsize
         rows = min(num_queries, max(1, half // bytes_per_query))
         self.blocks = [slice(start, start + rows) for start in range(0, num_queries, rows)]
-        self.max_columns = half // CANDIDATE_BYTES
+        self.max_columns = half // 128  # approximate bytes per candidate
         columns = self.size + -self.size % ALIGNMENT
         self.products = gallery.new_empty(rows, columns, dtype=dtype)
         self.maxima = self.products.new_empty(rows, columns // width)
@@ -131,11 +129,7 @@ def split_by_cost(costs: Tensor, max_cost: int) -> Iterator[Tensor]:
 
 
 def map_pairs(
-    function: Callable[[Tensor, Tensor], Tensor],
-    x: Tensor,
-    y: Tensor,
-    rows: Tensor,
-    columns: Tensor,
+    function: Callable[..., Tensor], x: Tensor, y: Tensor, rows: Tensor, columns: Tensor
 ) -> Tensor:
     """Compute `function(x[rows], y[columns])` in pieces whose vectors fit in a CPU's cache."""
     size = 1024 if rows.device.type == "cpu" else 65536

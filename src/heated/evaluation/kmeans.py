@@ -45,17 +45,11 @@ def lloyd(
     memory_mib: int = 128,
     dtype: torch.dtype | None = None,
 ) -> Clusters:
-    """Cluster unit vectors, starting from distinct random samples as centers.
+    """Cluster (N, D) float64 of length 1, starting from distinct random samples as centers.
 
-    A cluster that loses its last sample restarts at the sample farthest from its center.
-
-    Args:
-        unit: (N, D) float64 of length 1.
-        num_clusters: At most N; else InputError.
-        iterations: At most.
-        generator: Draws the first centers.
-        memory_mib: Memory for what grows with N x clusters. It does not affect results.
-        dtype: Of the low-precision products, by default a fast one. It does not affect results.
+    A cluster that loses its last sample restarts at the sample farthest from its center. Neither
+    `memory_mib`, for what grows with N x clusters, nor the `dtype` of the low-precision products
+    affects results. Raises InputError if there are more clusters than samples.
     """
     if num_clusters > len(unit):
         raise InputError(

@@ -24,6 +24,7 @@ from heated.common.errors import InputError
 from heated.common.geometry import l2_normalize
 from heated.evaluation.candidate_filter import (
     CandidateFilter,
+    Pairs,
     ProductBlock,
     map_pairs,
     round_vectors,
@@ -79,8 +80,19 @@ class NeighborSearch:
     dtype: torch.dtype | None = None  # of the low-precision products, by default a fast one
 
     def __post_init__(self) -> None:
-        labels = self.labels
-        check_embeddings(self.embeddings, labels)
+        labels, shape = self.labels, self.embeddings.shape
+        matches = len(shape) == 2 and labels.shape == shape[:1] and len(labels)
+        if not matches or not self.embeddings.is_floating_point() or labels.dtype != torch.int64:
+            raise InputError(
+                f"embeddings, labels: got {tuple(shape)} of {self.embeddings.dtype} and "
+                f"{tuple(labels.shape)} of {labels.dtype}, expected floating-point embeddings "
+                "(N, D) and int64 labels (N,), N at least 1"
+            )
+        if invalid := int((~torch.isfinite(self.embeddings)).any(dim=1).sum()):
+            raise InputError(
+                f"embeddings: got NaN or infinity in {invalid} of {len(labels)}, expected finite "
+                "ones"
+            )
         order = labels.argsort(stable=True)
         index = order if self.query is None else order[self.query[order]]
         self.sorted_gallery = order if self.gallery is None else order[self.gallery[order]]
@@ -168,11 +180,7 @@ class NeighborSearch:
         return torch.maximum(needed, within_k.long())
 
     def count_negatives(
-        self,
-        queries: Queries,
-        products: ProductBlock,
-        positives: Tensor,
-        candidates: tuple[Tensor, Tensor, Tensor],
+        self, queries: Queries, products: ProductBlock, positives: Tensor, candidates: Pairs
     ) -> tuple[Tensor, int]:
         """Return counts of negatives (B, W + 1), and the number of cosines computed in float64.
 
@@ -194,19 +202,17 @@ class NeighborSearch:
 
         nearer = count_nearer(positives, row, highest)
         doubt = torch.nonzero(nearer != count_nearer(positives, row, lowest))[:, 0]
-        cosines = self.pair_cosines(queries.index[row[doubt]], self.sorted_gallery[place[doubt]])
-        nearer[doubt] = count_nearer(positives, row[doubt], cosines)
+        row_doubt, samples = row[doubt], self.sorted_gallery[place[doubt]]
+        unique, inverse = torch.unique_consecutive(row_doubt, return_inverse=True)
+        if 16 * len(doubt) > len(unique) * len(self.unit):
+            cosines = (self.unit[queries.index[unique]] @ self.unit.T)[inverse, samples]
+        else:
+            cosines = map_pairs(vecdot, self.unit, self.unit, queries.index[row_doubt], samples)
+        nearer[doubt] = count_nearer(positives, row_doubt, to_grid(cosines))
         shape = len(positives), positives.shape[1] + 1
         counts = torch.bincount(row * shape[1] + nearer, minlength=shape[0] * shape[1]).view(shape)
         counts[:, 0] += certain
         return counts, len(doubt)
-
-    def pair_cosines(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return (P,) int64, the cosines of P pairs of samples on the grid; equal rows adjacent."""
-        unique, inverse = torch.unique_consecutive(rows, return_inverse=True)
-        if 16 * len(rows) > len(unique) * len(self.unit):
-            return to_grid(self.unit[unique] @ self.unit.T)[inverse, columns]
-        return to_grid(map_pairs(vecdot, self.unit, self.unit, rows, columns))
 
 
 def count_nearer(positives: Tensor, rows: Tensor, cosines: Tensor) -> Tensor:
@@ -227,18 +233,3 @@ def index_positions(indices: Tensor, size: int) -> Tensor:
     positions = torch.full((size,), -1, device=indices.device)
     positions[indices] = torch.arange(len(indices), device=indices.device)
     return positions
-
-
-def check_embeddings(embeddings: Tensor, labels: Tensor) -> None:
-    """Raise InputError if there is not one finite embedding per label."""
-    matches = embeddings.ndim == 2 and labels.shape == embeddings.shape[:1] and len(labels)
-    if not matches or not embeddings.is_floating_point() or labels.dtype != torch.int64:
-        raise InputError(
-            f"embeddings, labels: got {tuple(embeddings.shape)} of {embeddings.dtype} and "
-            f"{tuple(labels.shape)} of {labels.dtype}, expected floating-point embeddings (N, D) "
-            "and int64 labels (N,), N at least 1"
-        )
-    if invalid := int((~torch.isfinite(embeddings)).any(dim=1).sum()):
-        raise InputError(
-            f"embeddings: got NaN or infinity in {invalid} of {len(labels)}, expected finite ones"
-        )

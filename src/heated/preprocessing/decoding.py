@@ -19,8 +19,6 @@ from heated.common.samples import Content
 MAX_PIXELS = 89_000_000  # of one image; Pillow's own limit is as high
 CHANNELS = {"rgb": 3, "gray": 1, "inverted": 1}
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
-# A JPEG of this many times the size or more is decoded at a half, a quarter or an eighth of it.
-DRAFT_FACTOR = 2
 
 
 class DamagedImage(InputError):
@@ -30,21 +28,15 @@ class DamagedImage(InputError):
 def decode(
     content: Content, *, size: int, fit: str, color_mode: str, filter: str
 ) -> NDArray[np.uint8]:
-    """Decode and resize an image.
+    """Decode a file, or (H, W) or (H, W, 3) uint8, and resize it to (size, size, channels).
 
     Args:
-        content: A file, or (H, W) or (H, W, 3) uint8.
+        content: A file's bytes or an array; raises DamagedImage if a file cannot be decoded.
         size: Pixels per side of the result.
         fit: "squash" ignores the aspect ratio, as the authors' code does; "crop" cuts out the
             centered square of the shorter side.
         color_mode: "rgb" (3 channels; gray is repeated), "gray" (1), or "inverted" (1: 255 - gray).
         filter: "bilinear" or "lanczos" (the authors'), both antialiased.
-
-    Returns:
-        (size, size, channels).
-
-    Raises:
-        DamagedImage: If a file cannot be decoded.
     """
     if isinstance(content, np.ndarray):
         image = Image.fromarray(content)
@@ -65,7 +57,7 @@ def decode(
 def load_image(content: bytes, size: int) -> Image.Image:
     """Load a file's image, upright, RGB or L.
 
-    A JPEG may be decoded at a lower resolution, with sides of at least DRAFT_FACTOR times `size`.
+    A JPEG may be decoded at a half, a quarter or an eighth, with sides of at least twice `size`.
     """
     try:
         with Image.open(BytesIO(content)) as image:
@@ -73,7 +65,7 @@ def load_image(content: bytes, size: int) -> Image.Image:
                 raise DamagedImage(
                     f"got {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}"
                 )
-            image.draft(None, (DRAFT_FACTOR * size, DRAFT_FACTOR * size))
+            image.draft(None, (2 * size, 2 * size))
             image.load()
             # an orientation that cannot be read is upright
             with suppress(SyntaxError, ValueError, TypeError, OSError, LookupError, struct.error):

@@ -28,11 +28,8 @@ def search_grid(
 ) -> dict[str, Any]:
     """Train one recipe per point, settings such as {"loss.margin": 0.2}; choose the best point.
 
-    Returns:
-        The content of tuned.json. METRIC and "seconds" are None where the loss was not finite.
-
-    Raises:
-        FloatingPointError: If the loss was not finite at any point.
+    Return the content of tuned.json, where METRIC and "seconds" are None if the loss was not
+    finite. Raises FloatingPointError if it was not finite at any point.
     """
     tried: list[dict[str, Any]] = []
     for point, recipe in zip(points, recipes, strict=True):

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from heated.common.errors import InputError
 from heated.common.geometry import class_means
-from heated.data.batches import InMemoryImages, MemmapImages
+from heated.data.batches import Images
 from heated.data.samplers import split_batches
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.models.embedding_model import ModelWithLoss, embed
@@ -19,12 +19,7 @@ EPS = 1e-4  # added to a mean's squared norm, as in the authors' code
 
 
 def update_batch_norm(
-    model: ModelWithLoss,
-    images: InMemoryImages | MemmapImages,
-    labels: Tensor,
-    *,
-    batch_size: int,
-    precision: str,
+    model: ModelWithLoss, images: Images, labels: Tensor, *, batch_size: int, precision: str
 ) -> None:
     """Update the running statistics of batch norm by one pass over N images without augmentation.
 
@@ -40,12 +35,7 @@ def update_batch_norm(
 
 
 def set_classifier_to_class_means(
-    model: ModelWithLoss,
-    images: InMemoryImages | MemmapImages,
-    labels: Tensor,
-    *,
-    batch_size: int,
-    precision: str,
+    model: ModelWithLoss, images: Images, labels: Tensor, *, batch_size: int, precision: str
 ) -> None:
     """Update batch norm; set each class's weights to the normalized mean of its embeddings."""
     if not isinstance(model.head, HeatedSoftmax):

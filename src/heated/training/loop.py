@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 
 from heated.common.history import Row
-from heated.data.batches import InMemoryImages, MemmapImages
+from heated.data.batches import Images
 from heated.data.samplers import SAMPLERS
 from heated.data.transforms import AugmentationRNG
 from heated.losses.pml import PMLLoss, forked_rng
@@ -26,29 +26,24 @@ from heated.training.recipe import Recipe
 from heated.training.train_state import TrainState
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+StepCallback = Callable[[TrainState], None]
 
 
 def train(
     state: TrainState,
-    images: InMemoryImages | MemmapImages,
+    images: Images,
     labels: Tensor,
     recipe: Recipe,
     *,
     monitor_fn: Callable[[], Mapping[str, float]] = dict,
-    on_step_end: Callable[[TrainState], None] = lambda _: None,
+    on_step_end: StepCallback = lambda _: None,
 ) -> None:
     """Train from `state` to the last epoch; `state.history` gets one row per epoch.
 
-    Args:
-        state: The training, which is changed in place.
-        images: N images for the model's device.
-        labels: (N,) int64 in [0, num_classes), on that device.
-        recipe: Its values per epoch, batch size, sampler and precision are used.
-        monitor_fn: Called every `recipe.eval_every` epochs and after the last; extends the row.
-        on_step_end: Called after every step, and after every epoch, when `state.step` is 0.
-
-    Raises:
-        FloatingPointError: If the loss is no longer finite.
+    `labels` is (N,) int64 in [0, num_classes), on the model's device. `monitor_fn` extends the row
+    every `recipe.eval_every` epochs and after the last. `on_step_end` is called after every step,
+    and after every epoch, when `state.step` is 0. Raises FloatingPointError if the loss is no
+    longer finite.
     """
     epoch_values = recipe.per_epoch_values()
     epochs = range(len(state.history), len(epoch_values))
@@ -80,11 +75,7 @@ def train(
 
 
 def train_epoch(
-    state: TrainState,
-    images: InMemoryImages | MemmapImages,
-    labels: Tensor,
-    recipe: Recipe,
-    on_step_end: Callable[[TrainState], None],
+    state: TrainState, images: Images, labels: Tensor, recipe: Recipe, on_step_end: StepCallback
 ) -> None:
     """Run the remaining steps of the current epoch. Nothing waits for the device."""
     model = state.model

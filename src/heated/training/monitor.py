@@ -10,13 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from heated.common.geometry import (
-    class_means,
-    inter_class_distance,
-    intra_class_variance,
-    l2_normalize,
-)
-from heated.data.batches import InMemoryImages, MemmapImages
+from heated.common import geometry
+from heated.data.batches import Images
 from heated.models.embedding_model import embed
 from heated.runtime.distributed import all_reduce_sum, local_shard
 from heated.training.train_state import TrainState
@@ -26,7 +21,7 @@ ENTRIES = 2**23  # cosines per block, 64 MiB of float64; the result does not dep
 
 
 def make_monitor(
-    state: TrainState, images: InMemoryImages | MemmapImages, labels: Tensor
+    state: TrainState, images: Images, labels: Tensor
 ) -> Callable[[], dict[str, float]]:
     """Return a function that computes Recall@1 and the geometry of unseen classes.
 
@@ -36,7 +31,7 @@ def make_monitor(
     """
 
     def monitor() -> dict[str, float]:
-        unit = l2_normalize(embed(state.model, images, quiet=True))
+        unit = geometry.l2_normalize(embed(state.model, images, quiet=True))
         if not unit.isfinite().all():
             raise FloatingPointError(
                 "monitor: got embeddings that hold NaN or infinity, expected finite numbers. Try a "
@@ -45,11 +40,11 @@ def make_monitor(
         if unit.shape[1] == 2:
             angles = torch.atan2(unit[:, 1], unit[:, 0])
             state.angles[len(state.history)] = angles.float().cpu()
-        means = class_means(unit, labels)
+        means = geometry.class_means(unit, labels)
         return {
             "recall_at_1": recall_at_1(unit, labels),
-            "intra_class_variance": intra_class_variance(means),
-            "inter_class_distance": inter_class_distance(means),
+            "intra_class_variance": geometry.intra_class_variance(means),
+            "inter_class_distance": geometry.inter_class_distance(means),
         }
 
     return monitor

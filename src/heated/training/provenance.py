@@ -1,12 +1,12 @@
 """Record the provenance of a run: parameters, data, code, hardware, versions, time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from heated.common.history import Row
+from heated.common.history import History
 from heated.runtime.environment import collect_environment, source_commit
 from heated.training.checkpoints import fingerprint
 from heated.training.training_run import TrainingRun
@@ -41,9 +41,7 @@ def make_provenance(
 
 
 def with_results(
-    provenance: Mapping[str, Any],
-    results: Mapping[int, Mapping[str, Any]],
-    usage: Mapping[int, Sequence[Row]],
+    provenance: Mapping[str, Any], results: Mapping[int, Mapping[str, Any]], usage: History
 ) -> dict[str, Any]:
     """Add each seed's results, without its history, and the machine's usage in its new epochs."""
     seeds, new_usage = {}, {}

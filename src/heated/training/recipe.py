@@ -8,9 +8,6 @@ from heated.losses.heated_softmax import ADAPTATIONS
 from heated.models.embedding_model import NamedOptions, name_and_options
 from heated.training.schedules import schedule_values
 
-SCHEDULED = ("epochs", "alpha", "lr", "lr_schedule")  # settings that become `alphas` and `lrs`
-PER_EPOCH = ("alphas", "lrs", "eval_every")  # fields that `per_epoch_values` covers
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -43,12 +40,9 @@ class Recipe:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """Build the recipe from the settings of a data set's training and of a method.
-
-        `epochs`, `lr`, and the schedules `alpha` and `lr_schedule` replace `alphas` and `lrs`.
-        """
-        fields = {key: value for key, value in settings.items() if key not in SCHEDULED}
-        epochs, alpha = settings["epochs"], settings.get("alpha")
+        """Build the recipe from settings with `epochs`, `lr`, and schedules of both values."""
+        fields = dict(settings)
+        epochs, alpha, lr = fields.pop("epochs"), fields.pop("alpha", None), fields.pop("lr")
         if alpha is None:
             fields["alphas"] = [None] * epochs
         elif alpha["name"] in ADAPTATIONS:
@@ -56,8 +50,8 @@ class Recipe:
             fields["alphas"] = [alpha.get("start")] + [None] * (epochs - 1)
         else:
             fields["alphas"] = schedule_values(*name_and_options(alpha), epochs=epochs)
-        factors = schedule_values(*name_and_options(settings["lr_schedule"]), epochs=epochs)
-        return cls(**fields, lrs=[settings["lr"] * factor for factor in factors])
+        factors = schedule_values(*name_and_options(fields.pop("lr_schedule")), epochs=epochs)
+        return cls(**fields, lrs=[lr * factor for factor in factors])
 
     @property
     def epochs(self) -> int:
@@ -65,23 +59,18 @@ class Recipe:
         return len(self.alphas)
 
     def per_epoch_values(self) -> list[list[Any]]:
-        """Return [alpha, learning rate, whether unseen classes are measured] per epoch.
-
-        They are always measured after the last epoch.
-        """
+        """Return [alpha, learning rate, whether to measure unseen classes: in the last too]."""
         epochs = range(1, self.epochs + 1)
         is_evaluated = [e % self.eval_every == 0 or e == self.epochs for e in epochs]
         return [*map(list, zip(self.alphas, self.lrs, is_evaluated, strict=True))]
 
     def epoch_invariant(self) -> dict[str, Any]:
-        """Return the fields that are the same in every epoch."""
-        return {key: value for key, value in asdict(self).items() if key not in PER_EPOCH}
+        """Return the fields that `per_epoch_values` does not cover."""
+        per_epoch = ("alphas", "lrs", "eval_every")
+        return {key: value for key, value in asdict(self).items() if key not in per_epoch}
 
     def divergence_epochs(self, siblings: Iterable[Self]) -> frozenset[int]:
-        """Return the numbers of epochs, without 0, that this recipe shares with each sibling.
-
-        Siblings with other epoch-invariant fields share none.
-        """
+        """Return the numbers of initial epochs, without 0, that it shares with each sibling."""
         shared = set()
         for sibling in siblings:
             if sibling.epoch_invariant() == self.epoch_invariant():

@@ -68,24 +68,19 @@ class TrainingRun:
     def checkpoints(self, seed: int) -> CheckpointCache:
         """Return a seed's checkpoints; those at tenths and where siblings diverge are kept."""
         epochs = self.recipe.epochs
-        tenths = range(0, epochs + 1, max(1, epochs // 10))
-        return CheckpointCache(
-            self.checkpoint_folder,
-            self.inputs | {"seed": seed},
-            self.recipe.per_epoch_values(),
-            keep_epochs=self.recipe.divergence_epochs(self.sibling_recipes) | {*tenths, epochs},
-            interval_s=self.interval_s,
-            max_size_mib=self.max_size_mib,
-        )
+        kept = {*range(0, epochs + 1, max(1, epochs // 10)), epochs}
+        kept |= self.recipe.divergence_epochs(self.sibling_recipes)
+        inputs, values = self.inputs | {"seed": seed}, self.recipe.per_epoch_values()
+        limits = (self.interval_s, self.max_size_mib)
+        return CheckpointCache(self.checkpoint_folder, inputs, values, frozenset(kept), *limits)
 
     def train_seeds(
         self, seeds: Sequence[int], folder: Path, logger: Logger
     ) -> dict[int, dict[str, Any]]:
         """Train all seeds, write their models to `folder`, and return `train_seed`'s results.
 
-        Raises:
-            InputError: If several processes share a batch that the loss needs as a whole.
-            FloatingPointError: If the loss of a seed is not finite, after training the other seeds.
+        Raises InputError if processes share a batch that the loss needs as a whole. Raises
+        FloatingPointError, after training the other seeds, if the loss of a seed is not finite.
         """
         loss = (self.recipe.loss or {"name": self.recipe.adaptation})["name"]
         if rank_and_world_size()[1] > 1 and loss not in ("none", "learned"):
@@ -95,8 +90,7 @@ class TrainingRun:
             )
         keep_freed_memory(True)
         folder.mkdir(exist_ok=True)
-        results: dict[int, dict[str, Any]] = {}
-        errors: dict[int, str] = {}
+        results, errors = {}, {}
         while remaining := [seed for seed in seeds if seed not in results and seed not in errors]:
             with self.lock_seed(remaining) as (seed, prefix_lock):
                 path, log = folder / f"seed-{seed}.safetensors", partial(logger.log, seed)
@@ -135,9 +129,8 @@ class TrainingRun:
         For two-dimensional embeddings, `path` with the suffix .npz gets `epochs` (E,), `angles`
         (E, N) in radians and `labels` (N,). `log` receives every row, including restored ones.
 
-        Returns:
-            "history": rows; "seconds" of training; "epochs_trained" now; "images_seen" in total;
-            "peak_mib": the peak memory of the process.
+        Return "history": rows; "seconds" of training; "epochs_trained" now; "images_seen" in
+        total; "peak_mib": the peak memory of the process.
         """
         state, seconds = self.load_or_initialize(seed)
         start, cache, recipe = time.monotonic() - seconds, self.checkpoints(seed), self.recipe
@@ -157,9 +150,8 @@ class TrainingRun:
             if lock is not None and epochs >= shared_epochs:
                 lock.release()
             if is_main_process() and (state.step == 0 or cache.is_due()):
-                results["seconds"] = time.monotonic() - start
-                checkpoint = state.to_checkpoint(seconds=results["seconds"])
-                cache.save(checkpoint, epochs, mid_epoch=state.step > 0)
+                results["seconds"] = seconds = time.monotonic() - start
+                cache.save(state.to_checkpoint(seconds=seconds), epochs, mid_epoch=state.step > 0)
 
         for row in state.history:
             log(row)
@@ -195,9 +187,8 @@ class TrainingRun:
         weights = pretrained.pretrained_state_dict(recipe.weights, recipe.backbone["name"])
         if weights is not None:
             pretrained.load_pretrained(model.network, weights)
-        INITIALIZERS[recipe.init](
-            model, images, labels, batch_size=recipe.batch_size, precision=recipe.precision
-        )
+        options = {"batch_size": recipe.batch_size, "precision": recipe.precision}
+        INITIALIZERS[recipe.init](model, images, labels, **options)
         return state, time.monotonic() - start
 
     def mapped_images(self, mask: Mask) -> tuple[MemmapImages, Tensor]:
