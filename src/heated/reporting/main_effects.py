@@ -90,9 +90,8 @@ def forest_plot(documents: Sequence[Document]) -> str:
     with style.context(STYLE):
         figure = Figure(figsize=(WIDTH, 1.2 + 0.5 * len(names)))
         panels = figure.subplots(2, 2, sharey=True)
-        for axes, (effect, metric) in zip(
-            panels.flat, product(("heat", "drop"), METRICS), strict=True
-        ):
+        kinds = product(("heat", "drop"), METRICS)
+        for axes, (effect, metric) in zip(panels.flat, kinds, strict=True):
             axes.set_title(f"{EFFECTS[effect]}, {METRICS[metric]}")
             axes.axvline(0, color="black", linewidth=0.8)
             for name, sample in effect_samples(documents, f"bn-{effect}-{metric}").items():

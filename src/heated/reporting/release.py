@@ -143,7 +143,6 @@ def claims_markdown(claims: Sequence[verdicts.ClaimResult]) -> str:
             continue
         interval = claim["interval"] and [*map(verdicts.format_points, claim["interval"])]
         margin = f" > {verdicts.format_points(-claim['margin'])}" if claim["margin"] else ""
-        found = claim["verdict"], claim["verdict_adjusted"]
         row = [
             f"{claim['statement']} ({claim['status']})",
             f"{claim['metric']}: {verdicts.comparison_title(claim)}{margin}",
@@ -151,7 +150,7 @@ def claims_markdown(claims: Sequence[verdicts.ClaimResult]) -> str:
             f"[{', '.join(interval)}]" if interval else "",
             str(claim["n"]),
             "" if claim["p"] is None else verdicts.format_deciding_p(claim)[1],
-            *(f"{verdicts.SYMBOLS[verdict]} {verdict}" for verdict in found),
+            *(f"{verdicts.SYMBOLS[claim[k]]} {claim[k]}" for k in ("verdict", "verdict_adjusted")),
         ]
         rows.append(row)
     heading = ["claim", "comparison", "effect", "95 % CI", "n", "adjusted p", "verdict", "adjusted"]
