@@ -250,7 +250,7 @@ def random_effects(samples: list[np.ndarray]) -> tuple[list[float], list[float],
 def check_front_page(text: str, documents: list[dict[str, Any]]) -> Iterator[str]:
     """Yield what differs between the table over data sets and the values per seed."""
     longest: dict[str, dict[str, Any]] = {}
-    for document in sorted(documents, key=lambda each: int(each["parameters"]["epochs"])):
+    for document in sorted(documents, key=lambda each: int(each["parameters"].get("epochs", 0))):
         longest[json.dumps(document["split"], sort_keys=True)] = document
     lines = [line for line in text.partition("\n## ")[0].splitlines() if line.startswith("| ")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]

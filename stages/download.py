@@ -1,6 +1,6 @@
 """Download a data set's files and verify their checksums, or accept a local copy by its counts."""
 
-from heated.common.cli import run
+from heated.common.errors import run
 from heated.common.io import atomic_write, project_root
 from heated.common.paths import SIDE_SETTINGS, load_settings, raw_folder
 from heated.datasets import SOURCES

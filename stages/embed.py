@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from heated.common.cli import run
+from heated.common.errors import run
 from heated.common.io import atomic_write, require_output, write_arrays
 from heated.common.paths import load_settings, packed_folder, run_folder
 from heated.data import packed_dataset

@@ -2,7 +2,7 @@
 
 import torch
 
-from heated.common.cli import run
+from heated.common.errors import run
 from heated.common.io import read_arrays, require_output, write_json
 from heated.common.paths import load_settings, run_folder
 from heated.evaluation.metrics import evaluate, summarize_seeds

@@ -3,7 +3,7 @@
 import torch
 
 from heated.analysis.gradients import gradients_by_kind
-from heated.common.cli import run
+from heated.common.errors import run
 from heated.common.io import require_output, write_json
 from heated.common.paths import load_settings, packed_folder, run_folder
 from heated.data import packed_dataset

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser
 
 from heated import config
-from heated.common.cli import run
+from heated.common.errors import run
 from heated.common.io import atomic_write, write_json
 from heated.common.paths import RESOLVED
 from heated.config.methods import PMLMethod

@@ -2,7 +2,7 @@
 
 import os
 
-from heated.common.cli import run
+from heated.common.errors import run
 from heated.common.io import require_output
 from heated.common.paths import load_settings, packed_folder, raw_folder
 from heated.datasets import SOURCES, splits

@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from heated.common.cli import run
+from heated.common.errors import run
 from heated.common.io import write_json
 from heated.common.paths import RUNS, load_settings
 from heated.reporting.run_results import read_results

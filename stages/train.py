@@ -1,7 +1,7 @@
 """Train every seed of a run, each from its latest checkpoint."""
 
 from heated.common import paths
-from heated.common.cli import run
+from heated.common.errors import run
 from heated.common.history import write_history
 from heated.common.io import project_root, read_json, require_output, write_json
 from heated.data import packed_dataset

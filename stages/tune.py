@@ -1,6 +1,6 @@
 """Choose a competitor's settings on validation classes; the test classes are left out."""
 
-from heated.common.cli import run
+from heated.common.errors import run
 from heated.common.io import project_root, write_json
 from heated.common.paths import SIDE_SETTINGS, load_settings, packed_folder, run_folder
 from heated.data import packed_dataset

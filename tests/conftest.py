@@ -26,8 +26,7 @@ from server import Site, served
 
 from heated.config import FILES
 from heated.datasets import http
-from heated.reporting.dataset_report import DatasetReport
-from heated.reporting.release import write_report
+from heated.reporting.release import DatasetReport, write_report
 from heated.reporting.run_results import RunResult, read_results
 
 # No test asserts a wall-clock time, and every run tests the same examples.

@@ -7,8 +7,8 @@ from typing import Any
 from heated.common.history import write_history
 from heated.common.io import write_json
 from heated.evaluation.metrics import summarize_seeds
-from heated.reporting.dataset_report import DatasetReport, make_dataset_report
 from heated.reporting.query_gallery import GalleryQuery, Thumbnail
+from heated.reporting.release import DatasetReport, make_dataset_report
 
 METHODS = ["hbn", "bn"]  # not in alphabetical order
 ALPHAS = {"hbn": [16.0, 16.0, 4.0], "bn": [16.0, 16.0, 16.0]}

@@ -6,7 +6,7 @@ import torch
 from embedders import KINDS, case
 from recipes import SETTINGS
 
-from heated.common.cli import run
+from heated.common.errors import run
 from heated.common.geometry import l2_normalize
 from heated.data.packed_dataset import load_packed
 from heated.inference.onnx import export

@@ -21,8 +21,7 @@ from heated.reporting.figures import (
     draw_figures,
     embeddings_2d,
     final_recall,
-    gradients,
-    training_curves,
+    line_plots,
 )
 from heated.reporting.figures.base import format_recall, heating_step, mean_recall
 from heated.reporting.run_results import read_results
@@ -187,7 +186,7 @@ def test_curves_have_a_color_per_normalization_and_dots_at_the_start_of_heating(
 
 
 def test_methods_are_in_the_legends_with_one_style_distinct_without_colors(main):
-    draw = (training_curves.draw_training_curves, training_curves.draw_class_geometry)
+    draw = (line_plots.draw_training_curves, line_plots.draw_class_geometry)
     for draw_runs, runs in zip(draw, (main, main[2:]), strict=True):
         assert legend_labels(draw_runs(runs, MAIN)[1]) == [run.method for run in runs]
     styles = base.method_styles(main)
@@ -201,7 +200,7 @@ def test_the_shapes_include_the_step_that_differs_only_in_shape(drawn, results):
     methods = ["hbn", *ZERO_SHOT["schedule_shapes"]]
     shapes = re.findall(r"(\S+) \((\w+)\)", text.partition("(%): ")[2])
     assert shapes == [(method, method.partition("-")[2] or "step") for method in methods]
-    figure = training_curves.draw_schedule_shapes(results, ZERO_SHOT)[1]
+    figure = line_plots.draw_schedule_shapes(results, ZERO_SHOT)[1]
     assert legend_labels(figure) == methods
 
 
@@ -342,14 +341,14 @@ def test_gradients_show_two_bands_and_the_peaks_of_the_first_seed(results, drawn
     assert "misclassified still rising at alpha 60, to 82.0" in text
     (hbn,) = select(results, "hbn")
     curves = read_json(hbn.folder / "gradients.json")["seeds"]["2"]
-    for axes in gradients.draw_gradients([hbn], {})[1].axes:
+    for axes in line_plots.draw_gradients([hbn], {})[1].axes:
         assert len(axes.collections) == 2
         assert list(axes.lines[-1].get_xdata()) == curves["alphas"]
         assert set(axes.lines[0].get_xdata()) == {4.0}
     smallest = {"peak_alpha": 1.0, "peak_norm": 0.2}
     curves["kinds"] = {"centroid": curves["kinds"]["centroid"] | smallest}
     write_json(tmp_path / "gradients.json", {"seeds": {"2": curves}})
-    description, figure = gradients.draw_gradients([replace(hbn, folder=tmp_path)], {})
+    description, figure = line_plots.draw_gradients([replace(hbn, folder=tmp_path)], {})
     assert "near the centroid 0.2 at alpha 1 or below" in description
     assert "misclassified no sample" in description
     assert "none" in texts(figure)

@@ -1,7 +1,12 @@
-"""Errors that a user can fix: shown without a traceback."""
+"""Errors that a user can fix, and commands that end with their messages and no traceback."""
 
-from collections.abc import Iterable
+import inspect
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from urllib.parse import urlsplit
 
 
@@ -34,3 +39,26 @@ def redact_url(address: str) -> str:
     parts = urlsplit(address)
     query = "?..." if parts.query else ""
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{query}"
+
+
+def run(main: Callable[..., None], parser: ArgumentParser | None = None) -> None:
+    """Call `main` with the command line's arguments, by default one per parameter of `main`."""
+    if parser is None:
+        spec = sys.modules[main.__module__].__spec__
+        prog = f"python -m {spec.name}" if spec else None
+        parser = ArgumentParser(prog, description=main.__doc__)
+        for name, each in inspect.signature(main).parameters.items():
+            kind = Path if each.annotation is Path else str
+            parser.add_argument(name, metavar=name.upper(), type=kind)
+    arguments = vars(parser.parse_args())
+    with exit_on_error():
+        main(**arguments)
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Exit with the message and status 1 on an error that a user can fix; raise any other."""
+    try:
+        yield
+    except (InputError, OSError, FloatingPointError) as error:
+        sys.exit(str(error))

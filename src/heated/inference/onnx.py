@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from heated.common.cli import run
-from heated.common.errors import InputError
+from heated.common.errors import InputError, run
 from heated.common.io import atomic_write
 from heated.losses.embedding_norm import L2Normalization
 from heated.models import embedding_model

@@ -8,13 +8,9 @@ from markupsafe import Markup
 
 def template_environment() -> Environment:
     """Return the templates by path in the package; an undefined name raises UndefinedError."""
-    environment = Environment(
-        loader=PackageLoader("heated", "."),
-        autoescape=select_autoescape(),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = Environment(loader=PackageLoader("heated", "."), autoescape=select_autoescape())
+    environment.undefined = StrictUndefined
+    environment.trim_blocks = environment.lstrip_blocks = True
     filters = {"wrap_underscores": wrap_underscores, "inline_svg": inline_svg}
     environment.filters |= filters | {"keep_numbers_together": keep_numbers_together}
     return environment

@@ -10,16 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from heated.analysis.claims import assess_claims
-from heated.common.cli import run
+from heated.common.errors import run
 from heated.common.io import read_json, write_json, write_text
 from heated.common.paths import load_settings
 from heated.reporting.main_effects import values_by_seed
 from heated.reporting.release import claims_markdown, join_results
-
-# Earlier releases have the title "Verdicts".
-SECTION = re.compile(
-    r"### (?:Verdicts|Replication results)\n.*?(?=\n\n### How it was made)", re.DOTALL
-)
 
 
 def judge_results(results: Path, claims: Mapping[str, Any]) -> None:
@@ -29,7 +24,9 @@ def judge_results(results: Path, claims: Mapping[str, Any]) -> None:
         found = assess_claims(claims, values_by_seed(document), document["dataset"])
         write_json(path, document | {"claims": found})
         page = path.with_suffix(".md")
-        before, after = SECTION.split(page.read_text(encoding="utf-8"))
+        # Earlier releases have the title "Verdicts".
+        section = r"(?s)### (?:Verdicts|Replication results)\n.*?(?=\n\n### How it was made)"
+        before, after = re.split(section, page.read_text(encoding="utf-8"))
         write_text(page, before + claims_markdown(found) + after)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,9 @@ def values_by_seed(document: Document) -> MetricValues:
 
 def longest_trainings(documents: Sequence[Document]) -> list[str]:
     """Name one recipe for each set of images: the one with the most epochs."""
-    longest: dict[str, Document] = {}
-    for document in sorted(documents, key=lambda each: int(each["parameters"]["epochs"])):
-        longest[json.dumps(document["split"], sort_keys=True)] = document
-    return [document["dataset"] for document in longest.values()]
+    ordered = sorted(documents, key=lambda each: int(each["parameters"].get("epochs", 0)))
+    names = {json.dumps(each["split"], sort_keys=True): each["dataset"] for each in ordered}
+    return [*names.values()]
 
 
 def effect_samples(documents: Sequence[Document], claim: str) -> dict[str, Any]:
@@ -59,23 +59,19 @@ def effect_samples(documents: Sequence[Document], claim: str) -> dict[str, Any]:
 def summaries(documents: Sequence[Document]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     """Yield normalization, effect, metric and random-effects summary over sets of images."""
     independent = longest_trainings(documents)
-    for normalization in NORMALIZATIONS:
-        for effect in EFFECTS:
-            for metric in METRICS:
-                samples = effect_samples(documents, f"{normalization}-{effect}-{metric}")
-                found = combine([x for name, x in samples.items() if name in independent])
-                if found:
-                    yield normalization, effect, metric, found
+    for names in product(NORMALIZATIONS, EFFECTS, METRICS):
+        samples = effect_samples(documents, "-".join(names))
+        if found := combine([x for name, x in samples.items() if name in independent]):
+            yield *names, found
 
 
 def front_page(documents: Sequence[Document]) -> dict[str, str]:
     """Format the table and the sentences at the top of RESULTS.md."""
     rows, sentences = [], []
     for normalization, effect, metric, found in summaries(documents):
-        low, high = map(format_points, found["interval"])
-        prediction = ", ".join(map(format_points, found["prediction"]))
         names = [NORMALIZATIONS[normalization], EFFECTS[effect], METRICS[metric]]
-        numbers = [format_points(found["effect"]), f"[{low}, {high}]", f"[{prediction}]"]
+        ranges = (map(format_points, found[key]) for key in ("interval", "prediction"))
+        numbers = [format_points(found["effect"]), *(f"[{', '.join(each)}]" for each in ranges)]
         rows.append([*names, *numbers, f"{100 * found['i2']:.0f} %", str(found["k"])])
         if normalization == "bn" and effect != "interaction":
             sentences.append(
@@ -87,31 +83,28 @@ def front_page(documents: Sequence[Document]) -> dict[str, str]:
 
 
 def forest_plot(documents: Sequence[Document]) -> str:
-    """Draw each recipe's main effects with batch norm, and below them the means, as SVG text.
-
-    Recipes that are not in the means, since a longer training has the same images, are hollow.
-    """
+    """Draw each recipe's main effects with batch norm, and below them the means, as SVG text."""
     independent = longest_trainings(documents)
     summary = {(n, e, m): found for n, e, m, found in summaries(documents)}
     names = [document["dataset"] for document in documents]
     with style.context(STYLE):
         figure = Figure(figsize=(WIDTH, 1.2 + 0.5 * len(names)))
-        panels = figure.subplots(2, 2, sharey=True, squeeze=False)
-        for row, effect in enumerate(("heat", "drop")):
-            for axes, metric in zip(panels[row], METRICS, strict=True):
-                axes.set_title(f"{EFFECTS[effect]}, {METRICS[metric]}")
-                axes.axvline(0, color="black", linewidth=0.8)
-                for name, sample in effect_samples(documents, f"bn-{effect}-{metric}").items():
-                    found = paired_t_test(np.asarray(sample))
-                    half = 50 * np.diff(found["interval"])
-                    fill = "C0" if name in independent else "white"
-                    position = (100 * found["effect"], names.index(name))
-                    axes.errorbar(*position, xerr=half, fmt="C0o", markerfacecolor=fill)
-                if mean := summary.get(("bn", effect, metric)):
-                    half = 50 * np.diff(mean["interval"])
-                    axes.errorbar(100 * mean["effect"], len(names), xerr=half, fmt="C1D")
-                axes.set_xlim(-6, 6)
-                set_ticks(axes.xaxis, [-5, 0, 5])
+        panels = figure.subplots(2, 2, sharey=True)
+        kinds = product(("heat", "drop"), METRICS)
+        for axes, (effect, metric) in zip(panels.flat, kinds, strict=True):
+            axes.set_title(f"{EFFECTS[effect]}, {METRICS[metric]}")
+            axes.axvline(0, color="black", linewidth=0.8)
+            for name, sample in effect_samples(documents, f"bn-{effect}-{metric}").items():
+                found = paired_t_test(np.asarray(sample))
+                half = 50 * np.diff(found["interval"])
+                fill = "C0" if name in independent else "white"  # not in the means: hollow
+                position = (100 * found["effect"], names.index(name))
+                axes.errorbar(*position, xerr=half, fmt="C0o", markerfacecolor=fill)
+            if mean := summary.get(("bn", effect, metric)):
+                half = 50 * np.diff(mean["interval"])
+                axes.errorbar(100 * mean["effect"], len(names), xerr=half, fmt="C1D")
+            axes.set_xlim(-6, 6)
+            set_ticks(axes.xaxis, [-5, 0, 5])
         panels[0, 0].set_yticks(range(len(names) + 1), [*names, "mean"])
         panels[0, 0].invert_yaxis()
         figure.supxlabel("points, 95 % confidence interval")

@@ -13,7 +13,6 @@ from heated.common.samples import SEEN, UNSEEN
 from heated.reporting.provenance import format_value
 
 Options = Mapping[str, Any]
-
 # The protocol of section 4, and of the authors' code where the text is silent or differs.
 PACKING = {
     "size": 256,
@@ -84,11 +83,7 @@ METHODS: dict[str, Options] = {
 
 
 def paper_value(record: Options, section: Options, metric: str) -> float | None:
-    """Return the paper's value in [0, 1] for a run, by its settings and not by its method's name.
-
-    None if the run departs from the paper's protocol or the paper has no such value. `record` is
-    the run's provenance, `section` the data set's section of the configuration.
-    """
+    """Return the paper's value in [0, 1] for a run of its protocol, by settings and not by name."""
     source, clusters = section["source"]["name"], metric.startswith("nmi")
     if source not in RECIPES or departures(record, section, clusters=clusters):
         return None
@@ -102,9 +97,8 @@ def paper_value(record: Options, section: Options, metric: str) -> float | None:
 @cache
 def load_paper_results() -> dict[tuple[str, int, str], dict[str, str]]:
     """Load the paper's tables by data set, embedding dimension and method."""
-    path = Path(__file__).with_name("paper_results.csv")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    text = Path(__file__).with_name("paper_results.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(text.splitlines()))
     return {(row.pop("dataset"), int(row.pop("dim")), row.pop("method")): row for row in rows}
 
 
@@ -137,8 +131,7 @@ def departures(record: Options, section: Options, *, clusters: bool = True) -> l
 def mismatches(values: Options, expected: Options) -> list[str]:
     """List each expected parameter that is missing or has another value."""
     return [
-        f"{key} {format_value(values[key]) if key in values else 'unknown'} "
-        f"instead of {format_value(value)}"
+        f"{key} {format_value(values.get(key, 'unknown'))} instead of {format_value(value)}"
         for key, value in expected.items()
-        if key not in values or values[key] != value
+        if values.get(key, "unknown") != value
     ]

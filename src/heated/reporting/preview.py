@@ -1,7 +1,6 @@
 """Draw alpha, temperature and learning rate of every method before any training.
 
-`python -m heated.reporting.preview` reads the resolved settings, which `python -m stages.resolve`
-writes.
+`python -m heated.reporting.preview` reads the settings that `python -m stages.resolve` writes.
 """
 
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from markupsafe import Markup
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from heated.common.cli import run
+from heated.common.errors import run
 from heated.common.io import write_text
 from heated.common.paths import load_settings
 from heated.reporting.figures.base import STYLE, WIDTH, DescribedFigure, set_ticks, svg_text
@@ -34,11 +33,10 @@ def evaluate_schedules(settings: Mapping[str, Any]) -> Schedules:
         options = dict(settings.get(key, {"name": None}))
         if (name := options.pop("name")) in SCHEDULES:
             by_epoch[key] = schedule_values(name, options, epochs=settings["epochs"])
-    lr = {"lr": [settings["lr"] * factor for factor in by_epoch["lr_schedule"]]}
-    if "alpha" not in by_epoch:
-        return lr
-    alphas = by_epoch["alpha"]
-    return {"alpha": alphas, "temperature": [1 / alpha for alpha in alphas], **lr}
+    found = {"lr": [settings["lr"] * factor for factor in by_epoch["lr_schedule"]]}
+    if alphas := by_epoch.get("alpha"):
+        found |= {"alpha": alphas, "temperature": [1 / alpha for alpha in alphas]}
+    return found
 
 
 def merge_equal(schedules: Mapping[str, Schedules]) -> ScheduleRows:
@@ -94,11 +92,10 @@ def render_preview(grids: Mapping[str, Any]) -> str:
             paths = {method: f"runs/{dataset}/{method}.json" for method in grid["methods"]}
             settings = {method: load_settings(path)["settings"] for method, path in paths.items()}
             rows = merge_equal({m: evaluate_schedules(each) for m, each in settings.items()})
-            description, figure = draw_schedules(rows)
+            text, figure = draw_schedules(rows)
             svg = svg_text(figure, "Schedules")
-            section = {"dataset": dataset, "study": study, "description": description}
-            # SVG by matplotlib needs no escaping.
-            sections.append({**section, "svg": Markup(svg[svg.index("<svg") :])})
+            svg = Markup(svg[svg.index("<svg") :])  # SVG by matplotlib needs no escaping
+            sections.append({"dataset": dataset, "study": study, "description": text, "svg": svg})
     template = template_environment().get_template("reporting/templates/preview.html")
     return template.render(sections=sections)
 

@@ -22,33 +22,21 @@ class Provenance:
 def collect_provenance(results: Sequence[RunResult]) -> Provenance:
     """Collect the distinct values of every fact and parameter over the runs of a data set."""
     records = [result.record for result in results]
-    facts = {
-        NAMES.get(key, key): sorted({str(record["environment"][key]) for record in records})
-        for key in FACTS
-    }
-    facts["commit"] = sorted({format_commit(record["source"]) for record in records})
+    facts = {key: sorted({str(each["environment"][key]) for each in records}) for key in FACTS}
+    sources = [record["source"] for record in records]
+    commits = {s["commit"] and s["commit"][:12] + " with changes" * s["modified"] for s in sources}
+    facts["commit"] = sorted(each or "not in a git repository" for each in commits)
     facts["data SHA-256"] = sorted({record["data_sha256"] for record in records})
     seconds = [seed["seconds"] for record in records for seed in record["seeds"].values()]
     facts["training"] = [f"{sum(seconds):.0f} s in total for {len(seconds)} trainings"]
-
     params = {r.method: {key: format_value(v) for key, v in r.params.items()} for r in results}
     keys = dict.fromkeys(key for each in params.values() for key in each)
     values = {key: {each.get(key, "") for each in params.values()} for key in keys}
     differing = [key for key in keys if len(values[key]) > 1]
-    return Provenance(
-        facts=[(name, ", ".join(distinct)) for name, distinct in facts.items()],
-        shared={key: values[key].pop() for key in keys if key not in differing},
-        by_method={
-            method: {key: each.get(key, "") for key in differing} for method, each in params.items()
-        },
-    )
-
-
-def format_commit(source: Mapping[str, Any]) -> str:
-    """Format the commit, and whether the working tree differed from it."""
-    if source["commit"] is None:
-        return "not in a git repository"
-    return str(source["commit"])[:12] + (" with changes" if source["modified"] else "")
+    by_method = {m: {key: each.get(key, "") for key in differing} for m, each in params.items()}
+    shared = {key: values[key].pop() for key in keys if key not in differing}
+    texts = [(NAMES.get(key, key), ", ".join(distinct)) for key, distinct in facts.items()]
+    return Provenance(texts, shared, by_method)
 
 
 def format_value(value: Any) -> str:
@@ -70,11 +58,10 @@ def format_value(value: Any) -> str:
 
 def table_caption(results: Sequence[RunResult]) -> str:
     """Say which classes the tables' numbers are measured on, and how to read the numbers."""
-    split, means = results[0].record["split"], [(0.0, "")]
-    for result in results:
-        means += [(100 * summary["mean"], name) for name, summary in result.metrics.items()]
-    deviation = max(mean for mean, name in means if name.endswith("_kmeans_std") or not name)
-    unmatched = max(mean for mean, name in means if name in ("unanswerable_queries", ""))
+    split = results[0].record["split"]
+    means = [(k, 100 * each["mean"]) for result in results for k, each in result.metrics.items()]
+    deviation = max((mean for name, mean in means if name.endswith("_kmeans_std")), default=0)
+    unmatched = max((mean for name, mean in means if name == "unanswerable_queries"), default=0)
     train, query, gallery = (split[part] for part in ("train", "query", "gallery"))
     searched = f", searched in {gallery['images']}" if gallery != query else ""
     notes = [

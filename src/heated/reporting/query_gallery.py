@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from heated.common.geometry import l2_normalize
 from heated.common.io import read_arrays, require_output
@@ -28,8 +27,8 @@ from heated.evaluation.retrieval import map_at_r
 NEIGHBORS = 5
 MAX_PNG_SIDE = 64  # pixels; larger images become thumbnails
 THUMBNAIL = 112
-QUALITY = 70
 Indices = NDArray[np.int64]
+Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -65,10 +64,9 @@ class GalleryQuery:
 def load_gallery(
     packed: Path, embeddings: Path, *, count: int, memory_mib: int
 ) -> list[GalleryQuery]:
-    """Load `count` queries of each kind with their nearest images.
+    """Load `count` queries of each kind with their nearest images, from one seed's embeddings.
 
-    `packed` is the data set's folder, `embeddings` the file of one seed. `memory_mib` limits
-    what grows with queries x gallery.
+    `memory_mib` limits what grows with queries x gallery.
     """
     if count == 0:
         return []
@@ -92,43 +90,41 @@ def load_gallery(
 def data_uri(image: NDArray[np.uint8]) -> str:
     """Encode an (H, W, 1) or (H, W, 3) image: a small one as PNG, others as a WebP thumbnail."""
     picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    file, kind = io.BytesIO(), "png"
-    if max(picture.size) <= MAX_PNG_SIDE:
-        picture.save(file, kind, compress_level=9)
-    else:
-        kind = "webp"
+    file, kind = io.BytesIO(), "png" if max(picture.size) <= MAX_PNG_SIDE else "webp"
+    if kind == "webp":
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
-        picture.save(file, kind, quality=QUALITY)
+    picture.save(file, kind, compress_level=9, quality=70)  # each format has one of the two
     return f"data:image/{kind};base64,{b64encode(file.getvalue()).decode()}"
 
 
-def select_queries(
-    arrays: Mapping[str, NDArray[Any]], *, count: int, memory_mib: int
-) -> list[RankedQuery]:
+def select_queries(arrays: Arrays, *, count: int, memory_mib: int) -> list[RankedQuery]:
     """Select `count` queries of each kind, with their nearest images in the gallery.
 
-    `arrays` are those of an embeddings file: embeddings (N, D), labels, query and gallery (N,).
+    `arrays`: embeddings (N, D); labels, query, gallery (N,). Neighbors' ties are against the query.
     """
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     queries, scores, relevant = score_queries(tensors, memory_mib)
+    unit, labels = l2_normalize(tensors["embeddings"]), arrays["labels"]
+    gallery = np.flatnonzero(arrays["gallery"])
     keys = {"best": -scores, "typical": np.abs(scores - np.median(scores)), "worst": scores}
     found = []
     for kind, key in keys.items():
         order = np.lexsort((queries, -relevant, key))
-        for i in prefer_distinct(order, arrays["labels"][queries], count):
+        for i in prefer_distinct(order, labels[queries], count):
             query = int(queries[i])
-            neighbors = nearest_neighbors(tensors, query)
+            candidates = gallery[gallery != query]
+            cosines = np.rint((unit[candidates] @ unit[query]).numpy() * GRID)
+            nearest = np.lexsort((candidates, labels[candidates] == labels[query], -cosines))
+            neighbors = candidates[nearest[:NEIGHBORS]].tolist()
             found.append(RankedQuery(kind, query, float(scores[i]), neighbors))
     return found
 
 
 def score_queries(
-    tensors: Mapping[str, Tensor], memory_mib: int
+    tensors: Mapping[str, Any], memory_mib: int
 ) -> tuple[Indices, NDArray[np.float64], Indices]:
     """Return the index, MAP@R and R of each query with a match, in the order of the indices."""
-    options: Any = {name: tensors[name] for name in ("query", "gallery")}
-    embeddings, labels = tensors["embeddings"], tensors["labels"]
-    search = NeighborSearch(embeddings, labels, **options, max_k=1, memory_mib=memory_mib)
+    search = NeighborSearch(**tensors, max_k=1, memory_mib=memory_mib)
     scores = torch.cat([map_at_r(search.ranks(block)) for block in search.blocks])
     queries, relevant = search.queries.index, search.queries.num_positives
     order = queries.argsort()
@@ -141,13 +137,3 @@ def prefer_distinct(order: Indices, labels: Indices, count: int) -> Indices:
     firsts = np.sort(np.unique(labels[order], return_index=True)[1])
     rest = np.setdiff1d(np.arange(len(order)), firsts)
     return order[np.concatenate([firsts, rest])[:count]]
-
-
-def nearest_neighbors(tensors: Mapping[str, Tensor], query: int) -> list[int]:
-    """Return a query's nearest other rows in the gallery; ties are broken against the query."""
-    unit, labels = l2_normalize(tensors["embeddings"]), tensors["labels"].numpy()
-    gallery = np.flatnonzero(tensors["gallery"].numpy())
-    candidates = gallery[gallery != query]
-    cosines = np.rint((unit[candidates] @ unit[query]).numpy() * GRID)
-    order = np.lexsort((candidates, labels[candidates] == labels[query], -cosines))
-    return candidates[order[:NEIGHBORS]].tolist()

@@ -1,22 +1,75 @@
-"""Write the report's files, and release its results: Markdown for readers, JSON for programs.
+"""Make and write the report, and release its results: Markdown for readers, JSON for programs.
 
 `make results` runs `python -m heated.reporting.release`, which copies the last report's results to
 `results/` and rewrites RESULTS.md from all released results.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heated.common.cli import run
+from heated.analysis.claims import assess_claims
+from heated.common.errors import run
 from heated.common.io import require_output, write_csv, write_json, write_text
 from heated.reporting import main_effects, tables, verdicts
-from heated.reporting.dataset_report import DatasetReport
+from heated.reporting.figures import draw_figures
+from heated.reporting.figures.base import ReportFigure
 from heated.reporting.html import template_environment
-from heated.reporting.run_results import curve_rows
+from heated.reporting.paper_results import departures
+from heated.reporting.provenance import Provenance, collect_provenance, table_caption
+from heated.reporting.query_gallery import GalleryQuery
+from heated.reporting.run_results import RunResult, curve_rows, select_studies
+from heated.reporting.tables import CostTable
 
-VERDICTS = ("verdict", "verdict_adjusted")  # before and after Holm's correction
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """The results on one data set, as numbers and as text."""
+
+    dataset: str
+    studies: dict[str, list[str]]  # the trained methods
+    results: Sequence[RunResult]
+    claim_results: Sequence[verdicts.ClaimResult]
+    claims: list[verdicts.ClaimText]  # the same in words
+    caption: str
+    tables: list[tables.StudyTable]
+    costs: CostTable | None
+    figures: list[ReportFigure]
+    gallery: Sequence[GalleryQuery]
+    provenance: Provenance
+    departures: dict[str, list[str]]  # from the paper's protocol, by method
+
+
+def make_dataset_report(
+    results: Sequence[RunResult],
+    section: Mapping[str, Any],
+    *,
+    grids: verdicts.Grids,
+    claims: Mapping[str, Mapping[str, Any]],
+    gallery: Sequence[GalleryQuery] = (),
+) -> DatasetReport:
+    """Test the claims on a data set, tabulate the results of all its runs and draw its figures."""
+    dataset = results[0].dataset
+    studies = {n: list(g["methods"]) for n, g in grids.items() if dataset in g["datasets"]}
+    values = {result.method: result.values_by_seed() for result in results}
+    claim_results = [*assess_claims(claims, values, dataset)]
+    competitors = select_studies(results, studies, "competitors")
+    return DatasetReport(
+        dataset=dataset,
+        studies=studies,
+        results=results,
+        claim_results=claim_results,
+        claims=[verdicts.describe_claim(each, results, section, grids) for each in claim_results],
+        caption=table_caption(results),
+        tables=tables.study_tables(results, studies, section),
+        costs=tables.cost_table(competitors) if competitors else None,
+        figures=draw_figures(results, studies),
+        gallery=gallery,
+        provenance=collect_provenance(results),
+        departures={result.method: departures(result.record, section) for result in results},
+    )
 
 
 def render_report(reports: Sequence[DatasetReport]) -> str:
@@ -34,9 +87,8 @@ def write_report(folder: Path, reports: Sequence[DatasetReport]) -> None:
     texts = []
     for report in reports:
         name = report.dataset
-        text = tables.tables_markdown(name, report.caption, report.tables)
-        if report.costs:
-            text += f"\n{report.costs.markdown()}\n"
+        costs = f"\n{report.costs.markdown()}\n" if report.costs else ""
+        text = tables.tables_markdown(name, report.caption, report.tables) + costs
         texts.append(text)
         write_text(folder / f"tables/{name}.md", text)
         write_text(folder / f"tables/{name}.tex", tables.latex_tabular(report.tables))
@@ -85,10 +137,9 @@ def results_markdown(report: DatasetReport) -> str:
 
 def claims_markdown(claims: Sequence[verdicts.ClaimResult]) -> str:
     """Format the section on the claims: the rules, one row per tested claim, and the others."""
-    rows, not_run = [], []
+    rows, not_run = [], [claim["claim"] for claim in claims if claim["verdict"] == "not run"]
     for claim in claims:
-        if claim["verdict"] == "not run":
-            not_run.append(claim["claim"])
+        if claim["claim"] in not_run:
             continue
         interval = claim["interval"] and [*map(verdicts.format_points, claim["interval"])]
         margin = f" > {verdicts.format_points(-claim['margin'])}" if claim["margin"] else ""
@@ -99,8 +150,8 @@ def claims_markdown(claims: Sequence[verdicts.ClaimResult]) -> str:
             f"[{', '.join(interval)}]" if interval else "",
             str(claim["n"]),
             "" if claim["p"] is None else verdicts.format_deciding_p(claim)[1],
+            *(f"{verdicts.SYMBOLS[claim[k]]} {claim[k]}" for k in ("verdict", "verdict_adjusted")),
         ]
-        row += [f"{verdicts.SYMBOLS[claim[key]]} {claim[key]}" for key in VERDICTS]
         rows.append(row)
     heading = ["claim", "comparison", "effect", "95 % CI", "n", "adjusted p", "verdict", "adjusted"]
     template = template_environment().get_template("reporting/templates/claims.md")
@@ -120,8 +171,7 @@ def repro_commands(report: DatasetReport) -> list[str]:
         every |= {f"{study}.methods": methods, f"{study}.seeds": seeds}
     commands = []
     for settings in (every, single):
-        lists = {key: ",".join(map(str, values)) for key, values in settings.items()}
-        lines = [f"--set-param '{key}=[{values}]'" for key, values in lists.items()]
+        lines = [f"--set-param '{k}=[{','.join(map(str, v))}]'" for k, v in settings.items()]
         commands.append(" \\\n  ".join(["dvc exp run", *lines]))
     return commands
 

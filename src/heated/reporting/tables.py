@@ -28,18 +28,9 @@ STUDY_TITLES = {
     "embeddings_2d": "Embeddings in two dimensions",
     "competitors": "Competitors under equal conditions",
 }
-LOWER_IS_BETTER = ("intra_class_variance",)
-UNRANKED = ("inter_class_distance",)  # neither higher nor lower is better
-LATEX_ESCAPES = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-        "↓": r"$\downarrow$",
-        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    }
-)
+LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"±": r"$\pm$", "↓": r"$\downarrow$"}
+LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX_ESCAPES = str.maketrans(LATEX)
 
 
 @dataclass(frozen=True)
@@ -110,9 +101,9 @@ def study_tables(
         first, best = runs[0].metrics, {}
         names = [name for name in first if "kmeans" not in name and name != "unanswerable_queries"]
         for name in names:
-            if name not in UNRANKED and len(runs) > 1:
-                means = [run.metrics[name]["mean"] for run in runs]
-                best[name] = min(means) if name in LOWER_IS_BETTER else max(means)
+            if name != "inter_class_distance" and len(runs) > 1:  # neither end of it is better
+                extreme = min if name == "intra_class_variance" else max
+                best[name] = extreme(run.metrics[name]["mean"] for run in runs)
         rows = []
         for run in runs:
             cells = {}
@@ -201,16 +192,12 @@ class CostTable:
 
 
 def cost_table(results: Sequence[RunResult]) -> CostTable:
-    """Tabulate the costs of the competitors' trainings: medians over the seeds, maximum memory.
-
-    "not finite" counts the grid points without a finite loss.
-    """
+    """Tabulate the costs of the competitors' trainings: medians over the seeds, maximum memory."""
     rows = []
     for result in results:
         seeds, tuned = [*result.record["seeds"].values()], result.tuned
         recall = result.metrics["recall_at_1"]
         scores = [each[tuned["metric"]] for each in tuned["tried"]]
-        points = [each["point"] for each in tuned["tried"]]
         row = {
             "method": result.method,
             "n": str(len(seeds)),
@@ -218,9 +205,9 @@ def cost_table(results: Sequence[RunResult]) -> CostTable:
             "images seen": str(int(median(each["images_seen"] for each in seeds))),
             "seconds": f"{median_seconds(result):.0f}",
             "MiB": str(max(each["peak_mib"] for each in seeds)),
-            "chosen": describe_point(tuned["chosen"], points),
+            "chosen": describe_point(tuned["chosen"], [each["point"] for each in tuned["tried"]]),
             "tried": str(tuned["trainings"]),
-            "not finite": str(scores.count(None)),
+            "not finite": str(scores.count(None)),  # grid points without a finite loss
             "validation R@1": format_percent(max(score for score in scores if score is not None)),
         }
         rows.append(row)

@@ -11,7 +11,7 @@ from heated.reporting.run_results import RunResult
 from heated.reporting.tables import metric_title
 
 ClaimResult = Mapping[str, Any]
-Results = Sequence[RunResult]
+Runs = Sequence[RunResult]
 Section = Mapping[str, Any]  # a data set's section of the configuration
 Grids = Mapping[str, Mapping[str, Any]]  # data sets and methods of `run` and of each study
 
@@ -38,7 +38,6 @@ METRIC_NAMES = {
     "intra_class_variance": "Intra-class variance (lower is more compact)",
     "nmi_geometric": "NMI",
 }
-MIN_P = 0.001  # smaller ones are shown as "< 0.001"
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,7 @@ class ClaimText:
     parts: list[str]  # the evidence on each comparison if there are several
 
 
-def describe_claim(
-    claim: ClaimResult, results: Results, section: Section, grids: Grids
-) -> ClaimText:
+def describe_claim(claim: ClaimResult, results: Runs, section: Section, grids: Grids) -> ClaimText:
     """Describe a claim's result."""
     tested = claim["verdict"] != "not run"
     parts = claim["parts"] if len(claim["parts"]) > 1 else []
@@ -71,10 +68,9 @@ def describe_claim(
     )
 
 
-def describe_comparison(part: ClaimResult, results: Results, section: Section) -> str:
+def describe_comparison(part: ClaimResult, results: Runs, section: Section) -> str:
     """Describe a comparison, with the paper's difference if both runs follow its protocol."""
-    metric, details = part["metric"], f"n = {part['n']}"
-    effect = "no seed in common"
+    metric, details, effect = part["metric"], f"n = {part['n']}", "no seed in common"
     if part["effect"] is not None:
         effect = f"{format_points(part['effect'])} points"
     if part["interval"] is not None:
@@ -104,9 +100,7 @@ def comparison_title(part: ClaimResult) -> str:
 
 
 def format_deciding_p(part: ClaimResult) -> tuple[str, str]:
-    """Format the p-value that a verdict is based on, before and after Holm's correction.
-
-    A single comparison of a claim has no verdict of its own, and its p is not corrected.
+    """Format the p-value that a verdict is based on, and after Holm's correction (claims only).
 
     >>> format_deciding_p({"verdict": "supported", "p": 0.0001, "p_adjusted": 0.04})
     ('p < 0.001', '0.040')
@@ -115,11 +109,11 @@ def format_deciding_p(part: ClaimResult) -> tuple[str, str]:
     (('p of the opposite = 0.010', '< 0.001'), ('p = 0.300', ''))
     """
     key, name = DECIDING_P.get(part.get("verdict", ""), ("p", "p"))
-    texts = [
-        "" if p is None else f"< {MIN_P}" if p < MIN_P else f"{p:.3f}"
+    p, adjusted = (
+        "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
         for p in (part[key], part.get(f"{key}_adjusted"))
-    ]
-    return f"{name} {texts[0]}" if texts[0][0] == "<" else f"{name} = {texts[0]}", texts[1]
+    )
+    return f"{name} {p}" if p[0] == "<" else f"{name} = {p}", adjusted
 
 
 def format_points(share: float) -> str:
@@ -132,7 +126,7 @@ def format_points(share: float) -> str:
     return text.replace("-", "−") if float(text) else "0.00"
 
 
-def paper_difference(part: ClaimResult, results: Results, section: Section) -> float | None:
+def paper_difference(part: ClaimResult, results: Runs, section: Section) -> float | None:
     """Compare the paper's values; None unless the paper has one for every method."""
     records = {result.method: result.record for result in results}
     means = []
@@ -159,7 +153,7 @@ def verdict_notes(claim: ClaimResult) -> list[str]:
     ]
 
 
-def missing_methods(claim: ClaimResult, results: Results, grids: Grids) -> list[str]:
+def missing_methods(claim: ClaimResult, results: Runs, grids: Grids) -> list[str]:
     """Describe the changes of the configuration that are needed to test a claim."""
     dataset, trained = claim["dataset"], {result.method for result in results}
     by_change: dict[str, list[str]] = {}

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from heated.common.cli import run
-from heated.common.errors import InputError
+from heated.common.errors import InputError, run
 from heated.common.io import write_text
 from heated.preprocessing.decoding import DamagedImage, decode
 from heated.reporting.html import template_environment

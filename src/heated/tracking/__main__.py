@@ -4,8 +4,7 @@ import os
 import subprocess
 import sys
 
-from heated.common.cli import exit_on_error
-from heated.common.errors import redact_url
+from heated.common.errors import exit_on_error, redact_url
 from heated.tracking import tracking_uri
 from heated.tracking.client import open_store, store_lock
 

@@ -4,30 +4,29 @@ from collections.abc import Callable, Sequence
 
 from matplotlib import style
 
-from heated.reporting.figures import embeddings_2d, final_recall, gradients, training_curves
+from heated.reporting.figures import embeddings_2d, final_recall, line_plots
 from heated.reporting.figures.base import STYLE, DescribedFigure, ReportFigure, svg_text
 from heated.reporting.run_results import RunResult, Studies
 
 FIGURES: dict[str, tuple[str, Callable[[Sequence[RunResult], Studies], DescribedFigure | None]]] = {
-    "curves": ("Training curves", training_curves.draw_training_curves),
+    "curves": ("Training curves", line_plots.draw_training_curves),
     "factorial": (
         "Lower alpha and lower learning rate, alone and together",
         final_recall.draw_factorial,
     ),
     "alphas": ("Constant alphas", final_recall.draw_constant_alphas),
     "timing": ("Start, end and time of heating", final_recall.draw_heating_steps),
-    "schedule_shapes": ("Shape of the schedule", training_curves.draw_schedule_shapes),
+    "schedule_shapes": ("Shape of the schedule", line_plots.draw_schedule_shapes),
     "embeddings_2d": ("Embeddings in two dimensions", embeddings_2d.draw_embeddings),
-    "gradients": ("Gradient norm by alpha", gradients.draw_gradients),
-    "geometry": ("Compactness and separation of the classes", training_curves.draw_class_geometry),
+    "gradients": ("Gradient norm by alpha", line_plots.draw_gradients),
+    "geometry": ("Compactness and separation of the classes", line_plots.draw_class_geometry),
     "costs": ("Recall@1 and training time", final_recall.draw_training_costs),
 }
 
 
 def draw_figures(results: Sequence[RunResult], studies: Studies) -> list[ReportFigure]:
     """Draw all figures of one data set that its runs have the data for."""
-    drawn = [draw_figure(name, results, studies) for name in FIGURES]
-    return [figure for figure in drawn if figure is not None]
+    return [each for name in FIGURES if (each := draw_figure(name, results, studies))]
 
 
 @style.context(STYLE)

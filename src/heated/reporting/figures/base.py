@@ -1,7 +1,4 @@
-"""What figures share: the output format, line styles, legends, and Recall@1 with its interval.
-
-The matplotlib style is report.mplstyle. Figures are readable without colors.
-"""
+"""What figures share: styles (readable without colors), legends, Recall@1 with its interval."""
 
 import io
 from collections.abc import Mapping, Sequence

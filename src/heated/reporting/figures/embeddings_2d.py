@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,7 @@ COLORS = (
     "#332288", "#DDCC77", "#117733", "#CC6677", "#88CCEE",
     "#000000", "#44AA99", "#882255", "#999933", "#AA4499",
 )  # fmt: skip
-RADIUS = 0.9  # of the class weights, as in the paper
-LABEL_RADIUS = 0.68
 LABEL_GAP = 0.24  # radians between labels
-COLUMNS = 2
 Points = NDArray[np.float64]
 
 
@@ -54,9 +52,9 @@ def draw_embeddings(results: Sequence[RunResult], studies: Studies) -> Described
     embeddings = load_embeddings([run for run in runs if run.params.get("embedding_dim") == 2])
     if not embeddings:
         return None
-    rows = -(-len(embeddings) // COLUMNS)
+    rows = -(-len(embeddings) // 2)
     figure = Figure(figsize=(WIDTH, 0.5 + 3.4 * rows))
-    panels = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
+    panels = list(figure.subplots(rows, 2, squeeze=False).flat)
     for axes in panels:
         axes.set_axis_off()
     texts = []
@@ -82,13 +80,8 @@ def draw_embeddings(results: Sequence[RunResult], studies: Studies) -> Described
 
 def load_embeddings(results: Sequence[RunResult]) -> list[Embedding2D]:
     """Load the first seed of each run: constant alphas by increasing alpha, then the others."""
-
-    def sort_key(result: RunResult) -> tuple[bool, float]:
-        alpha = schedule_of(result, "alpha")
-        return alpha["name"] != "constant", alpha.get("value", 0.0)
-
     found = []
-    for result in sorted(results, key=sort_key):
+    for result in sorted(results, key=lambda each: schedule_of(each, "alpha").get("value", inf)):
         name = f"seed-{min(result.history)}"
         arrays = read_arrays(require_output(result.folder / f"embeddings/{name}.npz", "embed"))
         path = require_output(result.folder / f"models/{name}.safetensors", "train")
@@ -135,19 +128,17 @@ def plot_circle(axes: Axes, embedding: Embedding2D, title: str) -> None:
     axes.set_title(f"{title}\nhalf within {embedding.median_angle():.1f}° of the class mean")
     weights = np.empty((0, 2)) if embedding.weights is None else embedding.weights
     angles = spread_angles(np.arctan2(weights[:, 1], weights[:, 0]), LABEL_GAP)
-    places = LABEL_RADIUS * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    centered: Any = {"ha": "center", "va": "center"}
-    for label, (weight, place) in enumerate(zip(RADIUS * weights, places, strict=True)):
+    places = 0.68 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    # The paper has the class weights at radius 0.9.
+    for label, (weight, place) in enumerate(zip(0.9 * weights, places, strict=True)):
         color = np.array(to_rgb(COLORS[label % len(COLORS)]))
         axes.plot(*zip(weight, (place + weight) / 2, strict=True), color=color, linewidth=0.8)
         axes.plot(*weight, "D", color=color, markersize=6, markeredgecolor="white", zorder=3)
-        axes.annotate(str(label), place, color=0.7 * color, weight="bold", **centered)
+        axes.annotate(str(label), place, color=0.7 * color, weight="bold", ha="center", va="center")
 
 
 def spread_angles(angles: Points, gap: float) -> Points:
-    """Move angles (C,) apart by as little as needed, keeping their order around the circle.
-
-    Neighbors are then at least `gap` apart, or as far as there is room for.
+    """Move angles (C,) apart by `gap`, or as far as there is room, and keep their order.
 
     >>> spread_angles(np.array([0.0, 0.1, 2.0]), 0.3).round(3).tolist()
     [-0.1, 0.2, 2.0]

@@ -1,9 +1,9 @@
 """Figures of the final Recall@1: by heating and learning rate, alpha, heating step, and time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import product
 from math import nan
 
-from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
@@ -18,10 +18,8 @@ CELLS = {  # whether alpha falls, and whether the learning rate falls
     (True, False): "heating",
     (True, True): "both",
 }
-MIN_ALPHAS = 3  # constant alphas that make a line
-MAX_COLUMNS = 3
-KINDS = ("softmax and variants", "losses of pytorch-metric-learning")
 AlphaRuns = dict[float, RunResult]  # by constant alpha, increasing
+Controls = dict[str, RunResult]  # by kind
 HeatedRuns = dict[tuple[float, float, float], RunResult]  # by start, end and time of the step
 
 
@@ -100,13 +98,12 @@ def constant_alphas_by_dim(results: Sequence[RunResult]) -> dict[int, AlphaRuns]
             line = found.setdefault(result.params["embedding_dim"], {})
             line.setdefault(float(alpha["value"]), result)
     ordered = {dim: dict(sorted(line.items())) for dim, line in sorted(found.items())}
-    return {dim: line for dim, line in ordered.items() if len(line) >= MIN_ALPHAS}
+    return {dim: line for dim, line in ordered.items() if len(line) > 2}
 
 
-def controls_of_dim(results: Sequence[RunResult], dim: int) -> dict[str, RunResult]:
+def controls_of_dim(results: Sequence[RunResult], dim: int) -> Controls:
     """Return plain softmax and heated batch norm with embeddings of dimension D."""
-    same = [result for result in results if result.params.get("embedding_dim") == dim]
-    groups = base.by_normalization(same)
+    groups = base.by_normalization([r for r in results if r.params.get("embedding_dim") == dim])
     kinds = {
         "softmax": [r for r in groups.get("none", ()) if not r.params.get("label_smoothing")],
         "heated": [r for r in groups.get("batch", ()) if base.heating_step(r)],
@@ -114,9 +111,7 @@ def controls_of_dim(results: Sequence[RunResult], dim: int) -> dict[str, RunResu
     return {name: runs[0] for name, runs in kinds.items() if runs}
 
 
-def plot_constant_alphas(
-    lines: Mapping[int, AlphaRuns], controls: Mapping[int, Mapping[str, RunResult]]
-) -> Figure:
+def plot_constant_alphas(lines: dict[int, AlphaRuns], controls: dict[int, Controls]) -> Figure:
     """Plot the lines, slightly shifted so that they do not overlap, and the controls."""
     figure = Figure(figsize=(base.WIDTH, 4.6))
     main, side = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
@@ -148,12 +143,10 @@ def plot_constant_alphas(
 def draw_heating_steps(results: Sequence[RunResult], studies: Studies) -> DescribedFigure | None:
     """Draw Recall@1 by start alpha, end alpha and time of heating, main methods included."""
     study, runs = select_studies(results, studies, "timing"), HeatedRuns()
-    candidates = select_studies(results, studies, "run", "timing") if study else []
-    for group in base.by_normalization(candidates).values():
-        if study[0] in group:
-            for run in group:
-                if step := base.heating_step(run):
-                    runs.setdefault(step, run)
+    groups = base.by_normalization(select_studies(results, studies, "run", "timing")).values()
+    for run in next((group for group in groups if study and study[0] in group), []):
+        if step := base.heating_step(run):
+            runs.setdefault(step, run)
     if not runs:
         return None
     order = sorted(runs, key=lambda step: base.mean_recall(runs[step]))
@@ -172,18 +165,28 @@ def draw_heating_steps(results: Sequence[RunResult], studies: Studies) -> Descri
 def plot_heating_steps(runs: HeatedRuns) -> Figure:
     """Plot one heat map per time of heating, with a common scale; untrained cells are empty."""
     starts, ends, times = (sorted({step[i] for step in runs}) for i in range(3))
-    columns = min(MAX_COLUMNS, len(times))
+    columns = min(3, len(times))
     rows = -(-len(times) // columns)
     figure = Figure(figsize=(base.WIDTH, 0.4 + rows * (1 + 0.55 * len(starts))))
     panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
     values = [base.mean_recall(run) for run in runs.values()]
     scale = Normalize(min(values), max(max(values), min(values) + 1e-6))
+    style: base.LineStyle = {"ha": "center", "va": "center", "fontsize": "small"}
     for axes, at in zip(panels, times, strict=False):
         grid = [[runs.get((start, end, at)) for end in ends] for start in starts]
-        plot_heat_map(axes, grid, scale)
+        heights = [[base.mean_recall(run) if run else nan for run in row] for row in grid]
+        # The lightness of cividis increases evenly, so that it is also a gray scale.
+        axes.pcolormesh(heights, norm=scale, cmap="cividis", edgecolor="white", linewidth=2)
+        for y, x in product(range(len(starts)), range(len(ends))):
+            if run := grid[y][x]:
+                style["color"] = "white" if scale(heights[y][x]) < 0.5 else "black"
+                axes.text(x + 0.5, y + 0.5, base.format_recall(run, "\n"), **style)
         axes.set_title(f"at {100 * at:.0f} % of the epochs")
         axes.set_xticks([i + 0.5 for i in range(len(ends))], [f"{end:g}" for end in ends])
         axes.set_yticks([i + 0.5 for i in range(len(starts))], [f"{start:g}" for start in starts])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.grid(visible=False)
     for axes in panels[len(times) :]:
         axes.remove()
     figure.supxlabel("end alpha", fontsize="medium")
@@ -191,27 +194,11 @@ def plot_heating_steps(runs: HeatedRuns) -> Figure:
     return figure
 
 
-def plot_heat_map(axes: Axes, grid: Sequence[Sequence[RunResult | None]], scale: Normalize) -> None:
-    """Plot one cell per run, with its Recall@1 and half the width of its interval."""
-    heights = [[base.mean_recall(run) if run else nan for run in row] for row in grid]
-    # The lightness of cividis increases evenly, so that it is also a gray scale.
-    axes.pcolormesh(heights, norm=scale, cmap="cividis", edgecolor="white", linewidth=2)
-    for y, row in enumerate(grid):
-        for x, run in enumerate(row):
-            if run:
-                color = "white" if scale(base.mean_recall(run)) < 0.5 else "black"
-                style: base.LineStyle = {"ha": "center", "va": "center", "fontsize": "small"}
-                axes.text(x + 0.5, y + 0.5, base.format_recall(run, "\n"), color=color, **style)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    axes.grid(visible=False)
-
-
 def draw_training_costs(results: Sequence[RunResult], studies: Studies) -> DescribedFigure | None:
     """Draw Recall@1 of the competitors against their training time, labeled with their ranks."""
     competitors = select_studies(results, studies, "competitors")
-    ranked = sorted(competitors, key=base.mean_recall, reverse=True)
-    if not ranked:
+    runs = sorted(competitors, key=base.mean_recall, reverse=True)
+    if not runs:
         return None
     figure = Figure(figsize=(base.WIDTH, 5.6))
     axes = figure.subplots()
@@ -219,17 +206,18 @@ def draw_training_costs(results: Sequence[RunResult], studies: Studies) -> Descr
         {"color": f"C{kind + 1}", "marker": base.MARKERS[kind], "markerfacecolor": "white"}
         for kind in (0, 1)
     ]
-    for rank, run in enumerate(ranked, 1):
+    for rank, run in enumerate(runs, 1):
         seconds = median_seconds(run)
         base.plot_recall(axes, seconds, run, styles["loss" in run.params], zorder=2)
         axes.annotate(f" {rank}", (seconds, base.mean_recall(run)), fontsize=8)
-    for style, label in zip(styles, KINDS, strict=True):
+    kinds = ("softmax and variants", "losses of pytorch-metric-learning")
+    for style, label in zip(styles, kinds, strict=True):
         axes.plot([], [], linestyle="none", label=label, **style)
     axes.set(xlabel="seconds per training, median", ylabel=base.RECALL)
-    names = "   ".join(f"{rank} {run.method}" for rank, run in enumerate(ranked, 1))
+    names = "   ".join(f"{rank} {run.method}" for rank, run in enumerate(runs, 1))
     figure.supxlabel(names, fontsize=8, wrap=True)
     figure.legend(loc="outside upper center", ncols=2)
-    texts = [f"{r.method} {base.format_recall(r, ' ')} ({median_seconds(r):.0f} s)" for r in ranked]
+    texts = [f"{r.method} {base.format_recall(r, ' ')} ({median_seconds(r):.0f} s)" for r in runs]
     return (
         "Recall@1 (%) with its 95 % interval against the median training time. Best first: "
         f"{', '.join(texts)}."

@@ -2,8 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from heated.common.cli import run
-from heated.common.errors import InputError
+from heated.common.errors import InputError, run
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ def test_arguments_are_passed_in_order_and_a_wrong_number_ends_with_the_usage(ca
             call(main, *arguments)
         assert caught.value.code == 2
         out, err = capsys.readouterr()
-        assert (out, err.split("\n")[0]) == ("", "usage: python -m test_cli [-h] DATASET PACKED")
+        assert (out, err.split("\n")[0]) == ("", "usage: python -m test_errors [-h] DATASET PACKED")
 
 
 def test_errors_of_the_user_end_with_their_message_and_other_errors_are_raised(call):
