@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from heated.data.batches import device_images
-from heated.data.packed_dataset import PackedDataset, load_packed
+from heated.data.packed_dataset import PackedDataset, device_images, load_packed
 from heated.datasets.image_folder import samples_by_directory
 from heated.datasets.splits import split
 from heated.evaluation.retrieval import retrieval

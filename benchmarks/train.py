@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from heated.data.batches import InMemoryImages
+from heated.data.packed_dataset import InMemoryImages
 from heated.models.embedding_model import Architecture, ModelWithLoss
 from heated.runtime.device import keep_freed_memory, precision
 from heated.runtime.environment import collect_environment

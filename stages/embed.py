@@ -6,7 +6,7 @@ from heated.common.errors import run
 from heated.common.io import atomic_write, require_output, write_arrays
 from heated.common.paths import load_settings, packed_folder, run_folder
 from heated.data import packed_dataset
-from heated.data.batches import MemmapImages
+from heated.data.packed_dataset import MemmapImages
 from heated.models import embedding_model
 from heated.runtime.device import setup_device
 

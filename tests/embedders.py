@@ -14,8 +14,7 @@ from sklearn.datasets import load_digits
 
 from heated.common.geometry import l2_normalize
 from heated.common.samples import Content, Samples
-from heated.data.batches import MemmapImages
-from heated.data.packed_dataset import load_packed
+from heated.data.packed_dataset import MemmapImages, load_packed
 from heated.datasets.splits import split
 from heated.models.embedding_model import Architecture, ModelWithLoss, embed, load_model, save_model
 from heated.preprocessing.packing import pack

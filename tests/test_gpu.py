@@ -17,8 +17,7 @@ from torch import nn
 
 from heated.common.history import NullLogger
 from heated.common.samples import Split
-from heated.data.batches import MemmapImages
-from heated.data.packed_dataset import PackedDataset
+from heated.data.packed_dataset import MemmapImages, PackedDataset
 from heated.evaluation.metrics import evaluate
 from heated.models.embedding_model import Architecture, ModelWithLoss, embed, load_model
 from heated.runtime.device import peak_memory_mib, setup_device

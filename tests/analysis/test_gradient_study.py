@@ -21,7 +21,7 @@ from heated.analysis.gradients import (
     normalized_embeddings,
     samples_by_kind,
 )
-from heated.data.batches import InMemoryImages
+from heated.data.packed_dataset import InMemoryImages
 from heated.models.embedding_model import (
     Architecture,
     ModelWithLoss,

@@ -17,7 +17,7 @@ from heated import config
 from heated.common.errors import InputError
 from heated.config import methods
 from heated.config.yaml_files import expand_bases
-from heated.data.batches import InMemoryImages
+from heated.data.packed_dataset import InMemoryImages
 from heated.data.samplers import SAMPLERS
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.losses.pml import LOSSES, MINERS, PMLLoss, check_options

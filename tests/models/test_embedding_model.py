@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from heated.common.errors import InputError
-from heated.data.batches import InMemoryImages, MemmapImages
+from heated.data.packed_dataset import InMemoryImages, MemmapImages
 from heated.data.transforms import AugmentationRNG
 from heated.models import embedding_model
 from heated.models.embedding_model import (

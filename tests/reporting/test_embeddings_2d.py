@@ -6,8 +6,7 @@ import torch
 from conftest import ROOT
 
 from heated import config
-from heated.data.batches import MemmapImages
-from heated.data.packed_dataset import load_packed
+from heated.data.packed_dataset import MemmapImages, load_packed
 from heated.datasets import SOURCES
 from heated.datasets.download import Cache, download_all
 from heated.datasets.splits import split

@@ -36,7 +36,7 @@ INITIALIZE = """
 import sys
 from pathlib import Path
 import torch
-from heated.data.batches import InMemoryImages
+from heated.data.packed_dataset import InMemoryImages
 from heated.models.embedding_model import Architecture, ModelWithLoss, save_model
 from heated.runtime.device import setup_device
 from heated.runtime.distributed import is_main_process, sync_batch_norm

@@ -6,7 +6,7 @@ import torch
 from recipes import make_recipe
 from torch import nn
 
-from heated.data.batches import InMemoryImages
+from heated.data.packed_dataset import InMemoryImages
 from heated.models.embedding_model import Architecture, ModelWithLoss
 from heated.training.initialization import INITIALIZERS
 

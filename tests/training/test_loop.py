@@ -5,7 +5,7 @@ import pytest
 import torch
 from recipes import AFFINE, BATCH_NORM, SGD, make_recipe
 
-from heated.data.batches import InMemoryImages
+from heated.data.packed_dataset import InMemoryImages
 from heated.data.samplers import split_batches
 from heated.models.backbones import bottleneck_name
 from heated.models.embedding_model import Architecture, ModelWithLoss

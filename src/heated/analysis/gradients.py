@@ -15,7 +15,7 @@ from torch import Tensor
 
 from heated.common.errors import InputError
 from heated.common.geometry import class_means
-from heated.data.batches import Images
+from heated.data.packed_dataset import Images
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.models.embedding_model import ModelWithLoss, batch_size_for
 

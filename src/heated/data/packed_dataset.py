@@ -1,10 +1,18 @@
-"""Read a packed data set: images.npy, memory-mapped, and index.npz."""
+"""Read a packed data set (images.npy, memory-mapped, and index.npz), and load its batches.
 
+Images that fit are kept on the GPU. Otherwise they are read from the memory map, one batch ahead of
+the training step.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from heated.common.io import read_arrays, require_output, sha256
 from heated.common.samples import Mask, Split
@@ -36,3 +44,59 @@ def load_packed(folder: Path) -> PackedDataset:
 def packed_sha256(folder: Path) -> str:
     """Return a SHA-256 of a packed data set: the first half of each of its two files'."""
     return f"{sha256(folder / 'images.npy')[:32]}{sha256(folder / 'index.npz')[:32]}"
+
+
+@dataclass(frozen=True)
+class InMemoryImages:
+    """Images (N, H, W, C) uint8 on the device."""
+
+    images: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def iter_batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of each batch, (B,) int64 indices on the CPU."""
+        for batch in batches:
+            yield self.images.index_select(0, batch.to(self.images.device))
+
+
+@dataclass(frozen=True)
+class MemmapImages:
+    """The images at `indices` (N,) in a memory map or array, (M, H, W, C) uint8."""
+
+    images: NDArray[np.uint8]
+    indices: NDArray[np.int64]
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def iter_batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the images at each batch's positions in `indices`; read one batch ahead."""
+
+        def read(batch: Tensor) -> Tensor:
+            images = torch.from_numpy(self.images[self.indices[batch.numpy()]])
+            return images.pin_memory() if self.device.type == "cuda" else images
+
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            reads = (reader.submit(read, batch) for batch in batches)
+            current = next(reads, None)
+            while current is not None:
+                following = next(reads, None)
+                yield current.result().to(self.device, non_blocking=True)
+                current = following
+
+
+Images = InMemoryImages | MemmapImages
+
+
+def device_images(
+    images: NDArray[np.uint8], indices: NDArray[np.int64], device: torch.device
+) -> Images:
+    """Copy the images to a GPU if they take at most half of its free memory, else map them."""
+    if device.type == "cuda":
+        size = len(indices) * images[:1].nbytes
+        if size <= torch.cuda.mem_get_info(device)[0] / 2:
+            return InMemoryImages(torch.from_numpy(images[indices]).to(device))
+    return MemmapImages(images, indices, device)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from heated.common.errors import InputError
 from heated.common.io import atomic_write, read_json, sha256, with_current_names, write_json
 from heated.common.samples import Content
-from heated.data.batches import MemmapImages
+from heated.data.packed_dataset import MemmapImages
 from heated.models.embedding_model import EmbeddingModel, embed, load_model
 from heated.preprocessing.decoding import decode
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from heated.common.errors import InputError
 from heated.common.io import atomic_write, require_output, with_current_names
-from heated.data.batches import InMemoryImages, MemmapImages
+from heated.data.packed_dataset import InMemoryImages, MemmapImages
 from heated.data.transforms import AugmentationRNG, preprocess
 from heated.losses.embedding_norm import NORMALIZATIONS
 from heated.losses.heated_softmax import HeatedSoftmax

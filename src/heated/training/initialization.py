@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from heated.common.errors import InputError
 from heated.common.geometry import class_means
-from heated.data.batches import Images
+from heated.data.packed_dataset import Images
 from heated.data.samplers import split_batches
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.models.embedding_model import ModelWithLoss, embed

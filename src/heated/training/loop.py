@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 
 from heated.common.history import Row
-from heated.data.batches import Images
+from heated.data.packed_dataset import Images
 from heated.data.samplers import SAMPLERS
 from heated.data.transforms import AugmentationRNG
 from heated.losses.pml import PMLLoss, forked_rng

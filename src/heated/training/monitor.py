@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from heated.common import geometry
-from heated.data.batches import Images
+from heated.data.packed_dataset import Images
 from heated.models.embedding_model import embed
 from heated.runtime.distributed import all_reduce_sum, local_shard
 from heated.training.train_state import TrainState

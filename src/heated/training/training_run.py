@@ -19,8 +19,7 @@ from heated.common.errors import InputError
 from heated.common.history import Logger, Row
 from heated.common.io import write_arrays
 from heated.common.samples import Mask
-from heated.data.batches import MemmapImages, device_images
-from heated.data.packed_dataset import PackedDataset
+from heated.data.packed_dataset import MemmapImages, PackedDataset, device_images
 from heated.losses.pml import LIBRARY
 from heated.models import embedding_model, pretrained
 from heated.models.embedding_model import Architecture, ModelWithLoss

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from heated.data.batches import InMemoryImages, MemmapImages, device_images
+from heated.data.packed_dataset import InMemoryImages, MemmapImages, device_images
 
 IMAGES = np.random.default_rng(0).integers(256, size=(20, 4, 5, 3), dtype=np.uint8)
 INDICES = np.array([1, 3, 5, 7, 9, 11, 13])
