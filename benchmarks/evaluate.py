@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from heated.common.geometry import l2_normalize
-from heated.evaluation.kmeans import lloyd, squared_distances
+from heated.evaluation.clustering import lloyd, squared_distances
 from heated.evaluation.ranking import Neighbours
 from heated.evaluation.retrieval import Scores, retrieval
 from heated.runtime.device import fast_dtype

@@ -1,8 +1,7 @@
 """Download a data set's files and verify their checksums, or accept a local copy by its counts."""
 
 from heated.common.errors import run
-from heated.common.io import atomic_write, project_root
-from heated.common.paths import SIDE_SETTINGS, load_settings, raw_folder
+from heated.common.io import SIDE_SETTINGS, atomic_write, load_settings, project_root, raw_folder
 from heated.datasets import SOURCES
 from heated.datasets.download import Cache, download_all, mirror_from
 from heated.datasets.image_folder import find_copy, store_copy

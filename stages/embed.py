@@ -3,8 +3,14 @@
 import numpy as np
 
 from heated.common.errors import run
-from heated.common.io import atomic_write, require_output, write_arrays
-from heated.common.paths import load_settings, packed_folder, run_folder
+from heated.common.io import (
+    atomic_write,
+    load_settings,
+    packed_folder,
+    require_output,
+    run_folder,
+    write_arrays,
+)
 from heated.data import packed_dataset
 from heated.data.packed_dataset import MemmapImages
 from heated.models import embedding_model

@@ -3,8 +3,7 @@
 import torch
 
 from heated.common.errors import run
-from heated.common.io import read_arrays, require_output, write_json
-from heated.common.paths import load_settings, run_folder
+from heated.common.io import load_settings, read_arrays, require_output, run_folder, write_json
 from heated.evaluation.metrics import evaluate, summarize_seeds
 from heated.runtime.device import setup_device
 from heated.runtime.distributed import is_main_process

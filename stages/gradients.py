@@ -4,8 +4,7 @@ import torch
 
 from heated.analysis.gradients import gradients_by_kind
 from heated.common.errors import run
-from heated.common.io import require_output, write_json
-from heated.common.paths import load_settings, packed_folder, run_folder
+from heated.common.io import load_settings, packed_folder, require_output, run_folder, write_json
 from heated.data import packed_dataset
 from heated.data.packed_dataset import MemmapImages
 from heated.models import embedding_model

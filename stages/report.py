@@ -3,8 +3,14 @@
 from pathlib import Path
 
 from heated.common.errors import run
-from heated.common.io import atomic_write, write_json
-from heated.common.paths import RUNS, load_settings, packed_folder, run_folder
+from heated.common.io import (
+    RUNS,
+    atomic_write,
+    load_settings,
+    packed_folder,
+    run_folder,
+    write_json,
+)
 from heated.reporting.query_gallery import load_gallery
 from heated.reporting.release import make_dataset_report, write_report
 from heated.reporting.run_results import headline_means, read_results

@@ -4,8 +4,7 @@ from argparse import ArgumentParser
 
 from heated import config
 from heated.common.errors import run
-from heated.common.io import atomic_write, write_json
-from heated.common.paths import RESOLVED
+from heated.common.io import RESOLVED, atomic_write, write_json
 from heated.config.methods import PMLMethod
 from heated.config.resolved import resolved_files
 

@@ -3,8 +3,7 @@
 import os
 
 from heated.common.errors import run
-from heated.common.io import require_output
-from heated.common.paths import load_settings, packed_folder, raw_folder
+from heated.common.io import load_settings, packed_folder, raw_folder, require_output
 from heated.datasets import SOURCES, splits
 from heated.preprocessing import packing
 

@@ -4,8 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from heated.common.errors import run
-from heated.common.io import write_json
-from heated.common.paths import RUNS, load_settings
+from heated.common.io import RUNS, load_settings, write_json
 from heated.reporting.run_results import read_results
 from heated.tracking import is_tracking_enabled
 from heated.tracking.publish import publish_dataset, with_retries

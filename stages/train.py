@@ -1,6 +1,6 @@
 """Train every seed of a run, each from its latest checkpoint."""
 
-from heated.common import paths
+from heated.common import io
 from heated.common.errors import run
 from heated.common.history import write_history
 from heated.common.io import project_root, read_json, require_output, write_json
@@ -16,18 +16,16 @@ from heated.training.training_run import TrainingRun
 
 def main(dataset: str, method: str) -> None:
     """Write a run's models, history and provenance."""
-    config = paths.load_settings(f"runs/{dataset}/{method}.json")
-    side = paths.load_settings(paths.SIDE_SETTINGS)
-    folder, packed = paths.run_folder(dataset, method), paths.packed_folder(dataset)
+    config = io.load_settings(f"runs/{dataset}/{method}.json")
+    side = io.load_settings(io.SIDE_SETTINGS)
+    folder, packed = io.run_folder(dataset, method), io.packed_folder(dataset)
     settings, tracking = config["settings"], side["tracking"]
     if config["tuned"]:
         settings = read_json(require_output(folder / "tuned.json", "tune"))["settings"]
     device = setup_device(config["threads"])
     here = machine_settings(settings["precision"], device, config["threads"])
     recipe, cache = Recipe.from_settings(settings | here), project_root() / "checkpoints"
-    siblings = [
-        Recipe.from_settings(s["settings"] | here) for s in paths.load_run_settings(dataset)
-    ]
+    siblings = [Recipe.from_settings(s["settings"] | here) for s in io.load_run_settings(dataset)]
     data, digest = packed_dataset.load_packed(packed), packed_dataset.packed_sha256(packed)
     training_run = TrainingRun(recipe, data, digest, device, cache, siblings, **side["checkpoints"])
     provenance = make_provenance(training_run, config["tags"], settings | here)

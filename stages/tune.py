@@ -1,8 +1,14 @@
 """Choose a competitor's settings on validation classes; the test classes are left out."""
 
 from heated.common.errors import run
-from heated.common.io import project_root, write_json
-from heated.common.paths import SIDE_SETTINGS, load_settings, packed_folder, run_folder
+from heated.common.io import (
+    SIDE_SETTINGS,
+    load_settings,
+    packed_folder,
+    project_root,
+    run_folder,
+    write_json,
+)
 from heated.data import packed_dataset
 from heated.runtime.device import machine_settings, setup_device
 from heated.runtime.distributed import is_main_process

@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT, Project
 
 from heated import config
-from heated.common import paths
+from heated.common import io
 from heated.common.errors import InputError
 from heated.common.io import write_json
 from heated.config.resolved import resolved_files
@@ -98,11 +98,11 @@ def test_stages_and_the_files_that_people_edit_are_short():
 
 def test_paths_in_the_code_are_those_of_dvc_yaml():
     dataset = "${item.dataset}"
-    run = paths.run_folder(dataset, "${item.method}")
+    run = io.run_folder(dataset, "${item.method}")
     outs = {
-        "resolve": [paths.RESOLVED],
-        "download": [paths.raw_folder(dataset)],
-        "split": [paths.packed_folder(dataset)],
+        "resolve": [io.RESOLVED],
+        "download": [io.raw_folder(dataset)],
+        "split": [io.packed_folder(dataset)],
         "train": [run / "models", run / "history.csv", run / "provenance.json"],
         "tune": [run / "tuned.json"],
         "embed": [run / "embeddings"],
@@ -121,8 +121,8 @@ def test_every_resolved_file_has_a_stage_that_depends_on_it():
     files = resolved_files(config.load_params(ROOT))
     listed = {re.escape(dep) for stage in DVC.values() for dep in stage["deps"]}
     patterns = [re.sub(r"\\\$\\{item\\\.\w+\\}", "[^/]+", dep) for dep in listed]
-    for name in files.keys() - {paths.SIDE_SETTINGS}:
-        assert any(re.fullmatch(each, f"{paths.RESOLVED}/{name}") for each in patterns), name
+    for name in files.keys() - {io.SIDE_SETTINGS}:
+        assert any(re.fullmatch(each, f"{io.RESOLVED}/{name}") for each in patterns), name
 
 
 def test_an_unknown_run_is_an_error_that_says_where_to_add_it(tmp_path, monkeypatch):
@@ -135,7 +135,7 @@ def test_an_unknown_run_is_an_error_that_says_where_to_add_it(tmp_path, monkeypa
         "tuning/digits/triplet": "tuning/digits: got 'triplet', expected one of nothing",
     }.items():
         with pytest.raises(InputError, match=message):
-            paths.load_settings(f"{name}.json")
+            io.load_settings(f"{name}.json")
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ import pytest
 from conftest import ROOT
 
 from heated import config
-from heated.common.io import read_json, write_json
-from heated.common.paths import SIDE_SETTINGS
+from heated.common.io import SIDE_SETTINGS, read_json, write_json
 from heated.config.resolved import resolved_files
 from heated.config.yaml_files import expand_bases
 

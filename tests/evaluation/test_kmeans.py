@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from heated.common.errors import InputError
 from heated.common.geometry import l2_normalize
 from heated.evaluation.candidate_filter import CandidateFilter
-from heated.evaluation.kmeans import assign, lloyd, round_samples, update_centers, with_half_norms
+from heated.evaluation.clustering import (
+    assign,
+    lloyd,
+    round_samples,
+    update_centers,
+    with_half_norms,
+)
 
 DTYPES = [torch.bfloat16, torch.float32]
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 from reported import ENVIRONMENT, KMEANS_AND_UNANSWERABLE, SCORES, SPLIT
 
 from heated.evaluation.metrics import summarize_seeds
-from heated.reporting.provenance import collect_provenance, format_value, table_caption
+from heated.reporting.run_results import collect_provenance, format_value, table_caption
 
 
 def with_record(result, **record):

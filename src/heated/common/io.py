@@ -15,6 +15,8 @@ import numpy as np
 import psutil
 from numpy.typing import ArrayLike, NDArray
 
+from heated.common.errors import InputError
+
 MIB = 2**20  # bytes
 
 
@@ -131,3 +133,40 @@ def with_current_names(settings: Any) -> Any:
         if renamed.get(key) == former:
             renamed[key] = current
     return renamed
+
+
+RESOLVED = Path("data/resolved")
+RUNS = Path("runs")
+# Settings that no output depends on, for stages that do not depend on the file.
+SIDE_SETTINGS = "side_settings.json"
+
+
+def raw_folder(dataset: str) -> Path:
+    """Return the folder of a data set's archives."""
+    return Path("data/raw") / dataset
+
+
+def packed_folder(dataset: str) -> Path:
+    """Return the folder of a packed data set."""
+    return Path("data/packed") / dataset
+
+
+def run_folder(dataset: str, method: str) -> Path:
+    """Return the folder of a run: models, history, embeddings, metrics."""
+    return RUNS / dataset / method
+
+
+def load_settings(name: str) -> Any:
+    """Return the settings in a file below data/resolved, or raise InputError if it is missing."""
+    path = require_output(RESOLVED, "resolve") / name
+    if not path.exists():
+        known = ", ".join(sorted(each.stem for each in path.parent.glob("*.json"))) or "nothing"
+        advice = "Name it in params.yaml or studies.yaml, and run `python -m stages.resolve`."
+        message = f"{Path(name).parent}: got {path.stem!r}, expected one of {known}. {advice}"
+        raise InputError(message)
+    return read_json(path)
+
+
+def load_run_settings(dataset: str) -> list[Any]:
+    """Return the settings of all runs on a data set."""
+    return [read_json(path) for path in sorted((RESOLVED / "runs" / dataset).glob("*.json"))]

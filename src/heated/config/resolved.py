@@ -5,7 +5,7 @@ A stage depends on its own file, so that an edit of the YAML files re-runs only 
 
 from typing import Any
 
-from heated.common.paths import SIDE_SETTINGS
+from heated.common.io import SIDE_SETTINGS
 from heated.config.params import Params
 
 

@@ -11,8 +11,7 @@ from typing import Any
 
 from heated.analysis.claims import assess_claims
 from heated.common.errors import run
-from heated.common.io import read_json, write_json, write_text
-from heated.common.paths import load_settings
+from heated.common.io import load_settings, read_json, write_json, write_text
 from heated.reporting.main_effects import values_by_seed
 from heated.reporting.release import claims_markdown, join_results
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from heated.common.samples import SEEN, UNSEEN
-from heated.reporting.provenance import format_value
+from heated.reporting.run_results import format_value
 
 Options = Mapping[str, Any]
 # The protocol of section 4, and of the authors' code where the text is silent or differs.

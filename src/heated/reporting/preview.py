@@ -14,8 +14,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from heated.common.errors import run
-from heated.common.io import write_text
-from heated.common.paths import load_settings
+from heated.common.io import load_settings, write_text
 from heated.reporting.figures.base import STYLE, WIDTH, DescribedFigure, set_ticks, svg_text
 from heated.reporting.html import template_environment
 from heated.training.schedules import SCHEDULES, schedule_values

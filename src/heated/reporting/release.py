@@ -18,9 +18,15 @@ from heated.reporting.figures import draw_figures
 from heated.reporting.figures.base import ReportFigure
 from heated.reporting.html import template_environment
 from heated.reporting.paper_results import departures
-from heated.reporting.provenance import Provenance, collect_provenance, table_caption
 from heated.reporting.query_gallery import GalleryQuery
-from heated.reporting.run_results import RunResult, curve_rows, select_studies
+from heated.reporting.run_results import (
+    Provenance,
+    RunResult,
+    collect_provenance,
+    curve_rows,
+    select_studies,
+    table_caption,
+)
 from heated.reporting.tables import CostTable
 
 

@@ -6,8 +6,7 @@ from statistics import median
 from typing import Any
 
 from heated.reporting.paper_results import paper_value
-from heated.reporting.provenance import format_value
-from heated.reporting.run_results import RunResult, Studies, half_width
+from heated.reporting.run_results import RunResult, Studies, format_value, half_width
 
 METRIC_TITLES = {
     "map_at_r": "MAP@R",

@@ -17,8 +17,7 @@ from tqdm import tqdm
 
 from heated.common import archives
 from heated.common.errors import InputError
-from heated.common.io import atomic_write, read_json, write_json
-from heated.common.paths import RESOLVED
+from heated.common.io import RESOLVED, atomic_write, read_json, write_json
 from heated.datasets.image_folder import SUFFIXES, is_image
 from heated.inference.embedder import Embedder, load_embedder, make_embedder
 from heated.tracking import pyfunc_model
