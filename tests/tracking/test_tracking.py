@@ -258,6 +258,16 @@ def test_one_of_two_runs_that_two_machines_wrote_at_once_is_kept(client):
         assert seed_run(client, "double", seed).data.tags[PARENT_TAG] == first
 
 
+def test_a_run_that_another_machine_deletes_at_the_same_time_counts_as_missing(client, monkeypatch):
+    kept = publish_run(make_record("mutual"), HISTORIES, METRICS)
+    tags = client.get_run(kept).data.tags
+    experiment = Experiment("digits")
+    other = {name: tags[name] for name in ("heated.key", "heated.kind")}
+    client.create_run(experiment.id, 4000, other)
+    monkeypatch.setattr(experiment.client, "delete_run", lambda run_id: client.delete_run(kept))
+    assert experiment.delete_duplicates(tags[DIGEST_TAG], "mutual", HISTORIES) == ""
+
+
 def test_a_report_is_one_run_that_is_brought_up_to_date(client):
     for text in ("one", "two", "two"):
         publish_report(make_record("any"), {"index.html": text}, note=text)

@@ -192,7 +192,8 @@ class Experiment:
         for child in self.find_runs(key=f"{key}-%", kind="seed"):  # of deleted runs, too
             if child.data.tags.get("seed") in names and child.data.tags.get(PARENT_TAG) != kept:
                 self.client.delete_run(child.info.run_id)
-        return kept
+        # Another machine that keeps another run may have deleted this one meanwhile.
+        return kept if self.client.get_run(kept).info.lifecycle_stage == "active" else ""
 
 
 def keep_user_edits(tags: Mapping[str, str], former: Sequence[Any]) -> tuple[str, dict[str, str]]:
