@@ -1,4 +1,4 @@
-"""Write files as a whole: under a temporary name in the same folder, then renamed."""
+"""Read and write files, as a whole: a temporary name, then a rename; and the stages' paths."""
 
 import csv
 import hashlib
