@@ -2,8 +2,7 @@
 
 from heated.common import io
 from heated.common.errors import run
-from heated.common.history import write_history
-from heated.common.io import project_root, read_json, require_output, write_json
+from heated.common.io import project_root, read_json, require_output, write_history, write_json
 from heated.data import packed_dataset
 from heated.runtime.device import machine_settings, setup_device
 from heated.runtime.distributed import is_main_process, main_process_output
@@ -25,7 +24,8 @@ def main(dataset: str, method: str) -> None:
     device = setup_device(config["threads"])
     here = machine_settings(settings["precision"], device, config["threads"])
     recipe, cache = Recipe.from_settings(settings | here), project_root() / "checkpoints"
-    siblings = [Recipe.from_settings(s["settings"] | here) for s in io.load_run_settings(dataset)]
+    runs = map(io.read_json, sorted((io.RESOLVED / "runs" / dataset).glob("*.json")))
+    siblings = [Recipe.from_settings(each["settings"] | here) for each in runs]
     data, digest = packed_dataset.load_packed(packed), packed_dataset.packed_sha256(packed)
     training_run = TrainingRun(recipe, data, digest, device, cache, siblings, **side["checkpoints"])
     provenance = make_provenance(training_run, config["tags"], settings | here)

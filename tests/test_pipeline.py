@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import Project
 
-from heated.common.history import read_history
+from heated.common.io import read_history
 from heated.training.recipe import Recipe
 
 RUN = "runs/digits/hbn"

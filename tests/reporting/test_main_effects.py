@@ -7,17 +7,17 @@ import pytest
 from conftest import ROOT
 from scipy import stats
 
+from heated.common.io import read_json
 from heated.reporting.main_effects import (
     effect_samples,
     forest_plot,
     front_page,
     longest_trainings,
-    read_documents,
     summaries,
 )
 from heated.reporting.verdicts import format_points
 
-RELEASED = read_documents(ROOT / "results")
+RELEASED = [read_json(path) for path in sorted((ROOT / "results").glob("*.json"))]
 
 
 def make_document(dataset, epochs, images, effects):

@@ -70,8 +70,6 @@ def test_each_kind_has_as_many_queries_as_asked_for_of_distinct_classes_if_possi
             assert len(set(queries)) == count
             firsts = arrays["labels"][queries[:classes]]
             assert len(set(firsts)) == len(firsts)
-    order, labels = np.arange(5), np.array([0, 0, 1, 1, 2])
-    assert query_gallery.prefer_distinct(order, labels, 4).tolist() == [0, 2, 4, 1]
 
 
 def test_a_query_without_a_match_is_left_out():

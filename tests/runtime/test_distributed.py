@@ -11,8 +11,7 @@ from conftest import ROOT, SHORT
 from safetensors.numpy import load_file
 
 from heated import config
-from heated.common.history import read_history
-from heated.common.io import write_arrays, write_json
+from heated.common.io import read_history, write_arrays, write_json
 from heated.config.resolved import resolved_files
 from heated.runtime import distributed
 

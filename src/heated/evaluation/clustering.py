@@ -68,7 +68,8 @@ def lloyd(
     dtype = dtype or fast_dtype(unit.device)
     gallery = with_half_norms(centers, dtype)
     products = CandidateFilter(gallery, dtype, num_queries=len(unit), memory_mib=memory_mib)
-    rounded = round_samples(unit, dtype)
+    values, error = round_vectors(unit, dtype)  # with ones for the columns of `with_half_norms`
+    rounded = F.pad(F.pad(values, (0, 3), value=1), (0, EXTRA_COLUMNS - 3)), error
     labels = assign(unit, rounded, centers, products)
     iteration, converged = 0, False
     while iteration < iterations and not converged:
@@ -77,12 +78,6 @@ def lloyd(
         iteration, converged = iteration + 1, torch.equal(previous, labels)
     objective = squared_distances(unit, centers, labels).mean().item()
     return Clusters(labels, objective, iteration, converged)
-
-
-def round_samples(unit: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Round samples, with columns of ones for those that `with_half_norms` appends to centers."""
-    values, error = round_vectors(unit, dtype)
-    return F.pad(F.pad(values, (0, 3), value=1), (0, EXTRA_COLUMNS - 3)), error
 
 
 def with_half_norms(centers: Tensor, dtype: torch.dtype) -> Tensor:
@@ -99,7 +94,7 @@ def assign(
 ) -> Tensor:
     """Return (N,) int64, each sample's nearest center, the first one in a tie.
 
-    `rounded` is of `round_samples`. The processes of `torchrun` share the work.
+    It has the largest x.c - |c|^2 / 2. The processes of `torchrun` share the work.
     """
     low, error = rounded
     products.set_gallery(with_half_norms(centers, products.dtype))

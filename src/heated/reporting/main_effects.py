@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from matplotlib.figure import Figure
 
 from heated.analysis.claims import MetricValues, paired_differences, paired_t_test
 from heated.analysis.random_effects import combine
-from heated.common.io import read_json
 from heated.reporting.figures.base import STYLE, WIDTH, set_ticks, svg_text
 from heated.reporting.tables import markdown_table
 from heated.reporting.verdicts import format_points
@@ -109,8 +107,3 @@ def forest_plot(documents: Sequence[Document]) -> str:
         panels[0, 0].invert_yaxis()
         figure.supxlabel("points, 95 % confidence interval")
         return svg_text(figure, "Main effects of heating and of the learning rate's drop")
-
-
-def read_documents(results: Path) -> list[Document]:
-    """Read all results files of a folder, by name."""
-    return [read_json(path) for path in sorted(results.glob("*.json"))]

@@ -110,7 +110,9 @@ def select_queries(arrays: Arrays, *, count: int, memory_mib: int) -> list[Ranke
     found = []
     for kind, key in keys.items():
         order = np.lexsort((queries, -relevant, key))
-        for i in prefer_distinct(order, labels[queries], count):
+        firsts = np.sort(np.unique(labels[queries][order], return_index=True)[1])
+        rest = np.setdiff1d(np.arange(len(order)), firsts)
+        for i in order[np.concatenate([firsts, rest])[:count]]:  # distinct classes first
             query = int(queries[i])
             candidates = gallery[gallery != query]
             cosines = np.rint((unit[candidates] @ unit[query]).numpy() * GRID)
@@ -130,10 +132,3 @@ def score_queries(
     order = queries.argsort()
     order = order[relevant[order] > 0]
     return queries[order].numpy(), scores[order].numpy(), relevant[order].numpy()
-
-
-def prefer_distinct(order: Indices, labels: Indices, count: int) -> Indices:
-    """Return the first `count` of `order`, of distinct classes as long as there are any."""
-    firsts = np.sort(np.unique(labels[order], return_index=True)[1])
-    rest = np.setdiff1d(np.arange(len(order)), firsts)
-    return order[np.concatenate([firsts, rest])[:count]]

@@ -12,7 +12,7 @@ from typing import Any
 
 from heated.analysis.claims import assess_claims
 from heated.common.errors import run
-from heated.common.io import require_output, write_csv, write_json, write_text
+from heated.common.io import read_json, require_output, write_csv, write_json, write_text
 from heated.reporting import main_effects, tables, verdicts
 from heated.reporting.figures import draw_figures
 from heated.reporting.figures.base import ReportFigure
@@ -192,9 +192,9 @@ def release_results(report: Path, results: Path, joined: Path) -> None:
 
 
 def join_results(results: Path, joined: Path) -> None:
-    """Write the Markdown of all data sets into one file, and the forest plot beside them."""
+    """Write the Markdown of all data sets into one file, and the forest plot to `results`."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(results.glob("*.md"))]
-    documents = main_effects.read_documents(results)
+    documents = [read_json(path) for path in sorted(results.glob("*.json"))]
     write_text(results / "forest.svg", main_effects.forest_plot(documents))
     template = template_environment().get_template("reporting/templates/results_head.md")
     head = template.render(main_effects.front_page(documents))

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from heated.common.history import Row, read_history
-from heated.common.io import read_json, require_output
+from heated.common.io import Row, read_history, read_json, require_output
 
 HEADLINE_METRICS = ("recall_at_1", "map_at_r", "nmi_geometric")  # shown by `dvc metrics`
 Studies = Mapping[str, Sequence[str]]  # methods by study, `run` among them

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import torch
 
-from heated.common.history import Logger, Row
+from heated.common.io import Logger, Row
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
 TOOLS = ("heated", "dvc", "mlflow", "pillow", "scipy", "pydantic")  # in addition, for bug reports

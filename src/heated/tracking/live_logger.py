@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
-from heated.common.history import Row
+from heated.common.io import Row
 from heated.tracking import Record, is_tracking_enabled
 from heated.tracking.client import DIGEST_TAG, Experiment, error_summary, store_lock
 from heated.tracking.metric_names import seed_points

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from heated.common.history import History
+from heated.common.io import History
 from heated.runtime.environment import collect_environment, source_commit
 from heated.training.checkpoints import fingerprint
 from heated.training.training_run import TrainingRun

@@ -8,6 +8,7 @@ from heated.reporting.figures import embeddings_2d, final_recall, line_plots
 from heated.reporting.figures.base import STYLE, DescribedFigure, ReportFigure, svg_text
 from heated.reporting.run_results import RunResult, Studies
 
+# Title and function by name, in the order of the report.
 FIGURES: dict[str, tuple[str, Callable[[Sequence[RunResult], Studies], DescribedFigure | None]]] = {
     "curves": ("Training curves", line_plots.draw_training_curves),
     "factorial": (
