@@ -27,8 +27,8 @@ from torch import Tensor
 
 from heated.common.geometry import l2_normalize
 from heated.evaluation.clustering import lloyd, squared_distances
+from heated.evaluation.metrics import Scores, retrieval
 from heated.evaluation.ranking import Neighbours
-from heated.evaluation.retrieval import Scores, retrieval
 from heated.runtime.device import fast_dtype
 from heated.runtime.environment import collect_environment
 

@@ -22,7 +22,7 @@ from torch import nn
 from heated.data.packed_dataset import PackedDataset, device_images, load_packed
 from heated.datasets.image_folder import samples_by_directory
 from heated.datasets.splits import split
-from heated.evaluation.retrieval import retrieval
+from heated.evaluation.metrics import retrieval
 from heated.models import pretrained
 from heated.models.embedding_model import Architecture, ModelWithLoss, embed
 from heated.preprocessing.packing import pack

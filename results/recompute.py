@@ -211,12 +211,12 @@ def check_claims(text: str, document: dict[str, Any], values: Values) -> Iterato
         if (new["p"] is None) != (not p) or (
             p and not (new["p"] < p[0] if "<" in row["adjusted p"] else abs(p[0] - new["p"]) < 6e-4)
         ):
-            yield f"{claim['claim']}: the table has p {row['p, Holm']}, expected {new['p']}"
+            yield f"{claim['claim']}: the table has p {row['adjusted p']}, expected {new['p']}"
         if [row["verdict"].split(" ", 1)[1], row["adjusted"].split(" ", 1)[1]] != [
             new["verdict"],
             new["verdict_adjusted"],
         ]:
-            yield f"{claim['claim']}: the table has {row['verdict']}, {row['Holm']}"
+            yield f"{claim['claim']}: the table has {row['verdict']}, {row['adjusted']}"
 
 
 def random_effects(samples: list[np.ndarray]) -> tuple[list[float], list[float], float]:

@@ -18,7 +18,7 @@ PUBLIC = {
     "clustering_metrics": ("heated.evaluation.metrics", "clustering_metrics"),
     "embed": ("heated.models.embedding_model", "embed"),
     "load_model": ("heated.models.embedding_model", "load_model"),
-    "retrieval_metrics": ("heated.evaluation.retrieval", "retrieval_metrics"),
+    "retrieval_metrics": ("heated.evaluation.metrics", "retrieval_metrics"),
     "schedule_values": ("heated.training.schedules", "schedule_values"),
 }
 __all__ = [*PUBLIC]

@@ -24,7 +24,7 @@ from heated.losses.embedding_norm import NORMALIZATIONS
 from heated.losses.heated_softmax import ADAPTATIONS, BIASES, DENOMINATORS
 from heated.models.backbones import BACKBONES
 from heated.models.pretrained import SUFFIXES, weights_id
-from heated.preprocessing.packing import CHANNELS
+from heated.preprocessing.decoding import CHANNELS
 from heated.training.initialization import INITIALIZERS
 from heated.training.schedules import SCHEDULES, schedule_values
 from heated.training.train_state import OPTIMIZERS

@@ -18,7 +18,7 @@ from heated.datasets import SOURCES, handwriting
 from heated.datasets.http import DownloadFailed
 from heated.datasets.image_folder import find_copy, store_copy
 from heated.datasets.splits import split
-from heated.preprocessing.packing import decode
+from heated.preprocessing.decoding import decode
 
 
 def small(name, **options):

@@ -3,16 +3,17 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heated.common.errors import InputError
 from heated.common.geometry import l2_normalize
-from heated.evaluation.candidate_filter import CandidateFilter
+from heated.evaluation.candidate_filter import CandidateFilter, round_vectors
 from heated.evaluation.clustering import (
+    EXTRA_COLUMNS,
     assign,
     lloyd,
-    round_samples,
     update_centers,
     with_half_norms,
 )
@@ -40,7 +41,9 @@ def assign_samples(unit, centers, dtype, block_size=None):
         starts = range(0, len(unit), block_size)
         products.blocks = [slice(start, start + block_size) for start in starts]
         products.max_columns = 1
-    return assign(unit, round_samples(unit, dtype), centers, products)
+    values, error = round_vectors(unit, dtype)
+    padded = F.pad(F.pad(values, (0, 3), value=1), (0, EXTRA_COLUMNS - 3))
+    return assign(unit, (padded, error), centers, products)
 
 
 def distances(unit, centers):

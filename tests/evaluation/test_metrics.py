@@ -4,8 +4,7 @@ import torch
 
 from heated.common.errors import InputError
 from heated.evaluation.clustering import CLUSTERING
-from heated.evaluation.metrics import GEOMETRY, evaluate
-from heated.evaluation.retrieval import RETRIEVAL
+from heated.evaluation.metrics import GEOMETRY, RETRIEVAL, evaluate
 
 RECALLS = [1, 2, 4]
 SCORES = {f"recall_at_{k}" for k in RECALLS} | {*RETRIEVAL, *CLUSTERING}

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
 from heated.common.geometry import l2_normalize
-from heated.evaluation.ranking import Ranks
-from heated.evaluation.retrieval import (
+from heated.evaluation.metrics import (
     RETRIEVAL,
     recall_at,
     retrieval_metrics,
 )
+from heated.evaluation.ranking import Ranks
 
 # A query as its gallery from near to far: True for a positive.
 QUERIES = st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=5)

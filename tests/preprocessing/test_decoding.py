@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageChops, ImageOps
 
 from heated.common.errors import InputError
-from heated.preprocessing.packing import FILTERS, MAX_PIXELS, DamagedImage, decode, load_image
+from heated.preprocessing.decoding import FILTERS, MAX_PIXELS, DamagedImage, decode, load_image
 
 RANDOM = np.random.default_rng(0)
 COLORS = RANDOM.integers(0, 256, (20, 30, 3), dtype=np.uint8)

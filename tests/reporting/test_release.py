@@ -182,6 +182,6 @@ def test_a_release_keeps_earlier_releases(report, tmp_path):
     assert "## more" not in texts[0]
     assert texts[1].startswith(texts[0].strip())
     names = {f"{name}{end}" for name in BOTH for end in (".json", ".md", "-curves.svg")}
-    assert {path.name for path in results.iterdir()} == names
+    assert {path.name for path in results.iterdir()} == {*names, "forest.svg"}
     release.join_results(ROOT / "results", joined)
     assert joined.read_text(encoding="utf-8") == (ROOT / "RESULTS.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from reported import Page
 
 from heated.common.errors import InputError
 from heated.common.io import write_json
-from heated.evaluation.retrieval import retrieval_metrics
+from heated.evaluation.metrics import retrieval_metrics
 from heated.models.embedding_model import load_model, save_model
 from heated.search import __main__ as command
 from heated.search import index as indexing

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from heated.common.geometry import class_means, l2_normalize
-from heated.evaluation.metrics import GEOMETRY
-from heated.evaluation.retrieval import retrieval_metrics
+from heated.evaluation.metrics import GEOMETRY, retrieval_metrics
 from heated.training import monitor
 
 

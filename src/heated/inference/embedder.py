@@ -23,7 +23,7 @@ from heated.common.io import atomic_write, read_json, sha256, with_current_names
 from heated.common.samples import Content
 from heated.data.packed_dataset import MemmapImages
 from heated.models.embedding_model import EmbeddingModel, embed, load_model
-from heated.preprocessing.packing import decode
+from heated.preprocessing.decoding import decode
 
 WEIGHTS, PACKING = "model.safetensors", "packing.json"
 OPTIONS = ("size", "fit", "color_mode", "filter")  # of packing: those that change pixels

@@ -5,108 +5,24 @@ str, the masks of the split (N,) bool, `tested`, and the names of `damaged` imag
 """
 
 import shutil
-import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from heated.common.errors import InputError
 from heated.common.io import atomic_write, write_arrays
 from heated.common.samples import Content, Samples, Split
 from heated.datasets.splits import REREAD_HINT, check_split
-
-MAX_PIXELS = 89_000_000  # of one image; Pillow's own limit is as high
-CHANNELS = {"rgb": 3, "gray": 1, "inverted": 1}
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
-
-
-class DamagedImage(InputError):
-    """A file that is no image, incomplete, too large, or of an unknown range of values."""
-
-
-def decode(
-    content: Content, *, size: int, fit: str, color_mode: str, filter: str
-) -> NDArray[np.uint8]:
-    """Decode a file, or (H, W) or (H, W, 3) uint8, and resize it to (size, size, channels).
-
-    Args:
-        content: A file's bytes or an array; raises DamagedImage if a file cannot be decoded.
-        size: Pixels per side of the result.
-        fit: "squash" ignores the aspect ratio, as the authors' code does; "crop" cuts out the
-            centered square of the shorter side.
-        color_mode: "rgb" (3 channels; gray is repeated), "gray" (1), or "inverted" (1: 255 - gray).
-        filter: "bilinear" or "lanczos" (the authors'), both antialiased.
-    """
-    if isinstance(content, np.ndarray):
-        image = Image.fromarray(content)
-    else:
-        image = load_image(content, size)
-    if fit == "crop":
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-    if color_mode != "rgb":
-        image = image.convert("L")
-    pixels = np.asarray(image.resize((size, size), FILTERS[filter]))
-    if pixels.ndim == 2:
-        pixels = pixels[:, :, None].repeat(CHANNELS[color_mode], axis=2)
-    return 255 - pixels if color_mode == "inverted" else pixels
-
-
-def load_image(content: bytes, size: int) -> Image.Image:
-    """Load a file's image, upright, RGB or L.
-
-    A JPEG may be decoded at a half, a quarter or an eighth, with sides of at least twice `size`.
-    """
-    try:
-        with Image.open(BytesIO(content)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DamagedImage(
-                    f"got {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}"
-                )
-            image.draft(None, (2 * size, 2 * size))
-            image.load()
-            # an orientation that cannot be read is upright
-            with suppress(SyntaxError, ValueError, TypeError, OSError, LookupError, struct.error):
-                ImageOps.exif_transpose(image, in_place=True)
-            return to_8_bit(image)
-    except (DamagedImage, MemoryError):
-        raise
-    except UnidentifiedImageError as error:
-        raise DamagedImage("no image, or of an unknown format") from error
-    except Exception as error:  # decoders raise about every kind there is
-        raise DamagedImage(f"{type(error).__name__}: {error}") from error
-
-
-def to_8_bit(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB or L, on white."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        low, high = values.min(), values.max()
-        if low < 0 or high > 65535:
-            raise DamagedImage(f"got gray values from {low} to {high}, expected 0 to 65535")
-        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise DamagedImage("got floating-point pixels, expected integers")
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
-        image = ImageChops.invert(image)  # Pillow assumes that every CMYK JPEG is Adobe's
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
-
+from heated.preprocessing.decoding import CHANNELS, DamagedImage, decode
 
 Decoded = NDArray[np.uint8] | DamagedImage
 

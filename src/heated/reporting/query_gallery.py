@@ -21,8 +21,8 @@ from PIL import Image
 from heated.common.geometry import l2_normalize
 from heated.common.io import read_arrays, require_output
 from heated.data.packed_dataset import load_packed
+from heated.evaluation.metrics import map_at_r
 from heated.evaluation.ranking import GRID, NeighborSearch
-from heated.evaluation.retrieval import map_at_r
 
 NEIGHBORS = 5
 MAX_PNG_SIDE = 64  # pixels; larger images become thumbnails

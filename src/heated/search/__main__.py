@@ -11,7 +11,7 @@ from typing import Any
 
 from heated.common.errors import InputError, run
 from heated.common.io import write_text
-from heated.preprocessing.packing import DamagedImage, decode
+from heated.preprocessing.decoding import DamagedImage, decode
 from heated.reporting.html import template_environment
 from heated.reporting.query_gallery import THUMBNAIL, data_uri
 from heated.search import index as indexing
