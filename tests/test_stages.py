@@ -61,7 +61,7 @@ def test_folders_in_deps_are_those_that_the_stage_imports():
         assert ("config" in folders) == (stage == "resolve"), stage  # only it reads the YAML files
         assert not DVC[stage].get("params"), stage
     files = {str(file.relative_to(package)) for file in imported_files(ROOT / "stages/track.py")}
-    late, indirect = "tracking/pyfunc_model.py", "common/history.py"
+    late, indirect = "tracking/pyfunc_model.py", "common/errors.py"
     assert {"tracking/__init__.py", late, indirect} <= files
     assert "training/loop.py" not in files
 
