@@ -30,7 +30,7 @@ from heated.tracking import PublishedRun
 from heated.tracking.__main__ import main
 from heated.tracking.client import open_store
 from heated.tracking.publish import publish_run
-from heated.tracking.pyfunc_model import load_embedder, log_models, save_pyfunc
+from heated.tracking.pyfunc_model import load_from_mlflow, log_models, save_pyfunc
 
 pytestmark = [
     pytest.mark.mlflow,
@@ -122,7 +122,7 @@ def test_without_validation_classes_the_first_seed_of_the_first_method_is_the_ch
         log_models([first, second], given.packing, metric=None, register=True)
     assert [name for name, _ in logged_models(client, "first")] == ["hbn-seed-0", "sm-seed-0"]
     assert len(client.search_model_versions("name = 'heated-first'")) == 2
-    loaded = load_embedder("models:/heated-first@champion")
+    loaded = load_from_mlflow("models:/heated-first@champion")
     expected = embedding_model.load_model(first.models / "seed-0.safetensors", torch.device("cpu"))
     assert all(map(torch.equal, loaded.model.parameters(), expected.parameters()))
     pyfunc = mlflow.pyfunc.load_model("models:/heated-first@champion")
@@ -199,10 +199,10 @@ def test_a_model_is_loaded_by_address_and_a_wrong_address_or_packing_is_an_error
     import mlflow
 
     with pytest.raises(InputError, match=r"models:/absent@champion: not available at sqlite:"):
-        load_embedder("models:/absent@champion")
+        load_from_mlflow("models:/absent@champion")
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(saved), "model")
-    loaded = load_embedder(f"runs:/{run.info.run_id}/model")
+    loaded = load_from_mlflow(f"runs:/{run.info.run_id}/model")
     assert loaded.digest == embedder.make_embedder(given.weights, given.packing).digest
     with pytest.raises(InputError, match="trained on images of"):
         save_pyfunc(tmp_path / "model", given.weights, {**given.packing, "size": 9})
@@ -224,7 +224,7 @@ def test_a_database_that_mlflow_cannot_read_is_an_error_with_advice(
             database.write_bytes(b"no database")
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow itself sets it
         with pytest.raises(InputError, match=f"^MLflow at sqlite:///{database}: .*\n.*{advice}"):
-            load_embedder("models:/heated-digits@champion")
+            load_from_mlflow("models:/heated-digits@champion")
         with pytest.raises(SystemExit, match=advice):
             main()  # of the pages
 

@@ -115,7 +115,10 @@ FORMER_KEYS = {
     "aspect": "max_ratio",
     "colour": "color_mode",
 }
-FORMER_VALUES = {("denominator", "others"): "negatives_only", ("color_mode", "grey"): "gray"}
+FORMER_VALUES: dict[Any, str] = {
+    ("denominator", "others"): "negatives_only",
+    ("color_mode", "grey"): "gray",
+}
 
 
 def with_current_names(settings: Any) -> Any:
@@ -128,11 +131,8 @@ def with_current_names(settings: Any) -> Any:
         return [with_current_names(each) for each in settings]
     if not isinstance(settings, dict):
         return settings
-    renamed = {FORMER_KEYS.get(k, k): with_current_names(v) for k, v in settings.items()}
-    for (key, former), current in FORMER_VALUES.items():
-        if renamed.get(key) == former:
-            renamed[key] = current
-    return renamed
+    items = [(FORMER_KEYS.get(k, k), with_current_names(v)) for k, v in settings.items()]
+    return {k: FORMER_VALUES.get((k, v), v) if isinstance(v, str) else v for k, v in items}
 
 
 RESOLVED = Path("data/resolved")

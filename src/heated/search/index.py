@@ -210,7 +210,7 @@ def find_model(name: str) -> Embedder:
     """Load a model by its MLflow URI, MLflow folder, or file in runs/."""
     path = Path(name)
     if re.match(r"[a-z][a-z-]+:/", name):
-        return pyfunc_model.load_embedder(name)
+        return pyfunc_model.load_from_mlflow(name)
     if (path / "MLmodel").is_file():
         return load_embedder(path / pyfunc_model.DATA_PATH)
     if path.suffix != ".safetensors" or not path.is_file():

@@ -133,7 +133,7 @@ def save_pyfunc(path: Path, weights: Path, packing: Mapping[str, Any]) -> None:
         )
 
 
-def load_embedder(uri: str) -> embedder.Embedder:
+def load_from_mlflow(uri: str) -> embedder.Embedder:
     """Load a logged model, such as `models:/heated-digits@champion`, without running its code."""
     open_store()
     import mlflow

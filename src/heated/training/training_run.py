@@ -81,9 +81,10 @@ class TrainingRun:
         FloatingPointError, after training the other seeds, if the loss of a seed is not finite.
         """
         loss = (self.recipe.loss or {"name": self.recipe.adaptation})["name"]
-        if rank_and_world_size()[1] > 1 and loss not in ("none", "learned"):
+        _, processes = rank_and_world_size()
+        if processes > 1 and loss not in ("none", "learned"):
             raise InputError(
-                f"{loss} compares all images of a batch and cannot be split over several "
+                f"{loss} compares all images of a batch and cannot be split over {processes} "
                 "processes. Set `run.launcher` to `python -m`."
             )
         keep_freed_memory(True)
