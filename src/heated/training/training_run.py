@@ -81,8 +81,7 @@ class TrainingRun:
         FloatingPointError, after training the other seeds, if the loss of a seed is not finite.
         """
         loss = (self.recipe.loss or {"name": self.recipe.adaptation})["name"]
-        _, processes = rank_and_world_size()
-        if processes > 1 and loss not in ("none", "learned"):
+        if (processes := rank_and_world_size()[1]) > 1 and loss not in ("none", "learned"):
             raise InputError(
                 f"{loss} compares all images of a batch and cannot be split over {processes} "
                 "processes. Set `run.launcher` to `python -m`."
