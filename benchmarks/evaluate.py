@@ -27,8 +27,8 @@ from torch import Tensor
 
 from heated.common.geometry import l2_normalize
 from heated.evaluation.clustering import lloyd, squared_distances
-from heated.evaluation.metrics import Scores, retrieval
-from heated.evaluation.ranking import Neighbours
+from heated.evaluation.metrics import RetrievalScores, retrieval_metrics
+from heated.evaluation.ranking import NeighborSearch
 from heated.runtime.device import fast_dtype
 from heated.runtime.environment import collect_environment
 
@@ -143,25 +143,26 @@ def largest_difference(ours: dict[str, float], theirs: dict[str, float]) -> floa
 def bench_retrieval(embeddings: Tensor, labels: Tensor, options: argparse.Namespace) -> Figures:
     """Measure retrieval; return medians over the repeats, and the scores."""
     device, dtype = embeddings.device, getattr(torch, options.dtype or "none", None)
-    settings = {"recall_at_k": KS, "memory": options.memory, "dtype": dtype}
-    rows = Neighbours(embeddings, labels, deepest=1, memory=options.memory, dtype=dtype).rows
+    settings = {"recall_at_k": KS, "memory_mib": options.memory, "dtype": dtype}
+    search = NeighborSearch(embeddings, labels, max_k=1, memory_mib=options.memory, dtype=dtype)
+    rows = search.blocks[0].stop
     screen = dtype or fast_dtype(device)
     functions: dict[str, Callable[[], Any]] = {
         "float32_product": lambda: blockwise_product(embeddings, rows, torch.float32),
         "screen_product": lambda: blockwise_product(embeddings, rows, screen),
-        "recall": lambda: retrieval(embeddings, labels, others=False, **settings),
-        "retrieval": lambda: retrieval(embeddings, labels, **settings),
+        "recall": lambda: retrieval_metrics(embeddings, labels, with_map_at_r=False, **settings),
+        "retrieval": lambda: retrieval_metrics(embeddings, labels, **settings),
     }
     if find_spec("pytorch_metric_learning") and find_spec("faiss") and not options.no_peers:
         functions["accuracy_calculator"] = lambda: accuracy_calculator(embeddings, labels)
     results, seconds, memory = time_in_turn(functions, device, options.repeats)
-    scores: Scores = results["retrieval"]
+    scores: RetrievalScores = results["retrieval"]
     figures = {
         "screen": str(screen).removeprefix("torch."),
         "rows_a_block": rows,
         **{f"{name}_s": statistics.median(times) for name, times in seconds.items()},
         **{f"{name}_mib": round(most) for name, most in memory.items()},
-        "doubtful_share": scores.doubtful,
+        "doubtful_share": scores.recomputed_share,
         **scores.values,
         "recall_ratio_to_float32_product": median_ratio(seconds, "recall", "float32_product"),
         "retrieval_ratio_to_float32_product": median_ratio(seconds, "retrieval", "float32_product"),

@@ -22,7 +22,7 @@ from torch import nn
 from heated.data.packed_dataset import PackedDataset, device_images, load_packed
 from heated.datasets.image_folder import samples_by_directory
 from heated.datasets.splits import split
-from heated.evaluation.metrics import retrieval
+from heated.evaluation.metrics import retrieval_metrics
 from heated.models import pretrained
 from heated.models.embedding_model import Architecture, ModelWithLoss, embed
 from heated.preprocessing.packing import pack
@@ -85,7 +85,7 @@ def measure_recall(model: ModelWithLoss, data: PackedDataset) -> dict[str, Any]:
     embeddings = embed(model, device_images(data.images, numbers, torch.device("cpu")))
     seconds = time.perf_counter() - started
     labels = torch.from_numpy(data.labels[numbers])
-    scores = retrieval(embeddings, labels, recall_at_k=[1], others=False)
+    scores = retrieval_metrics(embeddings, labels, recall_at_k=[1], with_map_at_r=False)
     return {
         "recall_at_1": scores.values["recall_at_1"],
         "images": len(numbers),

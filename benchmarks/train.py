@@ -27,7 +27,7 @@ from torch import Tensor
 
 from heated.data.packed_dataset import InMemoryImages
 from heated.models.embedding_model import Architecture, ModelWithLoss
-from heated.runtime.device import keep_freed_memory, precision
+from heated.runtime.device import keep_freed_memory, machine_settings
 from heated.runtime.environment import collect_environment
 from heated.training.loop import PRECISIONS, train
 from heated.training.recipe import Recipe
@@ -185,7 +185,7 @@ def bench_network(name: str, originals: Path, options: argparse.Namespace) -> di
     """Measure images per second of all three, and this project's ratios to the others."""
     backbone, size, crop, batch = NETWORKS[name]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = precision(options.precision, device)
+    dtype = machine_settings(options.precision, device, threads=1)["precision"]
     images, labels = (values.to(device) for values in load_images(originals, size))
     shape, classes = (size, size, 3), int(labels.max()) + 1
     with TemporaryDirectory() as temporary:

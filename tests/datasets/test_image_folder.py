@@ -52,5 +52,5 @@ def test_a_folder_goes_from_params_yaml_to_the_report(project: Project) -> None:
     assert record["split"]["query"] == {"images": 10, "classes": 2}
     page = (project.folder / "report/index.html").read_text(encoding="utf-8")
     assert "my-images" in page
-    assert "10 images of 2 classes, after training on 10 of 2" in page
+    assert "10 images of 2 classes; trained on 10 images of 2 classes" in page
     assert page.count('src="data:image/webp') > 9  # neighbors, with their pictures

@@ -111,7 +111,7 @@ def test_competitors_are_trained_with_their_tuned_settings_and_reported(competed
         seen = 2 * provenance["split"]["train"]["images"]
         assert {seed["images_seen"] for seed in provenance["seeds"].values()} == {seen}
     report = (competed.folder / "report/tables/digits.md").read_text(encoding="utf-8")
-    assert "### Competitors, on equal terms" in report
+    assert "### Competitors under equal conditions" in report
     assert "validation classes, fold 0 of 5 of the training classes; the test classes" in report
     tuned = read_json(competed.folder / "runs/digits/triplet/tuned.json")
     lr, margin = tuned["chosen"]["lr"], tuned["chosen"]["loss.margin"]
