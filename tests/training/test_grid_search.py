@@ -112,13 +112,13 @@ def test_competitors_are_trained_with_their_tuned_settings_and_reported(competed
         assert {seed["images_seen"] for seed in provenance["seeds"].values()} == {seen}
     report = (competed.folder / "report/tables/digits.md").read_text(encoding="utf-8")
     assert "### Competitors under equal conditions" in report
-    assert "validation classes, fold 0 of 5 of the training classes; the test classes" in report
+    assert "validation classes, fold 0 of 5 of the training classes. Each was" in report
     tuned = read_json(competed.folder / "runs/digits/triplet/tuned.json")
     lr, margin = tuned["chosen"]["lr"], tuned["chosen"]["loss.margin"]
     assert re.search(rf"(?m)^\| triplet \| 2 \| .*lr {lr}, loss.margin {margin}", report)
     assert (competed.folder / "report/figures/digits-costs.svg").is_file()
     page = (competed.folder / "report/index.html").read_text(encoding="utf-8")
-    assert "What the competitors cost" in page
+    assert "Training costs of the competitors" in page
 
 
 @pytest.mark.xdist_group("competed")
