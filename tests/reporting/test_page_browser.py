@@ -15,7 +15,7 @@ from heated.evaluation.metrics import summarize_seeds
 from heated.reporting.release import render_report
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("built")]
-ARTEFACTS = ROOT / "tests" / "artefacts"
+ARTEFACTS = ROOT / "tests" / "artifacts"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 LONG_NAME = "a-method-with-a-name-that-does-not-end-soon"
 
