@@ -2,7 +2,6 @@
 
 from heated.common import io
 from heated.common.errors import run
-from heated.common.io import project_root, read_json, require_output, write_history, write_json
 from heated.data import packed_dataset
 from heated.runtime.device import machine_settings, setup_device
 from heated.runtime.distributed import is_main_process, main_process_output
@@ -15,15 +14,14 @@ from heated.training.training_run import TrainingRun
 
 def main(dataset: str, method: str) -> None:
     """Write a run's models, history and provenance."""
-    config = io.load_settings(f"runs/{dataset}/{method}.json")
-    side = io.load_settings(io.SIDE_SETTINGS)
+    config, side = map(io.load_settings, (f"runs/{dataset}/{method}.json", io.SIDE_SETTINGS))
     folder, packed = io.run_folder(dataset, method), io.packed_folder(dataset)
     settings, tracking = config["settings"], side["tracking"]
     if config["tuned"]:
-        settings = read_json(require_output(folder / "tuned.json", "tune"))["settings"]
+        settings = io.read_json(io.require_output(folder / "tuned.json", "tune"))["settings"]
     device = setup_device(config["threads"])
     here = machine_settings(settings["precision"], device, config["threads"])
-    recipe, cache = Recipe.from_settings(settings | here), project_root() / "checkpoints"
+    recipe, cache = Recipe.from_settings(settings | here), io.project_root() / "checkpoints"
     runs = map(io.read_json, sorted((io.RESOLVED / "runs" / dataset).glob("*.json")))
     siblings = [Recipe.from_settings(each["settings"] | here) for each in runs]
     data, digest = packed_dataset.load_packed(packed), packed_dataset.packed_sha256(packed)
@@ -34,9 +32,10 @@ def main(dataset: str, method: str) -> None:
         usage = SystemMetricsLogger(device, logger)
         results = training_run.train_seeds(config["seeds"], models, usage)
     if is_main_process():
-        histories = {seed: result["history"] for seed, result in results.items()}
-        write_history(folder / "history.csv", histories)
-        write_json(folder / "provenance.json", with_results(provenance, results, usage.rows))
+        io.write_history(
+            folder / "history.csv", {s: each["history"] for s, each in results.items()}
+        )
+        io.write_json(folder / "provenance.json", with_results(provenance, results, usage.rows))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,7 @@
 """Choose a competitor's settings on validation classes; the test classes are left out."""
 
+from heated.common import io
 from heated.common.errors import run
-from heated.common.io import (
-    SIDE_SETTINGS,
-    load_settings,
-    packed_folder,
-    project_root,
-    run_folder,
-    write_json,
-)
 from heated.data import packed_dataset
 from heated.runtime.device import machine_settings, setup_device
 from heated.runtime.distributed import is_main_process
@@ -19,7 +12,7 @@ from heated.training.training_run import TrainingRun
 
 def main(dataset: str, method: str) -> None:
     """Write the score of every point of the grid, and the settings of the best."""
-    study, packed = load_settings(f"tuning/{dataset}/{method}.json"), packed_folder(dataset)
+    study, packed = io.load_settings(f"tuning/{dataset}/{method}.json"), io.packed_folder(dataset)
     device = setup_device(study["threads"])
     data = with_validation_split(packed_dataset.load_packed(packed), **study["validation"])
     points = [each["point"] for each in study["points"]]
@@ -31,13 +24,13 @@ def main(dataset: str, method: str) -> None:
         data,
         f"{packed_dataset.packed_sha256(packed)} {data.split.tested}",
         device,
-        project_root() / "checkpoints",
-        **load_settings(SIDE_SETTINGS)["checkpoints"],
+        io.project_root() / "checkpoints",
+        **io.load_settings(io.SIDE_SETTINGS)["checkpoints"],
     )
     tuned = search_grid(training_run, points, recipes, seed=study["seed"])
     if is_main_process():
         tuned["settings"] = settings[points.index(tuned["chosen"])]
-        write_json(run_folder(dataset, method) / "tuned.json", tuned)
+        io.write_json(io.run_folder(dataset, method) / "tuned.json", tuned)
 
 
 if __name__ == "__main__":
