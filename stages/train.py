@@ -32,9 +32,7 @@ def main(dataset: str, method: str) -> None:
         usage = SystemMetricsLogger(device, logger)
         results = training_run.train_seeds(config["seeds"], models, usage)
     if is_main_process():
-        io.write_history(
-            folder / "history.csv", {s: each["history"] for s, each in results.items()}
-        )
+        io.write_history(folder / "history.csv", {s: r["history"] for s, r in results.items()})
         io.write_json(folder / "provenance.json", with_results(provenance, results, usage.rows))
 
 
