@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: repro help preview experiments track test test-all lint format docs results judge bench ui lock clean
+.PHONY: repro help preview experiments track test test-all faults fuzz lint format docs results judge bench ui lock clean
 
 repro: $(VENV)/.ready      ## build every result that is out of date (the default target)
 	python -m stages.resolve --check
@@ -33,6 +33,12 @@ test: $(VENV)/.ready-dev   ## run the fast tests, in at most 5 minutes on 2 core
 
 test-all: $(VENV)/.ready-dev ## run every test, as CI does, in about 20 minutes on 2 cores
 	pytest --numprocesses auto --dist loadgroup
+
+faults: $(VENV)/.ready-dev ## break a small build in about 140 ways: each recovers, or says why
+	python tests/faults.py --seed $(or $(SEED),0) --jobs $(JOBS)
+
+fuzz: $(VENV)/.ready-dev   ## feed the stages mutated files for MINUTES=10: no traceback, no hang
+	python tests/fuzz.py --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0) --jobs $(JOBS)
 
 lint: $(VENV)/.ready-dev   ## check format, lint rules, types and import directions
 	ruff format --check

@@ -13,12 +13,9 @@ small tmpfs; without the right to mount one, files may not grow beyond a few byt
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import re
-import resource
-import select
 import shutil
 import signal
 import socket
@@ -29,10 +26,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
@@ -45,181 +41,23 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import psutil  # noqa: E402
-from conftest import Project  # noqa: E402
-
-from stages.fork_server import PRELOADED, exit_status  # noqa: E402
-
-RUN, TUNED = "runs/digits/hbn", "runs/digits/tuned-bn"
-SETTINGS = {
-    "run.methods": ["hbn", "ln"],
-    "run.seeds": [0, 1],
-    "datasets.digits.source.rotations": 1,
-    "datasets.digits.training.epochs": 2,
-    "datasets.digits.training.backbone.width": 8,
-    "datasets.digits.training.embedding_dim": 16,
-    "datasets.digits.evaluation.kmeans.restarts": 1,
-    "studies.embeddings_2d.datasets": [],
-    "studies.competitors.datasets": ["digits"],
-    "studies.competitors.methods": ["tuned-bn"],
-    "studies.competitors.seeds": [0, 1],
-    "studies.competitors.validation": {"folds": 2, "fold": 0},
-    "studies.gradients.samples": 50,
-    "grids": {"tuned-bn": [{"param": "lr", "values": [0.01, 0.05]}]},
-    "checkpoints.interval_s": 0.05,
-}
-STAGES = {  # arguments and outputs
-    "resolve": ((), ("data/resolved",)),
-    "download": (("digits",), ("data/raw/digits",)),
-    "split": (("digits",), ("data/packed/digits",)),
-    "tune": (("digits", "tuned-bn"), (f"{TUNED}/tuned.json",)),
-    "train": (("digits", "hbn"), tuple(f"{RUN}/{n}" for n in ("models", "history.csv", "provenance.json"))),
-    "embed": (("digits", "hbn"), (f"{RUN}/embeddings",)),
-    "evaluate": (("digits", "hbn"), (f"{RUN}/metrics.json",)),
-    "gradients": (("digits", "hbn"), (f"{RUN}/gradients.json",)),
-    "report": ((), ("report", "metrics.json")),
-    "track": ((), ("data/tracked.json",)),
-}
-TIMES = ("seconds", "started", "usage", "peak_mib", "epochs_trained")  # keys that differ by machine
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
-ADVICE = re.compile(
-    r"\b(run|free|fetch|delete|remove|put|close|start|set|repeat|make|check|restore|unlock|stop|name"
-    r"|rename|move|use|get|install|lower|add|expected|dvc|retrain|wait|mount)\b",
-    re.IGNORECASE,
+from broken_build import (  # noqa: E402
+    ERROR,
+    MIB,
+    RUN,
+    SAME,
+    SIGNALS,
+    STAGES,
+    Copy,
+    Reference,
+    build_reference,
+    copy_project,
+    is_one_error,
+    last_line,
+    project_in,
 )
-SAME, ERROR = "same bits", "one error"
-LIMIT_S = 400  # of one stage
-MIB = 1 << 20
 
-
-def digest_of(path: Path) -> str:
-    """Return a digest of a file or a folder, without the times in JSON."""
-    if path.is_dir():
-        files = sorted(each for each in path.rglob("*") if each.is_file() and each.name != ".gitignore")
-        return sha256("".join(f"{f.relative_to(path)} {digest_of(f)}\n" for f in files).encode()).hexdigest()
-    content = path.read_bytes()
-    if path.name in ("provenance.json", "tuned.json"):
-        with suppress(ValueError):
-            content = json.dumps(without_times(json.loads(content))).encode()
-    return sha256(content).hexdigest()
-
-
-def without_times(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: without_times(inner) for key, inner in value.items() if key not in TIMES}
-    return [without_times(each) for each in value] if isinstance(value, list) else value
-
-
-@dataclass
-class Reference:
-    """The undisturbed build: its folder, and the digest of every output; seconds of each stage."""
-
-    folder: Path
-    digests: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class Copy:
-    """A copy of the reference to break."""
-
-    folder: Path
-    reference: Reference
-    random: Random
-    fills: bool = False  # whether the folder is a file system of its own
-
-    def start(self, stage: str, most_bytes: int | None = None, **more: str) -> "Stage":
-        """Start a stage, whose files cannot become larger than `most_bytes`."""
-        return Stage(self.folder, stage, most_bytes, more)
-
-    def run(self, stage: str, **options: Any) -> tuple[int, str]:
-        """Run a stage, and return its status and what it prints."""
-        return self.start(stage, **options).wait()
-
-    def delete(self, *names: str) -> None:
-        for path in (each for name in names for each in self.folder.glob(name)):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-    def whole(self, stage: str) -> str:
-        """Return which outputs are neither absent nor those of the reference, empty for none."""
-        wrong = [
-            name
-            for name in STAGES[stage][1]
-            if (path := self.folder / name).exists() and digest_of(path) != self.reference.digests[name]
-        ]
-        return f"half-written: {', '.join(wrong)}" if wrong else ""
-
-    def again(self, stage: str) -> str:
-        """Run a stage, and return SAME if its outputs are those of the reference."""
-        status, output = self.run(stage)
-        if status:
-            return f"the next run fails: {last_line(output)}"
-        names = STAGES[stage][1]
-        missing = [name for name in names if not (self.folder / name).exists()]
-        left = [str(p) for n in names for p in (self.folder / n).parent.glob(".*.part")]
-        return (missing and f"missing: {missing}") or self.whole(stage) or (left and f"left: {left}") or SAME
-
-
-class Stage:
-    """A stage that runs as a fork of this process."""
-
-    def __init__(self, folder: Path, name: str, most: int | None, more: dict[str, str]) -> None:
-        arguments, (self.pipe, out) = STAGES[name][0], os.pipe()
-        self.pid = os.fork()
-        if self.pid:
-            os.close(out)
-            return
-        status = 1
-        try:
-            os.setsid()
-            os.chdir(folder)
-            for number in (*SIGNALS[:3], signal.SIGCHLD):
-                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            os.dup2(out, 1)
-            os.dup2(out, 2)
-            for key in [k for k in os.environ if k.startswith(("HEATED_", "DVC_", "MLFLOW_", "PYTEST_"))]:
-                del os.environ[key]
-            os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "no_proxy": "*", **more}
-            if most is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-            sys.argv = [f"stages.{name}", *arguments]
-            status = exit_status(f"stages.{name}")
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-
-    def wait(self, seconds: float = LIMIT_S) -> tuple[int, str]:
-        """Return status (negative for a signal) and output; kill a stage that hangs."""
-        end, output = time.monotonic() + seconds, b""
-        while select.select([self.pipe], [], [], max(0, end - time.monotonic()))[0]:
-            if not (part := os.read(self.pipe, 65536)):
-                break
-            output += part
-        else:
-            output += b"\nTraceback: hangs, killed"
-            os.killpg(self.pid, signal.SIGKILL)
-        os.close(self.pipe)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]), output.decode(errors="replace")
-
-
-def last_line(output: str) -> str:
-    return (output.strip().splitlines() or ["no message"])[-1][:160]
-
-
-def is_one_error(result: tuple[int, str], *needles: str) -> str:
-    """Return ERROR if a stage ended with status 1 and a good message, else what is wrong."""
-    status, output = result
-    if status == 0:
-        return "succeeds"
-    if "Traceback" in output:
-        return f"traceback: {last_line(output)}"
-    if status != 1:
-        return f"status {status}: {last_line(output)}"
-    if not any(needle in output for needle in needles):
-        return f"does not name {needles[0]}: {last_line(output)}"
-    return ERROR if ADVICE.search(output) else f"no advice: {last_line(output)}"
-
+from stages.fork_server import PRELOADED  # noqa: E402
 
 # --- kinds of cases: each breaks a copy and returns what it sees
 
@@ -243,7 +81,9 @@ def unfinished_runs(copy: Copy) -> str:
     for folder in (copy.folder, copy.reference.folder):
         with closing(sqlite3.connect(folder / "mlflow.db")) as database:
             counts.append(database.execute(query).fetchone())
-    return "" if counts[0] == counts[1] else f"{counts[0]} runs (all, RUNNING), expected {counts[1]}"
+    return (
+        "" if counts[0] == counts[1] else f"{counts[0]} runs (all, RUNNING), expected {counts[1]}"
+    )
 
 
 def disk_full(copy: Copy, stage: str) -> str:
@@ -296,7 +136,11 @@ DAMAGES = ("truncated", "garbage", "empty", "missing")
 def damage(path: Path, how: str, random: Random) -> None:
     """Damage a file, or delete it."""
     content = path.read_bytes()
-    new = {"truncated": content[: len(content) // 2], "garbage": random.randbytes(len(content)), "empty": b""}
+    new = {
+        "truncated": content[: len(content) // 2],
+        "garbage": random.randbytes(len(content)),
+        "empty": b"",
+    }
     path.unlink()  # it may be a link to the cache
     if how == "flipped bit":
         at = random.randrange(len(content) // 2, len(content))  # beyond a header
@@ -361,7 +205,9 @@ def foreign(path: Path) -> None:
 
 def half_created(path: Path) -> None:
     path.unlink()
-    execute(path, "create table alembic_version (version_num)", "create table experiments (x)").close()
+    execute(
+        path, "create table alembic_version (version_num)", "create table experiments (x)"
+    ).close()
 
 
 def as_folder(path: Path) -> None:
@@ -378,15 +224,27 @@ STORES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "foreign": (ERROR, foreign),
     "half created": (ERROR, half_created),
     "a folder": (ERROR, as_folder),
-    "later version": (ERROR, lambda path: execute(path, "update alembic_version set version_num = 'ffffffffffff'").close()),
-    "deleted experiment": (ERROR, lambda path: execute(path, "update experiments set lifecycle_stage = 'deleted'").close()),
+    "later version": (
+        ERROR,
+        lambda path: execute(
+            path, "update alembic_version set version_num = 'ffffffffffff'"
+        ).close(),
+    ),
+    "deleted experiment": (
+        ERROR,
+        lambda path: execute(path, "update experiments set lifecycle_stage = 'deleted'").close(),
+    ),
 }
 
 
 @contextmanager
 def server(kind: str) -> Iterator[str]:
     """Run a server that is dead, hangs, or answers everything with one status and text."""
-    answers = {"a page": (200, b"<html>Welcome"), "empty JSON": (200, b"{}"), "status 500": (500, b"oops")}
+    answers = {
+        "a page": (200, b"<html>Welcome"),
+        "empty JSON": (200, b"{}"),
+        "status 500": (500, b"oops"),
+    }
     if kind in answers:
         status, body = answers[kind]
 
@@ -456,12 +314,6 @@ def runner(copy: Copy, number: int) -> str:
     return f"{len(running)} processes are left" if running else built_again(copy)
 
 
-def project_in(folder: Path) -> Project:
-    project = object.__new__(Project)
-    project.folder = folder
-    return project
-
-
 def processes_in(folder: Path) -> list[psutil.Process]:
     """Return the living processes whose current folder is a copy's."""
     found = []
@@ -516,11 +368,18 @@ INPUTS = {  # damaged inputs by stage
     "download": ("data/resolved/sources/digits.json",),
     "split": ("data/raw/digits/digits.csv.gz", "data/resolved/packing/digits.json"),
     "tune": ("data/packed/digits/index.npz",),
-    "train": ("data/packed/digits/index.npz", "data/packed/digits/images.npy", "data/resolved/runs/digits/hbn.json"),
+    "train": (
+        "data/packed/digits/index.npz",
+        "data/packed/digits/images.npy",
+        "data/resolved/runs/digits/hbn.json",
+    ),
     "embed": (f"{RUN}/models/seed-1.safetensors", "data/packed/digits/images.npy"),
     "evaluate": (f"{RUN}/embeddings/seed-1.npz", "data/resolved/evaluation/digits.json"),
     "gradients": (f"{RUN}/models/seed-0.safetensors",),
-    "report": tuple(f"{RUN}/{n}" for n in ("metrics.json", "history.csv", "provenance.json", "embeddings/seed-0.npz")),
+    "report": tuple(
+        f"{RUN}/{n}"
+        for n in ("metrics.json", "history.csv", "provenance.json", "embeddings/seed-0.npz")
+    ),
     "track": ("runs/digits/ln/metrics.json", "runs/digits/ln/history.csv", "report/index.html"),
 }
 ANYTHING_GOES = {("report/index.html", how) for how in DAMAGES[:3]}  # text that nothing parses
@@ -534,56 +393,41 @@ def all_cases() -> list[Case]:
         for number in SIGNALS
     ]
     cases += [
-        Case(f"{number.name} x parallel runner", SAME, partial(runner, number=number), with_dvc=True)
+        Case(
+            f"{number.name} x parallel runner", SAME, partial(runner, number=number), with_dvc=True
+        )
         for number in SIGNALS
     ]
-    cases.append(Case("torn dvc.lock x parallel runner", f"{SAME} or {ERROR}", torn_lock, with_dvc=True))
+    cases.append(
+        Case("torn dvc.lock x parallel runner", f"{SAME} or {ERROR}", torn_lock, with_dvc=True)
+    )
     for stage in STAGES:
-        cases.append(Case(f"disk full x {stage}", ERROR, partial(disk_full, stage=stage), own_disk=True))
-        cases.append(Case(f"read-only x {stage}", ERROR, partial(read_only, stage=stage), own_disk=True))
+        cases.append(
+            Case(f"disk full x {stage}", ERROR, partial(disk_full, stage=stage), own_disk=True)
+        )
+        cases.append(
+            Case(f"read-only x {stage}", ERROR, partial(read_only, stage=stage), own_disk=True)
+        )
     for stage, names in INPUTS.items():
         for name, how in ((n, h) for n in names for h in DAMAGES if (n, h) not in ANYTHING_GOES):
             act = partial(damaged, stage=stage, name=name, how=how)
             cases.append(Case(f"{how} {Path(name).name} x {stage}", ERROR, act))
     for how in (*DAMAGES, "flipped bit"):
-        cases.append(Case(f"{how} checkpoints x train", SAME, partial(damaged_checkpoints, how=how)))
+        cases.append(
+            Case(f"{how} checkpoints x train", SAME, partial(damaged_checkpoints, how=how))
+        )
     for state, (expected, prepare) in STORES.items():
         cases.append(Case(f"store {state} x track", expected, partial(store, prepare=prepare)))
     for kind in SERVERS:
-        cases.append(Case(f"server {kind} x track", ERROR, partial(tracked_by, stage="track", kind=kind)))
-        cases.append(Case(f"server {kind} x train", SAME, partial(tracked_by, stage="train", kind=kind)))
+        cases.append(
+            Case(f"server {kind} x track", ERROR, partial(tracked_by, stage="track", kind=kind))
+        )
+        cases.append(
+            Case(f"server {kind} x train", SAME, partial(tracked_by, stage="train", kind=kind))
+        )
         if kind != "hanging":  # each read waits for minutes, as it should
             cases.append(Case(f"mirror {kind} x download", SAME, partial(fetched_from, kind=kind)))
     return cases
-
-
-def build_reference(folder: Path) -> Reference:
-    """Build the project by the parallel runner; then run every stage once, for its duration."""
-    project = Project(folder)
-    project.edit(SETTINGS)
-    reference, start = Reference(folder), time.monotonic()
-    project.run("dvc", "config", "cache.type", "copy")  # a damaged file is not the cache's
-    project.run(sys.executable, "-m", "stages", "2")
-    reference.seconds["build"] = time.monotonic() - start
-    outputs = [name for _, names in STAGES.values() for name in names]
-    reference.digests = {name: digest_of(folder / name) for name in outputs}
-    copy = Copy(folder.parent / "timed", reference, Random(0))
-    copy_project(reference, copy.folder, with_dvc=False)
-    copy.delete("checkpoints", "mlflow.db*", "mlartifacts")
-    for stage in STAGES:
-        start = time.monotonic()
-        if (seen := copy.again(stage)) != SAME:
-            raise RuntimeError(f"{stage} gives other bits without a fault: {seen}")
-        reference.seconds[stage] = time.monotonic() - start
-    return reference
-
-
-def copy_project(reference: Reference, folder: Path, with_dvc: bool) -> None:
-    names = ["*.yaml", "data", "runs", "report", "metrics.json", "checkpoints", "mlflow.db", "mlartifacts"]
-    found = [path for name in (["*"] if with_dvc else names) for path in reference.folder.glob(name)]
-    folder.mkdir(exist_ok=True)
-    for path in found:
-        shutil.copytree(path, folder / path.name) if path.is_dir() else shutil.copy2(path, folder)
 
 
 @contextmanager
@@ -591,7 +435,10 @@ def file_system(folder: Path, mib: int) -> Iterator[bool]:
     """Mount a tmpfs at the folder, and yield whether that is possible."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", folder]
-    mounts = os.geteuid() == 0 and not subprocess.run(command, capture_output=True, check=False).returncode
+    mounts = (
+        os.geteuid() == 0
+        and not subprocess.run(command, capture_output=True, check=False).returncode
+    )
     try:
         yield mounts
     finally:
@@ -605,7 +452,7 @@ def attempt(case: Case, reference: Reference, seed: int) -> tuple[str, float]:
     with TemporaryDirectory(prefix="case-", dir=reference.folder.parent) as parent:
         copy = Copy(Path(parent) / "project", reference, Random(f"{seed} {case.name}"))
         try:
-            with file_system(copy.folder, 48) if case.own_disk else suppress() as mounted:
+            with file_system(copy.folder, 48) if case.own_disk else nullcontext() as mounted:
                 copy.fills = bool(mounted)
                 if "read-only" in case.name and not copy.fills:
                     return "skipped: needs the right to mount", time.monotonic() - start
@@ -617,10 +464,14 @@ def attempt(case: Case, reference: Reference, seed: int) -> tuple[str, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--only", default="", help="cases whose name contains this regular expression")
+    parser.add_argument(
+        "--only", default="", help="cases whose name contains this regular expression"
+    )
     options = parser.parse_args()
     cases = [case for case in all_cases() if re.search(options.only, case.name)]
     for name in (*PRELOADED, "mlflow.tracking"):
@@ -632,12 +483,17 @@ def main() -> int:
         context = multiprocessing.get_context("fork")
         print("| case | expected | seen | seconds |\n|---|---|---|---|", flush=True)
         with context.Pool(options.jobs, maxtasksperchild=1) as pool:
-            results = [(case, pool.apply_async(perform, (case.name, reference, options.seed))) for case in cases]
+            results = [
+                (case, pool.apply_async(perform, (case.name, reference, options.seed)))
+                for case in cases
+            ]
             for case, result in results:
                 seen, seconds = result.get()
                 is_right = seen.startswith("skipped") or seen in case.expected
                 different += not is_right
-                print(f"| {case.name} | {case.expected} | {'' if is_right else '**differs** '}{seen} | {seconds:.1f} |", flush=True)
+                mark = "" if is_right else "**differs** "
+                row = f"| {case.name} | {case.expected} | {mark}{seen} | {seconds:.1f} |"
+                print(row, flush=True)
     print(f"{len(cases) - different} of {len(cases)} cases end as expected.")
     return int(different > 0)
 
