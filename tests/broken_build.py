@@ -53,7 +53,7 @@ STAGES = {  # arguments and outputs
     "report": ((), ("report", "metrics.json")),
     "track": ((), ("data/tracked.json",)),
 }
-TIMES = ("seconds", "started", "usage", "peak_mib", "epochs_trained")  # keys that differ by machine
+VOLATILE = ("seconds", "started", "usage", "peak_mib", "epochs_trained", "source")  # JSON keys
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
 ADVICE = re.compile(
     r"\b(run|free|fetch|delete|remove|put|close|start|set|repeat|make|check|restore|unlock|stop|name"
@@ -66,7 +66,7 @@ MIB = 1 << 20
 
 
 def digest_of(path: Path) -> str:
-    """Return a digest of a file or a folder, without the times in JSON."""
+    """Return a digest of a file or a folder, without times and commits in JSON."""
     if path.is_dir():
         files = sorted(
             each for each in path.rglob("*") if each.is_file() and each.name != ".gitignore"
@@ -77,14 +77,14 @@ def digest_of(path: Path) -> str:
     content = path.read_bytes()
     if path.name in ("provenance.json", "tuned.json"):
         with suppress(ValueError):
-            content = json.dumps(without_times(json.loads(content))).encode()
+            content = json.dumps(without_volatile(json.loads(content))).encode()
     return sha256(content).hexdigest()
 
 
-def without_times(value: Any) -> Any:
+def without_volatile(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: without_times(inner) for key, inner in value.items() if key not in TIMES}
-    return [without_times(each) for each in value] if isinstance(value, list) else value
+        return {key: without_volatile(inner) for key, inner in value.items() if key not in VOLATILE}
+    return [without_volatile(each) for each in value] if isinstance(value, list) else value
 
 
 @dataclass
@@ -236,7 +236,18 @@ def build_reference(folder: Path) -> Reference:
         if (seen := copy.again(stage)) != SAME:
             raise RuntimeError(f"{stage} gives other bits without a fault: {seen}")
         reference.seconds[stage] = time.monotonic() - start
+    (folder.parent / "reference.json").write_text(
+        json.dumps([reference.digests, reference.seconds])
+    )
     return reference
+
+
+def load_reference(folder: Path) -> Reference:
+    """Return the build in the folder, which is made there if it is missing."""
+    if not (saved := folder.parent / "reference.json").exists():
+        folder.mkdir(parents=True)
+        return build_reference(folder)
+    return Reference(folder, *json.loads(saved.read_text(encoding="utf-8")))
 
 
 def copy_project(reference: Reference, folder: Path, with_dvc: bool) -> None:

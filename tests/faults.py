@@ -1,6 +1,6 @@
 """Break a real build in many ways, and see that it recovers or says why: `make faults`.
 
-    python tests/faults.py [--seed 0] [--jobs 2] [--only TEXT]
+    python tests/faults.py [--seed 0] [--jobs 2] [--only TEXT] [--folder FOLDER]
 
 A small project is built once. Each case breaks a copy of it: a signal at a seeded moment, a full or
 read-only disk, a damaged or missing input, a store or a server that does not work. The expected
@@ -50,10 +50,10 @@ from broken_build import (  # noqa: E402
     STAGES,
     Copy,
     Reference,
-    build_reference,
     copy_project,
     is_one_error,
     last_line,
+    load_reference,
     project_in,
 )
 
@@ -472,14 +472,14 @@ def main() -> int:
     parser.add_argument(
         "--only", default="", help="cases whose name contains this regular expression"
     )
+    parser.add_argument("--folder", help="for the undisturbed build, which is used if it is there")
     options = parser.parse_args()
     cases = [case for case in all_cases() if re.search(options.only, case.name)]
     for name in (*PRELOADED, "mlflow.tracking"):
         import_module(name)
     different = 0
-    with TemporaryDirectory(prefix="heated-faults-") as folder:
-        (Path(folder) / "reference").mkdir()
-        reference = build_reference(Path(folder).resolve() / "reference")
+    with TemporaryDirectory(prefix="heated-faults-") as temporary:
+        reference = load_reference(Path(options.folder or temporary).resolve() / "reference")
         context = multiprocessing.get_context("fork")
         print("| case | expected | seen | seconds |\n|---|---|---|---|", flush=True)
         with context.Pool(options.jobs, maxtasksperchild=1) as pool:
