@@ -7,9 +7,10 @@ import resource
 import select
 import shutil
 import signal
+import sqlite3
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -228,17 +229,15 @@ def build_reference(folder: Path) -> Reference:
     reference.seconds["build"] = time.monotonic() - start
     outputs = [name for _, names in STAGES.values() for name in names]
     reference.digests = {name: digest_of(folder / name) for name in outputs}
-    copy = Copy(folder.parent / "timed", reference, Random(0))
-    copy_project(reference, copy.folder, with_dvc=False)
-    copy.delete("checkpoints", "mlflow.db*", "mlartifacts")
     for stage in STAGES:
+        copy = Copy(folder.parent / "timed", reference, Random(0))
+        copy_project(reference, copy.folder, with_dvc=False)
+        copy.delete("checkpoints", *(("mlflow.db*", "mlartifacts") if stage == "track" else ()))
         start = time.monotonic()
         if (seen := copy.again(stage)) != SAME:
             raise RuntimeError(f"{stage} gives other bits without a fault: {seen}")
         reference.seconds[stage] = time.monotonic() - start
-    (folder.parent / "reference.json").write_text(
-        json.dumps([reference.digests, reference.seconds])
-    )
+        shutil.rmtree(copy.folder)
     return reference
 
 
@@ -246,24 +245,23 @@ def load_reference(folder: Path) -> Reference:
     """Return the build in the folder, which is made there if it is missing."""
     if not (saved := folder.parent / "reference.json").exists():
         folder.mkdir(parents=True)
-        return build_reference(folder)
+        reference = build_reference(folder)
+        text = json.dumps([reference.digests, reference.seconds])
+        saved.write_text(text, encoding="utf-8")
     return Reference(folder, *json.loads(saved.read_text(encoding="utf-8")))
 
 
 def copy_project(reference: Reference, folder: Path, with_dvc: bool) -> None:
-    names = [
-        "*.yaml",
-        "data",
-        "runs",
-        "report",
-        "metrics.json",
-        "checkpoints",
-        "mlflow.db",
-        "mlartifacts",
-    ]
-    found = [
-        path for name in (["*"] if with_dvc else names) for path in reference.folder.glob(name)
-    ]
+    """Copy what stages read and write, or all; MLflow's artifacts are then in the copy."""
+    results = ("data", "runs", "report", "metrics.json", "checkpoints", "mlflow.db", "mlartifacts")
     folder.mkdir(exist_ok=True)
-    for path in found:
-        shutil.copytree(path, folder / path.name) if path.is_dir() else shutil.copy2(path, folder)
+    for pattern in ("*",) if with_dvc else ("*.yaml", *results):
+        for path in reference.folder.glob(pattern):
+            target = folder / path.name
+            shutil.copytree(path, target, symlinks=True) if path.is_dir() else shutil.copy2(
+                path, target
+            )
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            change = f"update {table} set {column} = replace({column}, ?, ?)"
+            database.execute(change, (str(reference.folder), str(folder)))
