@@ -126,7 +126,7 @@ class Copy:
             if (path := self.folder / name).exists()
             and digest_of(path) != self.reference.digests[name]
         ]
-        return f"half-written: {', '.join(wrong)}" if wrong else ""
+        return f"other outputs: {', '.join(wrong)}" if wrong else ""
 
     def again(self, stage: str) -> str:
         """Run a stage, and return SAME if its outputs are those of the reference."""

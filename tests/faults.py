@@ -157,7 +157,8 @@ def damaged(copy: Copy, stage: str, name: str, how: str) -> str:
     result = copy.run(stage)
     path.unlink(missing_ok=True)
     shutil.copy2(copy.reference.folder / name, path)
-    return repaired(copy, stage, is_one_error(result, path.name, str(Path(name).parent)))
+    names = (path.name, str(Path(name).parent), "stages.resolve" if "resolved" in name else path.name)
+    return repaired(copy, stage, is_one_error(result, *names))
 
 
 def damaged_checkpoints(copy: Copy, how: str) -> str:
