@@ -38,7 +38,7 @@ def signalled(copy: Copy, stage: str, number: int) -> str:
         os.kill(process.pid, number)
     process.wait()
     seen = copy.whole(stage) or copy.again(stage)
-    return unfinished_runs(copy) or seen if stage == "track" else seen
+    return (unfinished_runs(copy) or SAME) if stage == "track" and seen == SAME else seen
 
 
 def unfinished_runs(copy: Copy) -> str:
