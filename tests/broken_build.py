@@ -179,6 +179,9 @@ class Stage:
             sys.stderr.flush()
             os._exit(status)
 
+    def has_ended(self) -> bool:
+        return bool(os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
+
     def wait(self, seconds: float = LIMIT_S) -> tuple[int, str]:
         """Return status (negative for a signal) and output; kill a stage that hangs."""
         end, output = time.monotonic() + seconds, b""

@@ -133,14 +133,16 @@ def damaged(copy: Copy, stage: str, name: str, how: str) -> str:
 
 
 def damaged_checkpoints(copy: Copy, how: str) -> str:
-    """Kill a training, damage its checkpoints, and train again."""
+    """Kill a training that has two checkpoints, damage both, and train again."""
     copy.delete("checkpoints")
-    process = copy.start("train")
-    time.sleep(0.8 * copy.reference.seconds["train"])
-    with suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGKILL)
+    process, pattern = copy.start("train"), "checkpoints/*/*.safetensors"
+    while len(paths := sorted(copy.folder.glob(pattern))) < 2:
+        if process.has_ended():
+            return f"ended with {len(paths)} checkpoints"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    for path in sorted(copy.folder.glob("checkpoints/*/*.safetensors")):
+    for path in copy.folder.glob(pattern):
         damage(path, how, copy.random)
     return copy.again("train")
 

@@ -89,7 +89,8 @@ def attempt(calls: list[Call], path: Path) -> str:
             text = str(end.code)
             if not text.strip() or len(text) > 20_000:
                 return f"message of {len(text)} letters"
-            if path.suffix in mutations.BY_SUFFIX and not any(p in text for p in path.parts[1:]):
+            names = (path.name, str(path.parent), *path.parts[1:-1])
+            if path.suffix in mutations.BY_SUFFIX and not any(name in text for name in names):
                 return f"message does not name {path.name}: {text[:100]!r}"
         except BaseException as error:
             return described(error)
