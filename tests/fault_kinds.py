@@ -1,6 +1,7 @@
 """Kinds of faults, for `make faults`: each breaks a copy of a build and returns what it sees."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -97,6 +98,7 @@ def repaired(copy: Copy, stage: str, seen: str) -> str:
     return seen if seen != ERROR or again == SAME else f"after the repair: {again}"
 
 
+RESTORES = re.compile("git (checkout|restore).*dvc.lock|make repro")
 DAMAGES = ("truncated", "garbage", "empty", "missing")
 
 
@@ -109,9 +111,11 @@ def damage(path: Path, how: str, random: Random) -> None:
         "empty": b"",
     }
     path.unlink()  # it may be a link to the cache
-    if how == "flipped bit":
-        at = random.randrange(len(content) // 2, len(content))  # beyond a header
-        new[how] = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+    if how == "flipped bits":
+        flipped = bytearray(content)
+        for at in random.choices(range(len(content) // 2, len(content)), k=20):  # no header
+            flipped[at] ^= 0x40  # of an exponent, if it is the last byte of a number
+        new[how] = bytes(flipped)
     if how != "missing":
         path.write_bytes(new[how])
 
@@ -297,8 +301,8 @@ def processes_in(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def built_again(copy: Copy) -> str:
-    """Build everything, and return SAME if all is as in the reference."""
+def build(copy: Copy) -> tuple[int, str]:
+    """Build everything, and return the status and what is printed."""
     done = subprocess.run(
         [sys.executable, "-m", "stages", "2"],
         cwd=copy.folder,
@@ -308,16 +312,24 @@ def built_again(copy: Copy) -> str:
         text=True,
         check=False,
     )
-    if done.returncode:
-        return f"the next build fails: {last_line(done.stdout)}"
+    return done.returncode, done.stdout
+
+
+def built_again(copy: Copy) -> str:
+    """Build everything, and return SAME if all is as in the reference."""
+    status, output = build(copy)
+    if status:
+        return f"the next build fails: {last_line(output)}"
     stages = [stage for stage in STAGES if stage not in ("report", "track")]  # they hold times
     return next(filter(None, map(copy.whole, stages)), SAME)
 
 
 def torn_lock(copy: Copy) -> str:
-    """Tear dvc.lock, as a kill while DVC writes it does, and build again."""
+    """Tear dvc.lock, as a kill while DVC writes it does; build, and build again."""
     path = copy.folder / "dvc.lock"
     content = path.read_bytes()
     path.write_bytes(content[: copy.random.randrange(len(content) // 4, len(content) - 100)])
-    seen = built_again(copy)
-    return ERROR if "dvc.lock" in seen and "Traceback" not in seen else seen
+    status, output = build(copy)
+    if "Traceback" in output or (status and not RESTORES.search(output)):
+        return f"traceback, or no way out: {last_line(output)}"
+    return ERROR if status else built_again(copy)

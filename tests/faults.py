@@ -115,7 +115,7 @@ def input_cases() -> Iterator[Case]:
             if how == "missing" or not name.endswith(".html"):  # nothing parses the page
                 act = partial(kinds.damaged, stage=stage, name=name, how=how)
                 yield Case(f"{how} {Path(name).name} x {stage}", ERROR, act)
-    for how in (*kinds.DAMAGES, "flipped bit"):
+    for how in (*kinds.DAMAGES, "flipped bits"):
         act = partial(kinds.damaged_checkpoints, how=how)
         yield Case(f"{how} checkpoints x train", SAME, act)
 

@@ -11,7 +11,7 @@ HANDFUL = (
     "disk full x embed",
     "truncated index.npz x train",
     "garbage seed-1.npz x evaluate",
-    "flipped bit checkpoints x train",
+    "flipped bits checkpoints x train",
     "store garbage x track",
 )
 
