@@ -209,7 +209,7 @@ STORES: dict[str, tuple[str, Callable[[Path], object]]] = {
         ).close(),
     ),
     "deleted experiment": (
-        ERROR,
+        f"{SAME} or {ERROR}",
         lambda path: execute(path, "update experiments set lifecycle_stage = 'deleted'").close(),
     ),
 }
