@@ -113,6 +113,10 @@ class Packing(StrictModel):
     split: Annotated[NamedConfig, base.choice(SPLIT_OPTIONS)]
     validation: Validation | None
 
+    def image_shape(self) -> tuple[int, int, int]:
+        """Return height, width and channels of a packed image."""
+        return self.size, self.size, 3 if self.color_mode == "rgb" else 1
+
 
 class Training(StrictModel):
     """Network, optimizer and augmentation."""

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from urllib3.exceptions import HTTPError, InvalidHeader
 from urllib3.util import Retry
 
-from heated.common.errors import redact_url
+from heated.common.errors import redacted_message
 from heated.common.io import read_json, remove, write_json
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -99,7 +99,7 @@ def get(url: str, headers: dict[str, str]) -> requests.Response:
         cause = getattr(error.args[0] if error.args else error, "reason", None) or error
         temporary = isinstance(error, (ConnectionError, Timeout, HTTPError))
         temporary &= not (isinstance(error, SSLError) and "CERTIFICATE_VERIFY" in str(error))
-        text = str(cause).replace(url, redact_url(url))
+        text = redacted_message(cause, url)
         raise DownloadFailed(text, retry_after=0 if temporary else None) from error
     status, retry_after = response.status_code, 0.0
     if status in (200, 206):

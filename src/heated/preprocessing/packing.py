@@ -21,6 +21,7 @@ from tqdm import tqdm
 from heated.common.errors import InputError
 from heated.common.io import atomic_write, write_arrays
 from heated.common.samples import Content, Samples, Split
+from heated.datasets.image_folder import describe_left_out
 from heated.datasets.splits import REREAD_HINT, check_split
 from heated.preprocessing.decoding import CHANNELS, DamagedImage, decode
 
@@ -70,6 +71,8 @@ def pack(
             )
         except OSError as error:
             raise OSError(f"{folder}: cannot pack the images: {error}") from error
+    text = f"{folder}: {count - len(errors)} images of {len(samples.class_names)} classes"
+    print(text, *filter(None, [describe_left_out(samples.left_out)]), sep="; ", file=sys.stderr)
 
 
 def write_images(
@@ -123,7 +126,7 @@ def report_damaged(errors: Mapping[int, DamagedImage], samples: Samples, limit: 
         lines.append(f"  and {count - MAX_NAMED} more")
     if count > limit:
         raise InputError(
-            f"packing.max_damaged_images: got {count} damaged images of {len(samples.labels)}, "
+            f"packing.max_damaged_images: got {count} of {len(samples.labels)} images damaged, "
             f"expected at most {limit}. Fetch the archive again, or exclude them by "
             f"`packing.max_damaged_images: {count}`. {REREAD_HINT}\n" + "\n".join(lines)
         )
