@@ -176,8 +176,11 @@ def write_arrays(path: Path, **arrays: ArrayLike) -> None:
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Return every array of an .npz file; raise InputError if it is damaged, or has objects."""
-    with wrap_damage(path), np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    with wrap_damage(path), path.open("rb") as file:
+        if not zipfile.is_zipfile(file):  # np.load would advise to load objects
+            raise ValueError("expected an .npz file")
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
 
 
 # Names in files of earlier versions, and their names now.
@@ -273,6 +276,8 @@ def read_history(path: Path) -> History:
             seed = int(cells.pop("seed"))
             row = {key: float(cell) for key, cell in cells.items() if cell != ""}
             histories.setdefault(seed, []).append({**row, "epoch": int(cells["epoch"])})
+        if not histories:
+            raise ValueError("got no rows")
     return histories
 
 

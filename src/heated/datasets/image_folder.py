@@ -305,7 +305,7 @@ def store_copy(copy: Path, raw: Path) -> Path:
             print(f"{copy}: {describe_left_out(names)}", file=sys.stderr)
         with zipfile.ZipFile(raw / f"{copy.name}.zip", "w", zipfile.ZIP_STORED) as archive:
             for path in stored:
-                entry = zipfile.ZipInfo(path.relative_to(copy.parent).as_posix())  # of 1980
+                entry = zipfile.ZipInfo(path.relative_to(copy).as_posix())  # of 1980
                 entry.external_attr = 0o644 << 16
                 with path.open("rb") as source, archive.open(entry, "w", force_zip64=True) as sink:
                     shutil.copyfileobj(source, sink, 1 << 20)

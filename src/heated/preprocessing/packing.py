@@ -54,23 +54,20 @@ def pack(
                 f"{folder.parent}: got {free / 2**20:.0f} MiB of free space, expected "
                 f"{needed / 2**20:.0f} MiB for {count} images. Free some, or lower packing.size."
             )
-        try:
-            images = decode_all(samples.contents(), partial(decode, **options), workers)
-            errors = write_images(temporary / "images.npy", images, shape)
-            report_damaged(errors, samples, max_damaged_images)
-            kept = np.isin(np.arange(count), list(errors), invert=True)
-            masks = {name: mask & kept for name, mask in split.masks().items()}
-            check_split(samples, Split(**masks, tested=split.tested))
-            write_arrays(
-                temporary / "index.npz",
-                labels=samples.labels,
-                class_names=np.array(samples.class_names),
-                tested=np.array(split.tested),
-                damaged=np.array([samples.names[i] for i in sorted(errors)], dtype=np.str_),
-                **masks,
-            )
-        except OSError as error:
-            raise OSError(f"{folder}: cannot pack the images: {error}") from error
+        images = decode_all(samples.contents(), partial(decode, **options), workers)
+        errors = write_images(temporary / "images.npy", images, shape)
+        report_damaged(errors, samples, max_damaged_images)
+        kept = np.isin(np.arange(count), list(errors), invert=True)
+        masks = {name: mask & kept for name, mask in split.masks().items()}
+        check_split(samples, Split(**masks, tested=split.tested))
+        write_arrays(
+            temporary / "index.npz",
+            labels=samples.labels,
+            class_names=np.array(samples.class_names),
+            tested=np.array(split.tested),
+            damaged=np.array([samples.names[i] for i in sorted(errors)], dtype=np.str_),
+            **masks,
+        )
     text = f"{folder}: {count - len(errors)} images of {len(samples.class_names)} classes"
     print(text, *filter(None, [describe_left_out(samples.left_out)]), sep="; ", file=sys.stderr)
 

@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -114,14 +113,15 @@ def build_index(paths: Sequence[Path], model: str, folder: Path) -> int:
     shape = (len(images), embedder.model.architecture.embedding_dim)
     with atomic_write(folder) as temporary:
         temporary.mkdir()
-        array = open_memmap(temporary / ARRAY, "w+", np.dtype(np.float32), shape)
         progress = tqdm(read_images(images), "indexing", len(images), unit="image", disable=None)
         packed = (embedder.pack(content, str(image)) for image, content in progress)
-        for start in range(0, len(images), BATCH):
-            array[start : start + BATCH] = embedder.embed_packed(islice(packed, BATCH))
-        array.flush()
+        with (temporary / ARRAY).open("wb") as file:  # a map on a full disk would end the process
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for _ in range(0, len(images), BATCH):
+                file.write(embedder.embed_packed(islice(packed, BATCH)).tobytes())
         if len(images) >= MANY:
-            write_faiss(temporary / FAISS, array)
+            write_faiss(temporary / FAISS, np.load(temporary / ARRAY, mmap_mode="r"))
         name = str(Path(model).absolute()) if Path(model).exists() else model
         content = {"model": name, "digest": embedder.digest, "images": images}
         write_json(temporary / RECORD, content)
