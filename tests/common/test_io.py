@@ -130,7 +130,11 @@ def test_on_a_full_disk_the_error_names_the_file_and_the_old_one_stays(tmp_path,
 
 
 def test_errors_name_the_users_path_in_place_of_a_temporary_one(tmp_path):
-    for error in (InputError("a.part/x is damaged"), OSError("a.part/x"), OSError(5, "y", "a.part")):
+    for error in (
+        InputError("a.part/x is damaged"),
+        OSError("a.part/x"),
+        OSError(5, "y", "a.part"),
+    ):
         with pytest.raises(type(error)) as caught, rename_in_errors(Path("a.part"), Path("mine")):
             raise error
         assert "mine" in str(caught.value)

@@ -47,16 +47,20 @@ def redact_url(address: str) -> str:
 
 
 def redacted_message(error: BaseException, address: str) -> str:
-    """Return an error's text without secrets of an address; only its type if it has them in parts.
+    """Return an error's text without the secrets of an address.
 
-    Libraries quote addresses, or name only a part of them.
+    It is only the error's type if the text has them in another form: libraries quote addresses, or
+    name a part of them.
     """
-    text = str(error).replace(address, redact_url(address))
+    redacted = redact_url(address)
+    text = str(error).replace(address, redacted)
     _, _, rest = address.partition("://")
     user, _, host = rest.rpartition("@")
     secrets = {user, user.partition(":")[2], host.partition("?")[2]}
     forms = {form(secret) for secret in secrets - {""} for form in (str, quote, unquote)}
-    return type(error).__name__ if any(form in text for form in forms) else text
+    if redacted.endswith("://...") or any(form in text for form in forms):
+        return type(error).__name__
+    return text
 
 
 def run(main: Callable[..., None], parser: ArgumentParser | None = None) -> None:

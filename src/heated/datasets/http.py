@@ -95,7 +95,7 @@ def get(url: str, headers: dict[str, str]) -> requests.Response:
     """Return the response after redirects; raise DownloadFailed if its status is not 200 or 206."""
     try:
         response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
-    except (requests.RequestException, HTTPError) as error:
+    except (requests.RequestException, HTTPError, ValueError) as error:  # the last for bad URLs
         cause = getattr(error.args[0] if error.args else error, "reason", None) or error
         temporary = isinstance(error, (ConnectionError, Timeout, HTTPError))
         temporary &= not (isinstance(error, SSLError) and "CERTIFICATE_VERIFY" in str(error))
