@@ -86,12 +86,13 @@ def test_the_kind_is_that_of_the_content_whatever_the_name_and_the_last_member(t
 
 
 def test_what_was_saved_in_place_of_an_archive_is_named(tmp_path):
+    damaged = r"is damaged or no archive, expected a \.zip"
     for content, message in {
-        b"<!DOCTYPE html><title>Quota exceeded</title>": "is damaged or no archive, expected a .zip",
-        b"7z\xbc\xaf\x27\x1c" + bytes(99): "is damaged or no archive, expected a .zip",
-        b"": "is damaged or no archive, expected a .zip",
+        b"<!DOCTYPE html><title>Quota exceeded</title>": damaged,
+        b"7z\xbc\xaf\x27\x1c" + bytes(99): damaged,
+        b"": damaged,
         b"version https://git-lfs.github.com/spec/v1\n": r"pointer of Git LFS.*git lfs pull",
-        gzip.compress(b"no tar" * 999): "is damaged or no archive, expected a .zip",
+        gzip.compress(b"no tar" * 999): damaged,
     }.items():
         (tmp_path / "mine.zip").write_bytes(content)
         assert not archives.is_archive(tmp_path / "mine.zip")

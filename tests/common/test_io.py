@@ -2,15 +2,14 @@ import csv
 import hashlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import zipfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from layouts import full_disk
 
 from heated.common.errors import InputError
 from heated.common.io import (
@@ -93,17 +92,6 @@ def test_a_name_with_characters_of_patterns_and_addresses_is_only_a_name(tmp_pat
     assert (tmp_path / ".*.my notes.part").exists()
 
 
-@contextmanager
-def full_disk(size):
-    """Let no file of this process grow beyond a size, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 WRITES = {
     "a.json": lambda path: write_json(path, ["x" * 99_999]),
     "a.csv": lambda path: write_csv(path, [{"x": "y" * 99_999}]),
@@ -122,9 +110,9 @@ def test_on_a_full_disk_the_error_names_the_file_and_the_old_one_stays(tmp_path,
     assert path.read_text() == "old"
     assert names(path.parent) == [name]
     folder = tmp_path / "folder"
-    with full_disk(1000), pytest.raises(OSError, match=r"\[Errno") as caught:
-        with atomic_write(folder) as temporary:
-            WRITES[name](temporary / name)
+    raises = pytest.raises(OSError, match=r"\[Errno")
+    with full_disk(1000), raises as caught, atomic_write(folder) as temporary:
+        WRITES[name](temporary / name)
     assert f"'{folder / name}'" in str(caught.value)
     assert not folder.exists()
 
