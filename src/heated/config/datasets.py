@@ -117,9 +117,9 @@ class Packing(StrictModel):
     split: Annotated[NamedConfig, base.choice(SPLIT_OPTIONS)]
     validation: Validation | None
 
-    def image_shape(self) -> tuple[int, int, int]:
+    def image_shape(self) -> list[int]:
         """Return height, width and channels of a packed image."""
-        return self.size, self.size, 3 if self.color_mode == "rgb" else 1
+        return [self.size, self.size, 3 if self.color_mode == "rgb" else 1]
 
 
 class Training(StrictModel):
