@@ -13,11 +13,11 @@ from heated.common.errors import InputError
 
 MAX_MEMBER_BYTES = 1 << 30
 MAX_HEADER_BYTES = 1 << 20  # of a tar: a long name, or attributes
-MAX_RATIO = 100  # unpacked bytes of what is read to bytes of the archive
+MAX_RATIO = 100  # unpacked bytes of the members read to bytes of the archive
 MIN_TOTAL_BYTES = 1 << 30  # an archive may always unpack to this size
 BUFFER_BYTES = 1 << 20
 ZIP_STARTS = (b"PK\3\4", b"PK\5\6")
-LFS_START = b"version https://git-lfs"  # of the pointer that stands for a file
+LFS_START = b"version https://git-lfs"  # of a pointer in place of a file
 UTF8_FLAG = 0x800
 HEADER_TYPES = (
     tarfile.GNUTYPE_LONGNAME,
@@ -76,14 +76,14 @@ def read_members(path: Path, members: Collection[str]) -> Iterator[tuple[str, by
         if name not in members:
             continue
         if name not in missing:
-            raise InputError(f"{path}: got {name!r} twice, expected each name once. Pack it anew.")
+            raise InputError(f"{path}: got {name!r} twice, expected each name once. Pack it again.")
         missing.remove(name)
         total += size
         if size > MAX_MEMBER_BYTES or total > limit:
             got = f"{total} bytes up to the member {name!r}"
             raise InputError(
                 f"{path}: got {got}, expected at most {MAX_MEMBER_BYTES} per member and {limit} in "
-                f"all, {MAX_RATIO} times the archive. Leave out what is no image."
+                f"all, {MAX_RATIO} times the archive. Leave out other files."
             )
         with wrap_archive_errors(path):
             unpacked = content()

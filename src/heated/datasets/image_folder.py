@@ -318,7 +318,7 @@ def store_copy(copy: Path, raw: Path) -> Path:
 
 
 def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the images and tables inside a folder, sorted by name, and what is left out.
+    """Return the images and tables inside a folder, sorted by name, and the paths left out.
 
     A link to a directory, which may be a cycle, and a name that is not UTF-8 are errors.
     """
