@@ -22,6 +22,7 @@ def main(dataset: str, method: str) -> None:
     seeds = {}
     for path in sorted(require_output(folder / "models", "train").glob("seed-*.safetensors")):
         model = embedding_model.load_model_with_loss(path, device)
+        embedding_model.check_image_shape(path, model, data.images.shape[1:])
         seeds[path.stem.removeprefix("seed-")] = gradients_by_kind(model, images, labels, **study)
     write_json(folder / "gradients.json", {"seeds": seeds})
 

@@ -35,7 +35,7 @@ def test_files_are_json_and_hold_no_more_than_their_stage_needs():
         "packing/digits.json": "source packing",
         "evaluation/digits.json": "evaluation threads",
         "threads.json": "threads",
-        "runs/digits/hbn.json": "settings seeds threads tags tuned",
+        "runs/digits/hbn.json": "image_shape settings seeds threads tags tuned",
     }.items():
         assert FILES[name].keys() == {*keys.split()}
     assert not FILES["runs/digits/hbn.json"]["tuned"]
