@@ -17,6 +17,7 @@ from heated.common.errors import InputError
 from heated.common.samples import Content
 
 MAX_PIXELS = 89_000_000  # of one image; Pillow's own limit is as high
+MAX_SIDE = 1_000_000  # pixels; to resize, Pillow needs some 50 bytes for each
 PNG_START, PNG_TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 CHANNELS = {"rgb": 3, "gray": 1, "inverted": 1}
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
@@ -79,6 +80,8 @@ def open_image(content: bytes, size: int) -> Image.Image:
             raise DamagedImage(
                 f"got {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}"
             )
+        if max(image.size) > MAX_SIDE:
+            raise DamagedImage(f"got a side of {max(image.size)} pixels, expected <= {MAX_SIDE}")
         image.draft(None, (2 * size, 2 * size))
         image.load()
         return to_8_bit(image)
