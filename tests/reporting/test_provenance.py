@@ -42,6 +42,8 @@ def test_the_caption_names_the_classes_and_k_means_and_unanswerable_queries_if_a
     assert caption.startswith(f"Measured on the test classes: {part}; trained on {part}.")
     assert "k-means" not in caption
     assert "queries" not in caption
+    assert "†: the interval has values outside [0, 100]." in caption
+    assert "†" not in table_caption(results[:1])  # of one seed
     fold = "validation classes, fold 1 of 5 of the training classes"
     validated = with_record(results[0], split={**SPLIT, "tested": fold})
     assert table_caption([validated]).startswith(f"Measured on the {fold}: 20 images")

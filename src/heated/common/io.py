@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from errno import EISDIR, ENOTDIR
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,6 +62,36 @@ def require_output(path: Path, stage: str) -> Path:
     return path
 
 
+# The stages that write the files and folders of these names.
+WRITERS = {
+    "resolved": "resolve",
+    "raw": "download",
+    "packed": "split",
+    "tuned.json": "tune",
+    **dict.fromkeys(("models", "history.csv", "provenance.json"), "train"),
+    "embeddings": "embed",
+    "metrics.json": "evaluate",
+    "gradients.json": "gradients",
+}
+
+
+@contextmanager
+def wrap_damage(path: Path, advice: str = "Make it again.") -> Iterator[None]:
+    """Raise InputError with the path, and the stage that writes it, for any error in its bytes."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # on damaged bytes, readers raise about every kind there is
+        if isinstance(error, OSError) and error.errno not in (None, EISDIR, ENOTDIR):  # of the disk
+            raise
+        stage = next((WRITERS[part] for part in reversed(path.parts) if part in WRITERS), None)
+        if stage:
+            advice = f"Delete it and run `dvc repro`, which runs the stage '{stage}' again."
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{path} is damaged ({reason}). {advice}") from error
+
+
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as file:
@@ -73,9 +104,13 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Return the value in a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; raise InputError if it is damaged, or another value."""
+    with wrap_damage(path):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"got {type(value).__name__}, expected a JSON object")
+        return value
 
 
 def write_text(path: Path, text: str) -> None:
@@ -101,8 +136,8 @@ def write_arrays(path: Path, **arrays: ArrayLike) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return every array of an .npz file; raise ValueError if it contains pickled objects."""
-    with np.load(path, allow_pickle=False) as arrays:
+    """Return every array of an .npz file; raise InputError if it is damaged, or has objects."""
+    with wrap_damage(path), np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
 
 
@@ -193,7 +228,8 @@ def write_history(path: Path, histories: Mapping[int, Sequence[Row]]) -> None:
 def read_history(path: Path) -> History:
     """Return the rows of each seed: epochs as int, other values as float, no empty cells."""
     histories: History = {}
-    with require_output(path, "train").open(encoding="utf-8", newline="") as file:
+    require_output(path, "train")
+    with wrap_damage(path), path.open(encoding="utf-8", newline="") as file:
         for cells in csv.DictReader(file):
             seed = int(cells.pop("seed"))
             row = {key: float(cell) for key, cell in cells.items() if cell != ""}
