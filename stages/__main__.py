@@ -33,7 +33,9 @@ from stages.fork_server import ADDRESS
 RUN_STAGES = ("tune", "train", "embed", "evaluate", "gradients")  # in their order
 DVC = (sys.executable, "-m", "dvc")
 LOCK, LOCK_COPY = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock.copy")
-LOCK_END = re.compile(r"\n      (md5|size|nfiles|isexec): \S+\n\Z")  # of the last stage's last output
+LOCK_END = re.compile(
+    r"\n      (md5|size|nfiles|isexec): \S+\n\Z"
+)  # of the last stage's last output
 GRACE = 35  # seconds from SIGINT to SIGKILL; torchrun ends its workers within 30
 
 popen_lock = threading.Lock()

@@ -78,13 +78,13 @@ method & n & R@1 & MAP@R & NMI, geometric & intra-class variance $\downarrow$ \\
 \midrule
 \multicolumn{6}{l}{\emph{Main table}} \\
 hbn & 1 & \textbf{75.00} & \textbf{25.00} & \textbf{50.00} & \textbf{12.50} \\
-bn & 2 & 62.50 $\pm$ 158.83 $\dagger$ & 15.00 $\pm$ 63.53 $\dagger$ & 42.50 $\pm$ 31.77 & 30.00 $\pm$ 0.00 \\
+bn & 2 & 62.50 ± 158.83 † & 15.00 ± 63.53 † & 42.50 ± 31.77 & 30.00 ± 0.00 \\
 \midrule
 \multicolumn{6}{l}{\emph{Constant alphas}} \\
-bn & 2 & 62.50 $\pm$ 158.83 $\dagger$ & 15.00 $\pm$ 63.53 $\dagger$ & 42.50 $\pm$ 31.77 & 30.00 $\pm$ 0.00 \\
+bn & 2 & 62.50 ± 158.83 † & 15.00 ± 63.53 † & 42.50 ± 31.77 & 30.00 ± 0.00 \\
 \bottomrule
 \end{tabular}
-"""
+""".replace("±", r"$\pm$").replace("†", r"$\dagger$")
 
 
 def test_markdown_and_latex_have_one_table_per_study_and_latex_is_escaped(results):

@@ -68,12 +68,17 @@ ADVICE = {
     errno.ENOMEM: LITTLE_MEMORY,
     errno.EROFS: "Use a folder on a file system that can be written.",
     **dict.fromkeys((errno.EACCES, errno.EPERM), "Change its owner or permissions."),
+    errno.EISDIR: "Put the file in place of the folder, or delete it and run `dvc repro`.",
     errno.EMFILE: "Run `ulimit -n 4096`, then the command again.",
     errno.EIO: "Check the disk, and copy the project to another one.",
 }
 TEXTS = {  # of errors by libraries, which have no errno
     errno.ENOSPC: ("No space left on device", "requested and"),  # safetensors, numpy
-    errno.ENOMEM: ("out of memory", "can't allocate memory", "start new thread"),  # torch, threading
+    errno.ENOMEM: (
+        "out of memory",
+        "can't allocate memory",
+        "start new thread",
+    ),  # torch, threading
 }
 
 

@@ -59,7 +59,17 @@ def require_output(path: Path, stage: str) -> Path:
     if not path.exists():
         command = f"dvc repro, or dvc repro -s {stage}"
         raise FileNotFoundError(f"{path} is missing: the stage '{stage}' makes it ({command})")
+    if path.suffix and path.is_dir():
+        advice = f"Delete it and run `dvc repro`, which runs the stage '{stage}' again."
+        raise InputError(f"{path}: got a folder, expected a file. {advice}")
     return path
+
+
+def seed_files(folder: Path, stage: str) -> dict[int, Path]:
+    """Return the files `seed-<s>.*` that a stage wrote, by seed; raise if there is none."""
+    files = sorted(require_output(folder, stage).glob("seed-*.*"))
+    require_output(folder / "seed-*" if not files else files[0], stage)
+    return {int(path.stem.removeprefix("seed-")): path for path in files}
 
 
 # The stages that write the files and folders of these names.

@@ -16,7 +16,6 @@ from ruamel.yaml.scanner import Scanner, ScannerError
 
 from heated.common.errors import InputError, suggestion
 
-
 MAX_DEPTH = 100  # of nested mappings and lists; deeper ones take minutes and fill memory
 MAX_BYTES = 1 << 18  # of a file; a larger one takes many seconds to parse
 
@@ -98,7 +97,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         advice = "Run stages from the project's root, which contains it."
         raise ParamsError(f"{path} is missing. {advice}") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        advice = "Save the file as UTF-8."
+        raise ParamsError(f"{path}: cannot be read as YAML: {error}. {advice}") from None
+    except YAMLError as error:
         if isinstance(error, MarkedYAMLError):
             error.note = None  # advises to allow duplicate keys
         raise ParamsError(f"{path}: cannot be read as YAML: {error}") from None
