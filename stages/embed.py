@@ -29,6 +29,7 @@ def main(dataset: str, method: str) -> None:
         folder.mkdir()
         for path in seed_files(files / "models", "train").values():
             model = embedding_model.load_model(path, device)
+            embedding_model.check_image_shape(path, model, data.images.shape[1:])
             embeddings = embedding_model.embed(model, images).cpu().numpy()
             output = folder / f"{path.stem}.npz"
             write_arrays(output, embeddings=embeddings, labels=labels, **masks)

@@ -22,6 +22,7 @@ def main(dataset: str, method: str) -> None:
     seeds = {}
     for seed, path in seed_files(folder / "models", "train").items():
         model = embedding_model.load_model_with_loss(path, device)
+        embedding_model.check_image_shape(path, model, data.images.shape[1:])
         seeds[str(seed)] = gradients_by_kind(model, images, labels, **study)
     write_json(folder / "gradients.json", {"seeds": seeds})
 

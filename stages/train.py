@@ -24,7 +24,8 @@ def main(dataset: str, method: str) -> None:
     recipe, cache = Recipe.from_settings(settings | here), io.project_root() / "checkpoints"
     runs = map(io.read_json, sorted((io.RESOLVED / "runs" / dataset).glob("*.json")))
     siblings = [Recipe.from_settings(each["settings"] | here) for each in runs]
-    data, digest = packed_dataset.load_packed(packed), packed_dataset.packed_sha256(packed)
+    data = packed_dataset.load_packed(packed, config["image_shape"])
+    digest = packed_dataset.packed_sha256(packed)
     training_run = TrainingRun(recipe, data, digest, device, cache, siblings, **side["checkpoints"])
     provenance = make_provenance(training_run, config["tags"], settings | here)
     live = LiveLogger(provenance, tracking["enabled"] and is_main_process(), tracking["interval_s"])

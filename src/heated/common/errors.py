@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from safetensors import SafetensorError
 
@@ -38,11 +38,33 @@ def redact_url(address: str) -> str:
     >>> redact_url("https://me:secret@example.org/a?token=b"), redact_url("../mirror")
     ('https://example.org/a?...', '../mirror')
     """
-    if "://" not in address:
+    scheme, separator, _ = address.partition("://")
+    if not separator:
         return address
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+        _ = parts.port  # no number if a password has a slash, which ends the host's part
+    except ValueError:
+        return f"{scheme}://..."
     query = "?..." if parts.query else ""
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{query}"
+
+
+def redacted_message(error: BaseException, address: str) -> str:
+    """Return an error's text without the secrets of an address.
+
+    It is only the error's type if the text has them in another form: libraries quote addresses, or
+    name a part of them.
+    """
+    redacted = redact_url(address)
+    text = str(error).replace(address, redacted)
+    _, _, rest = address.partition("://")
+    user, _, host = rest.rpartition("@")
+    secrets = {user, user.partition(":")[2], host.partition("?")[2]}
+    forms = {form(secret) for secret in secrets - {""} for form in (str, quote, unquote)}
+    if redacted.endswith("://...") or any(form in text for form in forms):
+        return type(error).__name__
+    return text
 
 
 def run(main: Callable[..., None], parser: ArgumentParser | None = None) -> None:

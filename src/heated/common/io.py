@@ -1,11 +1,13 @@
 """Read and write files, as a whole: a temporary name, then a rename; and the stages' paths."""
 
 import csv
+import glob
 import hashlib
 import io
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from errno import EISDIR, ENOTDIR
@@ -26,6 +28,19 @@ def project_root() -> Path:
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 
+def expand_home(path: str) -> Path:
+    """Return a path with the home directory in place of ~, or raise InputError."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: {error}. Use an absolute path.") from error
+
+
+def project_path(path: str) -> Path:
+    """Return a path that a user set: absolute, of the home directory (~), or of the project."""
+    return project_root() / expand_home(path)
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path, which is renamed to `path` at the end, or removed on an error.
@@ -34,16 +49,36 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    for part in path.parent.glob(f".{path.name}.*.part"):  # of killed processes
-        if part == temporary or not psutil.pid_exists(int(part.name.split(".")[-2])):
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):  # of killed processes
+        process = part.name.split(".")[-2]
+        if part == temporary or (process.isdecimal() and not psutil.pid_exists(int(process))):
             remove(part)
     try:
-        yield temporary
-        if temporary.is_dir() and path.is_dir():
-            shutil.rmtree(path)
-        temporary.replace(path)
+        with rename_in_errors(temporary, path):
+            yield temporary
+            if temporary.is_dir() and path.is_dir():
+                shutil.rmtree(path)
+            temporary.replace(path)
     finally:
         remove(temporary)
+
+
+@contextmanager
+def rename_in_errors(old: Path, new: Path) -> Iterator[None]:
+    """Let errors name the path `new`, which the user knows, in place of `old`.
+
+    An error of the system that names no file, such as that of a full disk, gets the name `new`.
+    """
+    try:
+        yield
+    except (InputError, OSError) as error:
+        names = (str(old), str(new))
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = str(error.filename or new).replace(*names)
+            error.filename2 = None
+        else:
+            error.args = tuple(a.replace(*names) if isinstance(a, str) else a for a in error.args)
+        raise
 
 
 def remove(path: Path) -> None:
@@ -140,15 +175,26 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_arrays(path: Path, **arrays: ArrayLike) -> None:
-    """Write named arrays as .npz, without pickle."""
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    """Write named arrays as .npz, without pickle; equal arrays give equal bytes.
+
+    The headers of np.savez depend on the patch version of Python.
+    """
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, values in arrays.items():
+            array = np.asanyarray(values)
+            entry = zipfile.ZipInfo(f"{name}.npy")  # of 1980
+            entry.file_size = array.nbytes
+            with archive.open(entry, "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Return every array of an .npz file; raise InputError if it is damaged, or has objects."""
-    with wrap_damage(path), np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    with wrap_damage(path), path.open("rb") as file:
+        if not zipfile.is_zipfile(file):  # np.load would advise to load objects
+            raise ValueError("expected an .npz file")
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
 
 
 # Names in files of earlier versions, and their names now.
@@ -244,6 +290,8 @@ def read_history(path: Path) -> History:
             seed = int(cells.pop("seed"))
             row = {key: float(cell) for key, cell in cells.items() if cell != ""}
             histories.setdefault(seed, []).append({**row, "epoch": int(cells["epoch"])})
+        if not histories:
+            raise ValueError("got no rows")
     return histories
 
 

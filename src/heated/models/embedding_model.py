@@ -177,11 +177,21 @@ def load_as(cls: type[AnyModel], path: Path, device: torch.device) -> AnyModel:
                     name = name.replace(former, current)
                 if cls is ModelWithLoss or not name.startswith("head."):
                     weights[name] = file.get_tensor(key)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        architecture["image_shape"] = tuple(architecture["image_shape"])
+        model = cls(Architecture(**architecture))
+        model.load_state_dict(weights)
+    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
         problem = f"{path} is damaged, or not a model of the stage 'train': {error!r}."
         advice = "Name another file, or delete it and run `dvc repro`."
         raise InputError(f"{problem} {advice}") from error
-    architecture["image_shape"] = tuple(architecture["image_shape"])
-    model = cls(Architecture(**architecture))
-    model.load_state_dict(weights)
     return model.to(device).eval()
+
+
+def check_image_shape(path: Path, model: EmbeddingModel, shape: tuple[int, ...]) -> None:
+    """Raise InputError if a model was trained on images of another shape."""
+    expected = model.architecture.image_shape
+    if shape != expected:
+        raise InputError(
+            f"{path} was trained on images of {expected}, and packing makes {shape}. Use "
+            "the packing of the model's data set, or train again by `dvc repro`."
+        )
