@@ -140,7 +140,7 @@ def test_every_row_has_the_epochs_alpha_temperature_and_lr():
     alphas, lrs, model, steps = [16.0, 4.0, 2.0], [0.1, 0.01, 0.02], make_model(), []
 
     def on_step_end(state):
-        steps.append((len(state.history), state.step, model.head.alpha.item()))
+        steps.append((len(state.history), state.step, model.head.alpha))
 
     rows = fit(model, alphas=alphas, lrs=lrs, hooks={"on_step_end": on_step_end})
     assert [row["epoch"] for row in rows] == [0, 1, 2]

@@ -51,7 +51,7 @@ def train(
     for epoch in tqdm(epochs, f"seed {state.seed}", unit="epoch", disable=disable):
         alpha, lr, is_evaluated = epoch_values[epoch]
         head = state.model.head
-        if alpha is not None:
+        if alpha is not None and state.step == 0:  # else restored, perhaps with a learned factor
             head.alpha = alpha
         for group in state.optimizer.param_groups:
             group["lr"] = lr * group["lr_mult"]
@@ -59,7 +59,7 @@ def train(
         loss, correct, finite_steps = state.sums.tolist()
         row: Row = {"epoch": epoch}
         if not isinstance(head, PMLLoss):
-            row |= {"alpha": head.alpha.item(), "temperature": 1 / head.alpha.item()}
+            row |= {"alpha": (scale := head.alpha), "temperature": 1 / scale}
         row["lr"] = lr
         if not math.isfinite(loss):
             raise FloatingPointError(
