@@ -58,8 +58,8 @@ def read_results(runs: Path, dataset: str, methods: Sequence[str]) -> list[RunRe
     found = []
     for folder in (runs / dataset / method for method in methods):
         metrics = read_json(require_output(folder / "metrics.json", "evaluate"))
-        history = read_history(folder / "history.csv")
         record = read_json(require_output(folder / "provenance.json", "train"))
+        history = read_history(folder / "history.csv", record["params"].get("epochs"))
         tuned = read_json(folder / "tuned.json") if (folder / "tuned.json").exists() else {}
         found.append(RunResult(dataset, folder.name, folder, metrics, history, record, tuned))
     return found
