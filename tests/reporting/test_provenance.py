@@ -18,8 +18,8 @@ def test_every_fact_has_its_distinct_values(results):
     assert facts["training"] == "61 s in total for 3 trainings"
     newer = with_record(results[1], environment={**ENVIRONMENT, "python": "3.12.1"})
     assert dict(collect_provenance([results[0], newer]).facts)["Python"] == "3.11.7, 3.12.1"
-    unknown = with_record(results[0], source={"commit": None, "modified": False})
-    assert ("commit", "not in a git repository") in collect_provenance([unknown]).facts
+    unknown = with_record(results[0], source={"commit": None, "modified": None})
+    assert ("commit", "unknown") in collect_provenance([unknown]).facts
 
 
 def test_parameters_are_listed_once_if_shared_else_by_method(results):

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from errno import EISDIR, ENOTDIR
+from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -278,11 +279,35 @@ class NullLogger:
 
 def write_history(path: Path, histories: Mapping[int, Sequence[Row]]) -> None:
     """Write CSV with columns seed, epoch and all other keys; missing keys are empty cells."""
+    check_histories(path, histories)
     write_csv(path, [{"seed": seed, **row} for seed, rows in histories.items() for row in rows])
 
 
-def read_history(path: Path) -> History:
-    """Return the rows of each seed: epochs as int, other values as float, no empty cells."""
+def check_histories(
+    path: Path, histories: Mapping[int, Sequence[Row]], epochs: int | None = None
+) -> None:
+    """Raise InputError unless every seed has finite values in all epochs, as many as the first."""
+    lengths = [len(rows) for rows in histories.values()] or [0]
+    expected = lengths[0] if epochs is None else epochs
+    advice = "Delete it and run `dvc repro`, which runs the stage 'train' again."
+    for seed, rows in histories.items():
+        found = [row["epoch"] for row in rows]
+        if found != [*range(expected)]:
+            problem = f"seed {seed}: got epochs {found}, expected 0 to {expected - 1}"
+            raise InputError(f"{path}: {problem}. {advice}")
+        bad = [f"{key} {row[key]}" for row in rows for key in row if not isfinite(row[key])]
+        if bad:
+            problem = f"seed {seed}: got {', '.join(bad)}, expected finite numbers"
+            raise InputError(f"{path}: {problem}. {advice}")
+    if not expected or not histories:
+        raise InputError(f"{path}: got no epochs, expected those of every seed. {advice}")
+
+
+def read_history(path: Path, epochs: int | None = None) -> History:
+    """Return the rows of each seed: epochs as int, other values as float, no empty cells.
+
+    Raises InputError if a seed lacks epochs or values are not finite; see `check_histories`.
+    """
     histories: History = {}
     require_output(path, "train")
     with wrap_damage(path), path.open(encoding="utf-8", newline="") as file:
@@ -290,8 +315,7 @@ def read_history(path: Path) -> History:
             seed = int(cells.pop("seed"))
             row = {key: float(cell) for key, cell in cells.items() if cell != ""}
             histories.setdefault(seed, []).append({**row, "epoch": int(cells["epoch"])})
-        if not histories:
-            raise ValueError("got no rows")
+    check_histories(path, histories, epochs)
     return histories
 
 

@@ -66,8 +66,8 @@ def read_results(runs: Path, dataset: str, methods: Sequence[str]) -> list[RunRe
     found = []
     for folder in folders:
         metrics = read_json(require_output(folder / "metrics.json", "evaluate"))
-        history = read_history(folder / "history.csv")
         record = read_json(require_output(folder / "provenance.json", "train"))
+        history = read_history(folder / "history.csv", record["params"].get("epochs"))
         tuned = read_json(folder / "tuned.json") if (folder / "tuned.json").exists() else {}
         found.append(RunResult(dataset, folder.name, folder, metrics, history, record, tuned))
         check_seeds(found[-1])
@@ -163,8 +163,9 @@ def collect_provenance(results: Sequence[RunResult]) -> Provenance:
     records = [result.record for result in results]
     facts = {key: sorted({str(each["environment"][key]) for each in records}) for key in FACTS}
     sources = [record["source"] for record in records]
-    commits = {s["commit"] and s["commit"][:12] + " with changes" * s["modified"] for s in sources}
-    facts["commit"] = sorted(each or "not in a git repository" for each in commits)
+    words = {True: " with changes", False: "", None: ", unknown whether with changes"}
+    commits = {s["commit"] and s["commit"][:12] + words[s["modified"]] for s in sources}
+    facts["commit"] = sorted(each or "unknown" for each in commits)
     facts["data SHA-256"] = sorted({record["data_sha256"] for record in records})
     seconds = [seed["seconds"] for record in records for seed in record["seeds"].values()]
     facts["training"] = [f"{sum(seconds):.0f} s in total for {len(seconds)} trainings"]
