@@ -152,11 +152,6 @@ def test_the_pipeline_runs_in_a_folder_of_any_name_below_another_repository(tmp_
     shutil.rmtree(folder / ".git")
     outer.edit(SHORT)
     outer.run("git", "init", "--quiet", str(folder.parent))
-    outer.run(
-        "bash",
-        "-c",
-        "rm -r .dvc/tmp; dvc init --subdir --force --quiet && git checkout .dvc || true",
-    )
     outer.run("python", "-m", "stages", "2", HEATED_TRACKING="off")
     assert "up to date" in outer.run("python", "-m", "stages", "2", HEATED_TRACKING="off")
     assert (folder / "report/index.html").exists()
