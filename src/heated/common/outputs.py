@@ -1,6 +1,6 @@
-"""Compare outputs with the digests that DVC recorded, and let DVC see what was changed in place.
+"""Compare outputs with the digests that DVC recorded, and let DVC see files changed in place.
 
-DVC trusts what it knows: a file whose time, size and inode are as before, and a read-only object in
+DVC trusts a file whose time, size and inode are as before, and a read-only object of
 its cache, which may be the same file as an output.
 """
 

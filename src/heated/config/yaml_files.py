@@ -92,7 +92,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = path.read_bytes()
         if len(content) > MAX_BYTES:
             got = f"got {len(content)} bytes, expected at most {MAX_BYTES}"
-            raise ParamsError(f"{path}: {got}. Remove what is no parameter.")
+            raise ParamsError(f"{path}: {got}. Remove all but the parameters.")
         raw = strict_yaml().load(content.decode())
     except FileNotFoundError:
         advice = "Run stages from the project's root, which contains it."

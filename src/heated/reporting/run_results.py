@@ -74,7 +74,7 @@ def read_results(runs: Path, dataset: str, methods: Sequence[str]) -> list[RunRe
     return found
 
 
-RECORD = {  # types of what the report shows of a run's provenance
+RECORD = {  # types of the parts of a provenance that the report shows
     **dict.fromkeys(("params", "seeds", "environment", "source", "split"), dict),
     **dict.fromkeys(("method", "data_sha256"), str),
 }
