@@ -127,7 +127,7 @@ def test_an_interrupted_training_resumes_with_bit_identical_results(tmp_path, la
     assert [row["epoch"] for row in rows] == list(range(6))
     assert weights == expected
     whole, resumed = (read_arrays(tmp_path / name / "seed-0.npz") for name in "ab")
-    assert whole["epochs"].tolist() == [1, 3, 5]
+    assert whole["epochs"].tolist() == [1, 2, 3, 5]  # alpha changes in epoch 3
     assert whole["labels"].tolist() == [1] * 6 + [2] * 6
     with torch.inference_mode():
         model = load_model(tmp_path / "a" / "seed-0.safetensors", CPU)

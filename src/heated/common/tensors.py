@@ -38,7 +38,10 @@ def write_tensors(
     # within the record, as safetensors writes several texts in a random order
     text = json.dumps({**record, DIGEST: content_sha256(kept, record)})
     with atomic_write(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # by the user's umask; safetensors lets only the owner read
         save_file(kept, temporary, {name: text})
+        temporary.chmod(mode)
 
 
 def read_tensors(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
