@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -129,14 +130,27 @@ def test_errors_name_the_users_path_in_place_of_a_temporary_one(tmp_path):
         assert "part" not in str(caught.value)
 
 
+write_object = partial(write_json, value={"a": [1, 2]})
 DAMAGED = {  # by name: how to write it, and to read it
     "data/packed/digits/index.npz": (WRITES["a.npz"], read_arrays, "split"),
-    "data/resolved/runs/digits/hbn.json": (WRITES["a.json"], read_json, "resolve"),
+    "data/resolved/runs/digits/hbn.json": (
+        partial(write_json, value={"a": [1, 2]}),
+        read_json,
+        "resolve",
+    ),
     "runs/digits/hbn/embeddings/seed-0.npz": (WRITES["a.npz"], read_arrays, "embed"),
-    "runs/digits/hbn/metrics.json": (WRITES["a.json"], read_json, "evaluate"),
-    "runs/digits/hbn/provenance.json": (WRITES["a.json"], read_json, "train"),
+    "runs/digits/hbn/metrics.json": (
+        partial(write_json, value={"a": [1, 2]}),
+        read_json,
+        "evaluate",
+    ),
+    "runs/digits/hbn/provenance.json": (
+        partial(write_json, value={"a": [1, 2]}),
+        read_json,
+        "train",
+    ),
     "runs/digits/hbn/history.csv": (
-        lambda path: write_text(path, "seed,epoch,loss\n0,1,0.5\n"),
+        lambda path: write_text(path, "seed,epoch,loss\n0,0,0.5\n"),
         read_history,
         "train",
     ),

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from damages import DAMAGES
 from recipes import make_recipe
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from heated.common.errors import InputError
 from heated.data.packed_dataset import InMemoryImages, MemmapImages
@@ -197,8 +198,27 @@ def test_images_of_another_shape_than_the_models_are_refused():
         check_image_shape(Path("seed-0.safetensors"), model, (16, 16, 1))
 
 
+def test_a_model_with_any_changed_bit_is_rejected(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_model(path, train_model(make_model()))
+    content = path.read_bytes()
+    for number, damage in enumerate(DAMAGES):
+        path.write_bytes(damage(content))
+        assert path.read_bytes() != content, number
+        with pytest.raises(InputError, match="model.safetensors is damaged, or not a model"):
+            load_model(path, CPU)
+
+
 def test_other_files_and_missing_ones_are_rejected(tmp_path):
     path = tmp_path / "model.safetensors"
+    save_formerly(path, make_model())
+    with safe_open(path, "pt") as file:
+        weights, metadata = load_file(path), file.metadata()
+    for changes in ({"embedding_dim": 5}, {"unknown": 1}, {"backbone": {"name": "x"}}):
+        text = json.dumps(json.loads(metadata["architecture"]) | changes)
+        save_file(weights, path, {"architecture": text})
+        with pytest.raises(InputError, match="is damaged, or not a model of the stage 'train'"):
+            load_model(path, CPU)
     save_file({"a": torch.zeros(2)}, path)  # another program's
     for content in (path.read_bytes(), b"", b"no model"):
         path.write_bytes(content)

@@ -10,6 +10,8 @@ import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from errno import EISDIR, ENOTDIR
+from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -93,7 +95,17 @@ def require_output(path: Path, stage: str) -> Path:
     if not path.exists():
         command = f"dvc repro, or dvc repro -s {stage}"
         raise FileNotFoundError(f"{path} is missing: the stage '{stage}' makes it ({command})")
+    if path.suffix and path.is_dir():
+        advice = f"Delete it and run `dvc repro`, which runs the stage '{stage}' again."
+        raise InputError(f"{path}: got a folder, expected a file. {advice}")
     return path
+
+
+def seed_files(folder: Path, stage: str) -> dict[int, Path]:
+    """Return the files `seed-<s>.*` that a stage wrote, by seed; raise if there is none."""
+    files = sorted(require_output(folder, stage).glob("seed-*.*"))
+    require_output(folder / "seed-*" if not files else files[0], stage)
+    return {int(path.stem.removeprefix("seed-")): path for path in files}
 
 
 # The stages that write the files and folders of these names.
@@ -117,7 +129,7 @@ def wrap_damage(path: Path, advice: str = "Make it again.") -> Iterator[None]:
     except (InputError, MemoryError):
         raise
     except Exception as error:  # on damaged bytes, readers raise about every kind there is
-        if isinstance(error, OSError) and error.errno is not None:  # of the disk
+        if isinstance(error, OSError) and error.errno not in (None, EISDIR, ENOTDIR):  # of the disk
             raise
         stage = next((WRITERS[part] for part in reversed(path.parts) if part in WRITERS), None)
         if stage:
@@ -138,10 +150,13 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Return the value in a JSON file; raise InputError if it is damaged."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; raise InputError if it is damaged, or another value."""
     with wrap_damage(path):
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"got {type(value).__name__}, expected a JSON object")
+        return value
 
 
 def write_text(path: Path, text: str) -> None:
@@ -264,11 +279,35 @@ class NullLogger:
 
 def write_history(path: Path, histories: Mapping[int, Sequence[Row]]) -> None:
     """Write CSV with columns seed, epoch and all other keys; missing keys are empty cells."""
+    check_histories(path, histories)
     write_csv(path, [{"seed": seed, **row} for seed, rows in histories.items() for row in rows])
 
 
-def read_history(path: Path) -> History:
-    """Return the rows of each seed: epochs as int, other values as float, no empty cells."""
+def check_histories(
+    path: Path, histories: Mapping[int, Sequence[Row]], epochs: int | None = None
+) -> None:
+    """Raise InputError unless every seed has finite values in all epochs, as many as the first."""
+    lengths = [len(rows) for rows in histories.values()] or [0]
+    expected = lengths[0] if epochs is None else epochs
+    advice = "Delete it and run `dvc repro`, which runs the stage 'train' again."
+    for seed, rows in histories.items():
+        found = [row["epoch"] for row in rows]
+        if found != [*range(expected)]:
+            problem = f"seed {seed}: got epochs {found}, expected 0 to {expected - 1}"
+            raise InputError(f"{path}: {problem}. {advice}")
+        bad = [f"{key} {row[key]}" for row in rows for key in row if not isfinite(row[key])]
+        if bad:
+            problem = f"seed {seed}: got {', '.join(bad)}, expected finite numbers"
+            raise InputError(f"{path}: {problem}. {advice}")
+    if not expected or not histories:
+        raise InputError(f"{path}: got no epochs, expected those of every seed. {advice}")
+
+
+def read_history(path: Path, epochs: int | None = None) -> History:
+    """Return the rows of each seed: epochs as int, other values as float, no empty cells.
+
+    Raises InputError if a seed lacks epochs or values are not finite; see `check_histories`.
+    """
     histories: History = {}
     require_output(path, "train")
     with wrap_damage(path), path.open(encoding="utf-8", newline="") as file:
@@ -277,7 +316,8 @@ def read_history(path: Path) -> History:
             row = {key: float(cell) for key, cell in cells.items() if cell != ""}
             histories.setdefault(seed, []).append({**row, "epoch": int(cells["epoch"])})
         if not histories:
-            raise ValueError("got no rows")
+            raise ValueError("got no epochs")
+    check_histories(path, histories, epochs)
     return histories
 
 

@@ -15,7 +15,7 @@ def validate_regex(pattern: str) -> str:
     """Return a regular expression, or raise ValueError if it cannot be compiled."""
     try:
         re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"a regular expression ({error})") from None
     return pattern
 

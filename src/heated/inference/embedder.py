@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from heated.common.errors import InputError
+from heated.common.geometry import l2_normalize
 from heated.common.io import atomic_write, read_json, sha256, with_current_names, write_json
 from heated.common.samples import Content
 from heated.data.packed_dataset import MemmapImages
@@ -68,7 +68,7 @@ class Embedder:
             return np.empty((0, self.model.architecture.embedding_dim), dtype=np.float32)
         batches = MemmapImages(np.stack(packed), np.arange(len(packed)), self.model.device)
         raw = embed(self.model, batches, quiet=True)
-        return F.normalize(raw.double(), dim=1).float().cpu().numpy()
+        return l2_normalize(raw).float().cpu().numpy()
 
 
 def to_content(image: Image) -> Content:
