@@ -14,6 +14,7 @@ from heated.preprocessing.decoding import (
     DamagedImage,
     decode,
     load_image,
+    on_white,
 )
 
 RANDOM = np.random.default_rng(0)
@@ -232,3 +233,15 @@ def test_a_long_thin_image_is_refused_before_it_fills_the_memory():
                 load_image(content, 8)
         else:
             assert load_image(content, 8).size == size
+
+
+def test_a_transparent_image_is_the_same_on_white_by_any_number_of_rows():
+    image = Image.fromarray(RANDOM.integers(0, 256, (20, 30, 4), dtype=np.uint8))
+    palette = flat("P", 1, (30, 20))
+    palette.putpalette(bytes(range(6)))
+    palette.info["transparency"] = 1
+    for each in (image, image.convert("LA"), palette):
+        white = Image.new("RGBA", each.size, "white")
+        whole = Image.alpha_composite(white, each.convert("RGBA")).convert("RGB")
+        for rows in (1, 7, 20, 512):
+            assert np.array_equal(on_white(each, rows), whole)

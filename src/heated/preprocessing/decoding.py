@@ -114,8 +114,17 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise DamagedImage("got floating-point pixels, expected integers")
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        return on_white(image)
     if image.mode == "CMYK" and kind == "JPEG" and "adobe" not in image.info:
         image = ImageChops.invert(image)  # Pillow assumes that every CMYK JPEG is Adobe's
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def on_white(image: Image.Image, rows: int = 512) -> Image.Image:
+    """Convert a transparent image to RGB on white, some rows at a time: copies of it are large."""
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        part = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        white = Image.new("RGBA", part.size, "white")
+        result.paste(Image.alpha_composite(white, part).convert("RGB"), (0, top))
+    return result
