@@ -28,9 +28,9 @@ from heated.inference import embedder
 from heated.models import embedding_model
 from heated.tracking import PublishedRun
 from heated.tracking.__main__ import main
-from heated.tracking.client import open_store
 from heated.tracking.publish import publish_run
 from heated.tracking.pyfunc_model import load_from_mlflow, log_models, save_pyfunc
+from heated.tracking.store import open_store
 
 pytestmark = [
     pytest.mark.mlflow,

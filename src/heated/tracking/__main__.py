@@ -63,7 +63,8 @@ def serve(host: str, port: int, options: list[str]) -> int:
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", *options]
     command += ["--host", host, "--port", str(port)]
     env = os.environ | environment
-    env.pop("MLFLOW_TRACKING_URI", None)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_LOGGING_LEVEL"):
+        env.pop(name, None)
     address = f"http://{host}:{port}"
     with subprocess.Popen(command, env=env, cwd=project_root()) as server:
         try:

@@ -47,6 +47,8 @@ class Experiment:
         if existing is None or existing.lifecycle_stage == "deleted" or len(renamed) == 1:
             existing = renamed[0] if renamed else existing
         self.id = self.create() if existing is None else existing.experiment_id
+        if not self.id:
+            raise InputError(f"MLflow at {store_address()}: got no id, expected an MLflow server.")
         if existing is not None and existing.lifecycle_stage == "deleted":
             raise InputError(self.deleted_message())
         if existing is not None and existing.tags.get(DATASET_TAG) != dataset:
@@ -58,10 +60,7 @@ class Experiment:
         folder = None
         if tracking_uri().startswith("sqlite:"):  # a server keeps artifacts itself
             folder = (project_root() / "mlartifacts" / self.dataset).as_uri()
-        experiment_id = str(self.client.create_experiment(self.dataset, folder, tags))
-        if not experiment_id:
-            raise InputError(f"MLflow at {store_address()}: got no id, expected an MLflow server.")
-        return experiment_id
+        return str(self.client.create_experiment(self.dataset, folder, tags))
 
     def deleted_message(self) -> str:
         """Return how to get a deleted experiment back, or a new one."""

@@ -24,6 +24,7 @@ SETTINGS = {  # MLflow's own retries last minutes and may log the same values tw
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
     "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "30",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # or it prints tracebacks and the store's address
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -43,7 +44,7 @@ ADVICE = {  # by a pattern in an error's message; the first that is found counts
     "such as sqlite:////home/me/mlflow.db, or to a server, such as http://localhost:5000.",
     "code 40[13]|UNAUTHENTICATED|PERMISSION_DENIED": "Set MLFLOW_TRACKING_USERNAME and "
     "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.",
-    "code 4|JSON|not an answer": "Set MLFLOW_TRACKING_URI to the address of an MLflow server.",
+    "code 4|JSON|Failed to parse": "Set MLFLOW_TRACKING_URI to the address of an MLflow server.",
     "": "Start the server or set MLFLOW_TRACKING_URI to another one, and run this again. "
     "It adds only missing runs.",
 }
@@ -82,8 +83,9 @@ def store_error(error: Exception) -> InputError:
 
 
 def error_summary(error: Exception) -> str:
-    """Return an error's first line without secrets."""
-    return redact_secrets(str(error).strip().partition("\n")[0])[:500]
+    """Return an error's first line without secrets, and without SQLAlchemy's remark before it."""
+    lines = re.sub(r"^\(raised as a result.*\n", "", str(error).strip()).splitlines()
+    return redact_secrets(lines[0] if lines else type(error).__name__)[:500]
 
 
 def store_address() -> str:
