@@ -58,7 +58,8 @@ def free_port(host: str, port: int | None) -> int:
 def serve(host: str, port: int, options: list[str]) -> int:
     """Run MLflow's server, print its address when it answers, and return its exit status."""
     # The address is not an argument, which every user of the machine could read.
-    uri = "sqlite:///mlflow.db" if tracking_uri() == local_uri() else tracking_uri()
+    is_local = tracking_uri() == local_uri()
+    uri = "sqlite:///mlflow.db" if is_local else tracking_uri()
     environment = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", *options]
     command += ["--host", host, "--port", str(port)]
@@ -66,7 +67,8 @@ def serve(host: str, port: int, options: list[str]) -> int:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_LOGGING_LEVEL"):
         env.pop(name, None)
     address = f"http://{host}:{port}"
-    with subprocess.Popen(command, env=env, cwd=project_root()) as server:
+    folder = project_root() if is_local else None
+    with subprocess.Popen(command, env=env, cwd=folder) as server:
         try:
             while server.poll() is None and not is_answering(address):
                 time.sleep(0.2)
