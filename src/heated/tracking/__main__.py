@@ -64,8 +64,7 @@ def serve(host: str, port: int, options: list[str]) -> int:
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", *options]
     command += ["--host", host, "--port", str(port)]
     env = os.environ | environment
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_LOGGING_LEVEL"):
-        env.pop(name, None)
+    env.pop("MLFLOW_TRACKING_URI", None)
     address = f"http://{host}:{port}"
     folder = project_root() if is_local else None
     with subprocess.Popen(command, env=env, cwd=folder) as server:

@@ -1,5 +1,6 @@
 """MLflow's store: its address, lock and creation, and errors with advice."""
 
+import logging
 import os
 import re
 import sqlite3
@@ -24,7 +25,6 @@ SETTINGS = {  # MLflow's own retries last minutes and may log the same values tw
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
     "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "30",
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # or it prints tracebacks and the store's address
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -147,14 +147,16 @@ def open_store() -> Any:
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    from mlflow.tracking import MlflowClient  # takes 3 to 7 seconds
+
+    # It would print tracebacks, and the store's address.
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)
     uri = tracking_uri()
     try:
         if uri.startswith("sqlite:///"):
             check_sqlite(uri)
         elif uri.startswith(("postgresql", "mysql", "mssql")):
             check_connection(uri)
-        from mlflow.tracking import MlflowClient  # takes 3 to 7 seconds
-
         client = MlflowClient(uri)
         experiments = client.search_experiments()
     except (InputError, OSError):
