@@ -31,10 +31,14 @@ def validate_per_channel(value: Any, *, above: float = -math.inf) -> float | lis
 
 
 class BatchNorm(StrictModel):
-    """Batch norm in a pretrained network; `frozen`: its statistics and weights stay."""
+    """Batch norm in a pretrained network.
+
+    `scale`: whether it learns one. `frozen`: its statistics and weights stay.
+    """
 
     momentum: UnitInterval
     eps: Positive
+    scale: bool
     frozen: bool
 
 
