@@ -215,8 +215,8 @@ def check_sqlite(uri: str) -> None:
 
 
 def is_empty_store(database: sqlite3.Connection, tables: Collection[str]) -> bool:
-    """Return whether a database has no runs, and not the tables of the installed MLflow."""
-    counts = {"runs": 0, "experiments": 1}  # MLflow's default experiment
+    """Return whether a database has no runs and models, and not all tables of MLflow."""
+    counts = {"runs": 0, "registered_models": 0, "experiments": 1}  # MLflow's default experiment
     for table, count in counts.items():
         query = f"SELECT count(*) FROM {table}"
         if table in tables and database.execute(query).fetchone()[0] > count:
@@ -224,7 +224,7 @@ def is_empty_store(database: sqlite3.Connection, tables: Collection[str]) -> boo
     if "alembic_version" not in tables:
         return True
     version = database.execute("SELECT version_num FROM alembic_version").fetchone()
-    return version is None or version[0] != schema_versions()[0]
+    return version is None or version[0] in schema_versions()[1:]  # not of a later MLflow
 
 
 @cache
