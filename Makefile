@@ -11,6 +11,7 @@ export PYTHONUTF8 := 1
 
 repro: $(VENV)/.ready      ## build every result that is out of date (the default target)
 	python -m stages.resolve --check
+	@! ls mlflow.db.live/*.json > /dev/null 2>&1 || python -m heated.tracking.live_runs
 	python -m stages $(JOBS)
 
 help:                      ## list the targets
