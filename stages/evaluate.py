@@ -12,7 +12,7 @@ from heated.runtime.distributed import is_main_process
 def main(dataset: str, method: str) -> None:
     """Write the metrics of a run. The processes of `torchrun` share the work."""
     config, folder = load_settings(f"evaluation/{dataset}.json"), run_folder(dataset, method)
-    settings, device = config["evaluation"], setup_device(config["threads"])
+    settings, device = config["evaluation"], setup_device(**config["machine"])
     values = {}
     for path in require_output(folder / "embeddings", "embed").glob("seed-*.npz"):
         arrays = {k: torch.from_numpy(array).to(device) for k, array in read_arrays(path).items()}

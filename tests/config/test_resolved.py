@@ -33,9 +33,9 @@ def test_files_are_json_and_hold_no_more_than_their_stage_needs():
     assert FILES["sources/digits.json"] == {"source": {"name": "digits", "rotations": 4}}
     for name, keys in {
         "packing/digits.json": "source packing",
-        "evaluation/digits.json": "evaluation threads",
-        "threads.json": "threads",
-        "runs/digits/hbn.json": "settings seeds threads tags tuned",
+        "evaluation/digits.json": "evaluation machine",
+        "machine.json": "threads deterministic",
+        "runs/digits/hbn.json": "settings seeds machine tags tuned",
     }.items():
         assert FILES[name].keys() == {*keys.split()}
     assert not FILES["runs/digits/hbn.json"]["tuned"]
@@ -112,7 +112,7 @@ def test_a_change_of_any_leaf_runs_the_stage_without_a_lock_file_and_against_the
                 assert count_runs(FILES[name]) == 1
                 assert count_runs(FILES[name]) == 0  # restored from the run cache
     chosen = ("packing/digits.json", "runs/digits/hbn.json", "evaluation/digits.json")
-    for name in (*chosen, "threads.json", "gradients.json"):
+    for name in (*chosen, "machine.json", "gradients.json"):
         for leaf, value in changed_leaves(FILES[name]):
             with subtests.test(name=name, leaf=leaf):
                 assert count_runs(value) == 1
