@@ -5,7 +5,7 @@ import torch
 from heated.common.errors import run
 from heated.common.io import load_settings, read_arrays, require_output, run_folder, write_json
 from heated.evaluation.metrics import evaluate, summarize_seeds
-from heated.runtime.device import setup_device
+from heated.runtime.device import machine_kmeans, setup_device
 from heated.runtime.distributed import is_main_process
 
 
@@ -13,6 +13,7 @@ def main(dataset: str, method: str) -> None:
     """Write the metrics of a run. The processes of `torchrun` share the work."""
     config, folder = load_settings(f"evaluation/{dataset}.json"), run_folder(dataset, method)
     settings, device = config["evaluation"], setup_device(**config["machine"])
+    settings["kmeans"] = machine_kmeans(settings["kmeans"], device)
     values = {}
     for path in require_output(folder / "embeddings", "embed").glob("seed-*.npz"):
         arrays = {k: torch.from_numpy(array).to(device) for k, array in read_arrays(path).items()}

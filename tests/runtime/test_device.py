@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from recipes import make_data, make_recipe
 from heated.common.errors import InputError
 from heated.common.io import NullLogger
 from heated.data.packed_dataset import MemmapImages, device_images
+from heated.evaluation.clustering import KMEANS
 from heated.models.embedding_model import load_model
 from heated.runtime import device as device_module
 from heated.runtime.device import (
@@ -19,6 +21,7 @@ from heated.runtime.device import (
     JOBS,
     float32_products,
     image_budget,
+    machine_kmeans,
     machine_settings,
     setup_device,
 )
@@ -128,6 +131,17 @@ def test_tf32_is_refused_where_there_is_none_and_auto_names_what_runs(monkeypatc
     for capability, expected in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
         assert device_module.has_tf32(GPU) == expected
+
+
+def test_kmeans_auto_takes_the_devices_engine_with_options_that_it_has():
+    auto = {"name": "auto", "restarts": 2, "iterations": 30}
+    assert machine_kmeans(auto, GPU) == auto | {"name": "lloyd"}
+    assert machine_kmeans(auto, CPU) == {"name": "scikit-learn", "restarts": 2}
+    for device in (CPU, GPU):
+        engine = machine_kmeans(auto, device)
+        name = engine.pop("name")
+        signature(KMEANS[name]).bind(None, None, seed=0, **engine)
+        assert machine_kmeans({"name": name, **engine}, CPU) == {"name": name, **engine}
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ OPTIMIZER_OPTIONS: dict[str, dict[str, Any]] = {
 }
 KMEANS_OPTIONS: dict[str, dict[str, Any]] = {
     "scikit-learn": {"restarts": Count},
-    "lloyd": {"restarts": Count, "iterations": Count},
+    **dict.fromkeys(("lloyd", "auto"), {"restarts": Count, "iterations": Count}),
 }
 
 

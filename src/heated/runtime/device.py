@@ -4,7 +4,7 @@ import ctypes
 import os
 import resource
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -159,3 +159,12 @@ def machine_settings(
             "bfloat16 or auto. Set `training.precision` of the data set."
         )
     return {"precision": precision, "threads": threads, "deterministic": deterministic}
+
+
+def machine_kmeans(kmeans: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return the settings of k-means; "auto" becomes lloyd on a GPU, else scikit-learn."""
+    if kmeans["name"] != "auto":
+        return dict(kmeans)
+    if device.type == "cuda":
+        return {**kmeans, "name": "lloyd"}
+    return {"name": "scikit-learn", "restarts": kmeans["restarts"]}
