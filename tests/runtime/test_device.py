@@ -14,7 +14,7 @@ from heated.common.errors import InputError
 from heated.common.io import NullLogger
 from heated.data.packed_dataset import MemmapImages, device_images
 from heated.evaluation.clustering import KMEANS
-from heated.models.embedding_model import load_model
+from heated.models.embedding_model import ModelWithLoss, load_model
 from heated.runtime import device as device_module
 from heated.runtime.device import (
     FORMATS,
@@ -94,7 +94,7 @@ def train(folder, **changes):
 def test_steps_use_the_recipes_format_and_measuring_uses_float32(
     precision, low_formats, tmp_path, monkeypatch
 ):
-    seen = {"step": [], "screen": []}
+    seen = {"step": [], "screen": [], "embed": []}
 
     def spy(module, name, key):
         function = getattr(module, name)
@@ -107,9 +107,10 @@ def test_steps_use_the_recipes_format_and_measuring_uses_float32(
 
     spy(torch.optim.SGD, "step", "step")
     spy(monitor, "scaled_cosines", "screen")
+    spy(ModelWithLoss, "forward", "embed")
     run, _ = train(tmp_path, precision=precision, init="batch_norm")
     assert {*seen["step"]} == {"tf32" if precision == "tf32" else "ieee"}
-    assert {*seen["screen"]} == {"ieee"}
+    assert {*seen["screen"]} == {*seen["embed"]} == {"ieee"}
     assert formats() == low_formats
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a card")
     object.__setattr__(run, "device", GPU)

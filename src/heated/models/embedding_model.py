@@ -24,7 +24,7 @@ from heated.losses.embedding_norm import NORMALIZATIONS
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.losses.pml import PMLLoss
 from heated.models.backbones import BACKBONES
-from heated.runtime.device import batches_to_device
+from heated.runtime.device import batches_to_device, float32_products
 from heated.runtime.distributed import all_reduce_sum, is_main_process, local_shard
 
 NamedOptions = dict[str, Any]  # {"name": ..., option: value, ...}
@@ -126,10 +126,11 @@ def name_and_options(choice: NamedOptions) -> tuple[str, NamedOptions]:
     return choice["name"], {key: value for key, value in choice.items() if key != "name"}
 
 
+@float32_products()
 def embed(
     model: EmbeddingModel, images: InMemoryImages | MemmapImages, *, quiet: bool = False
 ) -> Tensor:
-    """Compute embeddings (N, D) float32, not of unit length, on the model's device.
+    """Compute embeddings (N, D) in float32, not of unit length, on the model's device.
 
     Processes share the work, and each returns all embeddings. Leaves the model in eval mode.
     """
