@@ -1,10 +1,10 @@
 """Approximate cosines by low-precision products of centered vectors, with an error bound.
 
-Let m be the mean of unit vectors x = m + a and y = m + b. Their cosine is
+Let m be near the mean of unit vectors x = m + a and y = m + b. Their cosine is
     x.y = |m|^2 + m.a + m.b + a.b.
 The products here are m.a + m.b + a.b, without the constant. If all vectors are near each other, all
-terms are small, and so are the errors of their low-precision sums: collapsed embeddings need no more
-float64 than others do. m.a and m.b are columns of the matrices, next to a and b.
+terms are small, and so are the errors of their low-precision sums: collapsed embeddings need no
+more float64 than others do. m.a and m.b are columns of the matrices, next to a and b.
 
 **The bound.** Let a', b' be the roundings, da = |a - a'| and db = |b - b'|. By Cauchy and Schwarz
     |a.b - a'.b'| <= |a - a'||b| + |a'||b - b'| <= da |b| + (|a| + da) db,
@@ -21,7 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PIECE = 512  # vectors that are rounded at once, so that they stay in a CPU's cache
+from heated.evaluation.threads import map_in_threads
+
+PIECE = 256  # vectors that are rounded at once, so that they stay in a CPU's cache
 PARTS = 3  # numbers whose sum is m.a, each the rounding error of the previous ones
 EXTRA_COLUMNS = 8  # the parts of m.a and m.b; the rest keeps the width even
 FLOAT64_ERROR = 2.0**-40  # more than errors in float64 add up to, less than cosines' grid
@@ -52,7 +54,8 @@ def center_vectors(
     length, error, shift, rest = unit.new_zeros(4, size).unbind()
     first, second = slice(dim, dim + PARTS), slice(dim + PARTS, dim + 2 * PARTS)
     left[:, second] = right[:, first] = 1
-    for start in range(0, size, PIECE):
+
+    def center_piece(start: int) -> None:
         piece = slice(start, start + PIECE)
         vectors = unit[index[piece]].sub_(center)
         remainder = vectors @ center
@@ -65,6 +68,8 @@ def center_vectors(
             shift[piece] += part.abs()
             remainder = remainder - part
         rest[piece] = remainder.abs()
+
+    map_in_threads(center_piece, range(0, size, PIECE), unit.device)
     return CenteredVectors(left, right, length, error, shift, rest)
 
 
@@ -78,8 +83,8 @@ def product_bounds(queries: CenteredVectors, gallery: CenteredVectors) -> Tensor
     return rounding + sizes * queries.left.shape[1] * 2.0**-23 + FLOAT64_ERROR
 
 
-def multiply(left: Tensor, right: Tensor, multiple: int) -> Tensor:
-    """Return the products of Q and G vectors, padded to multiples of rows and columns."""
+def multiply(left: Tensor, right: Tensor, multiple: int, buffer: Tensor) -> Tensor:
+    """Return the products of Q and G vectors in a buffer, padded to a multiple of each."""
     matmul = torch.backends.cuda.matmul
     left, right = (
         F.pad(each, (0, 0, 0, -len(each) % multiple)) if len(each) % multiple else each
@@ -88,6 +93,7 @@ def multiply(left: Tensor, right: Tensor, multiple: int) -> Tensor:
     previous = matmul.allow_bf16_reduced_precision_reduction
     matmul.allow_bf16_reduced_precision_reduction = False  # the bound needs float32 sums
     try:
-        return left @ right.T
+        products = buffer[: len(left) * len(right)].view(len(left), len(right))
+        return torch.mm(left, right.T, out=products)
     finally:
         matmul.allow_bf16_reduced_precision_reduction = previous

@@ -14,7 +14,7 @@ Products within the error bound of a positive's cosine are in doubt. They are co
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -53,10 +53,11 @@ class Tile(NamedTuple):
         """Return the products of queries, in the tile's layout."""
         return self.products.index_select(self.queries, queries)
 
-    def count(self, selected: Tensor, compare: Callable[..., Tensor], threshold: Tensor) -> Tensor:
+    def count_where(
+        self, selected: Tensor, compare: Callable[..., Tensor], threshold: Tensor
+    ) -> Tensor:
         """Count the products of `selected` that compare with their query's threshold."""
-        hits = torch.empty_like(selected, dtype=torch.float32)  # faster than Booleans
-        compare(selected, threshold.unsqueeze(1 - self.queries), out=hits)
+        hits = as_float(compare, selected, threshold.unsqueeze(1 - self.queries))
         return hits.sum(dim=1 - self.queries).long()
 
 
@@ -96,20 +97,25 @@ class NegativeCounts:
 
     def __getitem__(self, block: slice) -> "NegativeCounts":
         tensors = (self.positives, self.num_positives, self.bound, self.low, self.high, self.needed)
-        parts = (tensor[block] for tensor in (*tensors, self.counts))
-        return NegativeCounts(*parts, self.offset, self.max_k)
+        parts: list[Any] = [tensor[block] for tensor in (*tensors, self.counts)]
+        return NegativeCounts(*parts, offset=self.offset, max_k=self.max_k)
 
     def add(self, tile: Tile, exact: ExactCosines) -> int:
         """Count the negatives in a tile; return the number of cosines computed in float64."""
         maxima, recomputed = tile.maxima()[: len(self.needed)], 0
         was_needed, before = self.needed > 0, self.counts[:, 0].clone()
-        self.drop_certain(maxima)
-        left = maxima >= self.least_needed()
-        while left.any():
-            # A few at a time: in a tie, the first ones may show that the rest is not needed.
-            chunks = left & (left.cumsum(dim=1) <= 2 * self.num_positives[:, None] + 4)
+        hits = as_float(torch.ge, maxima, self.least_needed())
+        many = (hits.sum(dim=1) > self.num_positives).nonzero()[:, 0]
+        if len(many):
+            self.drop_certain(many, maxima[many])
+            hits.mul_(as_float(torch.ge, maxima, self.least_needed()))
+        while most := int(hits.sum(dim=1).max()):
+            chunks, limit = hits, 2 * self.num_positives[:, None] + 4
+            if most > limit.min():
+                # A few at a time: in a tie, the first ones may show that the rest is not needed.
+                chunks = hits * (hits.cumsum(dim=1) <= limit)
             recomputed += self.rank(tile, chunks, exact)
-            left = left & ~chunks & (maxima >= self.least_needed())
+            hits = (hits - chunks).mul_(maxima >= self.least_needed())
         # the nearest positive's count starts again where the ranking has ended within this tile
         self.counts[:, 0] = torch.where(was_needed & (self.needed == 0), before, self.counts[:, 0])
         return recomputed + self.count(tile, maxima.amax(dim=1), exact)
@@ -119,22 +125,19 @@ class NegativeCounts:
         low = self.low.gather(1, (self.needed - 1).clamp(min=0)[:, None])
         return low.masked_fill(self.needed[:, None] == 0, torch.inf)
 
-    def drop_certain(self, maxima: Tensor) -> None:
-        """Drop positives that the maxima of a tile's chunks keep from the R nearest."""
-        many = ((maxima >= self.least_needed()).sum(dim=1) > self.num_positives).nonzero()[:, 0]
-        if not len(many):
-            return
-        places = torch.arange(self.positives.shape[1], device=many.device)
+    def drop_certain(self, rows: Tensor, maxima: Tensor) -> None:
+        """Drop positives of rows that the maxima of a tile's chunks keep from the R nearest."""
+        places = torch.arange(self.positives.shape[1], device=rows.device)
         # so many more negatives, less one, keep positive i from the R nearest
-        missing = self.num_positives[many, None] - places - 1
-        missing = missing - self.counts[many].cumsum(dim=1)[:, :-1]
-        largest = maxima[many].sort(dim=1, descending=True).values
+        missing = self.num_positives[rows, None] - places - 1
+        missing = missing - self.counts[rows].cumsum(dim=1)[:, :-1]
+        largest = maxima.sort(dim=1, descending=True).values
         there = largest.gather(1, missing.clamp(0, maxima.shape[1] - 1))
-        dropped = (there > self.high[many]) & (missing < maxima.shape[1])
-        self.needed[many] = (~dropped & (places < self.needed[many, None])).sum(dim=1)
+        dropped = (there > self.high[rows]) & (missing < maxima.shape[1])
+        self.needed[rows] = (~dropped & (places < self.needed[rows, None])).sum(dim=1)
 
     def rank(self, tile: Tile, chunks: Tensor, exact: ExactCosines) -> int:
-        """Count the negatives in chunks (B, M) of bool by the positives that they precede."""
+        """Count the negatives in chunks (B, M), 1 or 0, by the positives that they precede."""
         query, chunk = chunks.nonzero(as_tuple=True)
         samples, values = tile.chunks(query, chunk, chunks.shape[1])
         piece, place = (values >= self.least_needed()[query]).nonzero(as_tuple=True)
@@ -169,9 +172,9 @@ class NegativeCounts:
         if not len(row):
             return 0
         selected, low, high = tile.select(row), self.low[row, 0], self.high[row, 0]
-        certain = tile.count(selected, torch.gt, high)
+        certain = tile.count_where(selected, torch.gt, high)
         self.counts[row, 0] += certain
-        doubtful = tile.count(selected, torch.ge, low) > certain
+        doubtful = tile.count_where(selected, torch.ge, low) > certain
         doubtful = (doubtful & (self.counts[row, 0] < self.max_k)).nonzero()[:, 0]
         if not len(doubtful):
             return 0
@@ -183,6 +186,11 @@ class NegativeCounts:
         nearer = piece[exact(piece, sample) >= self.positives[piece, 0]]
         self.counts[:, 0] += torch.bincount(nearer, minlength=len(self.counts))
         return len(piece)
+
+
+def as_float(compare: Callable[..., Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """Compare elements: 1 or 0 in float32, which is faster than Booleans to write and to sum."""
+    return compare(x, y, out=torch.empty_like(x, dtype=torch.float32))
 
 
 def to_grid(cosines: Tensor) -> Tensor:

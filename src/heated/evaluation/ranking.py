@@ -16,10 +16,7 @@ of two samples is computed once and serves both as queries.
 """
 
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,18 +27,21 @@ from heated.common.geometry import l2_normalize
 from heated.common.io import MIB
 from heated.evaluation.candidate_filter import map_pairs
 from heated.evaluation.centered_products import (
+    PIECE,
     CenteredVectors,
     center_vectors,
     multiply,
     product_bounds,
 )
 from heated.evaluation.negative_counts import PADDING, NegativeCounts, Tile, to_grid
+from heated.evaluation.threads import map_in_threads
 from heated.runtime.device import fast_dtype
 from heated.runtime.distributed import rank_and_world_size
 
 ALIGNMENT = 32  # tiles have a multiple of so many rows and columns
-TILE = {"cpu": 1024, "cuda": 8192}  # at most so many
-BYTES_PER_PRODUCT = 64  # of a tile, with what is computed from it
+TILE = {"cpu": 1536, "cuda": 8192}  # at most so many
+PRODUCT_BYTES = 24  # of a tile, with what is computed from it
+STATE_BYTES = 64  # per query and positive
 STRIP = {"cpu": 128, "cuda": 1024}  # queries whose positives are computed in one product
 
 
@@ -96,7 +96,9 @@ class NeighborSearch:
                 f"{tuple(labels.shape)} of {labels.dtype}, expected floating-point embeddings "
                 "(N, D) and int64 labels (N,), N at least 1"
             )
-        if invalid := int((~torch.isfinite(self.embeddings)).any(dim=1).sum()):
+        finite = torch.isfinite(self.embeddings)
+        if not finite.all():
+            invalid = int((~finite).any(dim=1).sum())
             raise InputError(
                 f"embeddings: got NaN or infinity in {invalid} of {len(labels)}, expected finite "
                 "ones"
@@ -115,32 +117,44 @@ class NeighborSearch:
         stop = torch.searchsorted(labels[self.sorted_gallery], labels[index], right=True)
         num_positives = stop - start - (position >= 0).long()
         self.queries = Queries(index, start, stop, position, num_positives)
-        # in pieces that stay in a CPU's cache
-        self.unit = torch.cat([l2_normalize(piece) for piece in self.embeddings.split(512)])
-        center = self.unit.mean(dim=0)
-        self.offset = float(center @ center)
-        self.dtype = self.dtype or fast_dtype(self.unit.device)
-        self.gallery_vectors = center_vectors(self.unit, self.sorted_gallery, center, self.dtype)
-        same = torch.equal(index, self.sorted_gallery)
-        self.query_vectors = (
-            self.gallery_vectors if same else center_vectors(self.unit, index, center, self.dtype)
-        )
-        self.plan(max(1, int(num_positives.max())), symmetric=same)
+        self.prepare_vectors(index)
+        self.plan(max(1, int(num_positives.max())))
 
-    def plan(self, most: int, *, symmetric: bool) -> None:
+    def prepare_vectors(self, index: Tensor) -> None:
+        """Normalize the embeddings; center and round queries and gallery."""
+        self.unit = torch.empty_like(self.embeddings, dtype=torch.float64)
+
+        def normalize(start: int) -> None:
+            piece = slice(start, start + PIECE)
+            self.unit[piece] = l2_normalize(self.embeddings[piece])
+
+        map_in_threads(normalize, range(0, len(self.unit), PIECE), self.unit.device)
+        # the mean of a sample, to be fast
+        center = self.unit[:: max(1, len(self.unit) // 1024)].mean(dim=0)
+        self.offset = float(center @ center)
+        dtype = self.dtype or fast_dtype(self.unit.device)
+        self.gallery_vectors = center_vectors(self.unit, self.sorted_gallery, center, dtype)
+        self.symmetric = torch.equal(index, self.sorted_gallery)
+        self.query_vectors = self.gallery_vectors
+        if not self.symmetric:
+            self.query_vectors = center_vectors(self.unit, index, center, dtype)
+
+    def plan(self, most: int) -> None:
         """Choose the size of tiles and the blocks of queries by memory."""
-        device, half = self.unit.device.type, self.memory_mib * MIB // 2
-        self.threads = torch.get_num_threads() if device == "cpu" else 1
-        side = int((half / BYTES_PER_PRODUCT / self.threads) ** 0.5)
-        self.tile = max(ALIGNMENT, min(TILE[device], side) // ALIGNMENT * ALIGNMENT)
-        # the largest power of 2 up to 32 that leaves at least 8 chunks per positive
         size, count = len(self.sorted_gallery), len(self.queries.index)
-        self.width = 1 << max(0, min(5, (size // (8 * most)).bit_length() - 1))
-        rows = max(1, half // (64 * (most + 1)))
-        _, processes = rank_and_world_size()
-        self.symmetric = symmetric and processes == 1 and rows >= count
+        memory, (_, processes) = self.memory_mib * MIB, rank_and_world_size()
+        # bytes per query, at most half of the memory
+        rows = max(1, memory // 2 // (STATE_BYTES * (most + 1)))
+        self.symmetric &= processes == 1 and rows >= count
         rows = min(rows, -(-count // processes))
         self.blocks = [slice(start, start + rows) for start in range(0, count, rows)]
+        device = self.unit.device.type
+        threads = torch.get_num_threads() if device == "cpu" else 1
+        left = max(memory // 2, memory - rows * STATE_BYTES * (most + 1))
+        side = int((left / PRODUCT_BYTES / threads) ** 0.5)
+        self.tile = max(ALIGNMENT, min(TILE[device], side) // ALIGNMENT * ALIGNMENT)
+        # the largest power of 2 up to 32 that leaves at least 8 chunks per positive
+        self.width = 1 << max(0, min(5, (size // (8 * most)).bit_length() - 1))
 
     def ranks(self, block: slice) -> Ranks:
         """Rank the positives of a block of queries."""
@@ -152,7 +166,7 @@ class NeighborSearch:
             offset=self.offset,
             max_k=self.max_k,
             rank_all_positives=self.rank_all_positives,
-            dtype=self.dtype,
+            dtype=vectors.left.dtype,
         )
         num_recomputed = self.count_negatives(queries, vectors, counts)
         places = torch.arange(counts.positives.shape[1], device=self.unit.device)
@@ -169,12 +183,16 @@ class NeighborSearch:
         rows, columns = (
             split_evenly(len(each), self.tile) for each in (queries.index, self.sorted_gallery)
         )
-        locks = [threading.Lock() for _ in rows]
+        locks, buffers = [threading.Lock() for _ in rows], threading.local()
         labels = self.labels[queries.index], self.labels[self.sorted_gallery]
 
         def add_tile(place: tuple[int, int]) -> int:
             row, column = rows[place[0]], columns[place[1]]
-            products = multiply(vectors.left[row], self.gallery_vectors.right[column], ALIGNMENT)
+            if not hasattr(buffers, "products"):
+                buffers.products = vectors.left.new_empty(self.tile**2)
+            products = multiply(
+                vectors.left[row], self.gallery_vectors.right[column], ALIGNMENT, buffers.products
+            )
             mask_positives(products, labels[0][row], labels[1][column])
 
             def exact(query: Tensor, sample: Tensor) -> Tensor:
@@ -192,10 +210,9 @@ class NeighborSearch:
             return recomputed
 
         # by diagonals, so that threads seldom wait for the same queries
-        pairs = [(i, j) for i in range(len(rows)) for j in range(len(columns))]
-        pairs = [(i, j) for i, j in pairs if j >= i or not symmetric]
-        pairs.sort(key=lambda pair: (pair[1] - pair[0]) % len(columns))
-        return sum(map_in_threads(add_tile, pairs, self.threads))
+        places = [(i, j) for i in range(len(rows)) for j in range(i * symmetric, len(columns))]
+        places.sort(key=lambda place: (place[1] - place[0]) % len(columns))
+        return sum(map_in_threads(add_tile, places, self.unit.device))
 
     def exact_cosines(
         self, queries: Tensor, gallery: Tensor, query: Tensor, sample: Tensor
@@ -209,8 +226,8 @@ class NeighborSearch:
         """Return (B, W) int64, cosines with the positives, descending, then PADDING."""
         device, size = self.unit.device, STRIP[self.unit.device.type]
         steps = torch.arange(max(1, int((queries.stop - queries.start).max())), device=device)
-        parts = []
-        for begin in range(0, len(queries.index), size):
+
+        def strip_cosines(begin: int) -> Tensor:
             piece = queries[begin : begin + size]
             first = min(int(piece.start[0]), len(self.sorted_gallery) - 1)
             last = max(int(piece.stop[-1]), first + 1)
@@ -218,7 +235,9 @@ class NeighborSearch:
             places = piece.start[:, None] + steps
             cosines = to_grid(strip).gather(1, (places - first).clamp(max=last - first - 1))
             invalid = (places >= piece.stop[:, None]) | (places == piece.position[:, None])
-            parts.append(cosines.masked_fill(invalid, PADDING))
+            return cosines.masked_fill_(invalid, PADDING)
+
+        parts = map_in_threads(strip_cosines, range(0, len(queries.index), size), device)
         width = max(1, int(queries.num_positives.max()))
         return torch.cat(parts).sort(dim=1, descending=True).values[:, :width]
 
@@ -236,24 +255,6 @@ def split_evenly(size: int, most: int) -> list[slice]:
     step = -(-size // -(-size // most))
     step += -step % ALIGNMENT
     return [slice(start, min(start + step, size)) for start in range(0, size, step)]
-
-
-def map_in_threads(
-    function: Callable[[Any], int], arguments: Iterable[Any], threads: int
-) -> list[int]:
-    """Return the function's value of each argument.
-
-    Each call uses one thread. A thread that the system delays does not make the others wait, as it
-    would if all shared each operation.
-    """
-    if threads == 1:
-        return [function(each) for each in arguments]
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(function, arguments))
-    finally:
-        torch.set_num_threads(threads)
 
 
 def index_positions(indices: Tensor, size: int) -> Tensor:
