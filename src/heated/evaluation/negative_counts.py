@@ -13,7 +13,7 @@ Products within the error bound of a positive's cosine are in doubt. They are co
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -96,9 +96,11 @@ class NegativeCounts:
         return cls(positives, num_positives, bound, low, high, needed, counts, offset, max_k)
 
     def __getitem__(self, block: slice) -> "NegativeCounts":
-        tensors = (self.positives, self.num_positives, self.bound, self.low, self.high, self.needed)
-        parts: list[Any] = [tensor[block] for tensor in (*tensors, self.counts)]
-        return NegativeCounts(*parts, offset=self.offset, max_k=self.max_k)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        parts: dict[str, Any] = {
+            name: value[block] for name, value in values.items() if torch.is_tensor(value)
+        }
+        return replace(self, **parts)
 
     def add(self, tile: Tile, exact: ExactCosines) -> int:
         """Count the negatives in a tile; return the number of cosines computed in float64."""
