@@ -4,12 +4,17 @@ DVC runs one stage at a time. A run is all stages of one data set and method; it
 other runs. Each of JOBS workers builds the next outdated run with a DVC process of its own. One DVC
 process builds the stages before all runs, and one those after them.
 
+DVC writes dvc.lock in place, so that a kill may cut it off: a copy that DVC could read is kept, and
+replaces such a file.
+
 A second process, in a new session, starts all DVC processes, and ends its session when the first
 one stops, by SIGKILL too: that closes a pipe between them.
 """
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,10 +27,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 
+from heated.common.outputs import unprotect
 from stages.fork_server import ADDRESS
 
 RUN_STAGES = ("tune", "train", "embed", "evaluate", "gradients")  # in their order
 DVC = (sys.executable, "-m", "dvc")
+LOCK, LOCK_COPY = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock.copy")
+LOCK_END = re.compile(
+    r"\n      (md5|size|nfiles|isexec): \S+\n\Z"
+)  # of the last stage's last output
 GRACE = 35  # seconds from SIGINT to SIGKILL; torchrun ends its workers within 30
 
 popen_lock = threading.Lock()
@@ -90,12 +100,13 @@ def repro(jobs: int) -> int:
     A failed run does not stop the others. After a failure, what depends on runs is not built: it
     depends on all of them, and `dvc repro --keep-going` would only repeat the failed stage.
     """
-    if jobs == 1:
-        return dvc("repro").returncode
+    restore_lock_file()
     outdated = outdated_stages()
     if not outdated:
         print("Data and pipelines are up to date.")
         return 0
+    if jobs == 1:
+        return dvc("repro").returncode
     with fork_server():
         names = dvc_output("stage", "list", "--name-only").split()  # in the order of dvc.yaml
         shared = shared_stages(names)
@@ -151,9 +162,35 @@ def dvc_output(*arguments: str) -> str:
     return done.stdout if not done.returncode else sys.exit(done.returncode)
 
 
+def restore_lock_file() -> None:
+    """Replace a dvc.lock that a kill cut off by the copy; exit with advice if there is none."""
+    if not LOCK.exists() or LOCK_END.search(LOCK.read_text(encoding="utf-8", errors="replace")):
+        return
+    if not LOCK_COPY.exists():
+        sys.exit(
+            "dvc.lock is cut off, probably by a kill. Run `git checkout dvc.lock` if it is "
+            "committed, or delete it: DVC takes unchanged results from its cache."
+        )
+    shutil.copyfile(LOCK_COPY, LOCK)
+    print("dvc.lock was cut off, probably by a kill: replaced by its last good copy.")
+
+
 def outdated_stages() -> set[str]:
-    """Return the stages whose inputs, outputs or parameters differ from their last run's."""
-    return set(json.loads(dvc_output("status", "--json")))
+    """Return the stages whose inputs, outputs or parameters differ from their last run's.
+
+    DVC has read dvc.lock then, and a copy is kept. What was changed in place will be built again,
+    even if it is the same file as its object in DVC's cache.
+    """
+    status = json.loads(dvc_output("status", "--json"))
+    if LOCK.exists():
+        part = LOCK_COPY.with_suffix(".part")
+        shutil.copyfile(LOCK, part)
+        part.replace(LOCK_COPY)
+    changes = [change for stage in status.values() for change in stage if isinstance(change, dict)]
+    for out, state in (item for each in changes for item in each.get("changed outs", {}).items()):
+        if state == "modified":
+            unprotect(Path(out))
+    return set(status)
 
 
 def shared_stages(names: Sequence[str]) -> list[str]:

@@ -7,8 +7,8 @@ from heated.common.io import (
     atomic_write,
     load_settings,
     packed_folder,
-    require_output,
     run_folder,
+    seed_files,
     write_arrays,
 )
 from heated.data import packed_dataset
@@ -27,8 +27,9 @@ def main(dataset: str, method: str) -> None:
     masks = {"query": data.split.query[is_test], "gallery": data.split.gallery[is_test]}
     with atomic_write(files / "embeddings") as folder:
         folder.mkdir()
-        for path in sorted(require_output(files / "models", "train").glob("seed-*.safetensors")):
+        for path in seed_files(files / "models", "train").values():
             model = embedding_model.load_model(path, device)
+            embedding_model.check_image_shape(path, model, data.images.shape[1:])
             embeddings = embedding_model.embed(model, images).cpu().numpy()
             output = folder / f"{path.stem}.npz"
             write_arrays(output, embeddings=embeddings, labels=labels, **masks)

@@ -3,7 +3,7 @@
 import torch
 
 from heated.common.errors import run
-from heated.common.io import load_settings, read_arrays, require_output, run_folder, write_json
+from heated.common.io import load_settings, read_arrays, run_folder, seed_files, write_json
 from heated.evaluation.metrics import evaluate, summarize_seeds
 from heated.runtime.device import setup_device
 from heated.runtime.distributed import is_main_process
@@ -14,9 +14,9 @@ def main(dataset: str, method: str) -> None:
     config, folder = load_settings(f"evaluation/{dataset}.json"), run_folder(dataset, method)
     settings, device = config["evaluation"], setup_device(config["threads"])
     values = {}
-    for path in require_output(folder / "embeddings", "embed").glob("seed-*.npz"):
+    for seed, path in seed_files(folder / "embeddings", "embed").items():
         arrays = {k: torch.from_numpy(array).to(device) for k, array in read_arrays(path).items()}
-        values[int(path.stem.removeprefix("seed-"))] = evaluate(arrays, **settings)
+        values[seed] = evaluate(arrays, **settings)
     if is_main_process():
         write_json(folder / "metrics.json", summarize_seeds(values, settings["kmeans"]["name"]))
 

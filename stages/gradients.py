@@ -4,7 +4,7 @@ import torch
 
 from heated.analysis.gradients import gradients_by_kind
 from heated.common.errors import run
-from heated.common.io import load_settings, packed_folder, require_output, run_folder, write_json
+from heated.common.io import load_settings, packed_folder, run_folder, seed_files, write_json
 from heated.data import packed_dataset
 from heated.data.packed_dataset import MemmapImages
 from heated.models import embedding_model
@@ -20,9 +20,10 @@ def main(dataset: str, method: str) -> None:
     images = MemmapImages(data.images, indices, device)
     labels = torch.from_numpy(classes).to(device)
     seeds = {}
-    for path in sorted(require_output(folder / "models", "train").glob("seed-*.safetensors")):
+    for seed, path in seed_files(folder / "models", "train").items():
         model = embedding_model.load_model_with_loss(path, device)
-        seeds[path.stem.removeprefix("seed-")] = gradients_by_kind(model, images, labels, **study)
+        embedding_model.check_image_shape(path, model, data.images.shape[1:])
+        seeds[str(seed)] = gradients_by_kind(model, images, labels, **study)
     write_json(folder / "gradients.json", {"seeds": seeds})
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from heated.common import io
 from heated.common.errors import run
+from heated.common.outputs import check_outputs
 from heated.reporting.query_gallery import load_gallery
 from heated.reporting.release import make_dataset_report, write_report
 from heated.reporting.run_results import headline_means, read_results
@@ -19,6 +20,8 @@ def main() -> None:
         section, count = resolved["section"], resolved["gallery_queries"]
         results = read_results(io.RUNS, dataset, resolved["methods"])
         folder = io.run_folder(dataset, settings["gallery_method"])
+        if count:
+            check_outputs([io.packed_folder(dataset), folder / "embeddings"])
         embeddings = folder / f"embeddings/seed-{settings['gallery_seed']}.npz"
         options = {"count": count, "memory_mib": section["evaluation"]["memory_mib"]}
         gallery = load_gallery(io.packed_folder(dataset), embeddings, **options)

@@ -24,16 +24,18 @@ def main(dataset: str, method: str) -> None:
     recipe, cache = Recipe.from_settings(settings | here), io.project_root() / "checkpoints"
     runs = map(io.read_json, sorted((io.RESOLVED / "runs" / dataset).glob("*.json")))
     siblings = [Recipe.from_settings(each["settings"] | here) for each in runs]
-    data, digest = packed_dataset.load_packed(packed), packed_dataset.packed_sha256(packed)
+    data = packed_dataset.load_packed(packed, config["image_shape"])
+    digest = packed_dataset.packed_sha256(packed)
     training_run = TrainingRun(recipe, data, digest, device, cache, siblings, **side["checkpoints"])
     provenance = make_provenance(training_run, config["tags"], settings | here)
     live = LiveLogger(provenance, tracking["enabled"] and is_main_process(), tracking["interval_s"])
-    with main_process_output(folder / "models") as models, live as logger:
+    with live as logger:  # leaving it waits for MLflow, after the results are in place
         usage = SystemMetricsLogger(device, logger)
-        results = training_run.train_seeds(config["seeds"], models, usage)
-    if is_main_process():
-        io.write_history(folder / "history.csv", {s: r["history"] for s, r in results.items()})
-        io.write_json(folder / "provenance.json", with_results(provenance, results, usage.rows))
+        with main_process_output(folder / "models") as models:
+            results = training_run.train_seeds(config["seeds"], models, usage)
+        if is_main_process():
+            io.write_history(folder / "history.csv", {s: r["history"] for s, r in results.items()})
+            io.write_json(folder / "provenance.json", with_results(provenance, results, usage.rows))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ its member's name, in the reader's order.
 
 import gzip
 import io
+import resource
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +159,14 @@ def omniglot(folder: Path, *, together: bool = False) -> dict[str, str]:
     if together:
         write_zip(folder / "omniglot.zip", {f"omniglot/{p}": image for p, image in files.items()})
     return {path: str(Path(path).parent) for path in files}
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond a size, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

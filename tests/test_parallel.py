@@ -179,6 +179,42 @@ def test_other_runs_are_built_if_one_fails(repository, capsys):
     assert commands().count("status --json") == 1  # shared stages were up to date
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("links", ["reflink,copy", "hardlink", "symlink"])
+def test_an_output_changed_in_place_is_built_again(complete, tmp_path, monkeypatch, links):
+    enter_copy(complete, tmp_path, monkeypatch)
+    run_dvc(tmp_path, "config", "cache.type", links)
+    run_dvc(tmp_path, "checkout", "--relink")
+    paths = [Path("runs/a/x/train"), Path("report")]
+    before = [path.read_bytes() for path in paths]
+    for path in paths:
+        with os.fdopen(os.open(path, os.O_WRONLY), "wb") as file:  # root may, also if it is 444
+            file.write(b"?")
+    assert runner.repro(2) == 0
+    assert [path.read_bytes() for path in paths] == before
+    assert runner.repro(2) == 0
+    assert commands()[-1] == "status --json"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [0, 10, 0.3, 0.9])
+def test_a_lock_file_that_is_cut_off_is_replaced_by_its_copy(
+    complete, tmp_path, monkeypatch, capsys, size
+):
+    enter_copy(complete, tmp_path, monkeypatch)
+    assert runner.repro(2) == 0
+    lock = Path("dvc.lock").read_bytes()
+    shutil.rmtree(".dvc/cache/runs")
+    os.truncate("dvc.lock", int(size if size >= 1 else size * len(lock)))
+    assert runner.repro(2) == 0
+    assert "dvc.lock was cut off, probably by a kill: replaced by" in capsys.readouterr().out
+    assert (Path("dvc.lock").read_bytes(), started()) == (lock, set())
+    runner.LOCK_COPY.unlink()
+    os.truncate("dvc.lock", 10)
+    with pytest.raises(SystemExit, match="dvc.lock is cut off.* `git checkout dvc.lock`"):
+        runner.repro(2)
+
+
 def running(session: int) -> list[int]:
     """Return the living processes of a session."""
     found = []

@@ -4,17 +4,25 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from layouts import full_disk
 
+from heated.common.errors import InputError
 from heated.common.io import (
     atomic_write,
+    expand_home,
+    project_path,
     project_root,
     read_arrays,
+    read_history,
     read_json,
     remove,
+    rename_in_errors,
     require_output,
     sha256,
     write_arrays,
@@ -73,6 +81,110 @@ def test_a_killed_process_leaves_nothing_under_the_name(tmp_path):
     running.write_text("half")
     write_text(path, "whole")
     assert names(tmp_path) == sorted([running.name, "file"])
+
+
+def test_a_name_with_characters_of_patterns_and_addresses_is_only_a_name(tmp_path):
+    (tmp_path / ".a.99999999.part").write_text("of another file")
+    (tmp_path / ".*.my notes.part").write_text("of the user")
+    for name in ("*", "a?", "[a]", "100% #1 ?x=y&z", "a b"):
+        write_text(tmp_path / name, "whole")
+        assert (tmp_path / name).read_text() == "whole"
+    assert (tmp_path / ".a.99999999.part").exists()
+    assert (tmp_path / ".*.my notes.part").exists()
+
+
+WRITES = {
+    "a.json": lambda path: write_json(path, ["x" * 99_999]),
+    "a.csv": lambda path: write_csv(path, [{"x": "y" * 99_999}]),
+    "a.npz": lambda path: write_arrays(path, x=np.ones(99_999)),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_on_a_full_disk_the_error_names_the_file_and_the_old_one_stays(tmp_path, name):
+    path = tmp_path / "my 100% [folder]" / name
+    write_text(path, "old")
+    with full_disk(1000), pytest.raises(OSError, match=r"\[Errno \d+\]") as caught:
+        WRITES[name](path)
+    assert str(path) in str(caught.value)
+    assert ".part" not in str(caught.value)
+    assert path.read_text() == "old"
+    assert names(path.parent) == [name]
+    folder = tmp_path / "folder"
+    raises = pytest.raises(OSError, match=r"\[Errno")
+    with full_disk(1000), raises as caught, atomic_write(folder) as temporary:
+        WRITES[name](temporary / name)
+    assert f"'{folder / name}'" in str(caught.value)
+    assert not folder.exists()
+
+
+def test_errors_name_the_users_path_in_place_of_a_temporary_one(tmp_path):
+    for error in (
+        InputError("a.part/x is damaged"),
+        OSError("a.part/x"),
+        OSError(5, "y", "a.part"),
+    ):
+        with pytest.raises(type(error)) as caught, rename_in_errors(Path("a.part"), Path("mine")):
+            raise error
+        assert "mine" in str(caught.value)
+        assert "part" not in str(caught.value)
+
+
+write_object = partial(write_json, value={"a": [1, 2]})
+DAMAGED = {  # by name: how to write it, and to read it
+    "data/packed/digits/index.npz": (WRITES["a.npz"], read_arrays, "split"),
+    "data/resolved/runs/digits/hbn.json": (
+        partial(write_json, value={"a": [1, 2]}),
+        read_json,
+        "resolve",
+    ),
+    "runs/digits/hbn/embeddings/seed-0.npz": (WRITES["a.npz"], read_arrays, "embed"),
+    "runs/digits/hbn/metrics.json": (
+        partial(write_json, value={"a": [1, 2]}),
+        read_json,
+        "evaluate",
+    ),
+    "runs/digits/hbn/provenance.json": (
+        partial(write_json, value={"a": [1, 2]}),
+        read_json,
+        "train",
+    ),
+    "runs/digits/hbn/history.csv": (
+        lambda path: write_text(path, "seed,epoch,loss\n0,0,0.5\n"),
+        read_history,
+        "train",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_named_with_the_stage_that_writes_it_again(tmp_path, name):
+    path, (write, read, stage) = tmp_path / name, DAMAGED[name]
+    write(path)
+    read(path)  # is whole
+    content = path.read_bytes()
+    broken = [content[: len(content) // 3], b"<html>", b"\xff\xfe\x00", b"\0" * 4096]
+    broken += [] if name.endswith("csv") else [b""]
+    for bytes_ in broken:
+        path.write_bytes(bytes_)
+        with pytest.raises(InputError) as caught:
+            read(path)
+        assert f"{path} is damaged (" in str(caught.value), bytes_
+        assert f"`dvc repro`, which runs the stage '{stage}' again" in str(caught.value)
+
+
+def test_a_path_of_the_user_may_be_absolute_of_the_home_or_of_the_project(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
+    for path, expected in {
+        "~/my-images": "home/my-images",
+        "a/~": "project/a/~",
+        "../b": "project/../b",
+        str(tmp_path / "c"): "c",
+    }.items():
+        assert project_path(path) == tmp_path / expected
+    with pytest.raises(InputError, match="~nobody-of-this-name/a: .*Use an absolute path"):
+        expand_home("~nobody-of-this-name/a")
 
 
 def test_remove_deletes_files_and_folders_and_a_missing_output_is_named_with_its_stage(tmp_path):
@@ -135,5 +247,15 @@ def test_arrays_round_trip_with_value_and_type_and_without_pickle(tmp_path):
         write_arrays(tmp_path / "objects.npz", objects=objects)
     assert names(tmp_path) == ["arrays.npz"]
     np.savez(path, objects=objects)
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(InputError, match="allow_pickle"):
         read_arrays(path)
+
+
+def test_equal_arrays_are_equal_bytes_under_every_python(tmp_path):
+    """The headers of np.savez differ between patch versions, by fields of files above 2 GiB."""
+    path = tmp_path / "a.npz"
+    write_arrays(path, labels=np.arange(5), train=np.array([True, False]), tested=np.array("x"))
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            assert (info.extract_version, info.extra, info.date_time[0]) == (20, b"", 1980)
+    assert sha256(path).startswith("40caf821f25a6b85")

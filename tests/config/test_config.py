@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from dvc.utils.serialize import load_yaml
 from pydantic import ValidationError
 
 from heated import config
@@ -46,7 +47,7 @@ BAD: dict[str, list[tuple[str, Any, str]]] = {
         ("run.methods.1", "hlnn", "got 'hlnn', expected one of sm, ls, ... Did you mean 'hln'?"),
         ("run.datasets.0", "digit", "got 'digit', ... Did you mean 'digits'?"),
         ("methods.hbn.base", "bnn", "got 'bnn', expected one of sm, ls, ... Did you mean 'bn'?"),
-        ("methods.ls.denominator", "others", "params.yaml: methods."),
+        ("methods.ls.denominator", "others", "got 'others', expected one of all, negatives_only."),
         ("report.gallery_method", "bn-4", "got 'bn-4', expected one of run.methods (sm, ls, ln, "),
         (f"{ALPHA}.name", "steps", "alpha: got 'steps', expected one of ... Did you mean 'step'?"),
         ("run.launcher", "torchrun; rm -m", "got ... expected python -m, or torchrun with"),
@@ -60,7 +61,7 @@ BAD: dict[str, list[tuple[str, Any, str]]] = {
         ("run.seeds", [], "got [], expected a list with at least one entry."),
         ("run.seeds", [0, 1, 0], "got [0, 1, 0], expected each entry only once."),
         ("run.seeds", [0, -1], "seeds.1: got -1, expected greater than or equal to 0."),
-        ("run.datasets", ["../x"], "params.yaml: run.datasets.0: got '../x', expected"),
+        ("run.datasets", ["../x"], "run.datasets.0: got '../x', expected"),
         ("methods.bn-drop.base", ["bn"], "got ['bn'], expected one of"),
         ("methods.sm.base", "bn", "ln.base: got ... itself: sm -> bn -> ln -> sm. Break"),
         ("methods.sm.bias", "outsid", "got 'outsid', expected one of outside, inside, none. Did"),
@@ -98,10 +99,13 @@ BAD: dict[str, list[tuple[str, Any, str]]] = {
         ("studies.embeddings_2d.datasets", ["digits"], "datasets.0: got ... none of run.datasets"),
         ("studies.alphas", IN_TWO_GRIDS, "alphas.methods: got 'hbn', which run trains on 'digits'"),
         ("studies.gradients.methods.0", "bn-4", "got 'bn-4', expected one of run.methods (sm"),
-        ("grids.tuned-sm.1.values", [0.1], "yaml: studies.competitors: got ... of one size"),
+        ("grids.tuned-sm.1.values", [0.1], "studies.competitors: got ... of one size"),
         ("grids.tuned-sm", LARGE_GRID, "studies.competitors: got ... at most 1000 points"),
-        ("grids.tuned-bn", DELETE, "studies.yaml: studies.competitors: got ... the same names in"),
+        ("grids.tuned-bn", DELETE, "studies.competitors: got ... the same names in"),
         ("grids.tuned-bn", 5, "got 5, expected a valid list."),
+        ("grids.tuned-hln.1.values", [float("nan")], "got [nan], expected finite numbers, text,"),
+        ("grids.tuned-hln.1.values.0", b"x", "values: got ... expected finite numbers, text,"),
+        ("methods.arcface.loss.margin", float("nan"), "got nan, expected finite numbers, text,"),
         ("studies.competitors.grid", {}, "unknown key. Move it to the section grids"),
         ("methods", ["bn-4"], "got ['bn-4'], expected a mapping of entries by name."),
         ("methods.proxy-anchor.sampler.name", "per_klass", "sampler: got ... 'per_class'?"),
@@ -162,7 +166,8 @@ def has_message(line: str, file: str, path: str, message: str) -> bool:
     """Whether a line has the message of a case of BAD."""
     pattern = ".*".join(map(re.escape, message.split("...")))
     if message.startswith(("got ", "unknown key", "missing.", "is in ")):
-        return re.match(re.escape(f"{file}: {path}: ") + pattern, line) is not None
+        place = rf"{re.escape(file)}:\d+: {re.escape(path)}: "
+        return re.match(place + pattern, line) is not None
     return re.search(pattern, line) is not None
 
 
@@ -193,13 +198,12 @@ def test_all_errors_in_all_files_are_named_at_once(lines):
 def test_a_mistyped_key_is_named_as_missing_and_as_unknown_and_inherited_ones_once(lines):
     keys = (f"{TRAINING}.embedding_dim", DELETE), (f"{TRAINING}.embeding_dim", 64)
     missing, unknown = lines(*(("datasets.yaml", *key) for key in keys))
-    assert missing.startswith(f"datasets.yaml: {TRAINING}.embedding_dim: missing")
-    assert unknown.startswith(f"datasets.yaml: {TRAINING}.embeding_dim: unknown key")
+    assert f": {TRAINING}.embedding_dim: missing" in missing
+    assert f": {TRAINING}.embeding_dim: unknown key" in unknown
     assert unknown.endswith("Did you mean 'embedding_dim'?")
     # an error that other entries inherit is named once
-    assert lines(("params.yaml", "methods.bn.normalize.momentum", DELETE)) == [
-        "params.yaml: methods.bn.normalize.momentum: missing. Add it: no key has a default."
-    ]
+    (line,) = lines(("params.yaml", "methods.bn.normalize.momentum", DELETE))
+    assert line.endswith(": methods.bn.normalize.momentum: missing. Add it: no key has a default.")
     assert len(lines(("params.yaml", "methods.bn.base", "lm"))) == 1  # no unknown method elsewhere
 
 
@@ -207,6 +211,24 @@ def load_error(folder: Path) -> str:
     with pytest.raises(ParamsError) as caught:
         config.load_params(folder)
     return str(caught.value)
+
+
+def test_every_problem_has_its_line(tmp_path):
+    changes = {
+        "params.yaml": ("  ls:", "  ls: [1, 2]\n  lx:"),
+        "datasets.yaml": ("epochs: 8\n", "epochs: 1000000000000\n"),
+        "studies.yaml": ("datasets: [digits-upright]", "datasets: [digits-upside]"),
+        "claims.yaml": ("    origin: paper", "    origin: opinion"),
+    }
+    expected = {}
+    for name in FILES:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        before, after = text.split(changes[name][0], 1)
+        (tmp_path / name).write_text(before + changes[name][1] + after, encoding="utf-8")
+        expected[name] = before.count("\n") + 1
+    _, *lines = load_error(tmp_path).split("\n  ")
+    found = [line.split(":")[:2] for line in lines]
+    assert all([name, str(line)] in found for name, line in expected.items()), lines
 
 
 def test_errors_of_yaml_are_named_with_file_and_line(new_folder):
@@ -217,6 +239,10 @@ def test_errors_of_yaml_are_named_with_file_and_line(new_folder):
         ("params.yaml", "run:", "run: [", ""),
         ("params.yaml", "run:", "run: &run", "got &run, expected no anchors"),
         ("datasets.yaml", "{name: digits, rotations: 4}", "*x", "got *x, expected no anchors"),
+        ("claims.yaml", "claims:", "claims:\n  <<: {}", "got the merge key <<, expected no merge"),
+        ("studies.yaml", "datasets: []", "datasets: !!int x", "got x, expected a valid int"),
+        ("datasets.yaml", "epochs: 8", "epochs: " + "9" * 5000, "got 999"),
+        ("datasets.yaml", "epochs: 8", "epochs: 0x" + "f" * 5000, "of at most 64 bits"),
     ]:
         folder = new_folder()
         for name in FILES:
@@ -231,22 +257,49 @@ def test_errors_of_yaml_are_named_with_file_and_line(new_folder):
         assert "suppress" not in message  # ruamel's advice on duplicate keys
 
 
+HOSTILE = [
+    b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",  # doubles with every line
+    b"a: &a\n  b: *a\n",
+    b"a: {<<: {b: 1}}",
+    b"a: " + b"[" * 10_000,
+    b"a: " + b"9" * 5000,
+    b"a: 0x" + b"f" * 5000,
+    b"a: !!int x\n",
+    b"a: !!bool x\n",
+    b"a: !!python/object/apply:os.getcwd []\n",
+    b"a: !!timestamp 1\n",
+    b"a: 2001-13-45\n",
+    b"a: [1\n",
+    b"a: 1\n---\nb: 1\n",
+    b"\x00",
+    b"a: \xff\xfe\n",
+]
+
+
 def test_hostile_yaml_and_files_without_a_mapping_are_refused(tmp_path):
-    hostile = [
-        b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",  # doubles with every line
-        b"a: &a\n  b: *a\n",
-        b"a: " + b"[" * 10_000,
-        b"a: " + b"9" * 5000,
-        b"a: !!int x\n",
-        b"a: !!python/object/apply:os.getcwd []\n",
-        b"a: !!timestamp 1\n",
-        b"\x00",
-        b"a: \xff\xfe\n",
-    ]
-    for text in (*hostile, b"", b"just words", b"- 1\n- 2\n"):
+    for text in (*HOSTILE, b"", b"just words", b"- 1\n- 2\n"):
         (tmp_path / "params.yaml").write_bytes(text)
-        message = "cannot be read as YAML" if text in hostile else "expected a mapping of sections"
-        assert message in load_error(tmp_path), text[:20]
+        message = "cannot be read as YAML" if text in HOSTILE else "expected a mapping of sections"
+        error = load_error(tmp_path)
+        assert message in error, text[:20]
+        assert len(error) < 2000
+    (tmp_path / "params.yaml").write_bytes(b"a: " + b"x" * 10**7)  # takes a minute to parse
+    assert "got 10000003 bytes, expected at most" in load_error(tmp_path)
+
+
+def test_a_file_has_the_values_that_dvc_reads_or_is_refused(tmp_path):
+    path = tmp_path / "params.yaml"
+    scalars = "1e-4 1_000 0o17 017 0x1f 1:30 yes on ~ .inf -.5 1. +1 1e400 2001-01-01 '1' null True"
+    texts = [f"a: {scalar}\n" for scalar in scalars.split()]
+    texts += ["%YAML 1.1\n---\na: yes\n", "\ufeffa: 1\r\nb: |\r\n  x\r\n", "a: x\u0085y\n"]
+    texts += [(ROOT / name).read_text(encoding="utf-8") for name in FILES]
+    for text in texts:
+        path.write_text(text, encoding="utf-8", newline="")
+        assert read_yaml(path) == load_yaml(path), text[:20]
+    for text in HOSTILE[3:]:  # DVC reads aliases and merge keys
+        path.write_bytes(text)
+        with pytest.raises(ParamsError):
+            read_yaml(path)
 
 
 def test_a_missing_file_is_named_with_where_to_run(tmp_path, monkeypatch):

@@ -1,14 +1,18 @@
 """The resolved settings: their values, who reads them, and that DVC sees every change."""
 
 import json
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Project
+from dvc.repo import Repo
+from dvc.stage.cache import _get_stage_hash
 
 from heated import config
-from heated.common.io import SIDE_SETTINGS, read_json, write_json
+from heated.common.io import RESOLVED, SIDE_SETTINGS, read_json, write_json
 from heated.config.resolved import resolved_files
 from heated.config.yaml_files import expand_bases
 
@@ -35,7 +39,7 @@ def test_files_are_json_and_hold_no_more_than_their_stage_needs():
         "packing/digits.json": "source packing",
         "evaluation/digits.json": "evaluation threads",
         "threads.json": "threads",
-        "runs/digits/hbn.json": "settings seeds threads tags tuned",
+        "runs/digits/hbn.json": "image_shape settings seeds threads tags tuned",
     }.items():
         assert FILES[name].keys() == {*keys.split()}
     assert not FILES["runs/digits/hbn.json"]["tuned"]
@@ -65,23 +69,20 @@ def test_entries_are_merged_and_a_mapping_with_a_name_replaces():
     assert again == expanded  # the order does not matter
 
 
-def changed_leaves(value):
-    """Each path of a leaf, with a copy of the value in which that leaf is another one."""
-
-    def walk(inner, path=()):
-        for key, each in inner.items() if isinstance(inner, dict) else enumerate(inner):
-            if isinstance(each, dict | list) and each:
-                yield from walk(each, (*path, key))
-            else:
-                yield (*path, key), each
-
-    for leaf, old in walk(value):
-        copy = deepcopy(value)
-        section = copy
-        for key in leaf[:-1]:
-            section = section[key]
-        section[leaf[-1]] = old + 1 if type(old) in (int, float) else f"{old}x"
-        yield ".".join(map(str, leaf)), copy
+def with_one_changed(value: Any) -> Iterator[Any]:
+    """Yield the value with each of its leaves changed, one at a time."""
+    if isinstance(value, dict | list) and value:
+        for key in value if isinstance(value, dict) else range(len(value)):
+            for changed in with_one_changed(value[key]):
+                whole = value.copy()
+                whole[key] = changed
+                yield whole
+    elif isinstance(value, dict | list):
+        yield [0]
+    elif isinstance(value, str):
+        yield f"{value}x"
+    else:
+        yield not value if isinstance(value, bool) else (value or 0) + 1
 
 
 @pytest.mark.slow
@@ -113,6 +114,79 @@ def test_a_change_of_any_leaf_runs_the_stage_without_a_lock_file_and_against_the
                 assert count_runs(FILES[name]) == 0  # restored from the run cache
     chosen = ("packing/digits.json", "runs/digits/hbn.json", "evaluation/digits.json")
     for name in (*chosen, "threads.json", "gradients.json"):
-        for leaf, value in changed_leaves(FILES[name]):
-            with subtests.test(name=name, leaf=leaf):
+        for index, value in enumerate(with_one_changed(FILES[name])):
+            with subtests.test(name=name, index=index):
                 assert count_runs(value) == 1
+
+
+# The stages that depend on each kind of file, with a file and the stage of the same run.
+READERS = {
+    "sources/digits": ["download@digits"],
+    "packing/digits": ["split@digits"],
+    "runs/digits/hbn": ["train@digits-hbn"],
+    "runs/digits/triplet": ["train-competitors@digits-triplet"],
+    "tuning/digits/triplet": ["tune@digits-triplet"],
+    "threads": ["embed@digits-hbn", "embed-competitors@digits-triplet"],
+    "evaluation/digits": ["evaluate@digits-hbn"],
+    "gradients": ["gradients@digits-hbn"],
+    "report": ["report"],
+    "tracking": ["track"],
+}
+CROP = {"name": "resized_crop", "size": 8, "min_scale": 0.5, "max_ratio": 1.5}
+WITH_SIZES = {
+    "run.methods": ["hbn"],
+    "studies.competitors.datasets": ["digits"],
+    "datasets.digits.training.augment": [CROP, {"name": "crop", "size": 8}],
+}
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Repo, dict[str, Any]]]:
+    """A DVC repository with the project's dvc.yaml and resolved files, and stubs of other files."""
+    folder = tmp_path_factory.mktemp("repository")
+    project = object.__new__(Project)  # without git
+    project.folder = folder
+    for name in ("dvc.yaml", *config.FILES):
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    project.edit(WITH_SIZES)
+    files = resolved_files(config.load_params(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, value in files.items():
+            write_json(RESOLVED / name, value)
+        with Repo.init(no_scm=True) as repo, repo.lock:
+            for path in {Path(str(dep)) for stage in repo.index.stages for dep in stage.deps}:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if not path.exists():
+                    path.write_text("stub", encoding="utf-8")
+            yield repo, files
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_changed_value_changes_the_key_of_its_stages_in_dvcs_run_cache(repository, name):
+    repo, files = repository
+    stages = {each.addressing: each for each in repo.index.stages}
+
+    path, value = RESOLVED / f"{name}.json", files[f"{name}.json"]
+    for stage in READERS[name]:
+        stages[stage].save_deps()
+
+    def keys() -> list[str]:
+        for dep in (dep for stage in READERS[name] for dep in stages[stage].deps):
+            if str(dep) == str(path):
+                dep.save()
+        return [_get_stage_hash(stages[stage]) for stage in READERS[name]]
+
+    before, changed = keys(), [*with_one_changed(value)]
+    for each in changed:
+        write_json(path, each)
+        assert not set(keys()) & set(before), each
+    write_json(path, value)
+    assert (keys(), len(changed) > 0) == (before, True)
+    if name in ("packing/digits", "runs/digits/hbn"):  # DVC leaves `size` out of parameters
+        assert '"size": 9' in json.dumps(changed)
+
+
+def test_every_kind_of_resolved_file_has_a_reader():
+    kinds = {name.partition("/")[0].removesuffix(".json") for name in FILES}
+    assert kinds - {SIDE_SETTINGS.removesuffix(".json")} <= {n.split("/")[0] for n in READERS}

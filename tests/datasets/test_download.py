@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager
 from itertools import product
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import pytest
 from conftest import ROOT
@@ -23,6 +24,7 @@ from heated.datasets.download import Cache, Checksum, RemoteFile, download_all, 
 from heated.datasets.http import DownloadFailed
 
 OTHER = random.Random(1).randbytes(15_000)
+ZIP = b"PK\5\6" + bytes(18)  # without members
 SHA256 = hashlib.sha256(BYTES).hexdigest()
 CACHED = f"sha256-{SHA256}"
 MIDDLE = 7_000
@@ -369,10 +371,26 @@ def test_files_to_get_by_hand_are_named_before_anything_is_downloaded(site, tmp_
         ) in message
     assert site.asked == []
     failure(tmp_path, a, match="put it at FOLDER/set/a.zip, where HEATED_MIRROR or")
-    in_mirror(tmp_path, "set/a.zip", OTHER)
+    in_mirror(tmp_path, "set/a.zip", ZIP)
     raw = download(tmp_path, file, a, mirror=mirror)
-    assert (raw / "a.zip").read_bytes() == OTHER
+    assert (raw / "a.zip").read_bytes() == ZIP
     assert names(raw) == ["a.zip", "data.bin"]
+
+
+PAGE = b"<!DOCTYPE html><title>Google Drive - Quota exceeded</title>"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+
+
+@pytest.mark.parametrize("name", ["img.zip", "a.tgz", "list.txt"])
+@pytest.mark.parametrize("content", [PAGE, POINTER, b"\n " + PAGE])
+def test_what_was_saved_in_place_of_a_file_without_a_checksum_is_skipped(tmp_path, name, content):
+    file, mirror = RemoteFile(name, None), str(tmp_path / "mirror")
+    in_mirror(tmp_path, f"set/{name}", content)
+    match = f"{mirror}/set/{name}: got a file that begins with"
+    failure(tmp_path, file, match=match, mirror=mirror)
+    right = b"1\nimage item part\n" if name.endswith("txt") else ZIP
+    in_mirror(tmp_path, name, right)  # the next place
+    assert (download(tmp_path, file, mirror=mirror) / name).read_bytes() == right
 
 
 def two_files(site, *answers, **options):
@@ -527,6 +545,26 @@ def test_the_mirror_is_the_environments_or_the_parameters(monkeypatch, tmp_path)
     assert mirror_from("mirror") == expected
     monkeypatch.setenv("HEATED_MIRROR", "mirror")
     assert mirror_from(None) == expected
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert mirror_from("~/data") == expected
+    monkeypatch.setenv("HEATED_MIRROR", "~/data")
+    assert mirror_from(None) == str(tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", ["mirror", "100% [a] *", "a#b?c=d&e", "a b%20c"])
+def test_a_mirror_is_a_folder_of_any_name_also_as_an_address(monkeypatch, new_folder, name):
+    path = (folder := new_folder()) / name / "set" / "data.bin"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(BYTES)
+    plain = str(folder / name)
+    for given in (plain, f"file://{quote(plain)}", f"file://localhost{quote(plain)}"):
+        monkeypatch.setenv("HEATED_MIRROR", given)
+        assert fetch(new_folder(), remote(), mirror_from(None)) == BYTES
+
+
+def test_a_mirrors_query_follows_the_path(site, tmp_path):
+    site.serve("/mirror/set/data.bin?token=hidden")
+    assert fetch(tmp_path, remote(), f"{site.address}/mirror/?token=hidden") == BYTES
 
 
 def test_passwords_and_tokens_of_urls_are_neither_printed_nor_stored(site, tmp_path, capsys):
@@ -539,3 +577,27 @@ def test_passwords_and_tokens_of_urls_are_neither_printed_nor_stored(site, tmp_p
     assert not any(word in texts for word in ("secret", "hidden"))
     assert f"http://{host}/mirror/set/data.bin" in texts
     assert f"ftp://{host}/a?..." in texts
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        "http://me:hidden@127.0.0.1:1/mirror",
+        "http://hidden@127.0.0.1:1/mirror?token=hidden",
+        "http://127.0.0.1:1/mirror?sig=hidden%2Fhidden#hidden",
+        "http://me:hid/den@127.0.0.1/mirror",
+        "http://me:hid#den@127.0.0.1/mirror",
+        "http://me:hid den@127.0.0.1:1/a b",
+        "http://me:hidden@[::1/mirror",
+        "http://me:hidden@/mirror",
+        "s3://me:hidden@bucket/mirror?token=hidden",
+        "ftp://me:hidden@\u2100.example/mirror",
+    ],
+)
+def test_no_message_of_a_mirror_holds_its_secrets(tmp_path, capsys, mirror):
+    message = failure(tmp_path, remote("http://127.0.0.1:1/gone?token=hidden"), mirror=mirror)
+    text = message + "".join(capsys.readouterr())
+    assert "data.bin: no location has it" in text
+    assert not any(word in text for word in ("hidden", "hid", "den@"))
+    written = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+    assert b"hid" not in written

@@ -3,6 +3,8 @@
 import gzip
 import os
 import shutil
+import tarfile
+import unicodedata
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -13,10 +15,17 @@ import numpy as np
 import pytest
 
 from heated.common.errors import InputError
+from heated.common.io import atomic_write
 from heated.common.samples import SEEN
 from heated.datasets import SOURCES, handwriting
 from heated.datasets.http import DownloadFailed
-from heated.datasets.image_folder import find_copy, store_copy
+from heated.datasets.image_folder import (
+    SUFFIXES,
+    describe_left_out,
+    find_copy,
+    list_files,
+    store_copy,
+)
 from heated.datasets.splits import split
 from heated.preprocessing.decoding import decode
 
@@ -175,7 +184,7 @@ def test_an_unpacked_copy_gives_the_same_samples(new_folder, subtests):
             assert member_ends(samples.names, expected) == list(expected)
             assert classes_of(samples) == list(expected.values())
             for i, content in samples.contents():
-                (path,) = place.rglob(samples.names[i].partition("/")[2])
+                (path,) = place.rglob(samples.names[i])
                 assert path.read_bytes() == content
 
 
@@ -216,7 +225,7 @@ def test_a_linked_directory_a_name_that_no_zip_can_store_and_a_full_disk_are_err
     with pytest.raises(InputError, match="got a link to a directory"):
         store_copy(folder, raw)
     (folder / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"")
-    with pytest.raises(InputError, match=r"CUB_200_2011: the name 'caf\\udce9\.txt' is not UTF-8"):
+    with pytest.raises(InputError, match=r"the name '.*CUB_200_2011/caf\\udce9\.txt' is not UTF-8"):
         store_copy(folder, raw)
 
 
@@ -263,6 +272,112 @@ def test_a_class_is_a_directory_in_every_kind_of_storage(new_folder, subtests):
             assert samples.split is None
     deep = pictures(["x/Greek/alpha/1.png", "x/Greek/beta/1.png", "x/Latin/a/1.png"])
     assert read_folder(new_folder(), deep).class_names == ("Greek/alpha", "Greek/beta", "Latin/a")
+
+
+TOOLS = [
+    ".ipynb_checkpoints",
+    "@eaDir",
+    ".Trash-0/files",
+    "__MACOSX/zoo",
+    "#recycle",
+    "$RECYCLE.BIN",
+]
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_what_tools_added_and_what_is_no_image_is_left_out_and_counted(new_folder, capsys, suffix):
+    added = [f"{place}/{tool}/0.png" for tool in TOOLS for place in ("zoo", "zoo/cat")]
+    files = pictures(ZOO + added) | {"zoo/cat/9.heic": b"x", "zoo/cat/clip.mp4": b"x"}
+    samples = read_folder(new_folder(), files, suffix=suffix)
+    assert samples.class_names == ("ape", "bee", "cat")
+    assert len(samples.labels) == len(ZOO)
+    text = capsys.readouterr().err + describe_left_out(samples.left_out)
+    for name in (".heic", ".mp4", ".ipynb_checkpoints", "@eaDir", ".Trash-0", "__MACOSX"):
+        assert name in text
+
+
+@pytest.mark.parametrize("ending", SUFFIXES)
+def test_every_ending_of_an_image_is_read_in_any_case(new_folder, ending):
+    names = [name.replace(".png", end) for name in ZOO for end in (ending, ending.upper())]
+    assert len(read_folder(new_folder(), pictures(names)).labels) == len(set(names))
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+@pytest.mark.parametrize("name", ["100%25 #1 ?x=y&z [a]*", ".hidden", "~", "@eaDir"])
+def test_any_name_of_the_folder_or_the_archive_is_only_a_name(new_folder, name, suffix):
+    path = new_folder() / f"{name}{suffix}"
+    WRITERS[suffix](path, pictures(ZOO))
+    source = SOURCES["folder"](path=str(path), layout="classes")
+    with atomic_write(new_folder() / name) as raw:
+        raw.mkdir()
+        store_copy(find_copy(source, None, "folder"), raw)
+        assert source.read(raw).class_names == ("ape", "bee", "cat")
+
+
+def test_broken_links_and_devices_named_as_images_are_errors(new_folder):
+    for make in (os.mkfifo, lambda path: path.symlink_to("gone")):
+        layouts.write_files(folder := new_folder(), pictures(ZOO))
+        make(folder / "zoo/cat/7.png")
+        with pytest.raises(InputError, match=r"cat/7\.png: got a broken link or a device"):
+            list_files(folder)
+
+
+def test_a_path_may_begin_with_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    layouts.write_files(tmp_path / "my-images", pictures(ZOO))
+    source = SOURCES["folder"](path="~/my-images", layout="classes")
+    assert find_copy(source, None, "folder") == tmp_path / "my-images"
+
+
+def test_parts_are_not_taken_for_classes(new_folder, subtests):
+    for names in (["train", "val"], ["Train", "Test", "valid"], ["training", "testing"]):
+        for pattern in ("{part}/{kind}/{n}.png", "x/{kind}/{part}/{n}.png", "{part}/{n}.png"):
+            with subtests.test(names=names, pattern=pattern):
+                files = {
+                    pattern.format(part=part, kind=kind, n=f"{kind}{n}")
+                    for part, kind, n in product(names, ["ape", "bee"], range(2))
+                }
+                with pytest.raises(InputError, match=r"are parts of a .*Use `layout: parts`"):
+                    read_folder(new_folder(), pictures(sorted(files)))
+    one = [f"{kind}/{n}.png" for kind in ("train", "bus", "car") for n in range(2)]
+    assert read_folder(new_folder(), pictures(one)).class_names == ("bus", "car", "train")
+
+
+def test_names_that_no_later_stage_can_write_or_that_look_alike_are_errors(new_folder):
+    latin = new_folder() / "a.tar"
+    with tarfile.open(latin, "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as archive:
+        for name in ("ape/1.png", "café/1.png"):
+            archive.addfile(tarfile.TarInfo(name))
+    with pytest.raises(InputError, match=r"the name 'caf\\udce9/1\.png' is not UTF-8"):
+        SOURCES["folder"](path=str(latin), layout="classes").read(latin.parent)
+    twice = [unicodedata.normalize(form, "café/1.png") for form in ("NFC", "NFD")]
+    samples = read_folder(new_folder(), pictures(["ape/1.png", *twice]), suffix=".zip")
+    with pytest.raises(InputError, match=r"got 'café/1\.png' twice"):
+        list(samples.contents())
+
+
+def test_a_file_that_is_no_archive_is_named_with_the_users_path(tmp_path):
+    for name in ("mine.zip", "mine.7z", "mine"):
+        (tmp_path / name).write_bytes(b"<html>Sign in</html>")
+        with pytest.raises(InputError, match=rf"{tmp_path / name}: got .*expected a \.zip, \.tar"):
+            stored(tmp_path / name, tmp_path / f"raw of {name}")
+
+
+@pytest.mark.parametrize("depth", ["", "set/", "set/img/", "__MACOSX/first/"])
+@pytest.mark.parametrize("name", ["cub200", "sop", "cars196", "in-shop"])
+def test_a_complete_copy_is_read_wherever_it_lies_below_its_folder(new_folder, name, depth):
+    expected = unpack(name, (folder := new_folder()) / "set")
+    files = {
+        path.relative_to(folder / "set").as_posix(): path.read_bytes()
+        for path in sorted((folder / "set").rglob("*"))
+        if path.is_file()
+    }
+    hidden = {f"__MACOSX/img/._{n}": b"x" for n in files} if depth.startswith("__") else {}
+    place = "" if hidden else depth
+    copy = new_folder() / "copy"
+    layouts.write_files(copy, hidden | {f"{place}{n}": content for n, content in files.items()})
+    samples = SETS[name][1].read(stored(copy, new_folder() / "raw"))
+    assert member_ends(samples.names, expected) == list(expected)
 
 
 def test_parts_are_the_split_and_share_their_classes_names(new_folder):

@@ -1,9 +1,11 @@
 from base64 import b64encode
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
 from embedders import KINDS, as_file, case
+from PIL import Image
 
 from heated.common.errors import InputError
 from heated.data.packed_dataset import load_packed
@@ -64,6 +66,7 @@ def test_bytes_base64_pixels_lists_and_arrays_embed_alike(embedder):
     text = b64encode(as_file(pixels)).decode()
     wrapped = "\n".join([text[:50], text[50:]])
     forms = [pixels, as_file(pixels), text, wrapped, pixels.tolist(), pixels.astype(np.int64)]
+    forms += [bytearray(as_file(pixels)), f"data:image/png;base64,{text}", Image.fromarray(pixels)]
     first, *rest = embedder.predict(forms)
     assert all(np.array_equal(first, each) for each in rest)
     for shape in [(3, 9, 11), (3, 9, 11, 3)]:
@@ -72,6 +75,31 @@ def test_bytes_base64_pixels_lists_and_arrays_embed_alike(embedder):
     gray = random.integers(256, size=(2, 31, 23), dtype=np.uint8)
     assert np.array_equal(embedder.predict(gray[..., None]), embedder.predict(gray))
     assert embedder.predict([]).shape == (0, 16)
+
+
+MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_image_of_pillow_is_its_picture_in_every_mode(embedder, mode):
+    blocks = np.zeros((16, 16), np.uint8)
+    blocks[:8, :8] = blocks[8:, 8:] = 255
+    picture = Image.fromarray(blocks)
+    image = picture if mode in ("1", "L", "LA", "I", "I;16") else picture.convert("RGB")
+    image = image.quantize(4) if mode == "P" else image.convert(mode)
+    if mode in ("I", "I;16"):  # 16 bit
+        image = Image.fromarray(blocks.astype(np.uint16) * 257).convert(mode)
+    one, other = embedder.predict([image, blocks])
+    assert one @ other > 0.999
+
+
+def test_an_image_of_pillow_is_upright_like_its_file(embedder):
+    turned, pixels = Image.Exif(), np.arange(16 * 8, dtype=np.uint8).reshape(16, 8)
+    turned[0x0112] = 6
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", exif=turned)
+    one, other = embedder.predict([Image.open(file), file.getvalue()])
+    assert np.array_equal(one, other)
 
 
 def test_invalid_images_are_rejected_with_their_index(embedder, subtests):
@@ -84,9 +112,14 @@ def test_invalid_images_are_rejected_with_their_index(embedder, subtests):
         (np.zeros((0, 5), np.uint8), "image 1: got uint8 of shape"),
         ([[1, 2], [3]], "image 1: got lists of different lengths"),
         (None, "image 1: got object of shape"),
+        ("data:image/png,%89PNG", "image 1: got a data: URI without base64"),
+        (Image.new("F", (5, 5)), "image 1: got a Pillow image of mode F"),
     ):
         with subtests.test(image=image), pytest.raises(InputError, match=message):
             embedder.predict([np.zeros((5, 5), np.uint8), image])
+    for single in (b"file", "text", Image.new("L", (5, 5))):
+        with pytest.raises(InputError, match=r"got one image, expected a sequence"):
+            embedder.predict(single)
     for shape in [(9, 11, 3), (9, 11)]:
         message = r"got an array of shape \(9, 11.*single image as image\[None\]"
         with subtests.test(shape=shape), pytest.raises(InputError, match=message):

@@ -1,3 +1,4 @@
+import copy
 import math
 from itertools import product
 
@@ -5,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, softmax
+from torch._dynamo.testing import CompileCounter
+from torch.utils.checkpoint import checkpoint
 
 import heated
 from heated.losses.embedding_norm import NORMALIZATIONS, BatchNormEmbedding
@@ -143,7 +146,7 @@ def test_the_default_is_the_papers_bn():
 
 def test_alpha_is_a_buffer_that_is_set_in_place_and_changes_the_loss():
     head, other = make_head(), make_head(alpha=1.0)
-    parameters, address = list(map(id, head.parameters())), head.alpha.data_ptr()
+    parameters, address = list(map(id, head.parameters())), head._alpha.data_ptr()
     for alpha in (16, 4.0, 0.25):
         head.alpha = alpha
         log_p = log_softmax(
@@ -152,9 +155,8 @@ def test_alpha_is_a_buffer_that_is_set_in_place_and_changes_the_loss():
         assert_close(head(*BATCH), -log_p[np.arange(N), LABELS].mean())
         assert head.alpha == alpha
     assert list(map(id, head.parameters())) == parameters
-    assert head.alpha.data_ptr() == address
-    assert (head.alpha.shape, head.alpha.dtype) == ((), torch.float64)  # follows .double()
-    assert not head.alpha.requires_grad
+    assert head._alpha.data_ptr() == address
+    assert (head._alpha.shape, head._alpha.dtype) == ((), torch.float64)  # follows .double()
     other.load_state_dict(head.state_dict())
     assert other.alpha == 0.25
 
@@ -163,20 +165,20 @@ def test_adacos_follows_its_equations_in_training_mode_only():
     head = make_head(bias="none", adaptation="adacos")
     start = math.sqrt(2) * math.log(C - 1)
     head.eval()(*BATCH)
-    assert head.alpha.item() == pytest.approx(start, rel=1e-6)
+    assert head.alpha == pytest.approx(start, rel=1e-6)
     z = head.similarities(BATCH[0]).detach().numpy()
     is_target = np.eye(C, dtype=bool)[LABELS]
     mean = (np.exp(start * z) * ~is_target).sum() / N  # eq. 15's B
     median = np.sort(np.arccos(z[is_target]))[(N - 1) // 2]
     head.train()(*BATCH)
     expected = math.log(mean) / math.cos(min(math.pi / 4, median))
-    assert head.alpha.item() == pytest.approx(expected, rel=1e-6)
-    assert not head.alpha.requires_grad
+    assert head.alpha == pytest.approx(expected, rel=1e-6)
+    assert not head.adaptation.current.requires_grad
 
 
 def test_a_learned_alpha_follows_its_gradient_and_stays_positive():
     head, step = make_head(bias="none", alpha=7.0, adaptation="learned"), 1e-5
-    assert head.alpha.item() == pytest.approx(7)
+    assert head.alpha == pytest.approx(7)
     head(*BATCH).backward()
     fixed, losses = make_head(bias="none"), []
     for sign in (1, -1):
@@ -186,7 +188,7 @@ def test_a_learned_alpha_follows_its_gradient_and_stays_positive():
     assert head.adaptation.exponent.grad.item() == pytest.approx(slope, rel=1e-5)
     with torch.no_grad():
         head.adaptation.exponent.fill_(-20)
-    assert head.alpha.item() > 0
+    assert head.alpha > 0
 
 
 def test_the_state_dict_is_complete():
@@ -197,7 +199,7 @@ def test_the_state_dict_is_complete():
             for parameter in head.parameters():
                 parameter.sub_(parameter.grad)
         other.load_state_dict(head.state_dict())
-        assert torch.equal(other.alpha, head.alpha)
+        assert other.alpha == head.alpha
         assert torch.equal(other.eval()(*BATCH), head.eval()(*BATCH))
 
 
@@ -213,11 +215,88 @@ def test_the_denominator_of_negatives_only_is_proxy_ncas():
 def test_an_empty_batch_has_a_loss_of_0_connected_to_all_parameters():
     for adaptation, denominator in product(ADAPTATIONS, DENOMINATORS):
         head = make_head(adaptation=adaptation, denominator=denominator)
-        alpha = head.alpha.item()
+        alpha = head.alpha
         loss, correct = head.loss_and_correct(BATCH[0][:0], BATCH[1][:0])
         loss.backward()
-        assert (loss.item(), correct.item(), head.alpha.item()) == (0, 0, alpha)
+        assert (loss.item(), correct.item(), head.alpha) == (0, 0, alpha)
         assert all(not parameter.grad.any() for parameter in head.parameters())
+
+
+def gradients_of(head, *alphas):
+    """The embeddings' gradient of one forward pass and backward per alpha, summed."""
+    total = 0
+    for alpha in alphas:
+        other, embeddings = copy.deepcopy(head), BATCH[0].clone().requires_grad_()
+        other.alpha = alpha
+        other(embeddings, BATCH[1]).backward()
+        total = total + embeddings.grad
+    return total
+
+
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+def test_alpha_reads_as_a_number_and_is_set_for_the_next_forward_pass(adaptation):
+    head = make_head(bias="none", adaptation=adaptation)
+    first, expected = gradients_of(head, 16.0), gradients_of(head, 16.0, 4.0)
+    recorded, embeddings = [], BATCH[0].clone().requires_grad_()
+    head.alpha = 16.0
+    recorded.append(head.alpha)
+    loss = head(embeddings, BATCH[1])
+    head.alpha = 4.0  # before backward
+    recorded.append(head.alpha)
+    assert recorded == [16.0, 4.0]
+    (gradient,) = torch.autograd.grad(loss, embeddings, retain_graph=True)
+    assert torch.equal(gradient, first)
+    (loss + head(embeddings, BATCH[1])).backward()
+    torch.testing.assert_close(embeddings.grad, expected)
+    head.eval()
+    head.alpha = min(head.alpha, 2.0)  # clipped
+    assert head.alpha == 2.0
+    assert_close(head.logits(BATCH[0]), 2.0 * head.similarities(BATCH[0]).detach().numpy())
+
+
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+def test_checkpointed_activations_give_the_same_gradients_and_alpha(adaptation):
+    heads = [make_head(bias="none", adaptation=adaptation) for _ in range(2)]
+    inputs = [BATCH[0].clone().requires_grad_() for _ in heads]
+    for _ in range(2):
+        checkpoint(heads[0], inputs[0], BATCH[1], use_reentrant=False).backward()
+        heads[1](inputs[1], BATCH[1]).backward()
+    assert heads[0].alpha == heads[1].alpha
+    assert torch.equal(inputs[0].grad, inputs[1].grad)
+
+
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+def test_a_compiled_loss_is_one_graph_for_every_alpha(adaptation):
+    torch._dynamo.reset()
+    plain, other = (make_head(bias="none", adaptation=adaptation) for _ in range(2))
+    counter = CompileCounter()
+    compiled = torch.compile(other, backend=counter, fullgraph=True)
+    for alpha in (16.0, 8.0, 4.0):
+        plain.alpha = compiled.alpha = alpha
+        assert torch.equal(compiled(*BATCH), plain(*BATCH))
+        assert compiled.alpha == plain.alpha
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_rows_of_any_length_have_finite_losses_and_gradients(dtype):
+    for length, normalize in product((0.0, 1e-4, 1.0, 6e4), ("l2", "l2_embeddings")):
+        head, embeddings = make_head(normalize).to(dtype), torch.tensor(ROWS, dtype=dtype)
+        embeddings[0] = length * torch.eye(D)[0]
+        row = head.normalization(embeddings)[0]
+        assert row.tolist() == [float(length != 0), *[0.0] * (D - 1)]
+        loss = head(embeddings.requires_grad_(), BATCH[1])
+        loss.backward()
+        for values in (loss, embeddings.grad, head.weight.grad):
+            assert values.isfinite().all(), (length, normalize)
+
+
+def test_an_alpha_outside_the_range_of_the_dtype_is_rejected():
+    head = make_head().half()
+    for alpha in (1e5, 1e-9):
+        with pytest.raises(ValueError, match=f"got {alpha}, .* in torch.float16"):
+            head.alpha = alpha
+    assert head.alpha == ALPHA
 
 
 def test_invalid_options_are_rejected_with_what_is_valid():

@@ -119,6 +119,20 @@ def test_only_frozen_batch_norms_and_frozen_blocks_stay_the_same_in_training(sub
                     assert torch.equal(value, before[key]) == is_frozen, key
 
 
+def test_without_scale_batch_norms_keep_the_weights_files_scale_and_learn_their_shift():
+    network = make_network("mobilenet_v2", scale=False)
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for layer in layers:
+        nn.init.uniform_(layer.weight, 0.5, 2)  # as pretrained weights may have
+    before = [(layer.weight.clone(), layer.bias.clone()) for layer in layers]
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, weight_decay=0.1)
+    network.train()(torch.randn(4, 3, 64, 64)).square().sum().backward()
+    optimizer.step()
+    for layer, (scale, shift) in zip(layers, before, strict=True):
+        assert torch.equal(layer.weight, scale)
+        assert not torch.equal(layer.bias, shift)
+
+
 def test_a_frozen_batch_norm_computes_what_a_free_one_does_in_eval_mode():
     frozen, free = make_network("mobilenet_v2", frozen=True), make_network("mobilenet_v2")
     generator = torch.Generator().manual_seed(1)

@@ -1,13 +1,15 @@
 import json
 from copy import deepcopy
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from damages import DAMAGES
 from recipes import make_recipe
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from heated.common.errors import InputError
 from heated.data.packed_dataset import InMemoryImages, MemmapImages
@@ -17,6 +19,7 @@ from heated.models.embedding_model import (
     Architecture,
     ModelWithLoss,
     batch_size_for,
+    check_image_shape,
     embed,
     load_model,
     load_model_with_loss,
@@ -188,11 +191,50 @@ def test_equal_models_give_equal_safetensors_files_without_pickle(tmp_path, monk
     assert set(load_model(paths[0], CPU).state_dict()) == embedding_keys
 
 
+def test_images_of_another_shape_than_the_models_are_refused():
+    model = make_model()
+    check_image_shape(Path("seed-0.safetensors"), model, model.architecture.image_shape)
+    with pytest.raises(InputError, match=r"seed-0\.safetensors was trained on images of .*16, 16"):
+        check_image_shape(Path("seed-0.safetensors"), model, (16, 16, 1))
+
+
+def test_a_model_with_any_changed_bit_is_rejected(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_model(path, train_model(make_model()))
+    content = path.read_bytes()
+    for number, damage in enumerate(DAMAGES):
+        path.write_bytes(damage(content))
+        assert path.read_bytes() != content, number
+        with pytest.raises(InputError, match="model.safetensors is damaged, or not a model"):
+            load_model(path, CPU)
+
+
 def test_other_files_and_missing_ones_are_rejected(tmp_path):
     path = tmp_path / "model.safetensors"
+    save_formerly(path, make_model())
+    with safe_open(path, "pt") as file:
+        weights, metadata = load_file(path), file.metadata()
+    for changes in ({"embedding_dim": 5}, {"unknown": 1}, {"backbone": {"name": "x"}}):
+        text = json.dumps(json.loads(metadata["architecture"]) | changes)
+        save_file(weights, path, {"architecture": text})
+        with pytest.raises(InputError, match="is damaged, or not a model of the stage 'train'"):
+            load_model(path, CPU)
     save_file({"a": torch.zeros(2)}, path)  # another program's
     for content in (path.read_bytes(), b"", b"no model"):
         path.write_bytes(content)
+        with pytest.raises(InputError, match="is damaged, or not a model of the stage 'train'"):
+            load_model(path, CPU)
+    save_model(path, make_model())
+    whole = path.read_bytes()
+    for found, other in [
+        (b'\\"embedding_dim\\": 4', b'\\"embedding_dim\\": 5'),  # weights of another shape
+        (b'\\"embedding_dim\\"', b'\\"embedding_din\\"'),
+        (b'\\"image_shape\\"', b'\\"image_shapf\\"'),
+        (b'\\"name\\": \\"conv4\\"', b'\\"name\\": \\"conv5\\"'),
+        (b"pixel_mean", b"pixel_neam"),
+    ]:
+        assert found in whole
+        path.write_bytes(whole.replace(found, other))
         with pytest.raises(InputError, match="is damaged, or not a model of the stage 'train'"):
             load_model(path, CPU)
     path.unlink()

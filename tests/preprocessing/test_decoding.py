@@ -1,4 +1,5 @@
 import io
+import zlib
 from itertools import product
 
 import numpy as np
@@ -38,6 +39,30 @@ def color_of(content):
     """The only color of the image."""
     (color,) = {tuple(pixel) for pixel in square(content).reshape(-1, 3).tolist()}
     return color
+
+
+def chunk(kind, data):
+    return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+
+
+TEXTS = {
+    "tEXt": chunk(b"tEXt", b"note\0" + b"a" * 3_000_000),
+    "zTXt": chunk(b"zTXt", b"note\0\0" + zlib.compress(b"a" * 3_000_000)),
+    "iTXt": chunk(b"iTXt", b"note\0\1\0\0\0" + zlib.compress(b"a" * 3_000_000)),
+    "iCCP": chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(3_000_000))),
+    "many": chunk(b"zTXt", b"note\0\0" + zlib.compress(b"a" * 900_000)) * 80,
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_large_texts_of_a_png_do_not_hide_its_pixels(kind):
+    plain = file(COLORS, "PNG")
+    start = 8 + 25  # of the chunk after the header
+    for place in (start, len(plain) - 12):  # before the pixels, and after them
+        content = plain[:place] + TEXTS[kind] + plain[place:]
+        np.testing.assert_array_equal(load(content), COLORS)
+    with pytest.raises(DamagedImage):  # without some of the pixels
+        load((plain[:start] + TEXTS[kind] + plain[start:])[:-200])
 
 
 def test_every_choice_gives_a_square_of_its_channels():

@@ -88,9 +88,9 @@ def test_the_old_folder_stays_until_the_new_one_is_complete(tmp_path):
 
     def contents():
         yield 0, png(GRAYS[0])
-        raise OSError("unplugged")
+        raise OSError(5, "unplugged")
 
-    with pytest.raises(OSError, match=f"{folder}: cannot pack the images: unplugged"):
+    with pytest.raises(OSError, match=f"unplugged: '{folder}'"):
         packed(replace(samples(GRAYS), contents=contents), folder)
     assert packed_sha256(folder) == before
     assert [path.name for path in tmp_path.iterdir()] == ["packed"]
@@ -103,7 +103,7 @@ def test_too_many_damaged_images_are_an_error_that_names_them(tmp_path):
     with pytest.raises(InputError) as caught:
         packed(samples(with_damage(1, 6)), folder, max_damaged_images=1)
     for text in (
-        "packing.max_damaged_images: got 2 damaged images of 10, expected at most 1",
+        "packing.max_damaged_images: got 2 of 10 images damaged, expected at most 1",
         "`packing.max_damaged_images: 2`",
         "dvc repro --force --single-item download@<the data set>\n",
         "\n  1.png: no image, or of an unknown format\n  6.png: ",
@@ -127,7 +127,11 @@ def test_damaged_images_that_are_allowed_are_zeros_and_in_no_part(tmp_path, caps
         np.testing.assert_array_equal(result.split.masks()[name], mask & kept)
     with np.load(tmp_path / "packed" / "index.npz") as index:
         assert index["damaged"].tolist() == ["1.png", "6.png"]
-    assert "2 damaged images are excluded:\n  1.png: no image" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "2 damaged images are excluded:\n  1.png: no image" in printed
+    assert f"{tmp_path / 'packed'}: 8 images of 4 classes\n" in printed
+    packed(replace(data, left_out=["a/1.heic"]), tmp_path / "packed", max_damaged_images=2)
+    assert "classes; left out: 1 .heic files such as a/1.heic\n" in capsys.readouterr().err
 
 
 def test_free_space_is_checked_before_anything_is_decoded(tmp_path):

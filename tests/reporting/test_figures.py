@@ -1,4 +1,8 @@
+import os
 import re
+import subprocess
+import sys
+from copy import deepcopy
 from dataclasses import replace
 from math import hypot
 from pathlib import Path
@@ -48,8 +52,10 @@ def write_run(folder: Path, dataset: str, method: str, seeds: tuple[int, ...] = 
     scores = {seed: {"recall_at_1": recall_at_1(method, seed)} for seed in seeds}
     write_json(run / "metrics.json", summarize_seeds(scores))
     rows = [
-        {"epoch": epoch, "alpha": alpha, "lr": lr, "loss": 1 / (1 + epoch), "accuracy": 0.9}
-        for epoch, (alpha, lr) in enumerate(zip(recipe.alphas, recipe.lrs, strict=True))
+        {"epoch": epoch, "lr": lr, "loss": 1 / (1 + epoch), "accuracy": 0.9}
+        | ({} if alpha is None else {"alpha": alpha})
+        | ({"recall_at_1": 0.4} if is_evaluated else {})
+        for epoch, (alpha, lr, is_evaluated) in enumerate(recipe.per_epoch_values())
     ]
     last = rows[-1] | {"intra_class_variance": 0.125, "inter_class_distance": 0.375}
     write_history(run / "history.csv", {s: [*rows[:-1], last | scores[s]] for s in seeds})
@@ -152,6 +158,28 @@ def test_the_same_numbers_give_the_same_bytes(drawn, results, upright):
         assert draw_figure(name, runs, studies) == drawn[name]
 
 
+def test_the_users_environment_does_not_change_the_figures(results, tmp_path):
+    folder = results[0].folder.parent.parent
+    (tmp_path / "matplotlibrc").write_text("lines.linewidth: 9\nfont.size: 30\nfigure.dpi: 31\n")
+    code = (
+        "import hashlib, heated.reporting.figures as f;"
+        "from pathlib import Path; from heated.reporting.run_results import read_results;"
+        f"runs = read_results(Path({str(folder)!r}), 'digits', ['hbn', 'bn']);"
+        "svgs = [each.svg for each in f.draw_figures(runs, {'run': ['hbn', 'bn']})];"
+        "print(len(svgs), hashlib.sha256(''.join(svgs).encode()).hexdigest())"
+    )
+    places = {"MPLBACKEND": "module://of_a_notebook", "LC_ALL": "de_DE.ISO-8859-1"}
+    places |= {"COLUMNS": "20", "MATPLOTLIBRC": str(tmp_path)}
+    printed = set()
+    for more in ({}, places):
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("MPL", "MATPLOTLIB"))}
+        command, python_path = [sys.executable, "-c", code], str(ROOT / "src")
+        env |= {"PYTHONPATH": python_path, **more}
+        printed.add(subprocess.check_output(command, cwd=ROOT, env=env, text=True))
+    assert len(printed) == 1
+    assert printed.pop().startswith("3 ")
+
+
 def test_figures_without_data_are_left_out(results, main):
     assert draw_figures([], ZERO_SHOT) == []
     for studies in ({}, {"run": [], "alphas": []}, {"embeddings_2d": ["ln", "hln"]}):  # D is not 2
@@ -182,6 +210,22 @@ def test_curves_have_a_color_per_normalization_and_dots_at_the_start_of_heating(
     end = 100 * np.mean([recall_at_1("hbn", seed) for seed in range(3)])
     assert f"hbn {end:.2f}" in drawn["curves"].description
     assert "hbn from epoch 6" in drawn["curves"].description
+
+
+def test_dots_lines_and_words_agree_on_the_start_of_heating(results):
+    (hbn,) = select(results, "hbn")
+    formerly = deepcopy(hbn.history)  # unseen classes measured at the interval only
+    for rows in formerly.values():
+        del rows[6]["recall_at_1"]
+    for history, dots in ((hbn.history, [1, 1, 1]), (formerly, [0, 1, 1])):
+        run = replace(hbn, history=history)
+        description, figure = line_plots.draw_training_curves([run], MAIN)
+        assert "hbn from epoch 6." in description
+        marked = [[li for li in axes.lines if li.get_marker() == "o"] for axes in figure.axes]
+        assert [len(each) for each in marked] == dots
+        assert all(line.get_xdata() == [6] for each in marked for line in each)
+        for axes in figure.axes:  # between the last epoch before and the first after
+            assert [5.5, 5.5] in [list(line.get_xdata()) for line in axes.lines]
 
 
 def test_methods_are_in_the_legends_with_one_style_distinct_without_colors(main):

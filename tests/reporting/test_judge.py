@@ -6,6 +6,7 @@ from conftest import ROOT
 
 from heated import config
 from heated.analysis.claims import assess_claims
+from heated.common.errors import InputError
 from heated.reporting.judge import judge_results, values_by_seed
 from heated.reporting.release import claims_markdown
 
@@ -27,6 +28,17 @@ def test_released_verdicts_follow_from_the_released_numbers_and_the_claims(path)
     text = path.with_suffix(".md").read_text(encoding="utf-8")
     assert claims_markdown(document["claims"]) in text
     assert text in (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+
+
+def test_a_released_metric_that_lacks_a_seed_is_refused(tmp_path):
+    path = tmp_path / RELEASED[0].name
+    document = json.loads(RELEASED[0].read_text(encoding="utf-8"))
+    method = next(iter(document["studies"]["run"]))
+    document["studies"]["run"][method]["recall_at_1"]["seeds"].pop("1")
+    path.write_text(json.dumps(document), encoding="utf-8")
+    lacks = f"study run, method {method}: recall_at_1 lacks the seed 1 of the other runs"
+    with pytest.raises(InputError, match=rf"{path.name} is damaged .{lacks}\)\. Restore it"):
+        judge_results(tmp_path, CLAIMS)
 
 
 def test_judging_changes_only_the_claims(tmp_path):

@@ -18,8 +18,8 @@ def test_every_fact_has_its_distinct_values(results):
     assert facts["training"] == "61 s in total for 3 trainings"
     newer = with_record(results[1], environment={**ENVIRONMENT, "python": "3.12.1"})
     assert dict(collect_provenance([results[0], newer]).facts)["Python"] == "3.11.7, 3.12.1"
-    unknown = with_record(results[0], source={"commit": None, "modified": False})
-    assert ("commit", "not in a git repository") in collect_provenance([unknown]).facts
+    unknown = with_record(results[0], source={"commit": None, "modified": None})
+    assert ("commit", "unknown") in collect_provenance([unknown]).facts
 
 
 def test_parameters_are_listed_once_if_shared_else_by_method(results):
@@ -42,6 +42,8 @@ def test_the_caption_names_the_classes_and_k_means_and_unanswerable_queries_if_a
     assert caption.startswith(f"Measured on the test classes: {part}; trained on {part}.")
     assert "k-means" not in caption
     assert "queries" not in caption
+    assert "†: the interval has values outside [0, 100]." in caption
+    assert "†" not in table_caption(results[:1])  # of one seed
     fold = "validation classes, fold 1 of 5 of the training classes"
     validated = with_record(results[0], split={**SPLIT, "tested": fold})
     assert table_caption([validated]).startswith(f"Measured on the {fold}: 20 images")

@@ -1,8 +1,15 @@
+import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from reported import METHODS, history
+from ruamel.yaml import YAML
 
+from heated.common.errors import InputError
+from heated.common.io import write_json
+from heated.common.outputs import check_outputs, dvc_md5
 from heated.reporting.run_results import curve_rows, headline_means, read_results
 
 
@@ -20,6 +27,55 @@ def test_runs_are_read_in_order_with_metrics_history_and_record(runs, results):
         path.unlink()
         with pytest.raises(FileNotFoundError, match=rf"{name}.*'{stage}'"):
             read_results(runs, "digits", METHODS)
+        path.write_bytes(content)
+
+
+def test_a_missing_seed_is_refused_with_the_stage_that_lost_it(runs):
+    folder = runs / "digits/bn"
+
+    def error() -> str:
+        with pytest.raises(InputError) as caught:
+            read_results(runs, "digits", METHODS)
+        return str(caught.value)
+
+    history, metrics = (folder / name for name in ("history.csv", "metrics.json"))
+    kept, summaries = history.read_text(), json.loads(metrics.read_text())
+    history.write_text("".join(line for line in kept.splitlines(True) if line[:2] != "1,"))
+    assert (
+        "history.csv: got results of the seeds 0, expected 0, 1. Run the stage 'train'" in error()
+    )
+    history.write_text(kept)
+    del summaries["map_at_r"]["seeds"]["1"]
+    write_json(metrics, summaries)
+    for lost, stage in [("models/seed-1.safetensors", "train"), ("embeddings/seed-1.npz", "embed")]:
+        assert f"{lost}: got results of the seeds 0, expected 0, 1. Run the stage" in error()
+        assert f"(dvc repro --force {stage}@digits-bn), then `dvc repro`." in error()
+        (folder / lost).parent.mkdir()
+        (folder / lost).touch()
+    assert "metrics.json: got results of the seeds 0, expected 0, 1. Run the stage 'eval" in error()
+
+
+def test_files_that_differ_from_their_digests_are_refused_and_made_new(runs, monkeypatch):
+    monkeypatch.chdir(runs.parent)
+    folder = runs.relative_to(runs.parent) / "digits/bn"
+    (folder / "models").mkdir()
+    (folder / "models/seed-0").write_bytes(b"weights")
+    outs = [folder / name for name in ("metrics.json", "history.csv", "models")]
+    records = [{"path": path.as_posix(), "md5": dvc_md5(path)} for path in outs]
+    former = {"outs": [records[0] | {"md5": "of an earlier run"}]}  # of a stage that is no more
+    stages = {"old": former, "evaluate@digits-bn": {"outs": records}}
+    YAML().dump({"stages": stages}, Path("dvc.lock"))
+    read_results(runs.relative_to(runs.parent), "digits", METHODS)
+    check_outputs(outs)
+    for path in (folder / "metrics.json", folder / "models/seed-0"):
+        content, before = path.read_bytes(), path.stat()
+        path.write_bytes(content[:5] + b"?" + content[6:])
+        path.chmod(0o444)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as DVC knows it
+        with pytest.raises(InputError, match="got the MD5 .* expected .*Run `dvc repro`,"):
+            check_outputs(outs)
+        after = path.stat()
+        assert (after.st_mode & 0o200, after.st_mtime_ns > before.st_mtime_ns) == (0o200, True)
         path.write_bytes(content)
 
 

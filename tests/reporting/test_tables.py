@@ -23,7 +23,7 @@ def test_a_table_has_one_row_per_method_and_one_cell_per_metric(results):
     hbn, bn = table.rows
     assert hbn.texts() == ["hbn", "1", "75.00", "25.00", "50.00", "12.50"]
     # Student's t with one degree of freedom: 12.7062 * 0.25 / 2
-    assert bn.texts()[:3] == ["bn", "2", "62.50 ± 158.83"]
+    assert bn.texts()[:3] == ["bn", "2", "62.50 ± 158.83 †"]
     assert bn.cells.keys() == hbn.cells.keys()
     assert tables.metric_title("new") == "new"
     scores = {seed: values | KMEANS_AND_UNANSWERABLE for seed, values in SCORES["bn"].items()}
@@ -63,13 +63,13 @@ Its caption.
 | method | n | R@1 | MAP@R | NMI, geometric | intra-class variance ↓ |
 | --- | ---: | ---: | ---: | ---: | ---: |
 | hbn | 1 | 75.00 | 25.00 | 50.00 | 12.50 |
-| bn | 2 | 62.50 ± 158.83 | 15.00 ± 63.53 | 42.50 ± 31.77 | 30.00 ± 0.00 |
+| bn | 2 | 62.50 ± 158.83 † | 15.00 ± 63.53 † | 42.50 ± 31.77 | 30.00 ± 0.00 |
 
 ### Constant alphas
 
 | method | n | R@1 | MAP@R | NMI, geometric | intra-class variance ↓ |
 | --- | ---: | ---: | ---: | ---: | ---: |
-| bn | 2 | 62.50 ± 158.83 | 15.00 ± 63.53 | 42.50 ± 31.77 | 30.00 ± 0.00 |
+| bn | 2 | 62.50 ± 158.83 † | 15.00 ± 63.53 † | 42.50 ± 31.77 | 30.00 ± 0.00 |
 """
 LATEX = r"""% needs \usepackage{booktabs}
 \begin{tabular}{lrrrrr}
@@ -78,13 +78,13 @@ method & n & R@1 & MAP@R & NMI, geometric & intra-class variance $\downarrow$ \\
 \midrule
 \multicolumn{6}{l}{\emph{Main table}} \\
 hbn & 1 & \textbf{75.00} & \textbf{25.00} & \textbf{50.00} & \textbf{12.50} \\
-bn & 2 & 62.50 $\pm$ 158.83 & 15.00 $\pm$ 63.53 & 42.50 $\pm$ 31.77 & 30.00 $\pm$ 0.00 \\
+bn & 2 & 62.50 ± 158.83 † & 15.00 ± 63.53 † & 42.50 ± 31.77 & 30.00 ± 0.00 \\
 \midrule
 \multicolumn{6}{l}{\emph{Constant alphas}} \\
-bn & 2 & 62.50 $\pm$ 158.83 & 15.00 $\pm$ 63.53 & 42.50 $\pm$ 31.77 & 30.00 $\pm$ 0.00 \\
+bn & 2 & 62.50 ± 158.83 † & 15.00 ± 63.53 † & 42.50 ± 31.77 & 30.00 ± 0.00 \\
 \bottomrule
 \end{tabular}
-"""
+""".replace("±", r"$\pm$").replace("†", r"$\dagger$")
 
 
 def test_markdown_and_latex_have_one_table_per_study_and_latex_is_escaped(results):

@@ -99,21 +99,53 @@ def test_the_commit_is_heads_with_dvcs_stage_and_experiment(repository, monkeypa
     assert source_commit() == {**expected, **names}
 
 
-def test_tracked_sources_count_as_modified_but_no_untracked_file_or_result(repository, monkeypatch):
+def test_tracked_sources_count_as_modified_but_no_untracked_file_or_result(repository):
     (repository / "untracked").write_text("two")
     (repository / "dvc.lock").write_text("one")  # a build writes it
     subprocess.run(["git", "add", "dvc.lock"], check=True)
     assert source_commit()["modified"] is False
     (repository / "tracked").write_text("two")
     assert source_commit()["modified"] is True
-    with monkeypatch.context() as without_git:
-        without_git.setenv("PATH", str(repository))
-        assert git("rev-parse", "HEAD") is None
-    (repository / "outside").mkdir()
-    monkeypatch.chdir(repository / "outside")
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(repository))
-    commit = source_commit()
-    assert (commit["commit"], commit["modified"]) == (None, False)  # outside a repository
+
+
+UNKNOWN = {  # by the environment or the folder, what is printed
+    "PATH=/nowhere": "git: No such file",  # git is not installed
+    "GIT_TEST_ASSUME_DIFFERENT_OWNER=1": "detected dubious ownership",
+    "GIT_CEILING_DIRECTORIES=.": "",  # outside a repository
+    "": "",  # in a folder that the repository does not track
+}
+
+
+@pytest.mark.parametrize("setting", UNKNOWN)
+def test_an_unknown_commit_is_neither_modified_nor_unmodified(
+    repository, monkeypatch, setting, capfd
+):
+    (repository / "tracked").write_text("two")
+    folder = repository / "folder"
+    folder.mkdir()
+    name, _, value = setting.partition("=")
+    if name:
+        monkeypatch.setenv(name, str(repository) if value == "." else value)
+    if value in ("", "."):
+        monkeypatch.chdir(folder)
+    found = source_commit()
+    assert (found["commit"], found["modified"]) == (None, None)
+    printed = capfd.readouterr().err
+    assert UNKNOWN[setting] in printed
+    assert printed.count("The commit is not recorded") == bool(UNKNOWN[setting])
+
+
+def test_another_folder_of_the_repository_does_not_count(repository, monkeypatch):
+    project = repository / "project"
+    project.mkdir()
+    (project / "source").write_text("one")
+    subprocess.run(["git", "add", "project"], check=True)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", *identity, "commit", "-q", "-m", "two"], check=True)
+    (repository / "tracked").write_text("two")
+    monkeypatch.chdir(project)
+    found = source_commit()
+    assert (found["commit"], found["modified"]) == (git("rev-parse", "HEAD"), False)
 
 
 class Rows(dict):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from embedders import as_file, case
+from layouts import full_disk
 from reported import Page
 
 from heated.common.errors import InputError
@@ -245,16 +246,63 @@ def test_only_an_equal_model_fits_the_index(model_case, root, image_index, tmp_p
     assert embedder.digest == image_index.digest
 
 
-def test_an_index_replaces_an_index_and_nothing_else(model_case, root, tmp_path):
+def test_an_index_replaces_an_index_and_nothing_else(model_case, root, image_index, tmp_path):
     weights = str(model_case.weights)
     images = sorted((root / "images" / "7").iterdir())[:2]
     for image in images:
         assert build_index([image], weights, tmp_path / "index") == 1
     assert [image.path for image in open_index(tmp_path / "index").images] == [str(images[1])]
-    (tmp_path / "precious.txt").write_text("kept")
-    with pytest.raises(InputError, match="exists and is not an index"):
-        build_index([root / "images"], weights, tmp_path)
-    assert (tmp_path / "precious.txt").read_text() == "kept"
+    (tmp_path / "empty").mkdir()
+    assert build_index([images[0]], weights, tmp_path / "empty") == 1
+
+
+PRECIOUS = {  # what a folder holds that is no index alone
+    "a page": {"index.json": b'{"title": "mine"}'},
+    "a list": {"index.json": b"[]"},
+    "embeddings": {"embeddings.npy": b"mine"},
+    "an index and a note": {"precious.txt": b"kept"},
+    "an index and a folder": {"results/precious.txt": b"kept"},
+    "an index and a hidden file": {".git/config": b"kept"},
+}
+
+
+@pytest.mark.parametrize("name", PRECIOUS)
+def test_a_folder_that_holds_anything_else_is_kept(model_case, root, image_index, tmp_path, name):
+    folder = tmp_path / "index"
+    if name.startswith("an index"):
+        shutil.copytree(root / "index", folder)
+    layouts.write_files(folder, PRECIOUS[name])
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="exists and is not an index alone: it holds"):
+        build_index([root / "images"], str(model_case.weights), folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_what_came_into_the_folder_while_images_were_embedded_is_kept(
+    model_case, root, image_index, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(root / "index", tmp_path / "index")
+    embedder = indexing.find_model(str(model_case.weights))
+
+    def find_model(name):
+        (folder / "precious.txt").write_text("kept")
+        return embedder
+
+    monkeypatch.setattr(indexing, "find_model", find_model)
+    with pytest.raises(InputError, match="is not an index alone: it holds .*precious.txt"):
+        build_index([root / "images"], str(model_case.weights), folder)
+    assert (folder / "precious.txt").read_text() == "kept"
+
+
+def test_a_file_and_a_link_in_place_of_the_folder_are_kept(model_case, root, image_index, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "link").symlink_to(root / "index")
+    for name in ("file", "link"):
+        with pytest.raises(InputError, match="exists and is not an index alone"):
+            build_index([root / "images"], str(model_case.weights), tmp_path / name)
+    assert (tmp_path / "file").read_text() == "kept"
+    assert (tmp_path / "link").readlink() == root / "index"
 
 
 def test_a_missing_or_damaged_index_is_rejected(root, image_index, tmp_path):
@@ -265,13 +313,54 @@ def test_a_missing_or_damaged_index_is_rejected(root, image_index, tmp_path):
     check("is not an index. Make one by `python -m heated.search", tmp_path / "absent")
     for name in ("embeddings.npy", "index.json"):
         folder = shutil.copytree(root / "index", tmp_path / name)
-        (folder / name).write_bytes(b"{}")
-        check("is damaged", folder)
+        content = (folder / name).read_bytes()
+        for broken in (b"", b"{}", b"<html>", b"\xff\xfe", b"[1]", content[:-9], content[:99]):
+            (folder / name).write_bytes(broken)
+            check("is damaged", folder)
         (folder / name).unlink()
         check("is not an index", folder)
     folder = shutil.copytree(root / "index", tmp_path / "short")
-    np.save(folder / "embeddings.npy", image_index.embeddings[1:])
-    check(r"is damaged \(embeddings of shape .* for \d+ images", folder)
+    for wrong in (image_index.embeddings[1:], image_index.embeddings.astype(np.float64)):
+        np.save(folder / "embeddings.npy", wrong)
+        check(r"short is damaged \(.*\)\. Index the images again", folder)
+    np.save(folder / "embeddings.npy", image_index.embeddings[:, 1:])
+    with pytest.raises(InputError, match="got embeddings of 15 dimensions, expected 16"):
+        indexing.load_index_model(open_index(folder))
+    (folder / "index.faiss").write_bytes(b"no index")
+    with pytest.raises(InputError, match=r"index\.faiss is damaged .*Index the images again"):
+        search(open_index(folder), image_index.embeddings[:1, 1:], top=1)
+
+
+def test_tools_folders_are_left_out_linked_ones_named_and_names_are_only_names(
+    run_index, root, tmp_path, capsys
+):
+    image = as_file(np.full((9, 7), 40, np.uint8))
+    tools = [".ipynb_checkpoints", "@eaDir/1.png", ".Trash-0/files", "__MACOSX"]
+    folder = tmp_path / "100%25 #1 ?x=y&z [a]*"
+    layouts.write_files(folder, {"1.png": image, "2.heic": b"x", "3.txt": b"x"})
+    layouts.write_files(folder, {f"{tool}/1.png": image for tool in tools})
+    layouts.write_zip(zipped := tmp_path / "pictures", {"1.png": image, "@eaDir/1.png": image})
+    inner = {"1.png": image, "backup.zip": zipped.read_bytes()}
+    layouts.write_tar(tar := tmp_path / "a.zip", inner)
+    for path in (folder, zipped, tar):
+        assert run_index(path, tmp_path / "index of #1 ?") == ""
+        printed = capsys.readouterr()
+        assert ": 1 images" in printed.out
+        assert f"{path}: left out: " in printed.err
+        assert ".heic" in printed.err or path != folder
+        assert len(open_index(tmp_path / "index of #1 ?").images) == 1
+    (folder / "eel").symlink_to(root / "images")
+    assert f"{folder / 'eel'}: got a link to a directory" in run_index(folder, tmp_path / "index")
+    hidden = folder / ".ipynb_checkpoints/1.png"  # named by the user
+    assert run_index(hidden, tmp_path / "index") == ""
+
+
+def test_on_a_full_disk_an_index_is_not_half_written(model_case, root, image_index, tmp_path):
+    folder = shutil.copytree(root / "index", tmp_path / "index")
+    with full_disk(5_000), pytest.raises(OSError, match=r"\[Errno \d+\]") as caught:
+        build_index([root / "images"], str(model_case.weights), folder)
+    assert f"'{folder}" in str(caught.value)
+    assert np.array_equal(open_index(folder).embeddings, image_index.embeddings)
 
 
 def test_what_is_not_a_model_is_rejected(model_case, root):

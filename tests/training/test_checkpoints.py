@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from damages import DAMAGES
 
 import heated
+from heated.common import tensors
 from heated.training import checkpoints
 from heated.training.checkpoints import (
     WITHOUT_EFFECT,
@@ -23,6 +25,7 @@ from heated.training.checkpoints import (
 WITHOUT_WEIGHTS = {
     "common.errors": "only messages",
     "common.io": "reads and writes bytes unchanged; records the results of training",
+    "common.tensors": "reads and writes tensors unchanged",
     "common.samples": "describes the data, whose digest is part of the inputs",
 }
 
@@ -109,18 +112,18 @@ def file_names(folder):
 
 
 def test_a_checkpoint_is_restored_bit_for_bit_with_its_record(tmp_path):
-    tensors = {
+    values = {
         "weight": torch.randn(3, 4).T,
         "half": torch.randn(5).bfloat16(),
         "count": torch.tensor(7),
         "state": torch.Generator().manual_seed(3).get_state(),
     }
-    saved = Checkpoint(tensors, {"history": [{"loss": 0.1}], "step": 0})
+    saved = Checkpoint(values, {"history": [{"loss": 0.1}], "step": 0})
     make_cache(tmp_path).save(saved, 2)
     found = make_cache(tmp_path).load_latest()
     assert found.record == saved.record
-    assert set(found.tensors) == set(tensors)
-    assert all(torch.equal(found.tensors[name], value) for name, value in tensors.items())
+    assert set(found.tensors) == set(values)
+    assert all(torch.equal(found.tensors[name], value) for name, value in values.items())
 
 
 def test_the_most_advanced_checkpoint_is_loaded_also_within_an_epoch(tmp_path):
@@ -155,14 +158,17 @@ def test_the_last_two_checkpoints_are_kept_and_those_of_keep_epochs(tmp_path):
 
 def test_a_damaged_checkpoint_is_deleted_and_the_previous_one_used(tmp_path, capsys):
     cache = make_cache(tmp_path)
-    for damage in (b"", b"damaged", None):
+    for damage in (b"", b"damaged", *DAMAGES):
         for epochs in (3, 4):
             cache.save(make_checkpoint(epochs), epochs)
         path = cache.path(4)
-        path.write_bytes(path.read_bytes()[:-3] if damage is None else damage)
+        path.write_bytes(damage(path.read_bytes()) if callable(damage) else damage)
         assert latest_step(cache) == 3
         assert not path.exists()
-        assert "unreadable" in capsys.readouterr().err
+        printed = capsys.readouterr().err
+        assert f"{path} is damaged" in printed
+        assert "the one before is used" in printed
+        assert printed.count("\n") == 1
 
 
 def test_on_a_full_disk_training_continues_without_the_checkpoint(tmp_path, monkeypatch, capsys):
@@ -172,7 +178,7 @@ def test_on_a_full_disk_training_continues_without_the_checkpoint(tmp_path, monk
     def save_file(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", save_file)
+    monkeypatch.setattr(tensors, "save_file", save_file)
     cache.save(make_checkpoint(2), 2)
     assert "No space left on device), training continues" in capsys.readouterr().err
     assert latest_step(cache) == 1

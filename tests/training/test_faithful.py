@@ -93,8 +93,10 @@ def test_every_parameter_has_one_learning_rate_without_weight_decay(dataset):
     state, recipe = initial_state(dataset, "bn"), make_recipe(dataset, "bn")
     groups = state.optimizer.param_groups
     parameters = [parameter for group in groups for parameter in group["params"]]
-    assert {id(p) for p in parameters} == {id(p) for p in state.model.parameters()}
-    assert all(parameter.requires_grad for parameter in parameters)
+    trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+    assert {id(parameter) for parameter in parameters} == {id(parameter) for parameter in trained}
+    fixed = len([*state.model.parameters()]) - len(trained)
+    assert fixed == (0 if dataset == "mnist" else 57)  # the scales of GoogLeNet's batch norms
     assert recipe.bottleneck_lr_mult == recipe.classifier_lr_mult == 1
     assert {group["weight_decay"] for group in groups} == {0}
     if dataset in ("cub200", "cars196", "in-shop"):
@@ -117,7 +119,7 @@ def used_layers(network):
 
 
 @pytest.mark.parametrize("dataset", PHOTOGRAPHS)
-def test_photographs_use_googlenet_with_imagenets_weights_and_trained_batch_norm(dataset):
+def test_photographs_use_googlenet_with_imagenets_weights_and_batch_norm_without_scale(dataset):
     network, recipe = initial_state(dataset, "bn").model.network, make_recipe(dataset, "bn")
     assert type(network).__name__ == "GoogLeNet"
     assert (network.fc.in_features, network.fc.out_features) == (1024, 64)
@@ -130,7 +132,9 @@ def test_photographs_use_googlenet_with_imagenets_weights_and_trained_batch_norm
         assert type(layer) is nn.BatchNorm2d
         assert layer.momentum == pytest.approx(1 - 0.95)
         assert layer.eps == 1e-3
-        assert layer.weight.requires_grad is layer.bias.requires_grad is True
+        assert layer.bias.requires_grad is True
+        assert layer.weight.requires_grad is False  # slim's default: no scale
+        assert (layer.weight == 1).all()
 
 
 def test_digits_use_lenet_with_2_dimensions_without_batch_norm_or_dropout():

@@ -7,6 +7,7 @@ from recipes import AFFINE, BATCH_NORM, SGD, make_recipe
 
 from heated.data.packed_dataset import InMemoryImages
 from heated.data.samplers import split_batches
+from heated.losses.heated_softmax import HeatedSoftmax
 from heated.models.backbones import bottleneck_name
 from heated.models.embedding_model import Architecture, ModelWithLoss
 from heated.training.loop import epoch_seed, train
@@ -140,7 +141,7 @@ def test_every_row_has_the_epochs_alpha_temperature_and_lr():
     alphas, lrs, model, steps = [16.0, 4.0, 2.0], [0.1, 0.01, 0.02], make_model(), []
 
     def on_step_end(state):
-        steps.append((len(state.history), state.step, model.head.alpha.item()))
+        steps.append((len(state.history), state.step, model.head.alpha))
 
     rows = fit(model, alphas=alphas, lrs=lrs, hooks={"on_step_end": on_step_end})
     assert [row["epoch"] for row in rows] == [0, 1, 2]
@@ -198,6 +199,35 @@ def test_the_error_for_a_loss_that_is_not_finite_names_seed_epoch_alpha_and_lr()
     assert max(epochs) == 1
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_measurement_that_is_not_finite_ends_the_training_with_its_name(value):
+    hooks = {"monitor_fn": lambda: {"recall_at_1": value}}
+    with pytest.raises(FloatingPointError, match=r"seed 3: got \['recall_at_1'\] of .*'epoch': 0"):
+        fit(make_model(), seed=3, hooks=hooks)
+
+
+CHANGES = {  # by the alphas of each epoch, the epochs in which unseen classes are measured
+    (4.0, 4.0, 4.0, 4.0, 4.0, 4.0): [2, 5],
+    (8.0, 8.0, 8.0, 8.0, 2.0, 2.0): [2, 3, 4, 5],
+    (8.0, 2.0, 2.0, 2.0, 2.0, 2.0): [0, 1, 2, 5],
+    (8.0, 7.0, 6.0, 5.0, 4.0, 3.0): [0, 1, 2, 4, 5],
+    (8.0, None, None, None, None, None): [2, 5],
+}
+
+
+@pytest.mark.parametrize("alphas", CHANGES)
+def test_unseen_classes_are_measured_before_and_after_a_change_of_alpha(alphas):
+    weights = []
+    for hooks in ({}, {"monitor_fn": lambda: {"seen": 1.0}}):
+        model = make_model()
+        history = fit(model, alphas=alphas, lrs=[0.01] * 6, eval_every=3, hooks=hooks)
+        weights.append(model.head.weight)
+    assert [row["epoch"] for row in history if "seen" in row] == CHANGES[alphas]
+    assert torch.equal(*weights)
+    last = make_recipe(alphas=alphas, lrs=[0.01] * 6, eval_every=6).per_epoch_values()
+    assert [is_evaluated for *_, is_evaluated in last] == [False] * 5 + [True]
+
+
 def test_unseen_classes_are_evaluated_at_the_interval_without_effect_on_training():
     images, labels = samples()
     long, weights = {"alphas": [4.0] * 5, "lrs": [0.01] * 5}, []
@@ -225,6 +255,26 @@ def test_resuming_after_any_step_gives_bit_identical_weights_and_history(name, o
         assert len(calls) == len(stops) - number  # no step is repeated
         for key, value in model.state_dict().items():
             assert torch.equal(other.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("adaptation", ["learned", "adacos"])
+def test_resuming_within_the_first_epoch_keeps_an_adapted_alpha(adaptation):
+    settings = {"alphas": [8.0, None], "lrs": [0.1, 0.1], "adaptation": adaptation}
+    settings |= {"normalize": METHODS["ln"], "bias": "none"}
+
+    def adaptive_model():
+        model = make_model("ln")
+        torch.manual_seed(0)
+        options = {"normalize": "none", "unit_weights": True, "bias": "none"}
+        model.head = HeatedSoftmax(3, 4, adaptation=adaptation, **options)
+        return model
+
+    model, stops = adaptive_model(), []
+    hooks = {"on_step_end": lambda state: stops.append(deepcopy(state.to_checkpoint()))}
+    history = fit(model, **settings, hooks=hooks)
+    assert history[0]["alpha"] != 8
+    for stop in stops:
+        assert fit(adaptive_model(), **settings, start=stop) == history
 
 
 def test_bfloat16_applies_to_the_network_while_weights_and_loss_are_float32():

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from heated.common.errors import InputError
-from heated.common.geometry import class_means
+from heated.common.geometry import class_means, unit_rows
 from heated.data.packed_dataset import Images
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.models.embedding_model import ModelWithLoss, batch_size_for
@@ -52,7 +52,7 @@ def gradients_by_kind(
             "final_slope": float(np.median(final_slopes(*given).cpu().numpy())),
         }
     return {
-        "alpha": head.alpha.item(),
+        "alpha": head.alpha,
         "alphas": alphas,
         "images": len(labels),
         "counts": {kind: len(indices) for kind, indices in by_kind.items()},
@@ -163,7 +163,7 @@ def error_norms(head: HeatedSoftmax, probabilities: Tensor, labels: Tensor) -> T
 def class_weights(head: HeatedSoftmax) -> Tensor:
     """Return (C, D) float64, of unit length if the head uses unit weights."""
     weight = head.weight.detach().double()
-    return F.normalize(weight, dim=1) if head.unit_weights else weight
+    return unit_rows(weight) if head.unit_weights else weight
 
 
 def iter_scores(

@@ -7,14 +7,23 @@ from torch import Tensor, nn
 TRUNCATED_STD = 0.87962566103423978  # of a unit normal truncated at two standard deviations
 
 
-def l2_normalize(embeddings: Tensor) -> Tensor:
-    """Return (N, D) float64 rows of length 1; rows of length 0 stay 0.
+def unit_rows(rows: Tensor) -> Tensor:
+    """Return rows (N, D) of length 1 in the same dtype; rows of length 0 stay 0.
 
-    >>> l2_normalize(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
-    [[0.6, 0.8], [0.0, 0.0]]
+    torch's `normalize` adds 1e-12 to lengths, which is 0 in float16, and multiplies the gradient of
+    a row of length 0 by 1e12. Lengths are computed in float32 at least, so that none overflows.
+
+    >>> unit_rows(torch.tensor([[300.0, 400.0], [0.0, 0.0]]).half()).tolist()
+    [[0.60009765625, 0.7998046875], [0.0, 0.0]]
     """
-    lengths = embeddings.double().norm(dim=1, keepdim=True)
-    return embeddings.double() / lengths.masked_fill_(lengths == 0, 1)
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=dtype)
+    return (rows / lengths.masked_fill(lengths == 0, 1)).to(rows.dtype)
+
+
+def l2_normalize(embeddings: Tensor) -> Tensor:
+    """Return (N, D) float64 rows of length 1; rows of length 0 stay 0."""
+    return unit_rows(embeddings.double())
 
 
 def class_means(embeddings: Tensor, labels: Tensor) -> Tensor:

@@ -1,13 +1,17 @@
 """Read and write files, as a whole: a temporary name, then a rename; and the stages' paths."""
 
 import csv
+import glob
 import hashlib
 import io
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from errno import EISDIR, ENOTDIR
+from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +29,19 @@ def project_root() -> Path:
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 
+def expand_home(path: str) -> Path:
+    """Return a path with the home directory in place of ~, or raise InputError."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: {error}. Use an absolute path.") from error
+
+
+def project_path(path: str) -> Path:
+    """Return a path that a user set: absolute, of the home directory (~), or of the project."""
+    return project_root() / expand_home(path)
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path, which is renamed to `path` at the end, or removed on an error.
@@ -33,16 +50,36 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    for part in path.parent.glob(f".{path.name}.*.part"):  # of killed processes
-        if part == temporary or not psutil.pid_exists(int(part.name.split(".")[-2])):
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):  # of killed processes
+        process = part.name.split(".")[-2]
+        if part == temporary or (process.isdecimal() and not psutil.pid_exists(int(process))):
             remove(part)
     try:
-        yield temporary
-        if temporary.is_dir() and path.is_dir():
-            shutil.rmtree(path)
-        temporary.replace(path)
+        with rename_in_errors(temporary, path):
+            yield temporary
+            if temporary.is_dir() and path.is_dir():
+                shutil.rmtree(path)
+            temporary.replace(path)
     finally:
         remove(temporary)
+
+
+@contextmanager
+def rename_in_errors(old: Path, new: Path) -> Iterator[None]:
+    """Let errors name the path `new`, which the user knows, in place of `old`.
+
+    An error of the system that names no file, such as that of a full disk, gets the name `new`.
+    """
+    try:
+        yield
+    except (InputError, OSError) as error:
+        names = (str(old), str(new))
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = str(error.filename or new).replace(*names)
+            error.filename2 = None
+        else:
+            error.args = tuple(a.replace(*names) if isinstance(a, str) else a for a in error.args)
+        raise
 
 
 def remove(path: Path) -> None:
@@ -58,7 +95,47 @@ def require_output(path: Path, stage: str) -> Path:
     if not path.exists():
         command = f"dvc repro, or dvc repro -s {stage}"
         raise FileNotFoundError(f"{path} is missing: the stage '{stage}' makes it ({command})")
+    if path.suffix and path.is_dir():
+        advice = f"Delete it and run `dvc repro`, which runs the stage '{stage}' again."
+        raise InputError(f"{path}: got a folder, expected a file. {advice}")
     return path
+
+
+def seed_files(folder: Path, stage: str) -> dict[int, Path]:
+    """Return the files `seed-<s>.*` that a stage wrote, by seed; raise if there is none."""
+    files = sorted(require_output(folder, stage).glob("seed-*.*"))
+    require_output(folder / "seed-*" if not files else files[0], stage)
+    return {int(path.stem.removeprefix("seed-")): path for path in files}
+
+
+# The stages that write the files and folders of these names.
+WRITERS = {
+    "resolved": "resolve",
+    "raw": "download",
+    "packed": "split",
+    "tuned.json": "tune",
+    **dict.fromkeys(("models", "history.csv", "provenance.json"), "train"),
+    "embeddings": "embed",
+    "metrics.json": "evaluate",
+    "gradients.json": "gradients",
+}
+
+
+@contextmanager
+def wrap_damage(path: Path, advice: str = "Make it again.") -> Iterator[None]:
+    """Raise InputError with the path, and the stage that writes it, for any error in its bytes."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # on damaged bytes, readers raise about every kind there is
+        if isinstance(error, OSError) and error.errno not in (None, EISDIR, ENOTDIR):  # of the disk
+            raise
+        stage = next((WRITERS[part] for part in reversed(path.parts) if part in WRITERS), None)
+        if stage:
+            advice = f"Delete it and run `dvc repro`, which runs the stage '{stage}' again."
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{path} is damaged ({reason}). {advice}") from error
 
 
 def sha256(path: Path) -> str:
@@ -73,9 +150,13 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Return the value in a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; raise InputError if it is damaged, or another value."""
+    with wrap_damage(path):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"got {type(value).__name__}, expected a JSON object")
+        return value
 
 
 def write_text(path: Path, text: str) -> None:
@@ -95,15 +176,26 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_arrays(path: Path, **arrays: ArrayLike) -> None:
-    """Write named arrays as .npz, without pickle."""
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    """Write named arrays as .npz, without pickle; equal arrays give equal bytes.
+
+    The headers of np.savez depend on the patch version of Python.
+    """
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, values in arrays.items():
+            array = np.asanyarray(values)
+            entry = zipfile.ZipInfo(f"{name}.npy")  # of 1980
+            entry.file_size = array.nbytes
+            with archive.open(entry, "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return every array of an .npz file; raise ValueError if it contains pickled objects."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    """Return every array of an .npz file; raise InputError if it is damaged, or has objects."""
+    with wrap_damage(path), path.open("rb") as file:
+        if not zipfile.is_zipfile(file):  # np.load would advise to load objects
+            raise ValueError("expected an .npz file")
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
 
 
 # Names in files of earlier versions, and their names now.
@@ -187,17 +279,45 @@ class NullLogger:
 
 def write_history(path: Path, histories: Mapping[int, Sequence[Row]]) -> None:
     """Write CSV with columns seed, epoch and all other keys; missing keys are empty cells."""
+    check_histories(path, histories)
     write_csv(path, [{"seed": seed, **row} for seed, rows in histories.items() for row in rows])
 
 
-def read_history(path: Path) -> History:
-    """Return the rows of each seed: epochs as int, other values as float, no empty cells."""
+def check_histories(
+    path: Path, histories: Mapping[int, Sequence[Row]], epochs: int | None = None
+) -> None:
+    """Raise InputError unless every seed has finite values in all epochs, as many as the first."""
+    lengths = [len(rows) for rows in histories.values()] or [0]
+    expected = lengths[0] if epochs is None else epochs
+    advice = "Delete it and run `dvc repro`, which runs the stage 'train' again."
+    for seed, rows in histories.items():
+        found = [row["epoch"] for row in rows]
+        if found != [*range(expected)]:
+            problem = f"seed {seed}: got epochs {found}, expected 0 to {expected - 1}"
+            raise InputError(f"{path}: {problem}. {advice}")
+        bad = [f"{key} {row[key]}" for row in rows for key in row if not isfinite(row[key])]
+        if bad:
+            problem = f"seed {seed}: got {', '.join(bad)}, expected finite numbers"
+            raise InputError(f"{path}: {problem}. {advice}")
+    if not expected or not histories:
+        raise InputError(f"{path}: got no epochs, expected those of every seed. {advice}")
+
+
+def read_history(path: Path, epochs: int | None = None) -> History:
+    """Return the rows of each seed: epochs as int, other values as float, no empty cells.
+
+    Raises InputError if a seed lacks epochs or values are not finite; see `check_histories`.
+    """
     histories: History = {}
-    with require_output(path, "train").open(encoding="utf-8", newline="") as file:
+    require_output(path, "train")
+    with wrap_damage(path), path.open(encoding="utf-8", newline="") as file:
         for cells in csv.DictReader(file):
             seed = int(cells.pop("seed"))
             row = {key: float(cell) for key, cell in cells.items() if cell != ""}
             histories.setdefault(seed, []).append({**row, "epoch": int(cells["epoch"])})
+        if not histories:
+            raise ValueError("got no epochs")
+    check_histories(path, histories, epochs)
     return histories
 
 

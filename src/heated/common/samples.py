@@ -41,6 +41,7 @@ class Samples:
         names: N names of the images in their source.
         split: The source's own split, or None.
         contents: Yields (index in [0, N), content) of every image, in the fastest order to read.
+        left_out: Names of other files, which are not read.
     """
 
     class_names: tuple[str, ...]
@@ -48,3 +49,4 @@ class Samples:
     names: Sequence[str]
     split: Split | None
     contents: Callable[[], Iterator[tuple[int, Content]]]
+    left_out: Sequence[str] = ()

@@ -1,6 +1,7 @@
 """Read and validate the four YAML files of parameters. Only the stage `resolve` uses this."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from heated.common.errors import suggestion
 from heated.config.params import Params
 from heated.config.validation import Location, grid_problems, name_problems, type_problems
-from heated.config.yaml_files import Entry, ParamsError, expand_bases, read_yaml
+from heated.config.yaml_files import Entry, ParamsError, expand_bases, key_line, read_yaml
 
 __all__ = ["FILES", "Params", "ParamsError", "format_entry", "load_params", "read_sources"]
 
@@ -23,6 +24,9 @@ FILES = {  # the sections that each file may have
 ENTRIES = ("methods", "datasets")  # sections whose entries may have a `base`
 
 
+Place = tuple[str, str]  # a file, and a key's path in it
+
+
 @dataclass
 class Sources:
     """The sections of all files, with every entry expanded, and the errors found so far."""
@@ -30,7 +34,7 @@ class Sources:
     raw: dict[str, Any] = field(default_factory=dict)
     entries: dict[str, dict[str, Entry]] = field(default_factory=dict)  # by section and name
     files: dict[tuple[str, str], str] = field(default_factory=dict)  # by section and entry
-    problems: list[str] = field(default_factory=list)
+    problems: dict[Place, str] = field(default_factory=dict)
     incomplete: set[str] = field(default_factory=set)  # sections that are no mapping in a file
 
     def add(self, file: str, section: str, value: Any) -> None:
@@ -53,9 +57,9 @@ class Sources:
         else:
             problems[section] = f"got {value!r:.200}, expected a mapping of entries by name."
             self.incomplete.add(section)
-        self.problems += [f"{file}: {path}: {problem}" for path, problem in problems.items()]
+        self.problems |= {(file, path): problem for path, problem in problems.items()}
 
-    def where(self, location: Location) -> str:
+    def place(self, location: Location) -> Place:
         """Return file and path of a value, in the entry that wrote it."""
         parts = [str(part) for part in location]
         if len(parts) > 1 and (entry := self.entries.get(parts[0], {}).get(parts[1])):
@@ -63,8 +67,9 @@ class Sources:
         if parts[:3] == ["studies", "competitors", "grid"]:
             parts = ["grids", *parts[3:]]
         in_file = self.files.get((parts[0], parts[1])) if len(parts) > 1 else None
-        file = in_file or next((f for f, sections in FILES.items() if parts[0] in sections), "")
-        return ": ".join(filter(None, (file, ".".join(parts))))
+        files = (file for file, sections in FILES.items() if parts[0] in sections)
+        file = in_file or next(files, "params.yaml")
+        return file, ".".join(parts)
 
 
 def load_params(folder: Path = Path()) -> Params:
@@ -77,18 +82,27 @@ def load_params(folder: Path = Path()) -> Params:
     located = [*name_problems(sources.raw, complete)]
     try:
         params = Params.model_validate(sources.raw)
-        if not sources.problems + located:
+        if not sources.problems and not located:
             located = grid_problems(params)
     except ValidationError as error:
         located = [*type_problems(error, sources.raw), *located]
-    messages: dict[str, str] = {}  # an error that several entries inherit, once
+    problems = dict(sources.problems)
     for location, message in located:
-        messages.setdefault(sources.where(location), message)
-    problems = [*sources.problems, *(f"{where}: {what}" for where, what in messages.items())]
+        problems.setdefault(sources.place(location), message)  # once if several entries inherit it
     if problems:
-        count = "an error" if len(problems) == 1 else f"{len(problems)} errors"
-        raise ParamsError("\n  ".join([f"The parameters have {count}:", *problems]))
+        raise ParamsError(format_problems(folder, problems))
     return params
+
+
+def format_problems(folder: Path, problems: Mapping[Place, str]) -> str:
+    """Format one line per problem: `file:line: path: problem`."""
+    texts = {file: (folder / file).read_text(encoding="utf-8") for file, _ in problems}
+    lines = [
+        f"{file}:{key_line(texts[file], path)}: {path}: {problem}"
+        for (file, path), problem in problems.items()
+    ]
+    count = "an error" if len(lines) == 1 else f"{len(lines)} errors"
+    return "\n  ".join([f"The parameters have {count}:", *lines])
 
 
 def read_sources(folder: Path = Path()) -> Sources:
@@ -102,7 +116,7 @@ def read_sources(folder: Path = Path()) -> Sources:
     if isinstance(competitors, dict):
         if "grid" in competitors:
             problem = "unknown key. Move it to the section grids of the same file."
-            sources.problems.append(f"studies.yaml: studies.competitors.grid: {problem}")
+            sources.problems["studies.yaml", "studies.competitors.grid"] = problem
         competitors["grid"] = {} if grids is None else grids
     for section in (name for name in ENTRIES if name in sources.raw):
         raw = sources.raw[section]
@@ -112,7 +126,7 @@ def read_sources(folder: Path = Path()) -> Sources:
         sources.raw[section] = values | invalid
         for name, problem in wrong.items():
             file = sources.files[section, name]
-            sources.problems.append(f"{file}: {section}.{name}.base: {problem}")
+            sources.problems[file, f"{section}.{name}.base"] = problem
     return sources
 
 

@@ -1,5 +1,6 @@
 """Value types, base classes and validators that the schema is made of."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Union
 
@@ -52,6 +53,16 @@ def constraint(is_valid: Callable[[Any], object], expected: str) -> AfterValidat
     return AfterValidator(validate)
 
 
+def is_json(value: Any) -> bool:
+    """Whether a value can be written as JSON; NaN, infinity, dates and sets cannot."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+JSON_VALUE = constraint(is_json, "finite numbers, text, true, false, null, lists and mappings")
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 UnitInterval = Annotated[float, Field(ge=0, le=1)]

@@ -15,7 +15,7 @@ def validate_regex(pattern: str) -> str:
     """Return a regular expression, or raise ValueError if it cannot be compiled."""
     try:
         re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"a regular expression ({error})") from None
     return pattern
 
@@ -31,10 +31,14 @@ def validate_per_channel(value: Any, *, above: float = -math.inf) -> float | lis
 
 
 class BatchNorm(StrictModel):
-    """Batch norm in a pretrained network; `frozen`: its statistics and weights stay."""
+    """Batch norm in a pretrained network.
+
+    `scale`: whether it learns one. `frozen`: its statistics and weights stay.
+    """
 
     momentum: UnitInterval
     eps: Positive
+    scale: bool
     frozen: bool
 
 
@@ -112,6 +116,10 @@ class Packing(StrictModel):
     max_damaged_images: Annotated[int, Field(ge=0)]
     split: Annotated[NamedConfig, base.choice(SPLIT_OPTIONS)]
     validation: Validation | None
+
+    def image_shape(self) -> list[int]:
+        """Return height, width and channels of a packed image."""
+        return [self.size, self.size, 3 if self.color_mode == "rgb" else 1]
 
 
 class Training(StrictModel):

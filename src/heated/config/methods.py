@@ -64,6 +64,7 @@ class PMLConfig(NamedConfig):
     """A loss or miner of pytorch-metric-learning; `heated.losses.pml` checks its options."""
 
     model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Annotated[Any, base.JSON_VALUE]] = Field(init=False)
 
 
 class PMLMethod(StrictModel):

@@ -46,7 +46,7 @@ class GridAxis(StrictModel):
     """A setting by its key (`lr`, `loss.margin`), and the values to try."""
 
     param: str
-    values: Annotated[list[Any], base.NonEmpty]
+    values: Annotated[list[Any], base.NonEmpty, base.JSON_VALUE]
 
 
 class Competitors(Grid):

@@ -62,6 +62,7 @@ def run_files(params: Params) -> dict[str, Any]:
             "seeds": params.seeds_by_method(dataset)[method],
             **threads,
             "tags": params.tags(dataset, method),
+            "image_shape": params.datasets[dataset].packing.image_shape(),
             "tuned": (dataset, method) in tuned,
         }
     for dataset, method in study.runs():
@@ -70,6 +71,7 @@ def run_files(params: Params) -> dict[str, Any]:
             "points": [{"point": point, "settings": settings} for point, settings in pairs],
             "validation": study.validation.model_dump(),
             "seed": study.tuning_seed,
+            "image_shape": params.datasets[dataset].packing.image_shape(),
             **threads,
         }
     return files

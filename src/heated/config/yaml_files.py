@@ -2,25 +2,42 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.composer import Composer, ComposerError
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.scanner import Scanner, ScannerError
 
 from heated.common.errors import InputError, suggestion
+
+MAX_DEPTH = 100  # of nested mappings and lists; deeper ones take minutes and fill memory
+MAX_BYTES = 1 << 18  # of a file; a larger one takes many seconds to parse
 
 
 class ParamsError(InputError):
     """Everything that is wrong with the parameters, one error per line."""
 
 
-class StrictComposer(Composer):
-    """Refuse anchors, aliases (use `base: NAME`) and mappings nested deeper than any of ours.
+class StrictScanner(Scanner):
+    """Refuse brackets nested too deeply, before the scanner searches each one for a key."""
 
-    `dvc exp run -S` changes an aliased value for both names or neither, and nesting fills memory.
+    def fetch_flow_collection_start(self, *arguments: Any, **options: Any) -> None:
+        """Fetch a bracket, or raise ScannerError."""
+        if len(self.flow_context) > MAX_DEPTH:
+            raise ScannerError(None, None, "nested too deeply", self.reader.get_mark())
+        super().fetch_flow_collection_start(*arguments, **options)
+
+
+class StrictComposer(Composer):
+    """Refuse anchors, aliases (use `base: NAME`) and values nested too deeply.
+
+    `dvc exp run -S` changes an aliased value for both names or neither.
     """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -29,29 +46,90 @@ class StrictComposer(Composer):
         if event.anchor is not None:
             sign = "*" if isinstance(event, AliasEvent) else "&"
             problem = f"got {sign}{event.anchor}, expected no anchors and aliases; use `base: NAME`"
-        elif self.depth > 100:
+        elif self.depth > MAX_DEPTH:
             problem = "nested too deeply"
         if problem:
             raise ComposerError(None, None, problem, event.start_mark)
         return super().compose_node(parent, index)
 
 
+class StrictConstructor(SafeConstructor):
+    """Refuse merge keys, integers of more than 64 bits and values that do not fit their tag."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """Construct a value, or raise ConstructorError, which has the line."""
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise OverflowError("an integer of at most 64 bits")
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+            got = f"{node.value:.80}" if isinstance(node, ScalarNode) else node.id
+            kind = node.tag.rpartition(":")[2]
+            expected = str(error) if isinstance(error, OverflowError) else f"a valid {kind}"
+            problem = f"got {got}, expected {expected}"
+            raise ConstructorError(None, None, problem, node.start_mark) from None
+        return value
+
+    def flatten_mapping(self, node: Any) -> Any:
+        """Flatten nothing: raise ConstructorError for a merge key."""
+        for key, _ in node.value:
+            if key.value == "<<":
+                problem = "got the merge key <<, expected no merge keys; use `base: NAME`"
+                raise ConstructorError(None, None, problem, key.start_mark)
+
+
+def strict_yaml() -> YAML:
+    """Return a reader with the types of YAML 1.2, as DVC's."""
+    reader = YAML(typ="safe", pure=True)  # the parser in C ignores our composer
+    reader.Scanner, reader.Composer = StrictScanner, StrictComposer
+    reader.Constructor = StrictConstructor
+    return reader
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file with the same values as in DVC, or raise ParamsError."""
-    reader = YAML(typ="safe", pure=True)  # the parser in C ignores our composer
-    reader.Composer = StrictComposer
     try:
-        raw = reader.load(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        if len(content) > MAX_BYTES:
+            got = f"got {len(content)} bytes, expected at most {MAX_BYTES}"
+            raise ParamsError(f"{path}: {got}. Remove all but the parameters.")
+        raw = strict_yaml().load(content.decode())
     except FileNotFoundError:
         advice = "Run stages from the project's root, which contains it."
         raise ParamsError(f"{path} is missing. {advice}") from None
-    except (YAMLError, ValueError, AttributeError) as error:  # the latter two for wrong tags
+    except UnicodeDecodeError as error:
+        advice = "Save the file as UTF-8."
+        raise ParamsError(f"{path}: cannot be read as YAML: {error}. {advice}") from None
+    except YAMLError as error:
         if isinstance(error, MarkedYAMLError):
             error.note = None  # advises to allow duplicate keys
         raise ParamsError(f"{path}: cannot be read as YAML: {error}") from None
     if not isinstance(raw, dict):
-        raise ParamsError(f"{path}: got {raw!r}, expected a mapping of sections.")
+        raise ParamsError(f"{path}: got {raw!r:.200}, expected a mapping of sections.")
     return raw
+
+
+@cache
+def root_node(text: str) -> Node:
+    """Return the node of a file's text, which has the lines of all keys."""
+    return strict_yaml().compose(text)
+
+
+def key_line(text: str, path: str) -> int:
+    """Return the line of a key, or of the last key above it that exists."""
+    node = root_node(text)
+    line = node.start_mark.line
+    for key in path.split("."):
+        items: dict[str, tuple[Node, Node]] = {}
+        if isinstance(node, MappingNode):
+            items = {name.value: (name, value) for name, value in node.value if name.id == "scalar"}
+        elif isinstance(node, SequenceNode):
+            items = {str(index): (value, value) for index, value in enumerate(node.value)}
+        if key not in items:
+            break
+        first, node = items[key]
+        line = first.start_mark.line
+    return int(line) + 1
 
 
 @dataclass(frozen=True)

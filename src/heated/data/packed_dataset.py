@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from heated.common.io import read_arrays, require_output, sha256
+from heated.common.io import read_arrays, require_output, sha256, wrap_damage
 from heated.common.samples import Mask, Split
 
 
@@ -33,12 +34,36 @@ class PackedDataset:
         return indices, np.unique(self.labels[indices], return_inverse=True)[1]
 
 
-def load_packed(folder: Path) -> PackedDataset:
-    """Load a packed data set; raise FileNotFoundError if the stage `split` has not run."""
+def load_packed(folder: Path, image_shape: Sequence[int] | None = None) -> PackedDataset:
+    """Load a packed data set, with images of `image_shape` if it is given.
+
+    Raises FileNotFoundError if the stage `split` has not run, and InputError if a file is damaged
+    or of another shape or type.
+    """
     index = read_arrays(require_output(folder / "index.npz", "split"))
-    images = np.load(require_output(folder / "images.npy", "split"), mmap_mode="r")
-    split = Split(index["train"], index["query"], index["gallery"], str(index["tested"]))
-    return PackedDataset(images, index["labels"], tuple(index["class_names"].tolist()), split)
+    path = require_output(folder / "images.npy", "split")
+    with wrap_damage(path):
+        images = np.load(path, mmap_mode="r")
+    with wrap_damage(folder / "index.npz"):
+        split = Split(index["train"], index["query"], index["gallery"], str(index["tested"]))
+        labels, class_names = index["labels"], index["class_names"].tolist()
+        check_array("labels", labels, np.int64, [len(images)])
+        for name, mask in split.masks().items():
+            check_array(name, mask, np.bool_, [len(images)])
+        if not set(labels.tolist()) <= set(range(len(class_names))):
+            raise ValueError(f"got the classes {labels.min()} to {labels.max()}")
+    with wrap_damage(path):
+        check_array("images", images, np.uint8, [len(labels), *(image_shape or images.shape[1:])])
+        if images.ndim != 4:
+            raise ValueError(f"got images of shape {images.shape}, expected (N, H, W, C)")
+    return PackedDataset(images, labels, tuple(class_names), split)
+
+
+def check_array(name: str, array: NDArray[Any], dtype: type, shape: Sequence[int]) -> None:
+    """Raise ValueError if an array has another type or shape."""
+    if array.dtype != dtype or array.shape != tuple(shape):
+        expected = f"{np.dtype(dtype)} of shape {tuple(shape)}"
+        raise ValueError(f"{name}: got {array.dtype} of shape {array.shape}, expected {expected}")
 
 
 def packed_sha256(folder: Path) -> str:

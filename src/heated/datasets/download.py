@@ -17,11 +17,13 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
 from filelock import FileLock, Timeout
 
+from heated.common import archives
 from heated.common.errors import redact_url
-from heated.common.io import atomic_write, project_root
+from heated.common.io import atomic_write, project_path
 from heated.datasets.http import (
     DownloadFailed,
     check_free_space,
@@ -67,6 +69,7 @@ class RemoteFile:
             if self.checksum is None:
                 if size != self.size if self.size is not None else size == 0:
                     raise DownloadFailed(f"got {size} bytes, expected {self.size or 'the file'}")
+                self.verify_kind(path)
                 return
             new = partial(hashlib.new, self.checksum.algorithm, usedforsecurity=False)
             try:
@@ -78,6 +81,17 @@ class RemoteFile:
         if digest != self.checksum.digest.lower():
             actual = replace(self.checksum, digest=digest)
             raise DownloadFailed(f"got {size} bytes with {actual}, which is not the file")
+
+    def verify_kind(self, path: Path) -> None:
+        """Raise DownloadFailed for a page or a pointer that was saved in place of the file."""
+        with path.open("rb") as content:
+            start = content.read(len(archives.LFS_START))
+        if self.name.endswith((".zip", ".tgz")):
+            is_right = archives.is_archive(path)
+        else:
+            is_right = start != archives.LFS_START and not start.lstrip().startswith(b"<")
+        if not is_right:
+            raise DownloadFailed(f"got a file that begins with {start[:15]!r}, which is not it")
 
     def matches_checksum(self, path: Path) -> bool:
         """Return whether `path` exists and has this file's bytes."""
@@ -154,9 +168,17 @@ def lock_path(path: Path) -> Path:
 
 
 def mirror_from(parameter: str | None) -> str | None:
-    """Return HEATED_MIRROR, else the parameter; a relative folder starts at the project."""
+    """Return HEATED_MIRROR, else the parameter: a URL or a folder, which starts at the project."""
     mirror = os.environ.get("HEATED_MIRROR") or parameter
-    return mirror if mirror is None or "://" in mirror else str(project_root() / mirror)
+    if mirror and mirror.startswith("file://"):
+        return unquote(mirror.removeprefix("file://").removeprefix("localhost"))
+    return mirror if mirror is None or "://" in mirror else str(project_path(mirror))
+
+
+def join_location(base: str, name: str) -> str:
+    """Append a name to a folder, or to the path of a URL, which may have a query."""
+    path, mark, query = base.partition("?") if "://" in base else (base, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{query}"
 
 
 def download_all(
@@ -168,7 +190,7 @@ def download_all(
     and the next call fetches the rest. The mirror, a folder or URL, is tried before the files' own
     URLs, and its `subfolder` first. DownloadFailed has the error of each location.
     """
-    bases = (f"{mirror.rstrip('/')}/{subfolder}", mirror.rstrip("/")) if mirror else ()
+    bases = (join_location(mirror, subfolder), mirror) if mirror else ()
     try:
         raw.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(raw.with_name(f".{raw.name}.lock")):
@@ -206,7 +228,7 @@ def download(
     `bases` are the mirror's `subfolder` and the mirror itself, empty without a mirror.
     """
     target, errors = folder / file.name, []
-    locations = [*(f"{base}/{file.name}" for base in bases), *file.addresses]
+    locations = [*(join_location(base, file.name) for base in bases), *file.addresses]
     for location in [""] if cache.has(file) else locations:
         try:
             if location.startswith("package:"):  # is on this machine, and needs no cache
@@ -220,14 +242,17 @@ def download(
             first = f"{file.name}: downloaded from {redact_url(location)} after these errors"
             print("\n  ".join([first, *errors]), file=sys.stderr)
         return
-    inside, base = map(redact_url, bases or (f"FOLDER/{subfolder}", "FOLDER"))
+    inside, base = bases or (f"FOLDER/{subfolder}", "FOLDER")
     failed = f"{file.name}: no location has it{f' with {file.checksum}' if file.checksum else ''}."
     advice = (
         f"Get it by hand{file.by_hand and f' from {file.by_hand}'}, and put it at "
-        f"{inside}/{file.name}, where HEATED_MIRROR or download.mirror is {base}."
+        f"{redact_url(join_location(inside, file.name))}, where HEATED_MIRROR or download.mirror "
+        f"is {redact_url(base).rstrip('/')}."
     )
     if file.instead:
-        advice += f" Or put {file.instead} at {inside}, in place of all the set's files."
+        advice += (
+            f" Or put {file.instead} at {redact_url(inside)}, in place of all the set's files."
+        )
     raise DownloadFailed("\n  ".join([failed, *errors, advice]))
 
 

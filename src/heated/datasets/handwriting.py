@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heated.common import archives
-from heated.common.errors import InputError
+from heated.common.io import wrap_damage
 from heated.common.samples import SEEN, Samples, Split
 from heated.datasets.download import Checksum, RemoteFile
 from heated.datasets.image_folder import (
@@ -44,8 +44,9 @@ def read_digits(folder: Path, *, rotations: int) -> Samples:
     With four of them, class 4 d + t is digit d after t quarter turns, so that the halves of the
     classes are digits 0-4 and 5-9. Some classes look alike (0, 8; 6 and 9), as some birds do.
     """
-    table = np.loadtxt(folder / "digits.csv.gz", delimiter=",", dtype=np.int64)
-    images, digits = table[:, :-1].reshape(-1, 8, 8), table[:, -1]
+    with wrap_damage(folder / "digits.csv.gz"):
+        table = np.loadtxt(folder / "digits.csv.gz", delimiter=",", dtype=np.int64)
+        images, digits = table[:, :-1].reshape(-1, 8, 8), table[:, -1]
     gray = np.round(images * (255 / 16)).astype(np.uint8)  # the file's values are 0 to 16
     rotated = [np.rot90(image, turn) for image in gray for turn in range(rotations)]
     class_names = tuple(f"{d} turned {90 * t}" for d in range(10) for t in range(rotations))
@@ -67,14 +68,14 @@ def read_mnist(folder: Path, *, skip: int = 5000) -> Samples:
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
     """Read an idx file of bytes: 0, 0, 8, dimensions, a big-endian length per dimension, values."""
-    with archives.wrap_archive_errors(path):
+    with wrap_damage(path):
         content = gzip.decompress(path.read_bytes())
-    dimensions = content[3]
-    shape = np.frombuffer(content, ">i4", dimensions, offset=4)
-    values = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
-    if content[:3] != b"\0\0\x08" or values.size != shape.prod():
-        raise InputError(f"{path}: got {len(content)} bytes, expected an idx file. Fetch it again.")
-    return values.reshape(shape)
+        dimensions = content[3]
+        shape = np.frombuffer(content, ">i4", dimensions, offset=4)
+        values = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
+        if content[:3] != b"\0\0\x08" or values.size != shape.prod():
+            raise ValueError(f"got {len(content)} bytes, expected an idx file")
+        return values.reshape(shape)
 
 
 def read_omniglot(folder: Path, *, train: str, test: str, excluded: Sequence[str] = ()) -> Samples:

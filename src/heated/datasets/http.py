@@ -20,7 +20,7 @@ from tqdm import tqdm
 from urllib3.exceptions import HTTPError, InvalidHeader
 from urllib3.util import Retry
 
-from heated.common.errors import redact_url
+from heated.common.errors import redacted_message
 from heated.common.io import read_json, remove, write_json
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -95,11 +95,11 @@ def get(url: str, headers: dict[str, str]) -> requests.Response:
     """Return the response after redirects; raise DownloadFailed if its status is not 200 or 206."""
     try:
         response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
-    except (requests.RequestException, HTTPError) as error:
+    except (requests.RequestException, HTTPError, ValueError) as error:  # the last for bad URLs
         cause = getattr(error.args[0] if error.args else error, "reason", None) or error
         temporary = isinstance(error, (ConnectionError, Timeout, HTTPError))
         temporary &= not (isinstance(error, SSLError) and "CERTIFICATE_VERIFY" in str(error))
-        text = str(cause).replace(url, redact_url(url))
+        text = redacted_message(cause, url)
         raise DownloadFailed(text, retry_after=0 if temporary else None) from error
     status, retry_after = response.status_code, 0.0
     if status in (200, 206):

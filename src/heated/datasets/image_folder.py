@@ -2,25 +2,35 @@
 
 import os
 import shutil
+import sys
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import chain, product
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from heated.common import archives
 from heated.common.errors import InputError
-from heated.common.io import project_root
+from heated.common.io import expand_home, project_path
 from heated.common.samples import SEEN, Content, Samples, Split
 from heated.datasets.download import RemoteFile
 from heated.datasets.http import DownloadFailed, check_free_space
 from heated.datasets.splits import split_classes
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".bmp", ".gif", ".webp", ".avif"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+TABLE_SUFFIXES = (".txt", ".mat")  # of the published sets
+# Of network drives, recycle bins and macOS; names that begin with a dot are hidden, too.
+TOOLS_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found"}
+PARTS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
+PARTS |= {"query", "gallery"}
 
 
 @dataclass(frozen=True)
@@ -51,12 +61,18 @@ class Source:
 
 
 def find_archive(folder: Path) -> Path:
-    """Return the only zip or tar in a data set's folder."""
-    paths = sorted(path for path in folder.iterdir() if path.name.endswith(ARCHIVE_SUFFIXES))
+    """Return the only zip or tar in a data set's folder, in which other files are tables."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix not in TABLE_SUFFIXES)
     if len(paths) != 1:
         names = ", ".join(path.name for path in paths) or "none"
         raise InputError(f"{folder}: got the archives {names}, expected one. Run download.")
-    return paths[0]
+    return archives.require_archive(paths[0])
+
+
+def find_prefix(names: Iterable[str], path: str) -> str:
+    """Return what precedes a set's path in an archive: the least deep match, else nothing."""
+    found = [name for name in names if f"/{name}".endswith(f"/{path}")]
+    return min(found, key=lambda name: name.count("/"), default=path).removesuffix(path)
 
 
 def samples_in_archives(
@@ -68,7 +84,11 @@ def samples_in_archives(
     """
     class_names = tuple(dict.fromkeys(classes.values()))
     if not class_names:
-        raise InputError("got no images, expected image files in one directory per class")
+        raise InputError(
+            f"{', '.join(map(str, members))}: got no images, expected image files in one directory "
+            f"per class. {describe_left_out(chain(*members.values()))}"
+        )
+    check_utf8(classes)
     folded: dict[str, str] = {}
     for name in class_names:
         other = folded.setdefault(name.casefold(), name)
@@ -117,13 +137,14 @@ def wrap_parse_errors(path: Path, table: str) -> Iterator[None]:
 def image_folder(*, path: str, layout: str) -> Source:
     """Return the images at `path` as a data set.
 
-    `path` is absolute, or relative to the project, else to the mirror, there without any `..`.
+    `path` is absolute, in the home directory (~), or relative to the project, else to the mirror,
+    there without any `..`.
     Layout "classes" is one directory per class, at any depth. The directory that contains them all
     is not part of their names. "parts" is the same inside `train` and `test`, or inside `train`,
     `query` and `gallery`, which are then the split.
     """
-    copies = [project_root() / path]
-    if not Path(path).is_absolute():
+    copies = [project_path(path)]
+    if not expand_home(path).is_absolute():
         parts = Path(os.path.normpath(path)).parts
         copies.append(Path(*(part for part in parts if part != os.pardir)))
     return Source("folder", [], LAYOUTS[layout], copies=[str(copy) for copy in copies])
@@ -134,7 +155,8 @@ def samples_by_directory(archive: Path, class_name: Callable[[PurePosixPath], st
     names = archives.member_names(archive)
     directories = image_directories(names)
     pairs = sorted((class_name(directory), name) for name, directory in directories.items())
-    return samples_in_archives({archive: names}, {name: label for label, name in pairs})
+    samples = samples_in_archives({archive: names}, {name: label for label, name in pairs})
+    return replace(samples, left_out=[name for name in names if name not in directories])
 
 
 def image_directories(names: list[str]) -> dict[str, PurePosixPath]:
@@ -154,9 +176,51 @@ def check_depth(directories: Mapping[str, PurePosixPath], expected: str) -> None
 
 
 def is_image(path: PurePosixPath) -> bool:
-    """Return whether a file is named as an image and was not added by macOS to an archive."""
-    added = path.name.startswith("._") or path.parts[0] == "__MACOSX"
-    return path.suffix.lower() in SUFFIXES and not added
+    """Return whether a relative path is named as an image, and is not a tool's own file."""
+    return path.suffix.lower() in SUFFIXES and not any(map(is_tools_own, path.parts))
+
+
+def is_tools_own(name: str) -> bool:
+    """Return whether a file or folder is hidden or a tool's, such as .ipynb_checkpoints."""
+    return (name.startswith(".") and name != "..") or name.casefold() in TOOLS_FOLDERS
+
+
+def describe_left_out(names: Iterable[str]) -> str:
+    """Count files that are not read by their ending, or the tool's folder that they are in.
+
+    >>> describe_left_out(["a/1.heic", "b/2.heic", "@eaDir/1.png"])
+    'left out: 2 .heic files such as a/1.heic, 1 @eaDir files such as @eaDir/1.png'
+    """
+    counts: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for path in map(PurePosixPath, names):
+        kind = next(filter(is_tools_own, path.parts), path.suffix.lower() or "other")
+        counts[kind] += 1
+        examples.setdefault(kind, str(path))
+    kinds = (f"{n} {kind} files such as {examples[kind]}" for kind, n in counts.most_common(10))
+    text = f"left out: {', '.join(kinds)}" if counts else ""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def check_utf8(names: Iterable[str]) -> None:
+    """Raise InputError for a name that is not UTF-8, which cannot be written to other files."""
+    for name in names:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise InputError(f"the name {name!r} is not UTF-8. Rename the file or folder.")
+
+
+def read_classes(folder: Path) -> Samples:
+    """Read the layout "classes"; raise InputError if parts of a data set are taken for classes."""
+    samples = samples_by_directory(find_archive(folder), str)
+    levels = zip(*(PurePosixPath(name).parts for name in samples.class_names), strict=False)
+    for names in map(set, levels):
+        if len(names) > 1 and {name.casefold() for name in names} <= PARTS:
+            raise InputError(
+                f"layout classes: the directories {', '.join(sorted(names))} are parts of a data "
+                "set, expected classes. Use `layout: parts`, with train and test, or train, query "
+                "and gallery, or name one part in `path`."
+            )
+    return samples
 
 
 def read_parts(folder: Path) -> Samples:
@@ -191,7 +255,7 @@ def read_parts(folder: Path) -> Samples:
 
 
 LAYOUTS: dict[str, Callable[[Path], Samples]] = {
-    "classes": lambda folder: samples_by_directory(find_archive(folder), str),
+    "classes": read_classes,
     "parts": read_parts,
 }
 
@@ -226,20 +290,26 @@ def find_copy(source: Source, mirror: str | None, subfolder: str) -> Path | None
     return None
 
 
-def store_copy(copy: Path, raw: Path) -> None:
-    """Store the copy as one archive in the folder `raw`; equal files give equal bytes."""
+def store_copy(copy: Path, raw: Path) -> Path:
+    """Store the copy as one archive in the folder `raw`; equal files give equal bytes.
+
+    A folder's images and tables are stored; other files are counted on stderr.
+    """
     try:
-        stored = [*list_files(copy)] if copy.is_dir() else [copy]
+        stored, left_out = list_files(copy) if copy.is_dir() else ([copy], [])
         check_free_space(raw, sum(path.stat().st_size for path in stored))
         if not copy.is_dir():
-            shutil.copyfile(copy, raw / copy.name)
-            return
+            return Path(shutil.copyfile(archives.require_archive(copy), raw / copy.name))
+        if left_out:
+            names = (path.relative_to(copy).as_posix() for path in left_out)
+            print(f"{copy}: {describe_left_out(names)}", file=sys.stderr)
         with zipfile.ZipFile(raw / f"{copy.name}.zip", "w", zipfile.ZIP_STORED) as archive:
             for path in stored:
-                entry = zipfile.ZipInfo(path.relative_to(copy.parent).as_posix())  # of 1980
+                entry = zipfile.ZipInfo(path.relative_to(copy).as_posix())  # of 1980
                 entry.external_attr = 0o644 << 16
                 with path.open("rb") as source, archive.open(entry, "w", force_zip64=True) as sink:
                     shutil.copyfileobj(source, sink, 1 << 20)
+        return raw / f"{copy.name}.zip"
     except OSError as error:
         raise DownloadFailed(
             f"{raw.parent}: cannot copy {copy}: {error}.\n"
@@ -247,17 +317,26 @@ def store_copy(copy: Path, raw: Path) -> None:
         ) from error
 
 
-def list_files(folder: Path) -> Iterator[Path]:
-    """Yield all files inside a folder, sorted by name.
+def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the images and tables inside a folder, sorted by name, and the paths left out.
 
-    A link to a directory, which may be a cycle, and a name that a zip cannot store are errors.
+    A link to a directory, which may be a cycle, and a name that is not UTF-8 are errors.
     """
+    found: list[Path] = []
+    left_out: list[Path] = []
     for path in sorted(folder.iterdir()):
-        if any("\ud800" <= character <= "\udfff" for character in path.name):
-            raise InputError(f"{folder}: the name {path.name!r} is not UTF-8. Rename it.")
-        if path.is_symlink() and path.is_dir():
-            raise InputError(f"{path}: got a link to a directory, expected the directory itself")
-        if path.is_dir():
-            yield from list_files(path)
-        elif path.is_file():
-            yield path
+        if is_tools_own(path.name):
+            left_out.append(path)
+        elif path.is_dir():
+            if path.is_symlink():
+                raise InputError(f"{path}: got a link to a directory, expected the directory.")
+            for paths, more in zip((found, left_out), list_files(path), strict=True):
+                paths += more
+        elif path.suffix.lower() in (*SUFFIXES, *TABLE_SUFFIXES):
+            check_utf8([str(path)])
+            if not path.is_file():
+                raise InputError(f"{path}: got a broken link or a device, expected a file.")
+            found.append(path)
+        else:
+            left_out.append(path)
+    return found, left_out

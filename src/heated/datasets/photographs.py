@@ -21,6 +21,7 @@ from heated.datasets.download import Checksum, RemoteFile
 from heated.datasets.image_folder import (
     Source,
     find_archive,
+    find_prefix,
     samples_by_directory,
     samples_in_archives,
     with_class_split,
@@ -46,16 +47,18 @@ SOP_SHA256 = Checksum("sha256", "b04fa78210e69fab050ce73939550e1cd0f96890bdd98ec
 def read_cub200(folder: Path) -> Samples:
     """Read CUB-200-2011 in the order of images.txt, which sorts by class."""
     archive = find_archive(folder)
-    texts = dict(archives.read_members(archive, [f"{BIRDS}/{table}" for table in BIRD_TABLES]))
+    names = archives.member_names(archive)
+    prefix = find_prefix(names, BIRD_TABLES[0])
+    texts = dict(archives.read_members(archive, [f"{prefix}{table}" for table in BIRD_TABLES]))
     with wrap_parse_errors(archive, " or ".join(BIRD_TABLES)):
         paths, labels = (
-            dict(line.split() for line in texts[f"{BIRDS}/{table}"].decode().splitlines())
+            dict(line.split() for line in texts[f"{prefix}{table}"].decode().splitlines())
             for table in BIRD_TABLES
         )
         ordered = [paths[image] for image in sorted(paths, key=int)]
-        classes = {f"{BIRDS}/images/{path}": path.split("/")[0] for path in ordered}
+        classes = {f"{prefix}images/{path}": path.split("/")[0] for path in ordered}
         train = [paths[i].split("/")[0] for i, label in labels.items() if int(label) <= TRAIN_BIRDS]
-    samples = samples_in_archives({archive: archives.member_names(archive)}, classes)
+    samples = samples_in_archives({archive: names}, classes)
     return with_class_split(samples, train)
 
 
@@ -80,8 +83,7 @@ def read_cars196(folder: Path) -> Samples:
         columns = (table["annotations"][column] for column in ("class", "relative_im_path"))
         # classes are numbered from 1
         rows = sorted((int(number), str(path)) for number, path in zip(*columns, strict=True))
-        path = rows[0][1]
-        prefix = next((name.removesuffix(path) for name in names if name.endswith(path)), "")
+        prefix = find_prefix(names, rows[0][1])
         classes = {f"{prefix}{path}": class_names[number - 1] for number, path in rows}
     samples = samples_in_archives({archive: names}, classes)
     return with_class_split(samples, class_names[:TRAIN_CARS])
@@ -93,15 +95,17 @@ def read_sop(folder: Path) -> Samples:
     Below a heading, their lines are `image_id class_id super_class_id path`.
     """
     archive = find_archive(folder)
-    lists = [f"{PRODUCTS}/Ebay_{part}.txt" for part in ("train", "test")]
+    names = archives.member_names(archive)
+    prefix = find_prefix(names, "Ebay_train.txt")
+    lists = [f"{prefix}Ebay_{part}.txt" for part in ("train", "test")]
     texts = dict(archives.read_members(archive, lists))
     with wrap_parse_errors(archive, " or ".join(lists)):
         rows = {name: map(str.split, texts[name].decode().splitlines()[1:]) for name in lists}
         train, test = (
-            {f"{PRODUCTS}/{path}": f"{int(label):05}" for _, label, _, path in rows[name]}
+            {f"{prefix}{path}": f"{int(label):05}" for _, label, _, path in rows[name]}
             for name in lists
         )
-    samples = samples_in_archives({archive: archives.member_names(archive)}, train | test)
+    samples = samples_in_archives({archive: names}, train | test)
     return with_class_split(samples, set(train.values()))
 
 
@@ -116,8 +120,8 @@ def read_in_shop(folder: Path) -> Samples:
     if (folder / CLOTHES_LIST).exists():
         content = (folder / CLOTHES_LIST).read_bytes()
     else:
-        inside = (name for name in names if PurePosixPath(name).name == CLOTHES_LIST)
-        content = archives.read_member(archive, next(inside, CLOTHES_LIST))
+        inside = f"{find_prefix(names, CLOTHES_LIST)}{CLOTHES_LIST}"
+        content = archives.read_member(archive, inside)
     with wrap_parse_errors(folder, CLOTHES_LIST):
         lines = (line.split() for line in content.decode().splitlines()[2:] if line.strip())
         rows = sorted((path, item, part) for path, item, part in lines)
@@ -126,7 +130,7 @@ def read_in_shop(folder: Path) -> Samples:
     if unknown:
         expected = ", ".join(CLOTHES_PARTS)
         raise InputError(f"{CLOTHES_LIST}: got the parts {unknown}, expected {expected}")
-    prefix = next((name.partition("img/")[0] for name in names if "img/" in name), "")
+    prefix = find_prefix(names, rows[0][0] if rows else "")
     samples = samples_in_archives({archive: names}, {f"{prefix}{p}": item for p, item, _ in rows})
     return replace(samples, split=Split(**{part: parts == part for part in CLOTHES_PARTS}))
 

@@ -14,20 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from heated.common.errors import InputError
+from heated.common.geometry import l2_normalize
 from heated.common.io import atomic_write, read_json, sha256, with_current_names, write_json
 from heated.common.samples import Content
 from heated.data.packed_dataset import MemmapImages
-from heated.models.embedding_model import EmbeddingModel, embed, load_model
-from heated.preprocessing.decoding import decode
+from heated.models.embedding_model import EmbeddingModel, check_image_shape, embed, load_model
+from heated.preprocessing.decoding import decode, to_8_bit
 
 WEIGHTS, PACKING = "model.safetensors", "packing.json"
 OPTIONS = ("size", "fit", "color_mode", "filter")  # of packing: those that change pixels
-Image = bytes | str | NDArray[Any] | Sequence[Any]  # see `to_content`
+Image = bytes | str | NDArray[Any] | Sequence[Any] | PIL.Image.Image  # see `to_content`
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Embedder:
         Images of one size may be one array, (N, H, W) or (N, H, W, 3). Raises InputError with the
         index of an invalid image.
         """
+        if isinstance(images, bytes | str | PIL.Image.Image):
+            raise InputError("images: got one image, expected a sequence of images. Pass [image].")
         shape: tuple[int, ...] = getattr(images, "shape", ())
         if len(shape) == 2 or (len(shape) == 3 and shape[2] == 3):
             advice = "Pass a single image as image[None], and of a table the column of images."
@@ -65,19 +68,29 @@ class Embedder:
             return np.empty((0, self.model.architecture.embedding_dim), dtype=np.float32)
         batches = MemmapImages(np.stack(packed), np.arange(len(packed)), self.model.device)
         raw = embed(self.model, batches, quiet=True)
-        return F.normalize(raw.double(), dim=1).float().cpu().numpy()
+        return l2_normalize(raw).float().cpu().numpy()
 
 
 def to_content(image: Image) -> Content:
     """Convert an image file's bytes, the same in base64, or pixels to what `decode` takes.
 
-    Pixels are (H, W), (H, W, 1) or (H, W, 3), an array or lists of integers from 0 to 255.
+    Base64 may be a data URI. Pixels are (H, W), (H, W, 1) or (H, W, 3), an array or lists of
+    integers from 0 to 255, or an image of Pillow in any mode.
     """
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, str):
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, PIL.Image.Image):
+        mode = image.mode
         try:
-            return b64decode("".join(image.split()), validate=True)
+            image = np.asarray(to_8_bit(image))
+        except ValueError as error:
+            raise InputError(f"got a Pillow image of mode {mode} ({error})") from error
+    if isinstance(image, str):
+        kind, comma, text = image.partition(",")
+        if kind.startswith("data:") and not kind.endswith(";base64"):
+            raise InputError("got a data: URI without base64, expected data:image/png;base64,...")
+        try:
+            return b64decode("".join((text if comma else image).split()), validate=True)
         except (binascii.Error, ValueError) as error:
             raise InputError(f"got text that is not base64 ({error})") from error
     try:
@@ -103,10 +116,7 @@ def make_embedder(weights: Path, packing: Mapping[str, Any]) -> Embedder:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(weights, device)
     packed = decode(np.zeros((1, 1, 3), dtype=np.uint8), **options).shape
-    if packed != model.architecture.image_shape:
-        shape = f"images of {model.architecture.image_shape}"
-        problem = f"{weights} was trained on {shape}, and packing makes {packed}."
-        raise InputError(f"{problem} Use the packing of the model's data set.")
+    check_image_shape(weights, model, packed)
     return Embedder(model, options, embedder_digest(weights, packing))
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from heated.common.geometry import unit_rows
 
 
 class Normalization(nn.Module):
@@ -31,7 +32,7 @@ class L2Normalization(Normalization):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Return unit vectors (N, D)."""
-        return F.normalize(embeddings, dim=1)
+        return unit_rows(embeddings)
 
 
 class BatchNormEmbedding(Normalization):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heated.common.errors import check_choice
-from heated.common.geometry import variance_scaling_
+from heated.common.geometry import unit_rows, variance_scaling_
 from heated.losses.embedding_norm import NORMALIZATIONS
 
 BIASES = ("outside", "inside", "none")
@@ -38,7 +38,9 @@ class HeatedSoftmax(nn.Module):
             arXiv 1703.09507), or a module of `heated.losses.embedding_norm`.
         unit_weights: Whether class weights are divided by their length. By default `normalize`
             decides. Set it if `normalize` is "none" because embeddings are normalized already.
-        alpha: 1 / temperature, above 0. Can be set at any time: `loss.alpha = 4.0`.
+        alpha: 1 / temperature, above 0; "adacos" starts from its own. `loss.alpha` reads as a
+            float. `loss.alpha = 4.0` takes effect from the next forward pass, at any time, and
+            whatever adapts alpha goes on from there.
         bias: "outside" gives logits alpha z + b, as in the authors' code; "inside" gives
             alpha (z + b), eq. 1 of the paper; "none" has no b.
         label_smoothing: Share of the target that is spread over all classes, in [0, 1].
@@ -83,19 +85,27 @@ class HeatedSoftmax(nn.Module):
         self.label_smoothing = label_smoothing
         self.denominator = denominator
         self.adaptation = ADAPTATIONS[adaptation](num_classes)
-        self.register_buffer("_alpha", torch.empty(()))
-        self.alpha = alpha
+        self.register_buffer("_alpha", torch.tensor(0.0))
+        self._alpha.fill_(self.rounded_alpha(alpha))
 
     @property
-    def alpha(self) -> Tensor:
-        """1 / temperature, a scalar tensor."""
-        return self.adaptation(self._alpha)
+    def alpha(self) -> float:
+        """1 / temperature, as the next forward pass uses it. Reading waits for the device."""
+        return self.adaptation(self._alpha).item()
 
     @alpha.setter
     def alpha(self, value: float) -> None:
-        if not 0 < value < math.inf:
-            raise ValueError(f"alpha: got {value!r}, expected a finite number above 0")
-        self._alpha.fill_(value)
+        with torch.no_grad():
+            self.adaptation.set_alpha(self._alpha, self.rounded_alpha(value))
+
+    def rounded_alpha(self, value: float) -> float:
+        """Round a number to the loss's dtype; raise ValueError if it is no alpha there."""
+        dtype = self._alpha.dtype
+        alpha = torch.tensor(float(value), dtype=dtype, device="cpu").item()
+        if not 0 < alpha < math.inf:
+            expected = f"expected a finite number above 0 in {dtype}"
+            raise ValueError(f"alpha: got {value!r}, {expected}")
+        return alpha
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Compute the mean loss of a batch."""
@@ -124,14 +134,15 @@ class HeatedSoftmax(nn.Module):
 
     def similarities(self, embeddings: Tensor) -> Tensor:
         """Compute z (N, C), the dot products of normalized embeddings and class weights."""
-        weight = F.normalize(self.weight, dim=1) if self.unit_weights else self.weight
+        weight = unit_rows(self.weight) if self.unit_weights else self.weight
         return self.normalization(embeddings) @ weight.T
 
     def scale(self, z: Tensor) -> Tensor:
         """Turn z (N, C) into logits."""
+        alpha = self.adaptation(self._alpha)
         if self.bias is None:
-            return self.alpha * z
-        return self.alpha * (z + self.bias) if self.bias_inside else self.alpha * z + self.bias
+            return alpha * z
+        return alpha * (z + self.bias) if self.bias_inside else alpha * z + self.bias
 
     def embedding(self, embeddings: Tensor) -> Tensor:
         """Map network outputs (N, D) to the embeddings that retrieval compares by cosine.
@@ -145,8 +156,12 @@ class FixedScale(nn.Module):
     """Alpha as the training loop sets it."""
 
     def forward(self, alpha: Tensor) -> Tensor:
-        """Return the scale to use in place of the alpha that was set."""
-        return alpha
+        """Return the scale: a copy, which backward needs even if alpha is set before it runs."""
+        return alpha.clone()
+
+    def set_alpha(self, alpha: Tensor, value: float) -> None:
+        """Change the state in place so that the scale is the value."""
+        alpha.fill_(value)
 
     def update(self, z: Tensor, labels: Tensor) -> None:
         """Adapt to a batch of similarities z (N, C) and labels (N,)."""
@@ -164,7 +179,12 @@ class LearnableScale(FixedScale):
 
     def forward(self, alpha: Tensor) -> Tensor:
         """Multiply alpha as set by the learned factor."""
-        return alpha * self.exponent.exp()
+        return alpha.clone() * self.exponent.exp()
+
+    def set_alpha(self, alpha: Tensor, value: float) -> None:
+        """Set alpha and forget the learned factor."""
+        alpha.fill_(value)
+        self.exponent.zero_()
 
 
 class AdaCos(FixedScale):
@@ -183,18 +203,28 @@ class AdaCos(FixedScale):
         self.register_buffer("current", torch.tensor(math.sqrt(2) * math.log(num_classes - 1)))
 
     def forward(self, alpha: Tensor) -> Tensor:
-        """Return the adapted scale; ignores alpha as set."""
-        return self.current
+        """Return a copy of the adapted scale."""
+        return self.current.clone()
+
+    def set_alpha(self, alpha: Tensor, value: float) -> None:
+        """Set the scale from which the next batch adapts it."""
+        self.current.fill_(value)
 
     @torch.no_grad()
     def update(self, z: Tensor, labels: Tensor) -> None:
-        """Adapt in training mode."""
-        if self.training:
+        """Adapt in training mode, except if activation checkpointing repeats a forward pass."""
+        if self.training and not is_recomputed():
             target = labels[:, None]
             log_sums = (self.current * z).scatter(1, target, -math.inf).logsumexp(dim=1)
             log_mean = log_sums.logsumexp(dim=0) - math.log(len(z))
             angle = z.gather(1, target).clamp(-1, 1).acos().median()
             self.current.copy_(log_mean / angle.clamp(max=math.pi / 4).cos())
+
+
+def is_recomputed() -> bool:
+    """Return whether backward runs this, to recompute activations that were not kept."""
+    compiles = torch.compiler.is_compiling()  # torch.compile recomputes without Python
+    return not compiles and torch._C._current_graph_task_id() != -1
 
 
 ADAPTATIONS: dict[str, Callable[[int], FixedScale]] = {

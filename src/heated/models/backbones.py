@@ -91,10 +91,12 @@ def configure_batch_norm(
     momentum: float,
     eps: float,
     frozen: bool,
+    scale: bool = True,
 ) -> None:
     """Set momentum (the weight of the new batch) and eps of every batch norm; freeze some or all.
 
-    A frozen one keeps statistics, scale and shift in training mode, too.
+    A frozen one keeps statistics, scale and shift in training mode, too. With `scale` False, scales
+    are not trained: they are 1, or what the pretrained weights have there.
     """
     from torchvision.ops import FrozenBatchNorm2d
 
@@ -102,6 +104,7 @@ def configure_batch_norm(
         for name, layer in parent.named_children():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.momentum, layer.eps = momentum, eps
+                layer.weight.requires_grad_(scale and layer.weight.requires_grad)
                 if frozen or layer in frozen_layers:
                     setattr(parent, name, FrozenBatchNorm2d(layer.num_features, eps))
 

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from heated.common.errors import InputError
-from heated.common.io import atomic_write, require_output, with_current_names
+from heated.common.io import require_output, with_current_names
+from heated.common.tensors import read_tensors, write_tensors
 from heated.data.packed_dataset import InMemoryImages, MemmapImages
 from heated.data.transforms import AugmentationRNG, preprocess
 from heated.losses.embedding_norm import NORMALIZATIONS
@@ -149,10 +148,8 @@ def batch_size_for(model: EmbeddingModel) -> int:
 
 def save_model(path: Path, model: EmbeddingModel) -> None:
     """Write weights and architecture to a file; equal models give equal bytes."""
-    weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
-    metadata = {"architecture": json.dumps(asdict(model.architecture), sort_keys=True)}
-    with atomic_write(path) as temporary:
-        save_file(weights, temporary, metadata)
+    architecture = json.loads(json.dumps(asdict(model.architecture), sort_keys=True))
+    write_tensors(path, model.state_dict(), "architecture", architecture)
 
 
 def load_model(path: Path, device: torch.device) -> EmbeddingModel:
@@ -167,21 +164,30 @@ def load_model_with_loss(path: Path, device: torch.device) -> ModelWithLoss:
 
 def load_as(cls: type[AnyModel], path: Path, device: torch.device) -> AnyModel:
     """Load a file as a model of the given class."""
-    weights: dict[str, Tensor] = {}
     try:
-        with safe_open(require_output(path, "train"), "pt") as file:
-            architecture = with_current_names(json.loads(file.metadata()["architecture"]))
-            for key in file.keys():  # noqa: SIM118
-                name = key
-                for former, current in FORMER_WEIGHTS.items():
-                    name = name.replace(former, current)
-                if cls is ModelWithLoss or not name.startswith("head."):
-                    weights[name] = file.get_tensor(key)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        problem = f"{path} is damaged, or not a model of the stage 'train': {error!r}."
+        tensors, record = read_tensors(require_output(path, "train"), "architecture")
+        architecture = with_current_names(record)
+        architecture["image_shape"] = tuple(architecture["image_shape"])
+        model = cls(Architecture(**architecture))
+        weights = {}
+        for name, weight in tensors.items():
+            for former, current in FORMER_WEIGHTS.items():
+                name = name.replace(former, current)
+            if cls is ModelWithLoss or not name.startswith("head."):
+                weights[name] = weight
+        model.load_state_dict(weights)
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        problem = f"{path} is damaged, or not a model of the stage 'train': {error}."
         advice = "Name another file, or delete it and run `dvc repro`."
         raise InputError(f"{problem} {advice}") from error
-    architecture["image_shape"] = tuple(architecture["image_shape"])
-    model = cls(Architecture(**architecture))
-    model.load_state_dict(weights)
     return model.to(device).eval()
+
+
+def check_image_shape(path: Path, model: EmbeddingModel, shape: tuple[int, ...]) -> None:
+    """Raise InputError if a model was trained on images of another shape."""
+    expected = model.architecture.image_shape
+    if shape != expected:
+        raise InputError(
+            f"{path} was trained on images of {expected}, and packing makes {shape}. Use "
+            "the packing of the model's data set, or train again by `dvc repro`."
+        )

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from heated.common.errors import InputError
-from heated.common.io import project_root, sha256
+from heated.common.io import project_path, sha256
 from heated.models.backbones import bottleneck_name
 
 IMAGENET = {
@@ -65,7 +65,7 @@ def pretrained_state_dict(weights: str, backbone: str) -> dict[str, Tensor] | No
 
 def weights_path(weights: str) -> Path:
     """Return the path of an existing file with weights."""
-    path = project_root() / weights
+    path = project_path(weights)
     if path.suffix not in SUFFIXES:
         raise InputError(f"training.weights: got {weights!r}, expected a file of {SUFFIXES}")
     if not path.is_file():

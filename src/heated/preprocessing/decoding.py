@@ -17,6 +17,7 @@ from heated.common.errors import InputError
 from heated.common.samples import Content
 
 MAX_PIXELS = 89_000_000  # of one image; Pillow's own limit is as high
+PNG_START, PNG_TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 CHANNELS = {"rgb": 3, "gray": 1, "inverted": 1}
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
 
@@ -60,27 +61,47 @@ def load_image(content: bytes, size: int) -> Image.Image:
     A JPEG may be decoded at a half, a quarter or an eighth, with sides of at least twice `size`.
     """
     try:
-        with Image.open(BytesIO(content)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DamagedImage(
-                    f"got {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}"
-                )
-            image.draft(None, (2 * size, 2 * size))
-            image.load()
-            # an orientation that cannot be read is upright
-            with suppress(SyntaxError, ValueError, TypeError, OSError, LookupError, struct.error):
-                ImageOps.exif_transpose(image, in_place=True)
-            return to_8_bit(image)
+        return open_image(content, size)
     except (DamagedImage, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise DamagedImage("no image, or of an unknown format") from error
     except Exception as error:  # decoders raise about every kind there is
+        if content != (stripped := without_png_texts(content)):
+            return load_image(stripped, size)
         raise DamagedImage(f"{type(error).__name__}: {error}") from error
 
 
+def open_image(content: bytes, size: int) -> Image.Image:
+    """Load an image as `load_image`; raise any error for a damaged file."""
+    with Image.open(BytesIO(content)) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise DamagedImage(
+                f"got {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}"
+            )
+        image.draft(None, (2 * size, 2 * size))
+        image.load()
+        return to_8_bit(image)
+
+
+def without_png_texts(content: bytes) -> bytes:
+    """Return a PNG without its texts and color profile: Pillow refuses large ones."""
+    kept, start = [content[:8]], 8
+    while content.startswith(PNG_START) and start < len(content):
+        length = int.from_bytes(content[start : start + 4])
+        end = start + 12 + length  # length, kind, data, checksum
+        if content[start + 4 : start + 8] not in PNG_TEXTS:
+            kept.append(content[start:end])
+        start = end
+    return b"".join(kept) if len(kept) > 1 else content
+
+
 def to_8_bit(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB or L, on white."""
+    """Convert an image of any mode to RGB or L, upright, on white."""
+    kind = image.format
+    # an orientation that cannot be read is upright
+    with suppress(SyntaxError, ValueError, TypeError, OSError, LookupError, struct.error):
+        image = ImageOps.exif_transpose(image)
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image)
         low, high = values.min(), values.max()
@@ -92,6 +113,6 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+    if image.mode == "CMYK" and kind == "JPEG" and "adobe" not in image.info:
         image = ImageChops.invert(image)  # Pillow assumes that every CMYK JPEG is Adobe's
     return image.convert("L" if image.mode in ("1", "L") else "RGB")

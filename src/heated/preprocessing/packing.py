@@ -21,6 +21,7 @@ from tqdm import tqdm
 from heated.common.errors import InputError
 from heated.common.io import atomic_write, write_arrays
 from heated.common.samples import Content, Samples, Split
+from heated.datasets.image_folder import describe_left_out
 from heated.datasets.splits import REREAD_HINT, check_split
 from heated.preprocessing.decoding import CHANNELS, DamagedImage, decode
 
@@ -53,23 +54,22 @@ def pack(
                 f"{folder.parent}: got {free / 2**20:.0f} MiB of free space, expected "
                 f"{needed / 2**20:.0f} MiB for {count} images. Free some, or lower packing.size."
             )
-        try:
-            images = decode_all(samples.contents(), partial(decode, **options), workers)
-            errors = write_images(temporary / "images.npy", images, shape)
-            report_damaged(errors, samples, max_damaged_images)
-            kept = np.isin(np.arange(count), list(errors), invert=True)
-            masks = {name: mask & kept for name, mask in split.masks().items()}
-            check_split(samples, Split(**masks, tested=split.tested))
-            write_arrays(
-                temporary / "index.npz",
-                labels=samples.labels,
-                class_names=np.array(samples.class_names),
-                tested=np.array(split.tested),
-                damaged=np.array([samples.names[i] for i in sorted(errors)], dtype=np.str_),
-                **masks,
-            )
-        except OSError as error:
-            raise OSError(f"{folder}: cannot pack the images: {error}") from error
+        images = decode_all(samples.contents(), partial(decode, **options), workers)
+        errors = write_images(temporary / "images.npy", images, shape)
+        report_damaged(errors, samples, max_damaged_images)
+        kept = np.isin(np.arange(count), list(errors), invert=True)
+        masks = {name: mask & kept for name, mask in split.masks().items()}
+        check_split(samples, Split(**masks, tested=split.tested))
+        write_arrays(
+            temporary / "index.npz",
+            labels=samples.labels,
+            class_names=np.array(samples.class_names),
+            tested=np.array(split.tested),
+            damaged=np.array([samples.names[i] for i in sorted(errors)], dtype=np.str_),
+            **masks,
+        )
+    text = f"{folder}: {count - len(errors)} images of {len(samples.class_names)} classes"
+    print(text, *filter(None, [describe_left_out(samples.left_out)]), sep="; ", file=sys.stderr)
 
 
 def write_images(
@@ -123,7 +123,7 @@ def report_damaged(errors: Mapping[int, DamagedImage], samples: Samples, limit: 
         lines.append(f"  and {count - MAX_NAMED} more")
     if count > limit:
         raise InputError(
-            f"packing.max_damaged_images: got {count} damaged images of {len(samples.labels)}, "
+            f"packing.max_damaged_images: got {count} of {len(samples.labels)} images damaged, "
             f"expected at most {limit}. Fetch the archive again, or exclude them by "
             f"`packing.max_damaged_images: {count}`. {REREAD_HINT}\n" + "\n".join(lines)
         )

@@ -6,12 +6,11 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from matplotlib import style
 from matplotlib.figure import Figure
 
 from heated.analysis.claims import MetricValues, paired_differences, paired_t_test
 from heated.analysis.random_effects import combine
-from heated.reporting.figures.base import STYLE, WIDTH, set_ticks, svg_text
+from heated.reporting.figures.base import WIDTH, report_style, set_ticks, svg_text
 from heated.reporting.tables import markdown_table
 from heated.reporting.verdicts import format_points
 
@@ -85,7 +84,7 @@ def forest_plot(documents: Sequence[Document]) -> str:
     independent = longest_trainings(documents)
     summary = {(n, e, m): found for n, e, m, found in summaries(documents)}
     names = [document["dataset"] for document in documents]
-    with style.context(STYLE):
+    with report_style():
         figure = Figure(figsize=(WIDTH, 1.2 + 0.5 * len(names)))
         panels = figure.subplots(2, 2, sharey=True)
         kinds = product(("heat", "drop"), METRICS)

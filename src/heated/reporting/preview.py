@@ -10,12 +10,11 @@ from textwrap import fill
 from typing import Any
 
 from markupsafe import Markup
-from matplotlib import style
 from matplotlib.figure import Figure
 
 from heated.common.errors import run
 from heated.common.io import load_settings, write_text
-from heated.reporting.figures.base import STYLE, WIDTH, DescribedFigure, set_ticks, svg_text
+from heated.reporting.figures.base import WIDTH, DescribedFigure, report_style, set_ticks, svg_text
 from heated.reporting.html import template_environment
 from heated.training.schedules import SCHEDULES, schedule_values
 
@@ -81,7 +80,7 @@ def draw_schedules(rows: ScheduleRows) -> DescribedFigure:
     return f"{'; '.join(sentences)}.", figure
 
 
-@style.context(STYLE)
+@report_style()
 def render_preview(grids: Mapping[str, Any]) -> str:
     """Render the page with a figure for each data set and study."""
     datasets = dict.fromkeys(dataset for grid in grids.values() for dataset in grid["datasets"])

@@ -13,6 +13,7 @@ from typing import Any
 from heated.analysis.claims import assess_claims
 from heated.common.errors import run
 from heated.common.io import read_json, require_output, write_csv, write_json, write_text
+from heated.common.outputs import check_outputs
 from heated.reporting import main_effects, tables, verdicts
 from heated.reporting.figures import draw_figures
 from heated.reporting.figures.base import ReportFigure
@@ -203,6 +204,7 @@ def join_results(results: Path, joined: Path) -> None:
 
 def main() -> None:
     """Release the project's last report."""
+    check_outputs([Path("report")])
     release_results(Path("report"), Path("results"), Path("RESULTS.md"))
 
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from heated.common.io import Row, read_history, read_json, require_output
+from heated.common.errors import InputError
+from heated.common.io import Row, read_history, read_json, require_output, wrap_damage
+from heated.common.outputs import check_outputs
 
 HEADLINE_METRICS = ("recall_at_1", "map_at_r", "nmi_geometric")  # shown by `dvc metrics`
 Studies = Mapping[str, Sequence[str]]  # methods by study, `run` among them
@@ -54,15 +56,54 @@ class RunResult:
 
 
 def read_results(runs: Path, dataset: str, methods: Sequence[str]) -> list[RunResult]:
-    """Read the runs of a data set, in the order of the methods."""
+    """Read the runs of a data set, in the order of the methods.
+
+    Raises InputError if a file is damaged, differs from its digest in dvc.lock, or lacks a seed.
+    """
+    folders = [runs / dataset / method for method in methods]
+    files = ("metrics.json", "history.csv", "provenance.json", "tuned.json", "gradients.json")
+    check_outputs(folder / name for folder in folders for name in files)
     found = []
-    for folder in (runs / dataset / method for method in methods):
+    for folder in folders:
         metrics = read_json(require_output(folder / "metrics.json", "evaluate"))
-        history = read_history(folder / "history.csv")
         record = read_json(require_output(folder / "provenance.json", "train"))
+        history = read_history(folder / "history.csv", record["params"].get("epochs"))
         tuned = read_json(folder / "tuned.json") if (folder / "tuned.json").exists() else {}
         found.append(RunResult(dataset, folder.name, folder, metrics, history, record, tuned))
+        check_seeds(found[-1])
     return found
+
+
+RECORD = {  # types of the parts of a provenance that the report shows
+    **dict.fromkeys(("params", "seeds", "environment", "source", "split"), dict),
+    **dict.fromkeys(("method", "data_sha256"), str),
+}
+
+
+def check_seeds(result: RunResult) -> None:
+    """Raise InputError if history or metrics lack one of the seeds in the run's provenance."""
+    folder = result.folder
+    with wrap_damage(folder / "provenance.json"):
+        for key, kind in RECORD.items():
+            if not isinstance(result.record[key], kind):
+                raise TypeError(f"{key}: got {result.record[key]!r:.80}, expected {kind.__name__}")
+        trained = {int(seed) for seed in result.record["seeds"]}
+    with wrap_damage(folder / "metrics.json"):
+        measured = [{int(seed) for seed in each["seeds"]} for each in result.metrics.values()]
+        shared = set.intersection(*measured)
+    for name, seeds in (("history.csv", set(result.history)), ("metrics.json", shared)):
+        if seeds == trained:
+            continue
+        stage, wrong = "train" if name == "history.csv" else "evaluate", min(seeds ^ trained)
+        if stage == "evaluate":  # or one before has lost the seed's file
+            earlier = {"train": f"models/seed-{wrong}.safetensors"}
+            earlier["embed"] = f"embeddings/seed-{wrong}.npz"
+            lost = ((each, file) for each, file in earlier.items() if not (folder / file).exists())
+            stage, name = next(lost, (stage, name))
+        given, expected = (", ".join(map(str, sorted(each))) or "none" for each in (seeds, trained))
+        message = f"{folder / name}: got results of the seeds {given}, expected {expected}"
+        command = f"dvc repro --force {stage}@{result.dataset}-{result.method}"
+        raise InputError(f"{message}. Run the stage '{stage}' again ({command}), then `dvc repro`.")
 
 
 def select_studies(results: Sequence[RunResult], studies: Studies, *names: str) -> list[RunResult]:
@@ -75,6 +116,11 @@ def half_width(summary: Mapping[str, Any]) -> float | None:
     """Return half the width of a metric's interval, None for a single seed."""
     interval = summary["interval"]
     return None if interval is None else (interval[1] - interval[0]) / 2
+
+
+def is_interval_possible(share: float, half_width: float) -> bool:
+    """Whether an interval is within [0, 1], where its metric is."""
+    return half_width <= min(share, 1 - share)
 
 
 def headline_means(results: Sequence[RunResult]) -> dict[str, dict[str, float]]:
@@ -117,8 +163,9 @@ def collect_provenance(results: Sequence[RunResult]) -> Provenance:
     records = [result.record for result in results]
     facts = {key: sorted({str(each["environment"][key]) for each in records}) for key in FACTS}
     sources = [record["source"] for record in records]
-    commits = {s["commit"] and s["commit"][:12] + " with changes" * s["modified"] for s in sources}
-    facts["commit"] = sorted(each or "not in a git repository" for each in commits)
+    words = {True: " with changes", False: "", None: ", unknown whether with changes"}
+    commits = {s["commit"] and s["commit"][:12] + words[s["modified"]] for s in sources}
+    facts["commit"] = sorted(each or "unknown" for each in commits)
     facts["data SHA-256"] = sorted({record["data_sha256"] for record in records})
     seconds = [seed["seconds"] for record in records for seed in record["seeds"].values()]
     facts["training"] = [f"{sum(seconds):.0f} s in total for {len(seconds)} trainings"]
@@ -152,7 +199,8 @@ def format_value(value: Any) -> str:
 def table_caption(results: Sequence[RunResult]) -> str:
     """Say which classes the tables' numbers are measured on, and how to read the numbers."""
     split = results[0].record["split"]
-    means = [(k, 100 * each["mean"]) for result in results for k, each in result.metrics.items()]
+    metrics = [(k, each) for result in results for k, each in result.metrics.items()]
+    means = [(k, 100 * each["mean"]) for k, each in metrics]
     deviation = max((mean for name, mean in means if name.endswith("_kmeans_std")), default=0)
     unmatched = max((mean for name, mean in means if name == "unanswerable_queries"), default=0)
     train, query, gallery = (split[part] for part in ("train", "query", "gallery"))
@@ -163,6 +211,12 @@ def table_caption(results: Sequence[RunResult]) -> str:
         f"{train['classes']} classes. Percent: mean ± half the 95 % interval of the mean "
         "(Student's t over n seeds). ↓: lower is more compact."
     ]
+    intervals = [(s["mean"], half_width(s)) for k, s in metrics if "kmeans" not in k]
+    if not all(width is None or is_interval_possible(mean, width) for mean, width in intervals):
+        notes.append(
+            "†: the interval has values outside [0, 100]. Student's t assumes a normal "
+            "distribution, which these few seeds near a bound do not have."
+        )
     if deviation:
         notes.append(
             "Cluster metrics are also means over the seeds of k-means, with a standard deviation "

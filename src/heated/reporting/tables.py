@@ -6,7 +6,13 @@ from statistics import median
 from typing import Any
 
 from heated.reporting.paper_results import paper_value
-from heated.reporting.run_results import RunResult, Studies, format_value, half_width
+from heated.reporting.run_results import (
+    RunResult,
+    Studies,
+    format_value,
+    half_width,
+    is_interval_possible,
+)
 
 METRIC_TITLES = {
     "map_at_r": "MAP@R",
@@ -28,6 +34,7 @@ STUDY_TITLES = {
     "competitors": "Competitors under equal conditions",
 }
 LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"±": r"$\pm$", "↓": r"$\downarrow$"}
+LATEX["†"] = r"$\dagger$"
 LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX_ESCAPES = str.maketrans(LATEX)
 
@@ -41,6 +48,12 @@ class Cell:
     best: bool
     paper: float | None  # the paper's value if the run follows its protocol
 
+    @property
+    def mark(self) -> str:
+        """A sign after an interval that has impossible values."""
+        width = self.half_width
+        return "" if width is None or is_interval_possible(self.mean, width) else " †"
+
 
 @dataclass(frozen=True)
 class TableRow:
@@ -52,8 +65,9 @@ class TableRow:
 
     def texts(self) -> list[str]:
         """Format the row, values in percent."""
-        cells = (format_percent(cell.mean, cell.half_width) for cell in self.cells.values())
-        return [self.method, str(self.n), *cells]
+        cells = self.cells.values()
+        texts = (f"{format_percent(cell.mean, cell.half_width)}{cell.mark}" for cell in cells)
+        return [self.method, str(self.n), *texts]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import time
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -46,23 +47,36 @@ def cpu_name() -> str:
 
 
 def source_commit() -> dict[str, Any]:
-    """Return the commit, whether tracked sources are modified, and DVC's stage and experiment."""
-    source = [":/", *(f":(top,exclude){name}" for name in RESULTS)]
+    """Return the commit, whether tracked sources are modified, and DVC's stage and experiment.
+
+    Both are None if unknown: git is missing or refuses, or its repository, perhaps that of a folder
+    above, does not track this folder.
+    """
+    source = [".", *(f":(exclude){name}" for name in RESULTS)]
+    commit = changes = None
+    if git("ls-files", "--", "."):
+        commit = git("rev-parse", "HEAD")
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", *source)
     return {
-        "commit": git("rev-parse", "HEAD"),
-        "modified": bool(git("status", "--porcelain", "--untracked-files=no", "--", *source)),
+        "commit": commit,
+        "modified": None if changes is None else bool(changes),
         "stage": os.environ.get("DVC_STAGE"),
         "experiment": os.environ.get("DVC_EXP_NAME"),
     }
 
 
 def git(*arguments: str) -> str | None:
-    """Return git's output, or None outside a repository or without git."""
+    """Return git's output, or None if it fails; print why, except outside a repository."""
+    env = {**os.environ, "LC_ALL": "C"}  # messages in English
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, env=env)
+    except OSError as error:
+        done = subprocess.CompletedProcess(arguments, 1, "", f"git: {error.strerror}")
+    if done.returncode == 0:
+        return done.stdout.strip()
+    if not done.stderr.startswith("fatal: not a git repository"):
+        print(f"The commit is not recorded. {done.stderr.strip()}", file=sys.stderr)
+    return None
 
 
 class SystemMetricsLogger:

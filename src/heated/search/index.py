@@ -2,8 +2,7 @@
 
 import math
 import re
-import tarfile
-import zipfile
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -11,14 +10,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from heated.common import archives
 from heated.common.errors import InputError
-from heated.common.io import RESOLVED, atomic_write, read_json, write_json
-from heated.datasets.image_folder import SUFFIXES, is_image
+from heated.common.io import RESOLVED, atomic_write, read_json, wrap_damage, write_json
+from heated.datasets.image_folder import (
+    SUFFIXES,
+    check_utf8,
+    describe_left_out,
+    is_image,
+    list_files,
+)
 from heated.inference.embedder import Embedder, load_embedder, make_embedder
 from heated.tracking import pyfunc_model
 
@@ -57,28 +61,31 @@ class Index:
 def list_images(paths: Sequence[Path]) -> list[Image]:
     """List the images at the paths, each once: a folder's by name, an archive's as stored.
 
-    Raises InputError if a path has no images, or a name is not UTF-8.
+    Counts other files on stderr. Raises InputError if a path has no images, or a name is not UTF-8.
     """
     images: list[Image] = []
     for path in map(Path.absolute, paths):
+        left_out: list[str] = []
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file())
-            names = (PurePosixPath(file.relative_to(path).as_posix()) for file in files)
-            found = [Image(str(path / name)) for name in names if is_image(name)]
-        elif path.is_file() and is_image(PurePosixPath(path.name)):
+            files, others = list_files(path)
+            found = [Image(str(file)) for file in files if is_image(PurePosixPath(file.name))]
+            others += [file for file in files if str(file) not in {image.path for image in found}]
+            left_out = [file.relative_to(path).as_posix() for file in others]
+        elif path.is_file() and path.suffix.lower() in SUFFIXES:
             found = [Image(str(path))]
-        elif path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
-            members = archives.member_names(path)
-            found = [Image(str(path), name) for name in members if is_image(PurePosixPath(name))]
+        elif path.is_file() and archives.is_archive(path):
+            names = archives.member_names(path)
+            found = [Image(str(path), name) for name in names if is_image(PurePosixPath(name))]
+            left_out = [name for name in names if not is_image(PurePosixPath(name))]
         else:
             problem = "is not an image, zip or tar" if path.exists() else "does not exist"
             raise InputError(f"{path} {problem}, expected image files, folders or archives of them")
         if not found:
             raise InputError(f"{path} has no images, expected files that end in {SUFFIXES}")
+        if left_out:
+            print(f"{path}: {describe_left_out(left_out)}", file=sys.stderr)
         images += found
-    for image in images:
-        if any("\ud800" <= letter <= "\udfff" for letter in str(image)):
-            raise InputError(f"{str(image)!r}: the name is not UTF-8. Rename the file.")
+    check_utf8(map(str, images))
     return list(dict.fromkeys(images))
 
 
@@ -96,11 +103,9 @@ def read_images(images: Sequence[Image]) -> Iterator[tuple[Image, bytes]]:
 def build_index(paths: Sequence[Path], model: str, folder: Path) -> int:
     """Index the images at the paths and return their number; replaces an index in the folder.
 
-    Raises InputError if an image is damaged, or the folder holds something else.
+    Raises InputError if an image is damaged, or the folder holds anything else.
     """
-    is_empty = folder.is_dir() and not any(folder.iterdir())
-    if folder.exists() and not is_empty and not (folder / RECORD).is_file():
-        raise InputError(f"{folder} exists and is not an index. Name another folder.")
+    check_replaceable(folder)
     images = list_images(paths)
     if len(images) >= MANY:
         import_faiss()  # fails before the images are embedded
@@ -108,18 +113,34 @@ def build_index(paths: Sequence[Path], model: str, folder: Path) -> int:
     shape = (len(images), embedder.model.architecture.embedding_dim)
     with atomic_write(folder) as temporary:
         temporary.mkdir()
-        array = open_memmap(temporary / ARRAY, "w+", np.dtype(np.float32), shape)
         progress = tqdm(read_images(images), "indexing", len(images), unit="image", disable=None)
         packed = (embedder.pack(content, str(image)) for image, content in progress)
-        for start in range(0, len(images), BATCH):
-            array[start : start + BATCH] = embedder.embed_packed(islice(packed, BATCH))
-        array.flush()
+        with (temporary / ARRAY).open("wb") as file:  # a map on a full disk would end the process
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for _ in range(0, len(images), BATCH):
+                file.write(embedder.embed_packed(islice(packed, BATCH)).tobytes())
         if len(images) >= MANY:
-            write_faiss(temporary / FAISS, array)
+            write_faiss(temporary / FAISS, np.load(temporary / ARRAY, mmap_mode="r"))
         name = str(Path(model).absolute()) if Path(model).exists() else model
         content = {"model": name, "digest": embedder.digest, "images": images}
         write_json(temporary / RECORD, content)
+        check_replaceable(folder)
     return len(images)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise InputError if a folder holds anything but an index; an empty one may be replaced."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    is_index = RECORD in names and names <= {ARRAY, RECORD, FAISS}
+    if is_index:
+        record = read_json(folder / RECORD)
+        is_index = isinstance(record, dict) and record.keys() == {"model", "digest", "images"}
+    if folder.is_symlink() or (folder.exists() and names and not is_index):
+        some = ", ".join(sorted(names)[:3])
+        raise InputError(
+            f"{folder} exists and is not an index alone: it holds {some}. Name another folder."
+        )
 
 
 def write_faiss(path: Path, embeddings: Vectors) -> None:
@@ -149,14 +170,14 @@ def open_index(folder: Path) -> Index:
     """Open the index in a folder. Raises InputError if there is none, or it is damaged."""
     if not (folder / RECORD).is_file() or not (folder / ARRAY).is_file():
         raise InputError(f"{folder} is not an index. Make one by `python -m heated.search index`.")
-    try:
+    with wrap_damage(folder, "Index the images again."):
         record, embeddings = read_json(folder / RECORD), np.load(folder / ARRAY, mmap_mode="r")
         images = [Image(*image) for image in record["images"]]
         index = Index(folder, embeddings, images, record["model"], record["digest"])
         if embeddings.ndim != 2 or len(embeddings) != len(images):
             raise ValueError(f"embeddings of shape {embeddings.shape} for {len(images)} images")
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} is damaged ({error}). Index the images again.") from error
+        if embeddings.dtype != np.float32 or not all(isinstance(i.path, str) for i in images):
+            raise ValueError(f"embeddings of {embeddings.dtype}, or paths of another type")
     return index
 
 
@@ -187,7 +208,8 @@ def search_faiss(path: Path, queries: Vectors, *, top: int) -> Neighbors:
     """Return cosines, descending, and numbers of the nearest in the cells that are searched."""
     faiss = import_faiss()
     queries = np.ascontiguousarray(queries)  # faiss rejects rows of a memory map
-    index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+    with wrap_damage(path, "Index the images again."):
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
     index.nprobe = math.ceil(index.nlist / CELLS_PER_PROBE)
     cosines, numbers = index.search(queries, top)
     while (numbers < 0).any() and index.nprobe < index.nlist:  # the cells have fewer than `top`
@@ -203,6 +225,9 @@ def load_index_model(index: Index, model: str | None = None) -> Embedder:
         problem = f"{model or index.model} is not the model that {index.folder} was made with."
         advice = "Index the images again, or name the index's model with --model."
         raise InputError(f"{problem} {advice}")
+    if (dim := embedder.model.architecture.embedding_dim) != index.embeddings.shape[1]:
+        got = f"got embeddings of {index.embeddings.shape[1]} dimensions, expected {dim}"
+        raise InputError(f"{index.folder}: {got}. Index the images again.")
     return embedder
 
 

@@ -19,11 +19,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
-from heated.common.io import MIB, atomic_write
+from heated.common.errors import InputError
+from heated.common.io import MIB
+from heated.common.tensors import read_tensors, write_tensors
 
 # The code that determines weights and history: every module of FOLDERS, and MODULES.
 FOLDERS = ("data", "losses", "models", "training")
@@ -68,11 +69,9 @@ class Checkpoint:
         if not path.exists():
             return None
         try:
-            with safe_open(path, "pt") as file:
-                record = json.loads(file.metadata()["record"])
-            tensors = load_file(path)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            print(f"checkpoint {path.name}: unreadable ({error}), deleted", file=sys.stderr)
+            tensors, record = read_tensors(path, "record")
+        except (OSError, InputError) as error:
+            print(f"checkpoint: {error}. It is deleted, the one before is used.", file=sys.stderr)
             path.unlink(missing_ok=True)
             return None
         os.utime(path)
@@ -80,10 +79,8 @@ class Checkpoint:
 
     def write(self, path: Path) -> None:
         """Write the file atomically. If that fails, print why: training continues without it."""
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
         try:
-            with atomic_write(path) as temporary:
-                save_file(tensors, temporary, {"record": json.dumps(self.record, allow_nan=False)})
+            write_tensors(path, self.tensors, "record", self.record)
         except (OSError, SafetensorError) as error:
             message = f"checkpoint {path.name}: not written ({error}), training continues"
             print(message, file=sys.stderr)

@@ -51,7 +51,7 @@ def train(
     for epoch in tqdm(epochs, f"seed {state.seed}", unit="epoch", disable=disable):
         alpha, lr, is_evaluated = epoch_values[epoch]
         head = state.model.head
-        if alpha is not None:
+        if alpha is not None and state.step == 0:  # else restored, perhaps with a learned factor
             head.alpha = alpha
         for group in state.optimizer.param_groups:
             group["lr"] = lr * group["lr_mult"]
@@ -59,7 +59,7 @@ def train(
         loss, correct, finite_steps = state.sums.tolist()
         row: Row = {"epoch": epoch}
         if not isinstance(head, PMLLoss):
-            row |= {"alpha": head.alpha.item(), "temperature": 1 / head.alpha.item()}
+            row |= {"alpha": (scale := head.alpha), "temperature": 1 / scale if scale else math.inf}
         row["lr"] = lr
         if not math.isfinite(loss):
             raise FloatingPointError(
@@ -69,7 +69,11 @@ def train(
         row["loss"] = loss / len(labels)
         if not math.isnan(correct):  # losses of pytorch-metric-learning predict no class
             row["accuracy"] = correct / len(labels)
-        state.history.append({**row, **monitor_fn()} if is_evaluated else row)
+        row |= monitor_fn() if is_evaluated else {}
+        if bad := [key for key, value in row.items() if not math.isfinite(value)]:
+            expected = "expected finite numbers. Check the data, or try a smaller lr."
+            raise FloatingPointError(f"seed {state.seed}: got {bad} of {row}, {expected}")
+        state.history.append(row)
         state.step = 0
         on_step_end(state)
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from heated.losses.heated_softmax import ADAPTATIONS
 from heated.models.embedding_model import NamedOptions, name_and_options
-from heated.training.schedules import schedule_values
+from heated.training.schedules import change_epochs, schedule_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +59,17 @@ class Recipe:
         return len(self.alphas)
 
     def per_epoch_values(self) -> list[list[Any]]:
-        """Return [alpha, learning rate, whether to measure unseen classes: in the last too]."""
-        epochs = range(1, self.epochs + 1)
-        is_evaluated = [e % self.eval_every == 0 or e == self.epochs for e in epochs]
+        """Return [alpha, learning rate, whether to measure unseen classes].
+
+        They are measured every `eval_every` epochs, after the last, and before and after each
+        change of alpha; after the last alone if `eval_every` is not smaller than the epochs.
+        """
+        epochs, changes = range(1, self.epochs + 1), set[int]()
+        if self.eval_every < self.epochs:
+            changes = {e + n for e in change_epochs(self.alphas) for n in (0, 1)}
+        is_evaluated = [
+            e % self.eval_every == 0 or e == self.epochs or e in changes for e in epochs
+        ]
         return [*map(list, zip(self.alphas, self.lrs, is_evaluated, strict=True))]
 
     def epoch_invariant(self) -> dict[str, Any]:

@@ -63,6 +63,20 @@ def piecewise(progress: float, *, points: Sequence[tuple[float, float]]) -> floa
     return linear((progress - p0) / (p1 - p0), start=v0, end=v1)
 
 
+def change_epochs(values: Sequence[float | None]) -> list[int]:
+    """Return the epochs whose value differs from the one before; next to None none does.
+
+    Of changes in successive epochs only the first and the last are returned.
+
+    >>> change_epochs([16, 16, 4, 4]), change_epochs([16, 16, 12, 8, 4, 4])
+    ([2], [2, 4])
+    """
+    pairs = zip(values, values[1:], strict=False)
+    changed = [False, *(None not in pair and pair[0] != pair[1] for pair in pairs), False]
+    inner = range(1, len(values))
+    return [e for e in inner if changed[e] and not (changed[e - 1] and changed[e + 1])]
+
+
 SCHEDULES: dict[str, Callable[..., float]] = {
     "constant": constant,
     "step": step,

@@ -192,5 +192,8 @@ class TrainingRun:
     def mapped_images(self, mask: Mask) -> tuple[MemmapImages, Tensor]:
         """Return a part's images, and its labels from 0 on the device."""
         numbers, labels = self.data.indices_and_classes(mask)
+        if not len(numbers):
+            expected = "expected images to train on, and images to test"
+            raise InputError(f"the packed data: got an empty part, {expected}. Check its split.")
         images = MemmapImages(self.data.images, numbers, self.device)
         return images, torch.from_numpy(labels).to(self.device)

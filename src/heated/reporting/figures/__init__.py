@@ -2,10 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from matplotlib import style
-
 from heated.reporting.figures import embeddings_2d, final_recall, line_plots
-from heated.reporting.figures.base import STYLE, DescribedFigure, ReportFigure, svg_text
+from heated.reporting.figures.base import DescribedFigure, ReportFigure, report_style, svg_text
 from heated.reporting.run_results import RunResult, Studies
 
 # Title and function by name, in the order of the report.
@@ -30,7 +28,7 @@ def draw_figures(results: Sequence[RunResult], studies: Studies) -> list[ReportF
     return [each for name in FIGURES if (each := draw_figure(name, results, studies))]
 
 
-@style.context(STYLE)
+@report_style()
 def draw_figure(name: str, results: Sequence[RunResult], studies: Studies) -> ReportFigure | None:
     """Draw one of FIGURES of one data set, None if the runs lack its data."""
     title, draw = FIGURES[name]

@@ -1,10 +1,12 @@
 """What figures share: styles (readable without colors), legends, Recall@1 with its interval."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -13,7 +15,6 @@ from matplotlib.ticker import NullLocator
 
 from heated.reporting.run_results import RunResult, half_width
 
-STYLE = "heated.reporting.figures.report"
 WIDTH = 6.4  # inches
 RECALL = "Recall@1 (%)"
 DASHES = ("-", "--", ":", "-.")
@@ -38,8 +39,18 @@ class ReportFigure:
     svg: str
 
 
+@contextmanager
+def report_style() -> Iterator[None]:
+    """Draw in the report's style, from matplotlib's defaults: a user's matplotlibrc has no effect.
+
+    A context manager and a decorator.
+    """
+    with style.context("heated.reporting.figures.report", after_reset=True):
+        yield
+
+
 def svg_text(figure: Figure, title: str) -> str:
-    """Save a figure as SVG text; STYLE must be active since before the figure was made."""
+    """Save a figure as SVG text; `report_style` must be active since before it was made."""
     text = io.StringIO()
     figure.savefig(text, format="svg", dpi=150, metadata={"Date": None, "Title": title})
     return text.getvalue()

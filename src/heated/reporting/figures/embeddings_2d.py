@@ -6,7 +6,6 @@ from math import inf
 from typing import Any
 
 import numpy as np
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -16,7 +15,13 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from heated.common.io import read_arrays, require_output
-from heated.reporting.figures.base import STYLE, WIDTH, DescribedFigure, schedule_of, svg_text
+from heated.reporting.figures.base import (
+    WIDTH,
+    DescribedFigure,
+    report_style,
+    schedule_of,
+    svg_text,
+)
 from heated.reporting.run_results import RunResult, Studies, select_studies
 
 # P. Tol's "muted" with black: distinguishable with every kind of color vision.
@@ -94,7 +99,7 @@ def load_embeddings(results: Sequence[RunResult]) -> list[Embedding2D]:
     return found
 
 
-@style.context(STYLE)
+@report_style()
 def draw_epoch_embeddings(result: RunResult, seed: int) -> dict[int, str]:
     """Draw a seed's two-dimensional embeddings during training, if any, as SVG text by epoch."""
     path = result.folder / "models" / f"seed-{seed}.npz"

@@ -20,6 +20,7 @@ GEOMETRY = {
     "intra_class_variance": "intra-class variance",
     "inter_class_distance": "inter-class distance",
 }
+HEATING_MARKS = "A dotted line marks the start of heating, and a dot the first epoch after it"
 KINDS = {
     "centroid": "near the centroid",
     "boundary": "near the boundary",
@@ -45,21 +46,24 @@ def draw_training_curves(results: Sequence[RunResult], studies: Studies) -> Desc
     heated = ", ".join(f"{method} from epoch {at}" for method, at in epochs if at is not None)
     return (
         f"Recall@1, alpha and training loss by epoch, means over {base.seed_count(runs)}. Final "
-        f"Recall@1 (%): {ends}. Dots mark the start of heating: {heated or 'no heated method'}."
+        f"Recall@1 (%): {ends}. {HEATING_MARKS}: {heated or 'no heated method'}."
     ), figure
 
 
 def plot_curve(
     axes: Axes, result: RunResult, column: str, style: base.LineStyle, *, mark_heating: bool = False
 ) -> None:
-    """Plot a column's mean over the seeds, if wanted with a dot at the start of heating."""
+    """Plot a column's mean over the seeds, if wanted with HEATING_MARKS."""
     epochs, values = result.curve(column)
     heights = [100 * value for value in values] if column == "recall_at_1" else values
     axes.plot(epochs, heights, label=result.method, markevery=max(1, len(epochs) // 8), **style)
     heated = result.heating_epoch()
-    if mark_heating and heated is not None and heated <= max(epochs, default=-1):
-        dot = next(point for point in zip(epochs, heights, strict=True) if point[0] >= heated)
-        axes.plot(*dot, "o", color=style["color"], markersize=8, zorder=3)
+    if mark_heating and heated is not None:
+        line = {"color": style["color"], "linestyle": ":", "linewidth": 1}
+        axes.axvline(heated - 0.5, **line)
+        if heated in epochs:  # former versions measured Recall@1 at the interval only
+            height = heights[epochs.index(heated)]
+            axes.plot(heated, height, "o", color=style["color"], markersize=8, zorder=3)
     if column == "alpha":
         axes.set_yscale("log", base=2)
         axes.yaxis.set_major_formatter("{x:g}")
@@ -80,8 +84,6 @@ def draw_class_geometry(results: Sequence[RunResult], studies: Studies) -> Descr
         for axes, runs in zip(row, columns.values(), strict=True):
             for run in runs:
                 plot_curve(axes, run, column, styles[run.method], mark_heating=True)
-            for epoch in {run.heating_epoch() for run in runs} - {None}:
-                axes.axvline(epoch, color="black", linestyle=":", linewidth=1)
     for top, bottom, title in zip(*panels, columns, strict=True):
         top.set_title(title)
         bottom.set_xlabel("epoch")
@@ -91,8 +93,7 @@ def draw_class_geometry(results: Sequence[RunResult], studies: Studies) -> Descr
     return (
         "Intra-class variance (0: every unseen class is a single point) and inter-class distance "
         "(0.5: classes are at right angles on average) over the epochs, means over "
-        f"{base.seed_count(every)}. Dots and dotted lines mark the start of heating. Final values: "
-        f"{values}."
+        f"{base.seed_count(every)}. {HEATING_MARKS}. Final values: {values}."
     ), figure
 
 
