@@ -62,9 +62,8 @@ judge: $(VENV)/.ready      ## repeat the tests of claims.yaml on the released nu
 	python -m stages.resolve
 	python -m heated.reporting.judge
 
-bench: $(VENV)/.ready-dev  ## measure evaluation time and memory, compared with other tools
-	mkdir -p benchmarks/results
-	python benchmarks/evaluate.py --json benchmarks/results/evaluate.json
+bench: $(VENV)/.ready-dev  ## measure time and memory, compared with their limits and other tools
+	python benchmarks/run.py
 
 gpu-check: $(VENV)/.ready-dev ## test and measure a GPU in about five minutes; without one, say what would run
 	python benchmarks/gpu_check.py
