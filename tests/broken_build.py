@@ -58,7 +58,7 @@ VOLATILE = ("seconds", "started", "usage", "peak_mib", "epochs_trained", "source
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
 ADVICE = re.compile(
     r"\b(run|free|fetch|delete|remove|put|close|start|set|repeat|make|check|restore|unlock|stop|name"
-    r"|rename|move|use|get|install|lower|add|expected|dvc|retrain|wait|mount)\b",
+    r"|rename|move|use|get|install|lower|add|expected|dvc|save|retrain|wait|mount)\b",
     re.IGNORECASE,
 )
 SAME, ERROR = "same bits", "one error"

@@ -112,7 +112,10 @@ def input_cases() -> Iterator[Case]:
     """Yield damaged inputs of stages, and damaged checkpoints."""
     for stage, names in INPUTS.items():
         for name, how in product(names, kinds.DAMAGES):
-            if how == "missing" or not name.endswith(".html"):  # nothing parses the page
+            if how == "missing" and stage in ("embed", "evaluate") and "seed-" in name:
+                act = partial(kinds.missing_seed, stage=stage)
+                yield Case(f"missing {Path(name).name} x {stage} to report", ERROR, act)
+            elif how == "missing" or not name.endswith(".html"):  # nothing parses the page
                 act = partial(kinds.damaged, stage=stage, name=name, how=how)
                 yield Case(f"{how} {Path(name).name} x {stage}", ERROR, act)
     for how in (*kinds.DAMAGES, "flipped bits"):

@@ -113,7 +113,13 @@ def settings_input(rng: Random) -> tuple[Path, list[Call]]:
     path = Path(rng.choice([*FILES]))
     tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     if rng.random() < 0.7:
-        tree = mutations.mutate_tree(rng, tree, vocabulary())
+        mutated = mutations.mutate_tree(rng, tree, vocabulary())
+        deepest = (
+            max(map(len, mutations.places(mutated)), default=0)
+            if isinstance(mutated, dict | list)
+            else 0
+        )
+        tree = mutated if deepest < 150 else tree  # PyYAML cannot write deeper ones
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=rng.random() < 0.5)
     content = text.encode("utf-8", "surrogatepass")
     path.unlink()

@@ -110,7 +110,10 @@ def to_8_bit(image: Image.Image) -> Image.Image:
         low, high = values.min(), values.max()
         if low < 0 or high > 65535:
             raise DamagedImage(f"got gray values from {low} to {high}, expected 0 to 65535")
-        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+        scaled = values.astype(np.uint32)
+        scaled += 128  # in place: copies of a large image are large
+        scaled //= 257
+        return Image.fromarray(scaled.astype(np.uint8))
     if image.mode == "F":
         raise DamagedImage("got floating-point pixels, expected integers")
     if image.has_transparency_data:
