@@ -155,7 +155,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Repo,
         for name, value in files.items():
             write_json(RESOLVED / name, value)
         with Repo.init(no_scm=True) as repo, repo.lock:
-            for path in {Path(str(dep)) for stage in repo.index.stages for dep in stage.deps}:
+            paths = {Path(str(dep)) for stage in repo.index.stages for dep in stage.deps}
+            for path in sorted(paths, reverse=True):  # a folder follows what it holds
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if not path.exists():
                     path.write_text("stub", encoding="utf-8")
