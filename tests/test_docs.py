@@ -206,6 +206,7 @@ HOW: dict[str, Callable[[Project, str], None]] = {
     "pip install -r requirements-dev.txt": is_pinned,
     "python -m heated.tracking": serves_mlflow,
     "make track": adds_no_run,
+    "dvc config --local cache.type hardlink,symlink": runs,
     "torchrun --nproc-per-node=2 -m stages.evaluate digits hbn": keeps_metrics,
     TO_SERVER: fills_a_server,
     f"python -m heated.inference.onnx {MODEL} hbn.onnx": exports,

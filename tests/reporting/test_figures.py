@@ -59,7 +59,8 @@ def write_run(folder: Path, dataset: str, method: str, seeds: tuple[int, ...] = 
     ]
     last = rows[-1] | {"intra_class_variance": 0.125, "inter_class_distance": 0.375}
     write_history(run / "history.csv", {s: [*rows[:-1], last | scores[s]] for s in seeds})
-    record: dict = {"params": settings}
+    record: dict = {"params": settings, "method": method, "data_sha256": "", "environment": {}}
+    record |= {"source": {}, "split": {}, "seeds": {str(seed): {} for seed in seeds}}
     if method in PARAMS.studies.competitors.methods:
         cost = {"images_seen": 800, "peak_mib": 900}
         record["seeds"] = {str(s): cost | {"seconds": 10.0 + len(method) + s} for s in seeds}

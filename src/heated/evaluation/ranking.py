@@ -38,9 +38,9 @@ from heated.evaluation.threads import map_in_threads
 from heated.runtime.device import fast_dtype
 from heated.runtime.distributed import rank_and_world_size
 
-ALIGNMENT = 32  # tiles have a multiple of so many rows and columns
-TILE = {"cpu": 1536, "cuda": 8192}  # at most so many
-PRODUCT_BYTES = 24  # of a tile, with what is computed from it
+ALIGNMENT = 32  # the sides of a tile are multiples of it
+TILE = {"cpu": 1536, "cuda": 8192}  # the longest side of a tile
+PRODUCT_BYTES = 24  # per product of a tile, with all intermediate values
 STATE_BYTES = 64  # per query and positive
 STRIP = {"cpu": 128, "cuda": 1024}  # queries whose positives are computed in one product
 

@@ -161,7 +161,7 @@ def open_store() -> Any:
         experiments = client.search_experiments()
     except (InputError, OSError):
         raise
-    except Exception as error:  # of any type: MLflow has none for what is not MLflow's answer
+    except Exception as error:  # of any type: MLflow has none for answers of other servers
         raise store_error(error) from error
     if uri == local_uri():
         check_location(client, experiments)
