@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: repro help preview experiments track test test-all faults fuzz lint format docs results judge bench ui lock clean
+.PHONY: repro help preview experiments track test test-all faults fuzz lint format docs results judge bench gpu-check ui lock clean
 
 repro: $(VENV)/.ready      ## build every result that is out of date (the default target)
 	python -m stages.resolve --check
@@ -62,9 +62,11 @@ judge: $(VENV)/.ready      ## repeat the tests of claims.yaml on the released nu
 	python -m stages.resolve
 	python -m heated.reporting.judge
 
-bench: $(VENV)/.ready-dev  ## measure evaluation time and memory, compared with other tools
-	mkdir -p benchmarks/results
-	python benchmarks/evaluate.py --json benchmarks/results/evaluate.json
+bench: $(VENV)/.ready-dev  ## measure time and memory, compared with their limits and other tools
+	python benchmarks/run.py
+
+gpu-check: $(VENV)/.ready-dev ## test and measure a GPU in about five minutes; without one, say what would run
+	python benchmarks/gpu_check.py
 
 ui: $(VENV)/.ready         ## start MLflow on http://127.0.0.1:5000
 	python -m heated.tracking

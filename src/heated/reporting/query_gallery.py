@@ -22,7 +22,8 @@ from heated.common.geometry import l2_normalize
 from heated.common.io import read_embeddings, require_output, wrap_damage
 from heated.data.packed_dataset import load_packed
 from heated.evaluation.metrics import map_at_r
-from heated.evaluation.ranking import GRID, NeighborSearch
+from heated.evaluation.negative_counts import GRID
+from heated.evaluation.ranking import NeighborSearch
 
 NEIGHBORS = 5
 MAX_PNG_SIDE = 64  # pixels; larger images become thumbnails
