@@ -79,7 +79,9 @@ def write_embeddings(run: Path, width: float) -> None:
     angles = directions[LABELS] + width * random.standard_normal(len(LABELS))
     lengths = random.uniform(0.1, 9, (len(LABELS), 1))
     points = (lengths * np.stack([np.cos(angles), np.sin(angles)], axis=1)).astype(np.float32)
-    write_arrays(run / "embeddings/seed-0.npz", embeddings=points, labels=LABELS)
+    every = np.ones(len(LABELS), dtype=bool)
+    arrays = {"embeddings": points, "labels": LABELS, "query": every, "gallery": every}
+    write_arrays(run / "embeddings/seed-0.npz", **arrays)
     weights = 3 * np.stack([np.cos(directions), np.sin(directions)], axis=1)
     (run / "models").mkdir()
     save_file({"head.weight": weights.astype(np.float32)}, run / "models/seed-0.safetensors")

@@ -333,6 +333,8 @@ def read_history(path: Path, epochs: int | None = None) -> History:
             seed = int(cells.pop("seed"))
             row = {key: float(cell) for key, cell in cells.items() if cell != ""}
             histories.setdefault(seed, []).append({**row, "epoch": int(cells["epoch"])})
+        if not histories:
+            raise ValueError("got no epochs")
     check_histories(path, histories, epochs)
     return histories
 
