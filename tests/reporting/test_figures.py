@@ -360,7 +360,7 @@ def test_untrained_classes_have_no_diamonds(tmp_path):
         draw_figures([result], UPRIGHT)
     write_embeddings(result.folder, 0.1)
     path = result.folder / "embeddings/seed-0.npz"
-    write_arrays(path, embeddings=np.load(path)["embeddings"], labels=LABELS + 10)
+    write_arrays(path, **{**np.load(path), "labels": LABELS + 10})
     (embedding,) = embeddings_2d.load_embeddings([result])
     assert embedding.weights is None
     (figure,) = draw_figures([result], UPRIGHT)
