@@ -17,11 +17,15 @@ def main(dataset: str, method: str) -> None:
     config, side = map(io.load_settings, (f"runs/{dataset}/{method}.json", io.SIDE_SETTINGS))
     folder, packed = io.run_folder(dataset, method), io.packed_folder(dataset)
     settings, tracking = config["settings"], side["tracking"]
-    if config["tuned"]:
-        settings = io.read_json(io.require_output(folder / "tuned.json", "tune"))["settings"]
-    device = setup_device(**config["machine"])
-    here = machine_settings(settings["precision"], device, **config["machine"])
-    recipe, cache = Recipe.from_settings(settings | here), io.project_root() / "checkpoints"
+    device, tuned = setup_device(**config["machine"]), folder / "tuned.json"
+    with io.wrap_damage(
+        tuned if config["tuned"] else io.RESOLVED / f"runs/{dataset}/{method}.json"
+    ):
+        if config["tuned"]:
+            settings = io.read_json(io.require_output(tuned, "tune"))["settings"]
+        here = machine_settings(settings["precision"], device, **config["machine"])
+        recipe = Recipe.from_settings(settings | here)
+    cache = io.project_root() / "checkpoints"
     runs = map(io.read_json, sorted((io.RESOLVED / "runs" / dataset).glob("*.json")))
     siblings = [Recipe.from_settings(each["settings"] | here) for each in runs]
     data = packed_dataset.load_packed(packed, config["image_shape"])

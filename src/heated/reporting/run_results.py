@@ -91,6 +91,10 @@ def check_seeds(result: RunResult) -> None:
     with wrap_damage(folder / "metrics.json"):
         measured = [{int(seed) for seed in each["seeds"]} for each in result.metrics.values()]
         shared = set.intersection(*measured)
+        for name, each in result.metrics.items():
+            low, high = each["interval"] or (each["mean"], each["mean"])
+            if not low <= each["mean"] <= high:
+                raise ValueError(f"{name}: got the mean {each['mean']} outside {low} to {high}")
     for name, seeds in (("history.csv", set(result.history)), ("metrics.json", shared)):
         if seeds == trained:
             continue
