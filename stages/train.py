@@ -24,8 +24,7 @@ def main(dataset: str, method: str) -> None:
         if config["tuned"]:
             settings = io.read_json(io.require_output(tuned, "tune"))["settings"]
         here = machine_settings(settings["precision"], device, **config["machine"])
-        recipe = Recipe.from_settings(settings | here)
-    cache = io.project_root() / "checkpoints"
+        recipe, cache = Recipe.from_settings(settings | here), io.project_root() / "checkpoints"
     runs = map(io.read_json, sorted((io.RESOLVED / "runs" / dataset).glob("*.json")))
     siblings = [Recipe.from_settings(each["settings"] | here) for each in runs]
     data = packed_dataset.load_packed(packed, config["image_shape"])
