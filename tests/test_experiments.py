@@ -124,7 +124,8 @@ def test_a_queue_runs_side_by_side_and_dvc_and_mlflow_list_its_experiments(basel
     with closing(sqlite3.connect(baseline.folder / "mlflow.db")) as store:
         tags = store.execute(
             "select runs.name, tags.value from runs "
-            "left join tags on runs.run_uuid = tags.run_uuid and tags.key = 'experiment' where runs.name like 'hbn · digits%'"
+            "left join tags on runs.run_uuid = tags.run_uuid and tags.key = 'experiment' "
+            "where runs.name like 'hbn · digits%'"
         )
         named = {name: experiment for name, experiment in tags if "seed" not in name}
     expected = {f"hbn · digits · {name}": name for name in (NAME, *queued)}
