@@ -168,7 +168,7 @@ def attempt(case: Case, reference: Reference, seed: int) -> tuple[str, float]:
                     return "skipped: needs the right to mount", time.monotonic() - start
                 copy_project(reference, copy.folder, case.dvc)
                 seen = case.act(copy)
-        except Exception:
+        except Exception:  # shown in the table as another end than the expected one
             seen = f"the case fails: {traceback.format_exc()[-300:]}"
     return seen, time.monotonic() - start
 
