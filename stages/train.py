@@ -2,6 +2,7 @@
 
 from heated.common import io
 from heated.common.errors import run
+from heated.common.history import write_history
 from heated.data.packed_dataset import load_packed, packed_sha256
 from heated.runtime.device import machine_settings, setup_device
 from heated.runtime.distributed import is_main_process, main_process_output
@@ -33,7 +34,7 @@ def main(dataset: str, method: str) -> None:
         with main_process_output(folder / "models") as models:
             results = training_run.train_seeds(config["seeds"], models, usage)
         if is_main_process():
-            io.write_history(folder / "history.csv", {s: r["history"] for s, r in results.items()})
+            write_history(folder / "history.csv", {s: r["history"] for s, r in results.items()})
             io.write_json(folder / "provenance.json", with_results(provenance, results, usage.rows))
 
 

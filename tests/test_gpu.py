@@ -15,7 +15,7 @@ import torch
 from recipes import SETTINGS, SGD, make_recipe
 from torch import nn
 
-from heated.common.io import NullLogger
+from heated.common.history import NullLogger
 from heated.common.samples import Split
 from heated.data.packed_dataset import MemmapImages, PackedDataset, device_images
 from heated.evaluation.metrics import evaluate

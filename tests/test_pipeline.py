@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import SHORT, Project
 
-from heated.common.io import read_history
+from heated.common.history import read_history
 from heated.config import FILES
 from heated.training.recipe import Recipe
 

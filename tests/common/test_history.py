@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heated.common.errors import InputError
-from heated.common.io import add_system_metrics, read_history, write_history
+from heated.common.history import add_system_metrics, read_history, write_history
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 OPTIONAL = {"recall_at_1": NUMBERS, "inter_class_distance": NUMBERS}

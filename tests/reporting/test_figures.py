@@ -15,7 +15,8 @@ from matplotlib.text import Text
 from safetensors.numpy import save_file
 
 from heated import config
-from heated.common.io import read_json, write_arrays, write_history, write_json
+from heated.common.history import write_history
+from heated.common.io import read_json, write_arrays, write_json
 from heated.evaluation.metrics import summarize_seeds
 from heated.reporting.figures import (
     FIGURES,

@@ -11,7 +11,7 @@ from conftest import ROOT
 from recipes import make_data, make_recipe
 
 from heated.common.errors import InputError
-from heated.common.io import NullLogger
+from heated.common.history import NullLogger
 from heated.data.packed_dataset import MemmapImages, device_images
 from heated.evaluation.clustering import KMEANS
 from heated.models.embedding_model import ModelWithLoss, load_model

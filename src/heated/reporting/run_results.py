@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from heated.common.errors import InputError
-from heated.common.io import Row, read_history, read_json, require_output, wrap_damage
+from heated.common.history import Row, read_history
+from heated.common.io import read_json, require_output, wrap_damage
 from heated.common.outputs import check_outputs
 
 HEADLINE_METRICS = ("recall_at_1", "map_at_r", "nmi_geometric")  # shown by `dvc metrics`
