@@ -17,13 +17,7 @@ from tqdm import tqdm
 from heated.common import archives
 from heated.common.errors import InputError
 from heated.common.io import RESOLVED, atomic_write, read_json, wrap_damage, write_json
-from heated.datasets.image_folder import (
-    SUFFIXES,
-    check_utf8,
-    describe_left_out,
-    is_image,
-    list_files,
-)
+from heated.datasets.file_names import SUFFIXES, check_utf8, describe_left_out, is_image, list_files
 from heated.inference.embedder import Embedder, load_embedder, make_embedder
 from heated.tracking import pyfunc_model
 
