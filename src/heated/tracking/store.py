@@ -5,7 +5,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
@@ -206,20 +206,20 @@ def check_sqlite(uri: str) -> None:
     with closing(sqlite3.connect(path)) as database:
         query = "SELECT name FROM sqlite_master WHERE type = 'table'"
         tables = {str(name) for (name,) in database.execute(query)}
-        if tables and not tables & {"experiments", "alembic_version"}:
+        is_unfinished = is_local and is_empty_store(database, tables)
+        known = {"experiments", "alembic_version"} if is_unfinished else {"alembic_version"}
+        if tables and not tables & known:  # MLflow would alter its tables
             found = f"got tables {', '.join(sorted(tables)[:3])}"
             raise InputError(f"{path}: {found}, expected a database of MLflow. {REBUILD}")
-        is_unfinished = is_local and is_empty_store(database, tables)
     if is_unfinished:
         create_database(path)
 
 
-def is_empty_store(database: sqlite3.Connection, tables: Collection[str]) -> bool:
-    """Return whether a database has no runs and models, and not all tables of MLflow."""
-    counts = {"runs": 0, "registered_models": 0, "experiments": 1}  # MLflow's default experiment
-    for table, count in counts.items():
-        query = f"SELECT count(*) FROM {table}"
-        if table in tables and database.execute(query).fetchone()[0] > count:
+def is_empty_store(database: sqlite3.Connection, tables: set[str]) -> bool:
+    """Return whether a database has only rows that MLflow makes itself, and not all its tables."""
+    for table in tables - {"alembic_version", "workspaces"}:
+        where = " WHERE name <> 'Default'" if table == "experiments" else ""
+        if database.execute(f'SELECT 1 FROM "{table}"{where} LIMIT 1').fetchone():
             return False
     if "alembic_version" not in tables:
         return True
