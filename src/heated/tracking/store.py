@@ -33,7 +33,7 @@ SETTINGS = {  # MLflow's own retries last minutes and may log the same values tw
 REBUILD = "Move it away and run `make track`, which writes all runs again."
 ADVICE = {  # by a pattern in an error's message; the first that is found counts
     "is locked": "Close the program that holds it, such as a database browser. Run this again.",
-    "is full|No space": "Free space on its disk, and run this again.",
+    "is full|No space|disk I/O error": "Free space on its disk, and run this again.",
     "readonly|unable to open|Permission denied": "Check that its folder exists "
     "and is writable, and run this again.",
     "later MLflow": f"Install that version of MLflow. Or: {REBUILD}",
