@@ -194,4 +194,4 @@ def test_pushed_results_are_used_in_a_clone_without_training(baseline, temporary
     in_clone("mkdir .venv && touch .venv/.uv .venv/.ready && make track")
     with closing(sqlite3.connect(clone / "mlflow.db")) as store:
         names = {name for (name,) in store.execute("select name from runs")}
-    assert {"hbn · digits", "hbn · digits · seed 0"} < names
+    assert {f"hbn · digits · {NAME}", f"hbn · digits · {NAME} · seed 0"} < names

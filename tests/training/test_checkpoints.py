@@ -24,7 +24,8 @@ from heated.training.checkpoints import (
 # Modules that training imports, and that do not determine the weights.
 WITHOUT_WEIGHTS = {
     "common.errors": "only messages",
-    "common.io": "reads and writes bytes unchanged; records the results of training",
+    "common.history": "records the results of training",
+    "common.io": "reads and writes bytes unchanged",
     "common.tensors": "reads and writes tensors unchanged",
     "common.samples": "describes the data, whose digest is part of the inputs",
 }
