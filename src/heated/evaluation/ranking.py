@@ -35,7 +35,7 @@ from heated.evaluation.centered_products import (
 )
 from heated.evaluation.negative_counts import PADDING, NegativeCounts, Tile, to_grid
 from heated.evaluation.threads import map_in_threads
-from heated.runtime.device import fast_dtype
+from heated.runtime.device import fast_dtype, float32_products
 from heated.runtime.distributed import rank_and_world_size
 
 ALIGNMENT = 32  # the sides of a tile are multiples of it
@@ -156,6 +156,7 @@ class NeighborSearch:
         # the largest power of 2 up to 32 that leaves at least 8 chunks per positive
         self.width = 1 << max(0, min(5, (size // (8 * most)).bit_length() - 1))
 
+    @float32_products()  # the error bounds need float32 sums
     def ranks(self, block: slice) -> Ranks:
         """Rank the positives of a block of queries."""
         queries, vectors = self.queries[block], self.query_vectors[block]

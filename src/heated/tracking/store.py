@@ -218,8 +218,9 @@ def check_sqlite(uri: str) -> None:
 def is_empty_store(database: sqlite3.Connection, tables: set[str]) -> bool:
     """Return whether a database has only rows that MLflow makes itself, and not all its tables."""
     for table in tables - {"alembic_version", "workspaces"}:
-        where = " WHERE name <> 'Default'" if table == "experiments" else ""
-        if database.execute(f'SELECT 1 FROM "{table}"{where} LIMIT 1').fetchone():
+        rows = database.execute(f'SELECT * FROM "{table}" LIMIT 2').fetchall()
+        is_default = table == "experiments" and len(rows) == 1 and "Default" in rows[0]
+        if rows and not is_default:
             return False
     if "alembic_version" not in tables:
         return True
