@@ -50,7 +50,8 @@ def gpu_test_files() -> list[str]:
 def commands(folder: Path) -> dict[str, list[str]]:
     """Return the command of each part; results are written to `folder`."""
     tests = ["-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-    tests += ["--numprocesses", "4"] if find_spec("xdist") else []
+    tests += ["-p", "no:benchmark"]  # a plugin that warns beside xdist
+    tests += ["--numprocesses", "6"] if find_spec("xdist") else []
     tests += [f"--junitxml={folder / 'tests.xml'}", *gpu_test_files()]
     workers = str(max(2, (os.cpu_count() or 2) - 2))
     training = ["benchmarks/train.py", "--images", str(folder / "images.zip"), "--networks"]
