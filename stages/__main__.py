@@ -34,7 +34,7 @@ from stages.fork_server import ADDRESS
 RUN_STAGES = ("tune", "train", "embed", "evaluate", "gradients")  # in their order
 DVC = (sys.executable, "-m", "dvc")
 LOCK, LOCK_COPY = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock.copy")
-LOCK_END = re.compile(rb"\n      (md5|size|nfiles|isexec): \S+\r?\n\Z")  # of an output or dependency
+LOCK_END = re.compile(rb"\n      (md5|size|nfiles|isexec): \S+\r?\n\Z")  # of an entry
 GRACE = 35  # seconds from SIGINT to SIGKILL; torchrun ends its workers within 30
 
 popen_lock = threading.Lock()

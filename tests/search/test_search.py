@@ -12,7 +12,7 @@ from layouts import full_disk
 from reported import Page
 
 from heated.common.errors import InputError
-from heated.common.io import write_json
+from heated.common.io import write_record
 from heated.evaluation.metrics import retrieval_metrics
 from heated.models.embedding_model import load_model, save_model
 from heated.search import __main__ as command
@@ -32,7 +32,7 @@ def model_case(tmp_path_factory):
     """A run of the pipeline, and its test images as files."""
     root = tmp_path_factory.mktemp("project")
     model_case = case("digits", root / "runs" / "digits" / "hbn")
-    write_json(root / "data/resolved/packing/digits.json", {"packing": model_case.packing})
+    write_record(root / "data/resolved/packing/digits.json", {"packing": model_case.packing})
     pairs = zip(model_case.contents, model_case.labels, strict=True)
     files = {f"{label}/{i:04}.png": as_file(image) for i, (image, label) in enumerate(pairs)}
     layouts.write_files(root / "images", files)
