@@ -81,6 +81,7 @@ def write_runs(runs: Path) -> None:
         record = {
             "dataset": "digits",
             "method": method,
+            "tags": {"study": "run"},
             "key": "k",
             "params": {"lr": 0.05, "alpha": {"name": "constant", "value": ALPHAS[method][-1]}},
             "data_sha256": "ab" * 32,

@@ -31,6 +31,17 @@ class RunResult:
         """The settings of the training."""
         return self.record["params"]
 
+    def stage_name(self, stage: str) -> str:
+        """Return the name in dvc.yaml of one of the run's stages, which has that of its study.
+
+        >>> tags = {"study": "alphas"}
+        >>> RunResult("digits", "bn-4", Path(), {}, {}, {"tags": tags}).stage_name("train")
+        'train-alphas@digits-bn-4'
+        """
+        study = self.record["tags"]["study"]  # one: no two grids train the same run
+        suffix = "" if study == "run" else f"-{study}"
+        return f"{stage}{suffix}@{self.dataset}-{self.method}"
+
     def values_by_seed(self) -> dict[str, dict[int, float]]:
         """Return each metric by seed, and the training `accuracy` of the last epoch if any."""
         ends = {seed: rows[-1] for seed, rows in self.history.items() if rows}
@@ -100,7 +111,7 @@ def check_seeds(result: RunResult) -> None:
             stage, name = next(lost, (stage, name))
         given, expected = (", ".join(map(str, sorted(each))) or "none" for each in (seeds, trained))
         message = f"{folder / name}: got results of the seeds {given}, expected {expected}"
-        command = f"dvc repro --force {stage}@{result.dataset}-{result.method}"
+        command = f"dvc repro --force {result.stage_name(stage)}"
         raise InputError(f"{message}. Run the stage '{stage}' again ({command}), then `dvc repro`.")
 
 
