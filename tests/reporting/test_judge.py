@@ -82,6 +82,7 @@ def test_readmes_summary_follows_from_the_sets_trained_to_the_end():
     names = ("omniglot-small-e100", "cub100-224", "cars196-half-224")
     documents = [json.loads((ROOT / "results" / f"{n}.json").read_bytes()) for n in names]
     claims = [{one["claim"]: one for one in each["claims"]} for each in documents]
+    intervals = {each["dataset"]: each["test_classes"] for each in documents}
     percents = {
         claim: [f"{100 * each[claim]['effect']:+.2f}" for each in claims]
         for claim in ("hbn-over-bn", "hbn-over-bn-map", "bn-heat-recall", "bn-heat-map")
@@ -94,5 +95,7 @@ def test_readmes_summary_follows_from_the_sets_trained_to_the_end():
     assert {round(float(each)) for each in percents["bn-heat-recall"]} == {1, 2, 3}
     for each in claims:
         assert each["bn-heat-map"]["verdict_adjusted"] == "supported"
+        for heat in ("bn-heat-recall", "bn-heat-map"):
+            assert intervals[each["hbn-over-bn"]["dataset"]][heat]["interval"][0] > 0
         for drop in ("bn-drop-recall", "bn-drop-map"):  # "the drop did not help"
             assert each[drop]["verdict_adjusted"] != "supported"
