@@ -57,6 +57,16 @@ class RunResult:
         pairs = zip(epochs[1:], alphas, alphas[1:], strict=False)
         return next((epoch for epoch, before, alpha in pairs if alpha < before), None)
 
+    def accuracy_before_heating(self) -> dict[int, float]:
+        """Return each seed's training accuracy in the last epoch before alpha first falls."""
+        heated = self.heating_epoch()
+        return {
+            seed: row["accuracy"]
+            for seed, rows in self.history.items()
+            for row in rows
+            if heated is not None and row["epoch"] == heated - 1 and "accuracy" in row
+        }
+
 
 def read_results(runs: Path, dataset: str, methods: Sequence[str]) -> list[RunResult]:
     """Read the runs of a data set, in the order of the methods.
