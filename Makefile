@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: repro help preview experiments track test test-all lint format docs results judge bench ui lock clean
+.PHONY: repro help preview experiments dag track test test-all lint format docs results judge bench ui lock clean
 
 repro: $(VENV)/.ready      ## build every result that is out of date (the default target)
 	python -m stages.resolve --check
@@ -22,7 +22,10 @@ preview: $(VENV)/.ready    ## plot alpha, temperature and learning rate of every
 	python -m heated.reporting.preview
 
 experiments: $(VENV)/.ready ## list DVC's experiments with the settings and metrics that differ
-	@dvc exp show --md --only-changed --drop '^(State|Executor|data|report|runs|src|stages|.*\.yaml$$)'
+	@python -m stages.dvc_views experiments
+
+dag: $(VENV)/.ready        ## draw the pipeline's stages
+	@python -m stages.dvc_views dag
 
 track: $(VENV)/.ready      ## upload runs that MLflow lacks, from the files that DVC tracks
 	dvc repro --quiet --single-item resolve
@@ -74,7 +77,7 @@ lock: $(VENV)/.uv          ## solve requirements*.txt again from pyproject.toml
 	sed -i 's/, -c .venv.constraints.txt//; s/-c .venv.constraints.txt/requirements.txt/' requirements-dev.txt
 
 clean:                     ## delete everything that is built: environment, downloads, results
-	rm -rf $(VENV) data runs report site preview.html dvc_plots checkpoints downloads .dvc/cache .dvc/tmp mlflow.db mlartifacts
+	rm -rf $(VENV) data runs report metrics site preview.html dvc_plots checkpoints downloads .dvc/cache .dvc/tmp mlflow.db mlartifacts
 
 $(VENV)/.uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
