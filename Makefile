@@ -7,11 +7,13 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
+.DEFAULT_GOAL := help
 .PHONY: repro help preview experiments dag track test test-all lint format docs results judge bench ui lock clean
 
-repro: $(VENV)/.ready      ## build every result that is out of date (the default target)
+repro: $(VENV)/.ready      ## build every result that is out of date
 	python -m stages.resolve --check
 	python -m stages $(JOBS)
+	@echo 'The report is $(CURDIR)/report/index.html. `make ui` starts MLflow, to compare the runs.'
 
 help:                      ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | \

@@ -13,7 +13,7 @@ from heated.common.errors import run
 from stages.__main__ import dvc_output, stage_parts
 
 # What all experiments have, and a metric that `dvc metrics diff` shows.
-DROPPED = r"^(Created|State|Executor|data|report|runs|src|stages|.*\.yaml$|.*:nmi_geometric)"
+DROPPED = r"^(Created|State|Executor|data|report|runs|src|stages|.*\.yaml$|(.*:)?nmi_geometric)"
 EXPERIMENTS = ("exp", "show", "--csv", "--only-changed", "--precision", "4", "--drop", DROPPED)
 
 
@@ -43,18 +43,21 @@ def narrow_graph(mermaid: str) -> str:
 def narrow_table(text: str) -> str:
     r"""Format DVC's CSV of experiments with each column's path in lines of its own.
 
-    >>> print(narrow_table("Experiment,methods.hbn.alpha.end\nmain,4\n"))
-    Experiment    methods
-                  hbn
-                  alpha
-                  end
-    ------------  ---------
-    main          4
+    >>> print(narrow_table("Experiment,rev,typ,parent,methods.hbn.alpha.end\n,main,,,4\n"))
+    name    methods
+            hbn
+            alpha
+            end
+    ------  ---------
+    main    4
     """
-    header, *rows = csv.reader(io.StringIO(text))
-    names = [re.sub(r"^metrics/(.*)\.json:", r"\1/", name) for name in header]
-    titles = [re.sub(r"[./]", "\n", name) for name in names]
-    return tabulate(rows, titles, disable_numparse=True)
+    rows = [*csv.DictReader(io.StringIO(text))]
+    hidden = ("Experiment", "rev", "typ", "parent")
+    columns = [name for name in rows[0] if name not in hidden]
+    names = [re.sub(r"^metrics/(.*)\.json:", r"\1/", name) for name in columns]
+    titles = ["name", *(re.sub(r"[./]", "\n", name) for name in names)]
+    cells = [[row["Experiment"] or row["rev"], *(row[name] for name in columns)] for row in rows]
+    return tabulate(cells, titles, disable_numparse=True)
 
 
 def main(*, view: str) -> None:
