@@ -94,7 +94,7 @@ def effect_rows(documents: Sequence[Document]) -> list[list[str]]:
 
 
 def summary_sentences(documents: Sequence[Document]) -> list[str]:
-    """Say in plain words what was compared, what heating changed, and how sure that is."""
+    """Describe the comparison, the effect of heating, and its uncertainty in plain words."""
     names, rows = [each["dataset"] for each in documents], effect_rows(documents)
     methods = dict.fromkeys(m for each in documents for m in each["methods"])
     first = f"This report compares {len(methods)} ways to train an embedding on {', '.join(names)}."
