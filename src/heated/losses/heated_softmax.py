@@ -40,7 +40,7 @@ class HeatedSoftmax(nn.Module):
             decides. Set it if `normalize` is "none" because embeddings are normalized already.
         alpha: 1 / temperature, above 0; "adacos" starts from its own. `loss.alpha` reads as a
             float. `loss.alpha = 4.0` takes effect from the next forward pass, at any time, and
-            whatever adapts alpha goes on from there.
+            an adapted alpha starts from it.
         bias: "outside" gives logits alpha z + b, as in the authors' code; "inside" gives
             alpha (z + b), eq. 1 of the paper; "none" has no b.
         label_smoothing: Share of the target that is spread over all classes, in [0, 1].

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 
-from heated.common.io import Row
+from heated.common.history import Row
 from heated.models.backbones import bottleneck_name
 from heated.models.embedding_model import ModelWithLoss, name_and_options
 from heated.runtime.distributed import sync_batch_norm
