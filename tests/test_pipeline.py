@@ -166,7 +166,7 @@ def test_an_unknown_name_stops_the_pipeline_before_anything_runs(built):
         with built.edited({"run.methods": ["hbm"]}):
             output = built.run(*command.split(), status=255)
         built.run("dvc", "repro", "--quiet", "resolve")  # DVC deletes a failed stage's outputs
-        assert ": run.methods.0: got 'hbm'" in output
+        assert ": run.methods, entry 1: got 'hbm'" in output
         assert "Did you mean 'hbn'?" in output
         assert "Running stage 'train" not in output
 
