@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: repro help preview experiments dag track test test-all faults fuzz lint format docs results judge bench gpu-check ui lock clean
+.PHONY: repro help new debug preview experiments dag track test test-all faults fuzz lint format docs results judge bench gpu-check ui lock clean
 
 repro: $(VENV)/.ready      ## build every result that is out of date
 	python -m stages.resolve --check
@@ -19,6 +19,12 @@ repro: $(VENV)/.ready      ## build every result that is out of date
 help:                      ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | \
 		while IFS='|' read -r target text; do printf '%-12s %s\n' "$$target" "$$text"; done
+
+new: $(VENV)/.ready        ## add a data set of your own: make new NAME=my-images IMAGES=../my-images
+	python -m stages.new_dataset "$(NAME)" "$(IMAGES)"
+
+debug: $(VENV)/.ready      ## try the settings: one method, one seed, two epochs, in a copy
+	python -m stages.debug_build
 
 preview: $(VENV)/.ready    ## plot alpha, temperature and learning rate of every method, without training
 	python -m stages.resolve
