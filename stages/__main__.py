@@ -194,8 +194,8 @@ def committed_lock() -> bytes | None:
 def outdated_stages() -> set[str]:
     """Return the stages whose inputs, outputs or parameters differ from their last run's.
 
-    DVC has read dvc.lock then, and a copy is kept. Outputs changed in place will be built again,
-    even if it is the same file as its object in DVC's cache.
+    DVC has read dvc.lock then, and a copy is kept. Outputs changed in place are built again,
+    even if one is the same file as its object in DVC's cache.
     """
     status = json.loads(dvc_output("status", "--json"))
     if LOCK.exists():

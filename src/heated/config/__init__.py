@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from heated.common.errors import suggestion
 from heated.config.params import Params
 from heated.config.validation import Location, grid_problems, name_problems, type_problems
-from heated.config.yaml_files import Entry, ParamsError, expand_bases, key_line, read_yaml
+from heated.config.yaml_files import Entry, ParamsError, describe_key, expand_bases, read_yaml
 
 __all__ = ["FILES", "Params", "ParamsError", "format_entry", "load_params", "read_sources"]
 
@@ -96,11 +96,11 @@ def load_params(folder: Path = Path()) -> Params:
 
 
 def format_problems(folder: Path, problems: Mapping[Place, str]) -> str:
-    """Format one line per problem: `file:line: path: problem`; those of params.yaml first."""
+    """Format one line per problem: `file:line:column: path: problem`; params.yaml comes first."""
     texts = {file: (folder / file).read_text(encoding="utf-8") for file, _ in problems}
     files = [*FILES]
     lines = [
-        f"{file}:{key_line(texts[file], path)}: {path}: {problem}"
+        f"{file}:{describe_key(texts[file], path)}: {problem}"
         for (file, path), problem in sorted(
             problems.items(), key=lambda each: files.index(each[0][0])
         )

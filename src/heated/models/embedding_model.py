@@ -12,10 +12,10 @@ from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from heated.common.errors import InputError
 from heated.common.io import require_output, with_current_names
+from heated.common.progress import progress_bar
 from heated.common.tensors import read_tensors, write_tensors
 from heated.data.packed_dataset import InMemoryImages, MemmapImages
 from heated.data.transforms import AugmentationRNG, preprocess
@@ -136,8 +136,8 @@ def embed(
     device = model.eval().device
     embeddings = torch.zeros(len(images), model.architecture.embedding_dim, device=device)
     batches = local_shard(torch.arange(len(images)).split(batch_size_for(model)))
-    disable = quiet or not is_main_process() or None  # None: without a terminal
-    progress = tqdm(desc="embedding", total=len(batches), disable=disable)
+    disable = quiet or not is_main_process()
+    progress = progress_bar(None, "embedding", total=len(batches), disable=disable)
     with progress, torch.inference_mode():
         indices = batches_to_device(batches, device)
         for rows, pixels in zip(indices, images.iter_batches(batches), strict=True):

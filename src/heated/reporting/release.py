@@ -85,7 +85,20 @@ def render_report(reports: Sequence[DatasetReport]) -> str:
     """Render the HTML page of all data sets."""
     templates = template_environment()
     templates.filters["percent"] = tables.format_percent
-    return templates.get_template("reporting/templates/page.html").render(reports=reports)
+    every = [results_document(report) for report in reports]
+    differences = [*dict.fromkeys(each for report in every for each in report["departures"])]
+    effects = main_effects.effect_rows(every)
+    shown = [each for each in every if each["dataset"] in {row[0] for row in effects}]
+    return templates.get_template("reporting/templates/page.html").render(
+        reports=reports,
+        departures=differences,
+        changed=[*dict.fromkeys(each.split()[0] for each in differences)],
+        sentences=main_effects.summary_sentences(shown or every),
+        effects=effects,
+        effects_heading=main_effects.EFFECTS_HEADING,
+        forest=main_effects.forest_plot(shown) if shown else None,
+        summary=main_effects.front_page(every)["sentences"],
+    )
 
 
 def write_report(folder: Path, reports: Sequence[DatasetReport]) -> None:

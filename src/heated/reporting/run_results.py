@@ -150,12 +150,9 @@ def is_interval_possible(share: float, half_width: float) -> bool:
     return half_width <= min(share, 1 - share)
 
 
-def headline_means(results: Sequence[RunResult]) -> dict[str, dict[str, float]]:
-    """Return the means of the headline metrics, by method and metric."""
-    return {
-        r.method: {name: r.metrics[name]["mean"] for name in HEADLINE_METRICS if name in r.metrics}
-        for r in results
-    }
+def headline_means(result: RunResult) -> dict[str, float]:
+    """Return the means of the headline metrics."""
+    return {k: result.metrics[k]["mean"] for k in HEADLINE_METRICS if k in result.metrics}
 
 
 def curve_rows(results: Sequence[RunResult]) -> list[dict[str, Any]]:
