@@ -148,7 +148,7 @@ class HeatedSoftmax(nn.Module):
     ) -> Tensor:
         """Compute the loss of a batch.
 
-        `indices_tuple` is what a miner of pytorch-metric-learning returns. As in its classification
+        `indices_tuple`: the output of a miner of pytorch-metric-learning. As in its classification
         losses, the loss of each sample is multiplied by how often it occurs there, relative to the
         most frequent one; without any pair, by 1.
         """
