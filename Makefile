@@ -7,10 +7,11 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: repro help preview experiments track test test-all lint format docs results judge bench ui lock clean
+.PHONY: repro help preview experiments track test test-all faults fuzz lint format docs results judge bench gpu-check ui lock clean
 
 repro: $(VENV)/.ready      ## build every result that is out of date (the default target)
 	python -m stages.resolve --check
+	@! ls mlflow.db.live/*.json > /dev/null 2>&1 || python -m heated.tracking.live_runs
 	python -m stages $(JOBS)
 
 help:                      ## list the targets
@@ -34,6 +35,12 @@ test: $(VENV)/.ready-dev   ## run the fast tests, in at most 5 minutes on 2 core
 test-all: $(VENV)/.ready-dev ## run every test, as CI does, in about 20 minutes on 2 cores
 	pytest --numprocesses auto --dist loadgroup
 
+faults: $(VENV)/.ready-dev ## break a small build in about 140 ways: each recovers, or says why
+	python tests/faults.py --seed $(or $(SEED),0) --jobs $(JOBS)
+
+fuzz: $(VENV)/.ready-dev   ## feed the stages mutated files for MINUTES=10: no traceback, no hang
+	python tests/fuzz.py --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0) --jobs $(JOBS)
+
 lint: $(VENV)/.ready-dev   ## check format, lint rules, types and import directions
 	ruff format --check
 	ruff check
@@ -55,9 +62,11 @@ judge: $(VENV)/.ready      ## repeat the tests of claims.yaml on the released nu
 	python -m stages.resolve
 	python -m heated.reporting.judge
 
-bench: $(VENV)/.ready-dev  ## measure evaluation time and memory, compared with other tools
-	mkdir -p benchmarks/results
-	python benchmarks/evaluate.py --json benchmarks/results/evaluate.json
+bench: $(VENV)/.ready-dev  ## measure time and memory, compared with their limits and other tools
+	python benchmarks/run.py
+
+gpu-check: $(VENV)/.ready-dev ## test and measure a GPU in about five minutes; without one, say what would run
+	python benchmarks/gpu_check.py
 
 ui: $(VENV)/.ready         ## start MLflow on http://127.0.0.1:5000
 	python -m heated.tracking

@@ -1,9 +1,10 @@
 """Measure the cost of exact evaluation, compared with its limit and with common libraries.
 
 Retrieval: one pass for Recall@{1, 10, 100, 1000}, MAP@R and R-precision. The limit is the product
-of the same matrices in the same blocks, the library is pytorch-metric-learning's AccuracyCalculator
+of all pairs of samples, each pair once. The library is pytorch-metric-learning's AccuracyCalculator
 (faiss). k-means: faiss and scikit-learn, with equal initial centers and iterations. Embeddings are
-random, with classes of equal size. The deviation of coordinate i is 1 / sqrt(i).
+random, with classes of equal size. The deviation of coordinate i is 1 / sqrt(i). The hard set has
+more noise, so that Recall@1 is near 0.3; all embeddings of the collapsed one are equal.
 
     python benchmarks/evaluate.py --json benchmarks/results/evaluate.json
     python benchmarks/evaluate.py --n 12000 --classes 2260 --exact --parts retrieval
@@ -12,11 +13,13 @@ random, with classes of equal size. The deviation of coordinate i is 1 / sqrt(i)
 import argparse
 import gc
 import json
+import os
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +32,7 @@ from heated.common.geometry import l2_normalize
 from heated.evaluation.clustering import lloyd, squared_distances
 from heated.evaluation.metrics import RetrievalScores, retrieval_metrics
 from heated.evaluation.ranking import NeighborSearch
-from heated.runtime.device import fast_dtype
+from heated.runtime.device import fast_dtype, setup_device
 from heated.runtime.environment import collect_environment
 
 KS = [1, 10, 100, 1000]
@@ -45,6 +48,13 @@ def random_embeddings(n: int, dim: int, classes: int, *, noise: float) -> tuple[
     centers = torch.randn(classes, dim, generator=generator)
     within = torch.randn(n, dim, generator=generator)
     return (centers[labels] + noise * within) * deviation, labels
+
+
+def random_set(name: str, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """Return the embeddings and labels of the easy, hard or collapsed set."""
+    noise = options.noise * (1.55 if name == "hard" else 1)
+    embeddings, labels = random_embeddings(options.n, options.dim, options.classes, noise=noise)
+    return (torch.ones_like(embeddings) if name == "collapsed" else embeddings), labels
 
 
 class PeakMemory:
@@ -96,12 +106,21 @@ def measure(function: Callable[[], Any], device: torch.device) -> tuple[Any, flo
     return result, seconds, memory.additional
 
 
-def blockwise_product(embeddings: Tensor, rows: int, dtype: torch.dtype) -> None:
-    """Compute the products of all pairs, block by block into one buffer."""
-    padded = torch.nn.functional.pad(embeddings, (0, 0, 0, -len(embeddings) % 64)).to(dtype)
-    buffer = padded.new_empty(rows, len(padded))
-    for block in padded[: len(embeddings)].split(rows):
-        torch.mm(block, padded.T, out=buffer[: len(block)])
+def float32_product(embeddings: Tensor, memory_mib: int) -> None:
+    """Compute the products of all pairs in float32, block by block into one buffer."""
+    rows = max(1, memory_mib * MIB // 2 // (4 * len(embeddings)))
+    buffer = embeddings.new_empty(rows, len(embeddings), dtype=torch.float32)
+    values = embeddings.float()
+    for block in values.split(rows):
+        torch.mm(block, values.T, out=buffer[: len(block)])
+
+
+def limit_product(embeddings: Tensor, size: int, dtype: torch.dtype) -> None:
+    """Compute the product of each pair once, tile by tile."""
+    blocks = embeddings.to(dtype).split(size)
+    for i, block in enumerate(blocks):
+        for other in blocks[i:]:
+            torch.mm(block, other.T)
 
 
 def accuracy_calculator(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
@@ -145,13 +164,18 @@ def bench_retrieval(embeddings: Tensor, labels: Tensor, options: argparse.Namesp
     device, dtype = embeddings.device, getattr(torch, options.dtype or "none", None)
     settings = {"recall_at_k": KS, "memory_mib": options.memory, "dtype": dtype}
     search = NeighborSearch(embeddings, labels, max_k=1, memory_mib=options.memory, dtype=dtype)
-    rows = search.blocks[0].stop
-    screen = dtype or fast_dtype(device)
+    tile, screen = search.tile, dtype or fast_dtype(device)
+    del search
+    sets = {name: random_set(name, options)[0].to(device) for name in ("hard", "collapsed")}
     functions: dict[str, Callable[[], Any]] = {
-        "float32_product": lambda: blockwise_product(embeddings, rows, torch.float32),
-        "screen_product": lambda: blockwise_product(embeddings, rows, screen),
+        "float32_product": lambda: float32_product(embeddings, options.memory),
+        "limit": lambda: limit_product(embeddings, tile, screen),
         "recall": lambda: retrieval_metrics(embeddings, labels, with_map_at_r=False, **settings),
         "retrieval": lambda: retrieval_metrics(embeddings, labels, **settings),
+        **{
+            f"retrieval_{name}": partial(retrieval_metrics, vectors, labels, **settings)
+            for name, vectors in sets.items()
+        },
     }
     if find_spec("pytorch_metric_learning") and find_spec("faiss") and not options.no_peers:
         functions["accuracy_calculator"] = lambda: accuracy_calculator(embeddings, labels)
@@ -159,14 +183,19 @@ def bench_retrieval(embeddings: Tensor, labels: Tensor, options: argparse.Namesp
     scores: RetrievalScores = results["retrieval"]
     figures = {
         "screen": str(screen).removeprefix("torch."),
-        "rows_a_block": rows,
+        "tile": tile,
         **{f"{name}_s": statistics.median(times) for name, times in seconds.items()},
         **{f"{name}_mib": round(most) for name, most in memory.items()},
         "doubtful_share": scores.recomputed_share,
         **scores.values,
         "recall_ratio_to_float32_product": median_ratio(seconds, "recall", "float32_product"),
         "retrieval_ratio_to_float32_product": median_ratio(seconds, "retrieval", "float32_product"),
-        "retrieval_ratio_to_limit": median_ratio(seconds, "retrieval", "screen_product"),
+        "retrieval_ratio_to_limit": median_ratio(seconds, "retrieval", "limit"),
+        **{
+            f"{name}_ratio_to_easy": median_ratio(seconds, f"retrieval_{name}", "retrieval")
+            for name in sets
+        },
+        "hard_recall_at_1": results["retrieval_hard"].values["recall_at_1"],
     }
     if "accuracy_calculator" in functions:
         figures["retrieval_ratio_to_peer"] = median_ratio(
@@ -214,7 +243,10 @@ def bench_kmeans(embeddings: Tensor, options: argparse.Namespace) -> Figures:
         return lloyd(unit, clusters, iterations=options.iterations, generator=generator)
 
     found, seconds, memory = measure(run_lloyd, device)
+    rows = max(1, options.memory * MIB // (4 * clusters))
+    _, product, _ = measure(lambda: products_with_centers(unit, clusters, rows), device)
     figures: Figures = {
+        "kmeans_ratio_to_limit": seconds / (product * (found.iterations + 1)),
         "kmeans_s": seconds,
         "kmeans_mib": round(memory),
         "kmeans_iterations": found.iterations,
@@ -234,6 +266,14 @@ def bench_kmeans(embeddings: Tensor, options: argparse.Namespace) -> Figures:
         figures[f"kmeans_ratio_to_{name}"] = seconds / taken
         figures[f"objective_ratio_to_{name}"] = found.objective / objective
     return figures
+
+
+def products_with_centers(unit: Tensor, clusters: int, rows: int) -> None:
+    """Compute the products of one iteration of k-means, block by block into one buffer."""
+    low = unit.to(fast_dtype(unit.device))
+    buffer = low.new_empty(rows, clusters)
+    for block in low.split(rows):
+        torch.mm(block, low[:clusters].T, out=buffer[: len(block)])
 
 
 def faiss_kmeans(unit: Tensor, clusters: int, iterations: int) -> float:
@@ -313,15 +353,14 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, print a table and write JSON; fail if results disagree."""
     options = parse_arguments()
-    torch.set_num_threads(options.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    embeddings, labels = random_embeddings(
-        options.n, options.dim, options.classes, noise=options.noise
-    )
+    load = os.getloadavg()[0]
+    device = setup_device(options.threads)
+    embeddings, labels = random_set("easy", options)
     embeddings, labels = embeddings.to(device), labels.to(device)
     figures: Figures = {
         key: getattr(options, key) for key in ("n", "dim", "classes", "noise", "threads", "memory")
     }
+    figures["load_before"] = load
     if "retrieval" in options.parts:
         figures |= {"repeats": options.repeats, **bench_retrieval(embeddings, labels, options)}
     if "kmeans" in options.parts:

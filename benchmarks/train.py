@@ -27,9 +27,14 @@ from torch import Tensor
 
 from heated.data.packed_dataset import InMemoryImages
 from heated.models.embedding_model import Architecture, ModelWithLoss
-from heated.runtime.device import keep_freed_memory, machine_settings
+from heated.runtime.device import (
+    float32_products,
+    keep_freed_memory,
+    machine_settings,
+    setup_device,
+)
 from heated.runtime.environment import collect_environment
-from heated.training.loop import PRECISIONS, train
+from heated.training.loop import PRECISIONS, raw_embeddings, train
 from heated.training.recipe import Recipe
 from heated.training.train_state import TrainState
 
@@ -109,17 +114,17 @@ def heated_epoch(model: ModelWithLoss, images: Tensor, labels: Tensor, recipe: R
 
 def limit_epoch(model: ModelWithLoss, images: Tensor, labels: Tensor, recipe: Recipe) -> Epoch:
     """Return a function that runs as many steps on one fixed batch."""
-    batch, dtype = recipe.batch_size, recipe.precision
+    batch, precision = recipe.batch_size, recipe.precision
     steps, target = len(labels) // batch, labels[:batch]
     fixed = model.prepare(images[:batch])
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, fused=True)
 
+    @float32_products(tf32=precision == "tf32")
     def epoch() -> None:
         model.train()
         for _ in range(steps):
-            with torch.autocast(fixed.device.type, PRECISIONS[dtype], dtype != "float32"):
-                raw = model.network(fixed)
-            loss = model.head(model.normalization(raw.float()), target)
+            raw = raw_embeddings(model, fixed, precision)
+            loss = model.head(model.normalization(raw), target)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -202,22 +207,24 @@ def bench_network(name: str, originals: Path, options: argparse.Namespace) -> di
         epochs = {
             "ours": heated_epoch(models[0], images, labels, recipe),
             "limit": limit_epoch(models[1], images, labels, recipe),
-            "otherwise": torchvision_epoch(models[2], folder, **common),
         }
+        if not options.no_peers:
+            epochs["otherwise"] = torchvision_epoch(models[2], folder, **common)
         seconds = time_epochs(epochs, options.repeats)
     rates = {key: len(labels) / statistics.median(values) for key, values in seconds.items()}
     to_limit = [b / a for a, b in zip(seconds["ours"], seconds["limit"], strict=True)]
-    to_peer = [b / a for a, b in zip(seconds["ours"], seconds["otherwise"], strict=True)]
-    figures = {
+    figures: dict[str, Any] = {
         "images_a_second": rates["ours"],
         "limit_images_a_second": rates["limit"],
-        "otherwise_images_a_second": rates["otherwise"],
         "ratio_to_limit": statistics.median(to_limit),
-        "ratio_to_peer": statistics.median(to_peer),
         "share_outside_network": max(0.0, 1 - statistics.median(to_limit)),
         "batch": batch,
         "precision": dtype,
     }
+    if "otherwise" in seconds:
+        to_peer = [b / a for a, b in zip(seconds["ours"], seconds["otherwise"], strict=True)]
+        figures["otherwise_images_a_second"] = rates["otherwise"]
+        figures["ratio_to_peer"] = statistics.median(to_peer)
     print(name, *(f"{key} {value}" for key, value in figures.items()), sep="\n  ", flush=True)
     return {f"{name}_{key}": value for key, value in figures.items()}
 
@@ -236,9 +243,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="of the DataLoader")
     parser.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto")
+    parser.add_argument("--no-peers", action="store_true", help="leave out other libraries")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    device = setup_device(options.threads)
     figures: dict[str, Any] = {
         key: getattr(options, key) for key in ("count", "repeats", "threads", "workers")
     }
@@ -246,9 +254,9 @@ def main() -> None:
         extract_images(options.images, Path(temporary), options.count)
         for name in options.networks:
             figures |= bench_network(name, Path(temporary), options)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     figures |= collect_environment(device)
-    figures["pytorch-metric-learning"] = version("pytorch-metric-learning")
+    if not options.no_peers:
+        figures["pytorch-metric-learning"] = version("pytorch-metric-learning")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 

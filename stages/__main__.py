@@ -75,6 +75,7 @@ def exit_by_signal(number: int, frame: FrameType | None) -> None:
 
 def run_builder(jobs: int) -> None:
     """Exit with the status of `repro`; end the session when standard input closes."""
+    os.environ["HEATED_JOBS"] = str(jobs)  # stages that share a GPU limit their memory by it
     signal.signal(signal.SIGINT, lambda number, frame: None)  # DVC would inherit SIG_IGN
     threading.Thread(target=end_session_at_eof, daemon=True).start()
     try:

@@ -19,7 +19,7 @@ from heated.runtime.device import setup_device
 
 def main(dataset: str, method: str) -> None:
     """Write embeddings, labels, query and gallery masks for every seed of a run."""
-    device = setup_device(load_settings("threads.json")["threads"])
+    device = setup_device(**load_settings("machine.json"))
     data, files = packed_dataset.load_packed(packed_folder(dataset)), run_folder(dataset, method)
     is_test = data.split.query | data.split.gallery
     indices = np.flatnonzero(is_test)

@@ -3,19 +3,20 @@
 import torch
 
 from heated.common.errors import run
-from heated.common.io import load_settings, read_arrays, run_folder, seed_files, write_json
+from heated.common.io import load_settings, read_embeddings, run_folder, seed_files, write_json
 from heated.evaluation.metrics import evaluate, summarize_seeds
-from heated.runtime.device import setup_device
+from heated.runtime.device import machine_kmeans, setup_device
 from heated.runtime.distributed import is_main_process
 
 
 def main(dataset: str, method: str) -> None:
     """Write the metrics of a run. The processes of `torchrun` share the work."""
     config, folder = load_settings(f"evaluation/{dataset}.json"), run_folder(dataset, method)
-    settings, device = config["evaluation"], setup_device(config["threads"])
+    settings, device = config["evaluation"], setup_device(**config["machine"])
+    settings["kmeans"] = machine_kmeans(settings["kmeans"], device)
     values = {}
     for seed, path in seed_files(folder / "embeddings", "embed").items():
-        arrays = {k: torch.from_numpy(array).to(device) for k, array in read_arrays(path).items()}
+        arrays = {k: torch.from_numpy(v).to(device) for k, v in read_embeddings(path).items()}
         values[seed] = evaluate(arrays, **settings)
     if is_main_process():
         write_json(folder / "metrics.json", summarize_seeds(values, settings["kmeans"]["name"]))

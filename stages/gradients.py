@@ -14,7 +14,7 @@ from heated.runtime.device import setup_device
 def main(dataset: str, method: str) -> None:
     """Write a run's curves by seed and kind of sample."""
     study, folder = load_settings("gradients.json"), run_folder(dataset, method)
-    device = setup_device(study.pop("threads"))
+    device = setup_device(**study.pop("machine"))
     data = packed_dataset.load_packed(packed_folder(dataset))
     indices, classes = data.indices_and_classes(data.split.train)
     images = MemmapImages(data.images, indices, device)

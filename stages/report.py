@@ -14,7 +14,7 @@ from heated.runtime.device import setup_device
 def main() -> None:
     """Write report/ and metrics.json."""
     settings = io.load_settings("report.json")
-    setup_device(settings["threads"])
+    setup_device(**settings["machine"])
     reports = []
     for dataset, resolved in settings["datasets"].items():
         section, count = resolved["section"], resolved["gallery_queries"]

@@ -7,6 +7,7 @@ from heated.common.errors import run
 from heated.common.io import RUNS, load_settings, write_json
 from heated.reporting.run_results import read_results
 from heated.tracking import is_tracking_enabled
+from heated.tracking.live_runs import close_dead_runs
 from heated.tracking.publish import publish_dataset, with_retries
 
 
@@ -14,7 +15,10 @@ def main() -> None:
     """Write data/tracked.json, the keys of the runs in MLflow."""
     settings = load_settings("tracking.json")
     keys: dict[str, str] = {}
-    datasets = settings["datasets"] if is_tracking_enabled(settings["enabled"]) else {}
+    datasets = {}
+    if is_tracking_enabled(settings["enabled"]):
+        datasets = settings["datasets"]
+        with_retries(close_dead_runs)
     for dataset, given in datasets.items():
         results = read_results(RUNS, dataset, [*given["tags"]])
         runs = publish_dataset(results, given["section"], given["tags"], Path("report"))

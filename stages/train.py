@@ -19,8 +19,8 @@ def main(dataset: str, method: str) -> None:
     settings, tracking = config["settings"], side["tracking"]
     if config["tuned"]:
         settings = io.read_json(io.require_output(folder / "tuned.json", "tune"))["settings"]
-    device = setup_device(config["threads"])
-    here = machine_settings(settings["precision"], device, config["threads"])
+    device = setup_device(**config["machine"])
+    here = machine_settings(settings["precision"], device, **config["machine"])
     recipe, cache = Recipe.from_settings(settings | here), io.project_root() / "checkpoints"
     runs = map(io.read_json, sorted((io.RESOLVED / "runs" / dataset).glob("*.json")))
     siblings = [Recipe.from_settings(each["settings"] | here) for each in runs]

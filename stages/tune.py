@@ -13,12 +13,12 @@ from heated.training.training_run import TrainingRun
 def main(dataset: str, method: str) -> None:
     """Write the score of every point of the grid, and the settings of the best."""
     study, packed = io.load_settings(f"tuning/{dataset}/{method}.json"), io.packed_folder(dataset)
-    device = setup_device(study["threads"])
+    device = setup_device(**study["machine"])
     data = packed_dataset.load_packed(packed, study["image_shape"])
     data = with_validation_split(data, **study["validation"])
     points = [each["point"] for each in study["points"]]
     settings = [each["settings"] for each in study["points"]]
-    here = machine_settings(settings[0]["precision"], device, study["threads"])
+    here = machine_settings(settings[0]["precision"], device, **study["machine"])
     recipes = [Recipe.from_settings(s | here | {"eval_every": s["epochs"]}) for s in settings]
     training_run = TrainingRun(
         recipes[0],

@@ -1,9 +1,11 @@
 import io
 import json
+import os
 import subprocess
 import sys
 import zipfile
 from itertools import product
+from runpy import run_path
 
 import numpy as np
 import pytest
@@ -44,9 +46,10 @@ def test_evaluation_is_compared_with_its_limit_and_its_peers(tmp_path):
     assert figures["kmeans_iterations"] <= 3
     ratios = {name: value for name, value in figures.items() if "_ratio_to_" in name}
     retrieval = {f"retrieval_ratio_to_{name}" for name in ("float32_product", "limit", "peer")}
+    limit = {"kmeans_ratio_to_limit"}
     pairs = product(("kmeans", "objective"), ("faiss", "sklearn"))
     kmeans = {f"{figure}_ratio_to_{peer}" for figure, peer in pairs}
-    assert ratios.keys() == {"recall_ratio_to_float32_product", *retrieval, *kmeans}
+    assert ratios.keys() == {"recall_ratio_to_float32_product", *retrieval, *kmeans, *limit}
     assert min(ratios.values()) > 0
 
 
@@ -66,3 +69,59 @@ def test_training_is_compared_with_its_limit_and_packing_with_pillow(tmp_path):
         assert figures[f"{name}_ratio_to_pillow"] > 0
         assert figures[f"{name}_processor_ratio_to_pillow"] > 0
         assert 0 < figures[f"{name}_peak_mib"] < 1024
+
+
+CHECK = ROOT / "benchmarks" / "gpu_check.py"
+
+
+def without(folder, *packages):
+    """An environment in which the packages cannot be imported, nor a GPU be seen."""
+    for name in packages:
+        text = f"raise ImportError('{name} is not installed')"
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+    return os.environ | {"PYTHONPATH": str(folder), "CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_the_check_of_a_gpu_needs_neither_dvc_nor_mlflow_and_says_what_it_would_run(tmp_path):
+    environment = without(tmp_path, "dvc", "mlflow")
+    done = subprocess.run(
+        [sys.executable, CHECK], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *listed = done.stdout.splitlines()
+    assert first.startswith("no GPU")
+    parts = ["pytest -q -m gpu", "benchmarks/train.py", "--parts retrieval", "--parts kmeans"]
+    assert len(listed) == len(parts)
+    for line, part in zip(listed, parts, strict=True):
+        assert part in line
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu"]
+    collect += ["-p", "no:cacheprovider", *run_path(str(CHECK))["gpu_test_files"]()]
+    paths = os.pathsep.join([str(tmp_path), str(ROOT / "src"), str(ROOT)])
+    collected = subprocess.run(
+        collect, cwd=ROOT, env=environment | {"PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert collected.returncode == 0, collected.stdout
+    assert sum("::" in line for line in collected.stdout.splitlines()) >= 25
+
+
+def test_the_table_counts_tests_and_has_each_benchmark_with_its_target(tmp_path, capsys):
+    check = run_path(str(CHECK))
+    path = tmp_path / "tests.xml"
+    suite = '<testsuite tests="9" failures="1" errors="2" skipped="3"/>'
+    path.write_text(f"<testsuites>{suite}</testsuites>", encoding="utf-8")
+    counts = check["test_counts"](path)
+    assert counts == {"passed": 3, "failed": 3, "skipped": 3}
+    training = {"googlenet_ratio_to_limit": 0.95, "googlenet_ratio_to_peer": 7.25}
+    results = {"tests": counts, "training": training, "retrieval": {}, "kmeans": {"kmeans_s": 2}}
+    check["print_table"]({"device": "a card"}, results)
+    printed = capsys.readouterr().out
+    for line in (
+        "| device | a card | |",
+        "| tests | 3 passed, 3 failed | 0 failed |",
+        "| training: googlenet_ratio_to_peer | 7.25 | >= 5 |",
+        "| retrieval: retrieval_s | not measured | <= 10 |",
+    ):
+        assert line in printed
+    check["write_images"](tmp_path / "images.zip", count=4, classes=2)
+    with zipfile.ZipFile(tmp_path / "images.zip") as archive:
+        assert len(archive.namelist()) == 4

@@ -55,7 +55,7 @@ def runs(project: Project, command: str) -> None:
 
 
 DRY_RUNS = {  # commands that make starts: they take long, and other tests run them
-    "bench": "python benchmarks/evaluate.py",
+    "bench": "python benchmarks/run.py",
     "docs": "mkdocs build --strict",
     "format": "ruff format",
     "lint": "lint-imports",

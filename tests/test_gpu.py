@@ -17,11 +17,12 @@ from torch import nn
 
 from heated.common.io import NullLogger
 from heated.common.samples import Split
-from heated.data.packed_dataset import MemmapImages, PackedDataset
+from heated.data.packed_dataset import MemmapImages, PackedDataset, device_images
 from heated.evaluation.metrics import evaluate
 from heated.models.embedding_model import Architecture, ModelWithLoss, embed, load_model
-from heated.runtime.device import peak_memory_mib, setup_device
+from heated.runtime.device import has_tf32, peak_memory_mib, setup_device
 from heated.runtime.environment import SystemMetricsLogger
+from heated.training.loop import train_epoch
 from heated.training.training_run import TrainingRun
 
 pytestmark = [
@@ -129,12 +130,32 @@ def test_a_training_equals_that_of_the_cpu_within_tolerance(variant, tmp_path):
     torch.testing.assert_close(loaded, there, rtol=1e-3, atol=1e-4)
 
 
-def test_a_training_in_bfloat16_stays_close_to_float32(tmp_path):
+@pytest.mark.parametrize("precision", ["bfloat16", "tf32"])
+def test_a_training_in_lower_precision_stays_close_to_float32(precision, tmp_path):
+    if precision == "tf32" and not has_tf32(GPU):
+        pytest.skip("needs a GPU with TF32")
     gentle = {"lr": 0.002, "alpha": {"name": "constant", "value": 4}}
     low, full = (
-        fit(GPU, tmp_path / name, precision=name, **gentle)[0] for name in ("bfloat16", "float32")
+        fit(GPU, tmp_path / name, precision=name, **gentle)[0] for name in (precision, "float32")
     )
     assert_equal_losses(low, full, rel=0.05)
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if "loss" not in VARIANTS[name]])
+def test_no_step_waits_for_the_gpu(variant, tmp_path):
+    changes = VARIANTS[variant] | {"sampler": {"name": "shuffled"}}
+    run = make_run(GPU, tmp_path, **changes)
+    state, _ = run.load_or_initialize(0)
+    mapped, labels = run.mapped_images(run.data.split.train)
+    images = device_images(run.data.images, mapped.indices, GPU)
+    for mode in ("default", "error"):  # the first epoch allocates, and chooses algorithms
+        state.step = 0
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            train_epoch(state, images, labels, run.recipe, lambda _: None)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert state.sums.isfinite().all()
 
 
 def test_convolutions_and_products_use_float32_and_not_tf32():
@@ -150,18 +171,38 @@ def test_convolutions_and_products_use_float32_and_not_tf32():
 
 def test_an_interrupted_training_resumes(tmp_path):
     expected, expected_embeddings = fit(GPU, tmp_path / "uninterrupted")
-    run = make_run(GPU, tmp_path / "cache-cuda")
+    history, embeddings = fit_in_two_parts(tmp_path)
+    assert_equal_losses(history, expected)
+    assert_close(embeddings, expected_embeddings)
+
+
+def fit_in_two_parts(folder, **changes):
+    """As `fit` on the GPU, but interrupted after the second epoch."""
+    run = make_run(GPU, folder / f"cache-{GPU.type}", **changes)
 
     def interrupt(row):
         if row["epoch"] == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run.train_seed(0, tmp_path / "seed-0.safetensors", interrupt)
+        run.train_seed(0, folder / "seed-0.safetensors", interrupt)
     assert run.checkpoints(0).load_latest() is not None
-    history, embeddings = fit(GPU, tmp_path)
-    assert_equal_losses(history, expected)
-    assert_close(embeddings, expected_embeddings)
+    return fit(GPU, folder, **changes)
+
+
+DETERMINISTIC = """
+from test_gpu import GPU, fit, fit_in_two_parts
+setup_device(1, True)
+variant = {"init": "class_means", "optimizer": {"name": "adam_tf", "eps": 0.01}, "lr": 0.002}
+one, two = fit(GPU, folder / "1", **variant), fit(GPU, folder / "2", **variant)
+assert one[0] == two[0] and torch.equal(one[1], two[1]), "repeated"
+three = fit_in_two_parts(folder / "3", **variant)
+assert one[0] == three[0] and torch.equal(one[1], three[1]), "resumed"
+"""
+
+
+def test_deterministic_trainings_have_the_same_bits_repeated_and_resumed(tmp_path):
+    run_script(tmp_path, DETERMINISTIC)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "googlenet", "resnet50"])
@@ -177,11 +218,12 @@ def test_a_large_network_gives_the_cpus_embeddings(name):
         assert_close(model.to(GPU)(images.to(GPU)).cpu(), here, atol=1e-4)
 
 
-def test_metrics_equal_those_of_the_cpu():
+@pytest.mark.parametrize("name", ["lloyd", "scikit-learn"])
+def test_metrics_equal_those_of_the_cpu(name):
     torch.manual_seed(0)
     labels = torch.randint(300, (2000,))
     embeddings = torch.randn(300, 64)[labels] + 0.9 * torch.randn(2000, 64)
-    kmeans = {"name": "lloyd", "restarts": 2, "iterations": 20}
+    kmeans = {"restarts": 2} | ({"iterations": 20} if name == "lloyd" else {}) | {"name": name}
     settings = {"recall_at": [1, 100], "kmeans": kmeans, "kmeans_seeds": [0, 1], "memory_mib": 64}
     found = {}
     for each in (CPU, GPU):
@@ -205,26 +247,40 @@ def test_memory_and_usage_of_the_gpu_are_measured():
     assert rows[0]["system/gpu_memory_megabytes"] > 0
 
 
-TORCHRUN = """
+START = """
 import sys; sys.path[:0] = {path!r}
 from pathlib import Path
+import torch
 from test_gpu import NullLogger, make_run, setup_device
-run = make_run(setup_device(1), Path({folder!r}) / "cache")
-results = run.train_seeds([0], Path({folder!r}) / "models", NullLogger())
-print("loss", results[0]["history"][-1]["loss"])
+folder = Path({folder!r})
+"""
+TRAIN = """
+run = make_run(setup_device(1), folder / "cache")
+results = run.train_seeds([0], folder / "models", NullLogger())
+print("loss", results[0]["history"][-1]["loss"], flush=True)
 """
 
 
-def test_one_process_of_torchrun_trains_as_python_does(tmp_path):
+def run_script(folder, text, *launcher):
+    """Run a script in processes of its own, and return what it prints."""
+    folder.mkdir(exist_ok=True)
+    script, path = folder / "script.py", [str(Path(__file__).parent), *sys.path]
+    start = START.format(path=path, folder=str(folder))
+    script.write_text(start + text, encoding="utf-8")
+    command = [sys.executable, *launcher, str(script)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_processes_of_torchrun_train_as_python_does(processes, tmp_path):
+    if torch.cuda.device_count() < processes:
+        pytest.skip(f"needs {processes} GPUs")
+    torchrun = ("-m", "torch.distributed.run", f"--nproc-per-node={processes}")
     losses = []
-    for number, start in enumerate(([], ["-m", "torch.distributed.run", "--nproc-per-node=1"])):
-        folder = tmp_path / str(number)
-        (folder / "models").mkdir(parents=True)
-        script, path = folder / "script.py", [str(Path(__file__).parent), *sys.path]
-        script.write_text(TORCHRUN.format(path=path, folder=str(folder)), encoding="utf-8")
-        command = [sys.executable, *start, str(script)]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        assert done.returncode == 0, done.stderr[-3000:]
-        losses.append(float(done.stdout.rpartition("loss")[2]))
+    for name, launcher in (("python", ()), ("torchrun", torchrun)):
+        printed = run_script(tmp_path / name, TRAIN, *launcher)
+        losses.append(float(printed.split("loss")[1].split()[0]))
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)

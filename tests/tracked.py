@@ -110,7 +110,8 @@ def experiment_fields(client: Any, experiment: str) -> list[dict[str, Any]]:
 
 def run_fields(client: Any, run: Any, names: dict[str, str]) -> dict[str, Any]:
     """Return a run's fields, with its parent by name and artifacts by contents."""
-    tags = {key: tag for key, tag in run.data.tags.items() if key != "heated.digest"}
+    own = ("heated.digest", "heated.owner")  # of this machine's code and folder
+    tags = {key: tag for key, tag in run.data.tags.items() if key not in own}
     parent = tags.pop("mlflow.parentRunId", None)
     is_report = tags["heated.kind"] == "report"
     return {

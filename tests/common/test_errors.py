@@ -40,6 +40,9 @@ def test_errors_of_the_user_end_with_their_message_and_other_errors_are_raised(c
         with pytest.raises(SystemExit) as ended:
             call(main)
         assert ended.value.code == str(error)  # a text as code: printed, and status 1
+    error = InputError("x" * 60_000)  # such as a list of long names
+    with pytest.raises(SystemExit, match=r"^x{10000} ... \(and 50000 more characters\)$"):
+        call(main)
     messages = {
         OSError(errno.ENOSPC, "No space left on device", "runs/a"): ("runs/a: No space", "Free"),
         OSError(errno.EDQUOT, "Disk quota exceeded", "runs/a"): ("runs/a: Disk quota", "Free some"),

@@ -19,6 +19,7 @@ from heated.common.io import (
     project_path,
     project_root,
     read_arrays,
+    read_embeddings,
     read_history,
     read_json,
     remove,
@@ -259,3 +260,34 @@ def test_equal_arrays_are_equal_bytes_under_every_python(tmp_path):
         for info in archive.infolist():
             assert (info.extract_version, info.extra, info.date_time[0]) == (20, b"", 1980)
     assert sha256(path).startswith("40caf821f25a6b85")
+
+
+def test_embeddings_with_other_arrays_than_the_stage_writes_are_damaged(tmp_path):
+    path, count = tmp_path / "runs/digits/hbn/embeddings/seed-0.npz", 4
+    arrays = {
+        "embeddings": np.ones((count, 2), np.float32),
+        "labels": np.arange(count),
+        "query": np.ones(count, bool),
+        "gallery": np.ones(count, bool),
+    }
+    write_arrays(path, **arrays)
+    assert [*read_embeddings(path)] == [*arrays]
+    wrong = [arrays | {name: array[:-1]} for name, array in arrays.items() if name != "labels"]
+    wrong += [arrays | {name: array.astype("S3")} for name, array in arrays.items()]
+    wrong += [arrays | {name: array[None]} for name, array in arrays.items()]
+    wrong += [{k: v for k, v in arrays.items() if k != name} for name in arrays]
+    for each in wrong:
+        write_arrays(path, **each)
+        with pytest.raises(InputError, match="seed-0.npz is damaged .*the stage 'embed' again"):
+            read_embeddings(path)
+
+
+def test_a_zip_whose_files_start_before_it_is_damaged(tmp_path):
+    path = tmp_path / "runs/digits/hbn/embeddings/seed-0.npz"
+    write_arrays(path, labels=np.arange(4))
+    content = bytearray(path.read_bytes())
+    end = content.rindex(b"PK\5\6")  # with the offset of the directory, from which others follow
+    content[end + 16 : end + 20] = (2**30).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="seed-0.npz is damaged"):
+        read_arrays(path)

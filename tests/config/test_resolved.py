@@ -37,9 +37,9 @@ def test_files_are_json_and_hold_no_more_than_their_stage_needs():
     assert FILES["sources/digits.json"] == {"source": {"name": "digits", "rotations": 4}}
     for name, keys in {
         "packing/digits.json": "source packing",
-        "evaluation/digits.json": "evaluation threads",
-        "threads.json": "threads",
-        "runs/digits/hbn.json": "image_shape settings seeds threads tags tuned",
+        "evaluation/digits.json": "evaluation machine",
+        "machine.json": "threads deterministic",
+        "runs/digits/hbn.json": "image_shape machine settings seeds tags tuned",
     }.items():
         assert FILES[name].keys() == {*keys.split()}
     assert not FILES["runs/digits/hbn.json"]["tuned"]
@@ -113,7 +113,7 @@ def test_a_change_of_any_leaf_runs_the_stage_without_a_lock_file_and_against_the
                 assert count_runs(FILES[name]) == 1
                 assert count_runs(FILES[name]) == 0  # restored from the run cache
     chosen = ("packing/digits.json", "runs/digits/hbn.json", "evaluation/digits.json")
-    for name in (*chosen, "threads.json", "gradients.json"):
+    for name in (*chosen, "machine.json", "gradients.json"):
         for index, value in enumerate(with_one_changed(FILES[name])):
             with subtests.test(name=name, index=index):
                 assert count_runs(value) == 1
@@ -126,7 +126,7 @@ READERS = {
     "runs/digits/hbn": ["train@digits-hbn"],
     "runs/digits/triplet": ["train-competitors@digits-triplet"],
     "tuning/digits/triplet": ["tune@digits-triplet"],
-    "threads": ["embed@digits-hbn", "embed-competitors@digits-triplet"],
+    "machine": ["embed@digits-hbn", "embed-competitors@digits-triplet"],
     "evaluation/digits": ["evaluate@digits-hbn"],
     "gradients": ["gradients@digits-hbn"],
     "report": ["report"],
@@ -155,7 +155,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Repo,
         for name, value in files.items():
             write_json(RESOLVED / name, value)
         with Repo.init(no_scm=True) as repo, repo.lock:
-            for path in {Path(str(dep)) for stage in repo.index.stages for dep in stage.deps}:
+            paths = {Path(str(dep)) for stage in repo.index.stages for dep in stage.deps}
+            for path in sorted(paths, reverse=True):  # a folder follows what it holds
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if not path.exists():
                     path.write_text("stub", encoding="utf-8")

@@ -38,7 +38,7 @@ REGISTRIES: list[tuple[dict[str, dict[str, Any]], dict[str, Any]]] = [
     (datasets.BACKBONE_OPTIONS, BACKBONES),
     (datasets.AUGMENTATION_OPTIONS, AUGMENTATIONS),
     (datasets.OPTIMIZER_OPTIONS, OPTIMIZERS),
-    (datasets.KMEANS_OPTIONS, KMEANS),
+    ({k: v for k, v in datasets.KMEANS_OPTIONS.items() if k != "auto"}, KMEANS),
     (datasets.SOURCE_OPTIONS, SOURCES),
     (datasets.SPLIT_OPTIONS, SPLITS),
 ]

@@ -123,8 +123,10 @@ def test_buffers_are_reused_and_summation_in_float32_is_restored(monkeypatch):
     before = matmul.allow_bf16_reduced_precision_reduction
     vectors = random_unit(100, 8)
     products = CandidateFilter(random_unit(100, 8), torch.bfloat16, num_queries=10, memory_mib=128)
-    address = products.products.data_ptr()
+    products.multiply(*round_vectors(vectors[:3], torch.bfloat16))
+    address = products.buffers.products.data_ptr()
     products.set_gallery(vectors)
+    seen.clear()
     block = products.multiply(*round_vectors(vectors[:3], torch.bfloat16))
     assert block.products.data_ptr() == address
     assert block.products.shape == (3, 128)

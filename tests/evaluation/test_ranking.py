@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from heated.common.errors import InputError
 from heated.evaluation.ranking import NeighborSearch
 
+# side of the tiles, and gallery samples per chunk; by default as memory allows, mostly one tile
+LAYOUTS = [{}, {"tile": 32, "width": 4}, {"tile": 64, "width": 32}, {"tile": 96, "width": 1}]
 DTYPES = st.sampled_from([torch.bfloat16, torch.float32])
 
 
@@ -34,13 +36,14 @@ def cases(draw):
 
 
 def brute_force(embeddings, labels, query, gallery):
-    """All ranks by query, sample by sample in float64; 9 digits tell all small cosines apart."""
+    """All ranks by query, sample by sample in float64."""
     vectors = embeddings.double().numpy()
-    unit = vectors / np.sqrt((vectors**2).sum(axis=1, keepdims=True))
+    lengths = np.sqrt((vectors**2).sum(axis=1, keepdims=True))
+    unit = vectors / np.where(lengths == 0, 1, lengths)
     labels, indices = labels.tolist(), np.flatnonzero(gallery)
     found = {}
     for q in np.flatnonzero(query):
-        cosines = (unit[indices] @ unit[q]).round(9).tolist()
+        cosines = np.rint(unit[indices] @ unit[q] * 2**32).tolist()
         near = {g: c for g, c in zip(indices.tolist(), cosines, strict=True) if g != q}
         positives = sorted((near[g] for g in near if labels[g] == labels[q]), reverse=True)
         negatives = [near[g] for g in near if labels[g] != labels[q]]
@@ -60,8 +63,10 @@ def collect(search):
     return ranks, num_recomputed
 
 
-def rank(embeddings, labels, **options):
-    return collect(NeighborSearch(embeddings, labels, **options))[0]
+def rank(embeddings, labels, *, tile=None, width=None, **options):
+    search = NeighborSearch(embeddings, labels, **options)
+    search.tile, search.width = tile or search.tile, width or search.width
+    return collect(search)[0]
 
 
 def limited(ranks, max_k):
@@ -97,9 +102,50 @@ def test_ranks_equal_counting_among_hundreds(subtests):
         everything = torch.ones(size, dtype=torch.bool)
         every = brute_force(embeddings, labels, everything, everything)
         for dtype, max_k in product([torch.bfloat16, torch.float32], (1, 10, size - 1)):
-            with subtests.test(dtype=dtype, size=size, classes=classes, dim=dim, max_k=max_k):
-                found = rank(embeddings, labels, max_k=max_k, dtype=dtype)
-                assert found == limited(every, max_k)
+            for layout in LAYOUTS:
+                with subtests.test(dtype=dtype, size=size, dim=dim, max_k=max_k, **layout):
+                    found = rank(embeddings, labels, max_k=max_k, dtype=dtype, **layout)
+                    assert found == limited(every, max_k)
+
+
+@st.composite
+def sets(draw):
+    """Hundreds of embeddings in many tiles: easy, hard, collapsed, with duplicates and masks."""
+    size, classes = draw(st.integers(70, 200)), draw(st.sampled_from([1, 2, 7, 30, 150]))
+    seed, noise = draw(st.integers(0, 2**16)), draw(st.sampled_from([0.0, 0.3, 1.0, 3.0]))
+    embeddings, labels = clustered(size, classes, draw(st.sampled_from([2, 8])), noise=noise)
+    generator = torch.Generator().manual_seed(seed)
+    kind = draw(st.sampled_from(["any", "duplicates", "points", "near", "one point", "integers"]))
+    if kind == "duplicates":
+        embeddings = embeddings[torch.randint(size // 2, (size,), generator=generator)]
+    elif kind == "points":
+        embeddings = embeddings[torch.randint(4, (size,), generator=generator)]
+    elif kind in ("near", "one point"):
+        embeddings = 3 + embeddings * (1e-4 if kind == "near" else 0)
+    elif kind == "integers":
+        embeddings = embeddings.round()
+    embeddings = embeddings.to(
+        draw(st.sampled_from([torch.float16, torch.bfloat16, torch.float32]))
+    )
+    query = gallery = torch.ones(size, dtype=torch.bool)
+    if draw(st.booleans()):
+        query, gallery = (torch.rand(2, size, generator=generator) < 0.6).unbind()
+        query[0] = gallery[1] = True
+        gallery = query if draw(st.booleans()) else gallery
+    return embeddings, labels, {"query": query, "gallery": gallery}
+
+
+@given(sets(), st.sampled_from([1, 10, 1000]), st.sampled_from(LAYOUTS[1:]))
+@settings(max_examples=150, deadline=None)
+def test_ranks_equal_counting_in_many_tiles(case, max_k, layout):
+    embeddings, labels, masks = case
+    every = brute_force(embeddings, labels, **masks)
+    for dtype in (torch.bfloat16, torch.float32):
+        ranked = rank(embeddings, labels, **masks, max_k=max_k, dtype=dtype, **layout)
+        assert ranked == limited(every, max_k)
+        options = {**masks, "max_k": max_k, "dtype": dtype, "rank_all_positives": False}
+        recall = rank(embeddings, labels, **options, **layout)
+        assert {q: row[0] for q, row in recall.items()} == {q: row[0] for q, row in ranked.items()}
 
 
 def test_only_cosines_that_low_precision_cannot_tell_apart_are_recomputed():
@@ -127,19 +173,19 @@ def test_the_size_of_blocks_changes_nothing(case, dtype):
         NeighborSearch(embeddings[order], labels[order], max_k=20, dtype=dtype) for _ in range(2)
     )
     parts.blocks = [slice(start, start + 7) for start in range(0, 64, 7)]
-    parts.filter.max_columns = 1
+    parts.tile = 32
     assert len(whole.blocks) == 1
-    assert collect(parts) == collect(whole)
+    assert collect(parts)[0] == collect(whole)[0]
 
 
-def test_memory_bounds_the_block():
+def test_memory_bounds_tiles_and_blocks():
     embeddings, labels = clustered(3000, 500, 8)
     small, large = (
         NeighborSearch(embeddings, labels, max_k=9, memory_mib=memory) for memory in (1, 128)
     )
-    assert small.filter.products.nbytes + small.filter.maxima.nbytes <= 2**20
-    assert large.blocks == [slice(0, 3000)]
-    assert collect(small) == collect(large)
+    assert small.tile < large.tile
+    assert len(small.blocks) > len(large.blocks) == 1
+    assert collect(small)[0] == collect(large)[0]
 
 
 def test_embeddings_of_every_length_and_precision_are_accepted():

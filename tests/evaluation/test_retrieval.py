@@ -114,4 +114,8 @@ def test_the_share_of_recomputed_cosines_is_of_all():
 
     data = clustered(300, 30, 8, noise=2.0)
     assert 0 <= share(*data, dtype=torch.float32) < share(*data, dtype=torch.bfloat16) < 0.1
-    assert share(torch.ones(40, 3), torch.arange(40) % 4) > 0.7
+    assert (
+        share(torch.ones(40, 3), torch.arange(40) % 4) == 0
+    )  # products of equal vectors are exact
+    points = torch.eye(3)[torch.arange(60) // 2 % 3]  # ties that low precision cannot decide
+    assert share(points, torch.arange(60) % 4, dtype=torch.bfloat16) > 0.05

@@ -7,7 +7,15 @@ import pytest
 from PIL import Image, ImageChops, ImageOps
 
 from heated.common.errors import InputError
-from heated.preprocessing.decoding import FILTERS, MAX_PIXELS, DamagedImage, decode, load_image
+from heated.preprocessing.decoding import (
+    FILTERS,
+    MAX_PIXELS,
+    MAX_SIDE,
+    DamagedImage,
+    decode,
+    load_image,
+    on_white,
+)
 
 RANDOM = np.random.default_rng(0)
 COLORS = RANDOM.integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -211,3 +219,29 @@ def test_an_image_that_is_too_large_is_not_decoded():
         with pytest.raises(DamagedImage, match=rf"{side + 1} x {height} pixels|exceeds limit"):
             square(content)
         assert len(content) < 100_000
+
+
+def test_a_long_thin_image_is_refused_before_it_fills_the_memory():
+    for size, refused in (
+        ((MAX_SIDE + 1, 1), True),
+        ((1, MAX_SIDE + 1), True),
+        ((99_999, 1), False),
+    ):
+        content = file(flat("1", 0, size), "PNG")
+        if refused:
+            with pytest.raises(DamagedImage, match=f"side of {MAX_SIDE + 1} pixels"):
+                load_image(content, 8)
+        else:
+            assert load_image(content, 8).size == size
+
+
+def test_a_transparent_image_is_the_same_on_white_by_any_number_of_rows():
+    image = Image.fromarray(RANDOM.integers(0, 256, (20, 30, 4), dtype=np.uint8))
+    palette = flat("P", 1, (30, 20))
+    palette.putpalette(bytes(range(6)))
+    palette.info["transparency"] = 1
+    for each in (image, image.convert("LA"), palette):
+        white = Image.new("RGBA", each.size, "white")
+        whole = Image.alpha_composite(white, each.convert("RGBA")).convert("RGB")
+        for rows in (1, 7, 20, 512):
+            assert np.array_equal(on_white(each, rows), whole)

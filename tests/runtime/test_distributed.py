@@ -3,12 +3,17 @@ import os
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SHORT
 from safetensors.numpy import load_file
+from test_fake_gpu import move_registered
+from torch import nn
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
 from heated import config
 from heated.common.io import read_history, write_arrays, write_json
@@ -127,6 +132,57 @@ def test_dvc_uses_the_launcher_of_params_yaml(project):
     assert "> torchrun --nproc-per-node=2 -m stages.train digits hbn" in output
     assert (project.folder / RUN / "models/seed-0.safetensors").exists()
     assert len(read_history(project.folder / RUN / "history.csv")[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("make_layer", "shape"),
+    [
+        (partial(nn.BatchNorm2d, 6, momentum=0.1), (8, 6, 3, 3)),
+        (partial(nn.BatchNorm1d, 6, momentum=0.05, affine=False), (8, 6)),
+    ],
+)
+def test_batch_norm_for_gloo_equals_pytorchs_layer(make_layer, shape):
+    torch.manual_seed(0)
+    found = []
+    inputs, direction = torch.randn(2, *shape)
+    for forward in (nn.Module.__call__, distributed.batch_norm):
+        layer, images = make_layer(), inputs.clone().requires_grad_()
+        result = forward(layer, images)
+        (result * direction).sum().backward()
+        gradients = [images.grad, *(each.grad for each in layer.parameters())]
+        found.append([result, *gradients, layer.running_mean, layer.running_var])
+        assert layer.num_batches_tracked == 1
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_on_a_gpu_pytorchs_layer_takes_over_with_the_same_weights(monkeypatch):
+    monkeypatch.setattr(distributed, "is_distributed", lambda: True)
+    layers = [nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6, eps=1e-3, momentum=0.05)]
+    model, mode = (
+        nn.Sequential(nn.Sequential(*layers), nn.BatchNorm1d(6, affine=False)),
+        FakeTensorMode(),
+    )
+    with FakeCopyMode(mode):
+        fake = deepcopy(model)
+    with mode:
+        move_registered(fake, "cuda")
+        before, kept = [*fake.parameters()], fake.state_dict(keep_vars=True)
+        distributed.sync_batch_norm(fake)
+        norms = [each for each in fake.modules() if isinstance(each, nn.SyncBatchNorm)]
+        assert len(norms) == 2
+        assert (norms[0].eps, norms[0].momentum, norms[1].affine) == (1e-3, 0.05, False)
+        assert all(a is b for a, b in zip(before, fake.parameters(), strict=True))
+        after = fake.state_dict(keep_vars=True)
+        assert [*after] == [*kept]
+        assert all(after[name] is kept[name] for name in kept)
+    images = torch.randn(4, 1, 5, 5)
+    expected = model[0].eval()(images)
+    found = nn.SyncBatchNorm.convert_sync_batchnorm(model[0]).eval()(images)
+    assert torch.equal(found, expected)
+    distributed.sync_batch_norm(model := nn.Sequential(*layers))  # gloo's
+    assert type(model[1]) is nn.BatchNorm2d
+    assert model[1].forward.func is distributed.batch_norm
 
 
 def test_without_torchrun_functions_do_nothing_and_shards_and_slices_cover_all(monkeypatch):

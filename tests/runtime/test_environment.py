@@ -179,6 +179,36 @@ def test_each_row_has_the_system_metrics_since_the_row_before_unless_training_re
     assert (logged[0], logger.rows[0]) == ([{"epoch": e, "loss": 1.0} for e in range(3)], [])
 
 
+ERROR = RuntimeError("not supported on this part of a GPU")
+
+
+def fail(*_):
+    raise ERROR
+
+
+@pytest.mark.parametrize("source", ["utilization", "memory_reserved", "cpu_percent"])
+def test_a_metric_that_fails_is_left_out_and_ends_nothing(source, monkeypatch, capsys):
+    monkeypatch.setattr(environment, "find_spec", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 5e6)
+    monkeypatch.setattr(torch.cuda, "utilization", lambda _: 40)
+    module = environment.psutil if source == "cpu_percent" else torch.cuda
+    monkeypatch.setattr(module, source, fail)
+    failing = {
+        "utilization": "system/gpu_utilization_percentage",
+        "memory_reserved": "system/gpu_memory_megabytes",
+        "cpu_percent": "system/cpu_utilization_percentage",
+    }
+    logged = Rows()
+    logger = SystemMetricsLogger(torch.device("cuda"), logged)
+    for epoch in range(2):
+        logger.since -= 1
+        logger.log(0, {"epoch": epoch})
+    expected = (CPU | {*failing.values()}) - {failing[source]}
+    assert [row.keys() - {"epoch"} for row in logged[0]] == [expected] * 2
+    printed = capsys.readouterr().err.splitlines()  # once
+    assert printed == [f"{failing[source]}: not measured ({ERROR!r})"]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_the_device_is_the_cards_name_and_its_memory_is_measured():

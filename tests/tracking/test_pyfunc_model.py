@@ -28,9 +28,9 @@ from heated.inference import embedder
 from heated.models import embedding_model
 from heated.tracking import PublishedRun
 from heated.tracking.__main__ import main
-from heated.tracking.client import open_store
 from heated.tracking.publish import publish_run
 from heated.tracking.pyfunc_model import load_from_mlflow, log_models, save_pyfunc
+from heated.tracking.store import open_store
 
 pytestmark = [
     pytest.mark.mlflow,
@@ -215,7 +215,7 @@ def test_a_database_that_mlflow_cannot_read_is_an_error_with_advice(
     database = shutil.copy(mlflow_template, tmp_path / "mlflow.db")
     monkeypatch.setattr(sys, "argv", ["heated.tracking"])
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    advice = "delete mlflow.db and run `make track`"
+    advice = "run `make track`, which writes all runs again"
     for problem in ("version", "damaged"):
         if problem == "version":
             with closing(sqlite3.connect(database)) as connection, connection:

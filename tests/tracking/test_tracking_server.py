@@ -17,8 +17,8 @@ from server_process import Server
 from heated.common.errors import InputError
 from heated.common.io import read_history
 from heated.tracking import publish
-from heated.tracking.client import wrap_mlflow_errors
 from heated.tracking.publish import publish_run, with_retries
+from heated.tracking.store import wrap_mlflow_errors
 
 pytestmark = [
     pytest.mark.mlflow,

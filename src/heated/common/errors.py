@@ -100,6 +100,7 @@ TEXTS = {  # of errors by libraries, which have no errno
         "start new thread",
     ),  # torch, threading
 }
+MAX_MESSAGE = 10_000  # characters: names in an archive may be of any length
 
 
 @contextmanager
@@ -113,7 +114,8 @@ def exit_on_error() -> Iterator[None]:
         message = error_message(error)
         if message is None:
             raise
-        sys.exit(message)
+        cut = f" ... (and {len(message) - MAX_MESSAGE} more characters)"
+        sys.exit(message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + cut)
 
 
 def error_message(error: Exception) -> str | None:

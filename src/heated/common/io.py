@@ -10,7 +10,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from errno import EISDIR, ENOTDIR
+from errno import EINVAL, EISDIR, ENOTDIR
 from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
@@ -130,7 +130,8 @@ def wrap_damage(path: Path, advice: str = "Make it again.") -> Iterator[None]:
     except (InputError, MemoryError):
         raise
     except Exception as error:  # on damaged bytes, readers raise about every kind there is
-        if isinstance(error, OSError) and error.errno not in (None, EISDIR, ENOTDIR):  # of the disk
+        of_bytes = (None, EINVAL, EISDIR, ENOTDIR)  # EINVAL: a position before the file's start
+        if isinstance(error, OSError) and error.errno not in of_bytes:
             raise
         stage = next((WRITERS[part] for part in reversed(path.parts) if part in WRITERS), None)
         if stage:
@@ -197,6 +198,23 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             raise ValueError("expected an .npz file")
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
+
+
+EMBEDDINGS = {"embeddings": ("f", 2), "labels": ("i", 1), "query": ("b", 1), "gallery": ("b", 1)}
+
+
+def read_embeddings(path: Path) -> dict[str, NDArray[Any]]:
+    """Return a seed's embeddings (N, D), and its labels, queries and gallery (N,).
+
+    Raises InputError if the file is damaged, or has other arrays.
+    """
+    arrays = read_arrays(path)
+    with wrap_damage(path):
+        for name, kind in EMBEDDINGS.items():
+            array = arrays[name]
+            if (array.dtype.kind, array.ndim) != kind or len(array) != len(arrays["labels"]):
+                raise ValueError(f"{name}: got {array.dtype} of shape {array.shape}")
+    return {name: arrays[name] for name in EMBEDDINGS}
 
 
 # Names in files of earlier versions, and their names now.

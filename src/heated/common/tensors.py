@@ -33,14 +33,20 @@ def content_sha256(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> 
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], name: str, record: Mapping[str, Any]
 ) -> None:
-    """Write tensors, and a JSON record under a name; equal content gives equal bytes."""
+    """Write tensors, and a JSON record under a name; equal content gives equal bytes.
+
+    Raises OSError with the path if the disk is full.
+    """
     kept = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     # within the record, as safetensors writes several texts in a random order
     text = json.dumps({**record, DIGEST: content_sha256(kept, record)})
     with atomic_write(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # by the user's umask; safetensors lets only the owner read
-        save_file(kept, temporary, {name: text})
+        try:
+            save_file(kept, temporary, {name: text})
+        except SafetensorError as error:
+            raise OSError(f"{path}: {error}") from error
         temporary.chmod(mode)
 
 

@@ -88,7 +88,7 @@ OPTIMIZER_OPTIONS: dict[str, dict[str, Any]] = {
 }
 KMEANS_OPTIONS: dict[str, dict[str, Any]] = {
     "scikit-learn": {"restarts": Count},
-    "lloyd": {"restarts": Count, "iterations": Count},
+    **dict.fromkeys(("lloyd", "auto"), {"restarts": Count, "iterations": Count}),
 }
 
 
@@ -145,7 +145,7 @@ class Training(StrictModel):
     eval_every: Count
     pixel_mean: Annotated[PerChannel, PlainValidator(validate_per_channel)]
     pixel_std: Annotated[PerChannel, PlainValidator(partial(validate_per_channel, above=0))]
-    precision: Literal["auto", "float32", "bfloat16"]
+    precision: Literal["auto", "float32", "tf32", "bfloat16"]
 
 
 class Evaluation(StrictModel):

@@ -33,6 +33,7 @@ class Run(Grid):
 
     datasets: Annotated[Names, base.NonEmpty]
     threads: base.Count
+    deterministic: bool
     launcher: Annotated[
         str,
         base.constraint(

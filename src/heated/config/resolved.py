@@ -15,30 +15,30 @@ def resolved_files(params: Params) -> dict[str, Any]:
     - `sources/<dataset>.json`, `packing/<dataset>.json`, `evaluation/<dataset>.json`
     - `runs/<dataset>/<method>.json`: a run's settings, seeds and tags
     - `tuning/<dataset>/<method>.json`: the points of a competitor's grid
-    - `threads.json`, `gradients.json`, `report.json`, `tracking.json`
+    - `machine.json`, `gradients.json`, `report.json`, `tracking.json`
     - `side_settings.json`: mirror, download cache, checkpoints and live tracking
     """
-    threads, gradients = {"threads": params.run.threads}, params.studies.gradients
+    machine, gradients = {"machine": machine_params(params)}, params.studies.gradients
     files, in_report, in_tracking = run_files(params), {}, {}
     for name in params.trained_datasets():
         section, methods = params.datasets[name].model_dump(), [*params.seeds_by_method(name)]
         files[f"sources/{name}.json"] = {"source": section["source"]}
         files[f"packing/{name}.json"] = {key: section[key] for key in ("source", "packing")}
-        files[f"evaluation/{name}.json"] = {"evaluation": section["evaluation"], **threads}
+        files[f"evaluation/{name}.json"] = {"evaluation": section["evaluation"], **machine}
         queries = params.report.gallery_queries if name in params.run.datasets else 0
         in_report[name] = {"section": section, "methods": methods, "gallery_queries": queries}
         tags = {method: params.tags(name, method) for method in methods}
         in_tracking[name] = {"section": section, "tags": tags, **params.model_selection(name)}
     return files | {
-        "threads.json": threads,
-        "gradients.json": gradients.model_dump(include={"alphas", "samples"}) | threads,
+        "machine.json": machine_params(params),
+        "gradients.json": gradients.model_dump(include={"alphas", "samples"}) | machine,
         "report.json": {
             "datasets": in_report,
             "grids": {name: grid.model_dump() for name, grid in params.grids().items()},
             "claims": {name: claim.model_dump() for name, claim in params.claims.items()},
             "gallery_method": params.report.gallery_method,
             "gallery_seed": params.run.seeds[0],
-            **threads,
+            **machine,
         },
         "tracking.json": {
             **params.tracking.model_dump(include={"enabled", "models"}),
@@ -52,15 +52,20 @@ def resolved_files(params: Params) -> dict[str, Any]:
     }
 
 
+def machine_params(params: Params) -> dict[str, Any]:
+    """Return the arguments of `setup_device`."""
+    return params.run.model_dump(include={"threads", "deterministic"})
+
+
 def run_files(params: Params) -> dict[str, Any]:
     """Return the files for `train` and `tune`."""
-    study, threads = params.studies.competitors, {"threads": params.run.threads}
+    study, machine = params.studies.competitors, {"machine": machine_params(params)}
     tuned, files = {*study.runs()}, {}
     for dataset, method in params.runs():
         files[f"runs/{dataset}/{method}.json"] = {
             "settings": params.settings(dataset, method),
             "seeds": params.seeds_by_method(dataset)[method],
-            **threads,
+            **machine,
             "tags": params.tags(dataset, method),
             "image_shape": params.datasets[dataset].packing.image_shape(),
             "tuned": (dataset, method) in tuned,
@@ -72,6 +77,6 @@ def run_files(params: Params) -> dict[str, Any]:
             "validation": study.validation.model_dump(),
             "seed": study.tuning_seed,
             "image_shape": params.datasets[dataset].packing.image_shape(),
-            **threads,
+            **machine,
         }
     return files

@@ -71,8 +71,11 @@ class StrictConstructor(SafeConstructor):
         return value
 
     def flatten_mapping(self, node: Any) -> Any:
-        """Flatten nothing: raise ConstructorError for a merge key."""
+        """Flatten nothing: raise ConstructorError for a merge key or a key that is no name."""
         for key, _ in node.value:
+            if not isinstance(key, ScalarNode):
+                problem = f"got a {key.id} as a key, expected a name"
+                raise ConstructorError(None, None, problem, key.start_mark)
             if key.value == "<<":
                 problem = "got the merge key <<, expected no merge keys; use `base: NAME`"
                 raise ConstructorError(None, None, problem, key.start_mark)

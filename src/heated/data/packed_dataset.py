@@ -17,6 +17,7 @@ from torch import Tensor
 
 from heated.common.io import read_arrays, require_output, sha256, wrap_damage
 from heated.common.samples import Mask, Split
+from heated.runtime.device import batches_to_device, image_budget
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class InMemoryImages:
 
     def iter_batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the images of each batch, (B,) int64 indices on the CPU."""
-        for batch in batches:
-            yield self.images.index_select(0, batch.to(self.images.device))
+        for batch in batches_to_device(batches, self.images.device):
+            yield self.images.index_select(0, batch)
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,7 @@ Images = InMemoryImages | MemmapImages
 def device_images(
     images: NDArray[np.uint8], indices: NDArray[np.int64], device: torch.device
 ) -> Images:
-    """Copy the images to a GPU if they take at most half of its free memory, else map them."""
-    if device.type == "cuda":
-        size = len(indices) * images[:1].nbytes
-        if size <= torch.cuda.mem_get_info(device)[0] / 2:
-            return InMemoryImages(torch.from_numpy(images[indices]).to(device))
+    """Copy the images to a GPU if they take at most `image_budget`, else map them."""
+    if device.type == "cuda" and len(indices) * images[:1].nbytes <= image_budget(device):
+        return InMemoryImages(torch.from_numpy(images[indices]).to(device))
     return MemmapImages(images, indices, device)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from heated.common.errors import InputError
+from heated.runtime.device import to_device
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def affine(
     cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
     right, down = 2 * translate * draws[3], 2 * translate * draws[4]
     theta = [cos, cos * slant - sin, right, sin, sin * slant + cos, down]
-    return warp(images, torch.stack(theta, dim=1).to(images.device), images.shape[2:], "zeros")
+    maps = to_device(torch.stack(theta, dim=1), images.device)
+    return warp(images, maps, images.shape[2:], "zeros")
 
 
 def crop(images: Tensor, rng: MaybeRNG, *, size: int) -> Tensor:
@@ -70,7 +72,7 @@ def crop(images: Tensor, rng: MaybeRNG, *, size: int) -> Tensor:
     if not count:
         return images[:, :, :size, :size]
     rows = torch.arange(count)[:, None] * height + offsets[0, :, None] + torch.arange(size)
-    starts = (rows * width + offsets[1, :, None]).flatten().to(images.device)
+    starts = to_device((rows * width + offsets[1, :, None]).flatten(), images.device)
     # whole pieces of rows: on a CPU 80 times faster than pixel by pixel
     pieces = images.permute(0, 2, 3, 1).reshape(-1).unfold(0, size * channels, channels)
     windows = pieces.index_select(0, starts).view(count, size, size, channels)
@@ -88,7 +90,7 @@ def resized_crop(
     """
     if rng is None:
         return crop(images, None, size=size)
-    draws = rng.uniform(4).to(images.device)
+    draws = to_device(rng.uniform(4), images.device)
     if not len(images):
         return images[:, :, :size, :size]
     area = min_scale + (1 - min_scale) * draws[0]
@@ -115,7 +117,7 @@ def flip(images: Tensor, rng: MaybeRNG, *, p: float) -> Tensor:
     indices = torch.arange(len(images)) + len(images) * flipped
     pixels = images.permute(0, 2, 3, 1)  # as in memory
     both = torch.cat([pixels, pixels.flip(2)])
-    return both.index_select(0, indices.to(images.device)).permute(0, 3, 1, 2)
+    return both.index_select(0, to_device(indices, images.device)).permute(0, 3, 1, 2)
 
 
 def preprocess(

@@ -10,6 +10,7 @@ whose sizes add up to 2, and also the rounding of products of float32 numbers. T
 rounded to nearest, which keeps order: a sum of at least t is stored as at least t rounded.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from heated.common.io import MIB
 
+MAX_ROWS = 1024  # of a block on a CPU, so that threads share the work evenly
 ALIGNMENT = 64  # the number of columns is padded to a multiple of this
 Pairs = tuple[Tensor, Tensor, Tensor]  # row, column and stored product, (P,) each
 
@@ -51,10 +53,9 @@ class ProductBlock:
 
 
 class CandidateFilter:
-    """Multiply blocks of queries with a gallery (G, D) float64, in buffers that are allocated once.
+    """Multiply blocks of queries with a gallery (G, D) float64, in a buffer per thread.
 
-    `bytes_per_query` is memory that the caller needs per query of a block, `width` the number of
-    columns per chunk: a power of 2 up to 64.
+    `width` is the number of columns per chunk: a power of 2 up to 64.
     """
 
     def __init__(
@@ -64,35 +65,37 @@ class CandidateFilter:
         *,
         num_queries: int,
         memory_mib: int,
-        bytes_per_query: int = 0,
         width: int = ALIGNMENT,
     ) -> None:
         self.dtype, self.size = dtype, len(gallery)
-        half = memory_mib * MIB // 2
-        bytes_per_query += self.size * dtype.itemsize
-        rows = min(num_queries, max(1, half // bytes_per_query))
+        threads = torch.get_num_threads() if gallery.device.type == "cpu" else 1
+        half = memory_mib * MIB // 2 // threads
+        rows = min(num_queries, max(1, half // (self.size * dtype.itemsize)))
+        if gallery.device.type == "cpu":
+            rows = min(rows, MAX_ROWS)
         self.blocks = [slice(start, start + rows) for start in range(0, num_queries, rows)]
         self.max_columns = half // 128  # approximate bytes per candidate
-        columns = self.size + -self.size % ALIGNMENT
-        self.products = gallery.new_empty(rows, columns, dtype=dtype)
-        self.maxima = self.products.new_empty(rows, columns // width)
+        self.columns = self.size + -self.size % ALIGNMENT
+        self.rows, self.width, self.buffers = rows, width, threading.local()
         self.set_gallery(gallery)
 
     def set_gallery(self, gallery: Tensor) -> None:
         """Replace the gallery by another one of the same size."""
         values, error = round_vectors(gallery, self.dtype)
-        self.gallery = F.pad(values, (0, 0, 0, self.products.shape[1] - self.size))
+        self.gallery = F.pad(values, (0, 0, 0, self.columns - self.size))
         self.error = error.max()
 
     def multiply(
         self, queries: Tensor, error: Tensor, *, excluded: Tensor | None = None
     ) -> ProductBlock:
-        """Multiply queries, as `round_vectors` returns them; valid until the next call.
+        """Multiply queries, as `round_vectors` returns them; valid until the thread's next call.
 
         excluded: (B,) int64, one column per query to leave out, or -1.
         """
         matmul = torch.backends.cuda.matmul
-        products, maxima = self.products[: len(queries)], self.maxima[: len(queries)]
+        if not hasattr(self.buffers, "products"):
+            self.buffers.products = self.gallery.new_empty(self.rows, self.columns)
+        products = self.buffers.products[: len(queries)]
         previous = matmul.allow_bf16_reduced_precision_reduction
         matmul.allow_bf16_reduced_precision_reduction = False  # the bound needs float32 sums
         try:
@@ -103,7 +106,7 @@ class CandidateFilter:
         if excluded is not None:
             rows = torch.nonzero(excluded >= 0)[:, 0]
             products[rows, excluded[rows]] = -torch.inf
-        torch.amax(products.view(*maxima.shape, -1), dim=2, out=maxima)
+        maxima = products.view(len(queries), -1, self.width).amax(dim=2)
         summation = queries.shape[1] * 2.0**-22
         return ProductBlock(products, maxima, error + (1 + error) * self.error + summation)
 

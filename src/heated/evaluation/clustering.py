@@ -24,6 +24,7 @@ from heated.evaluation.candidate_filter import (
     round_vectors,
     rounding_bound,
 )
+from heated.evaluation.threads import map_in_threads
 from heated.runtime.device import fast_dtype
 from heated.runtime.distributed import all_reduce_sum, local_shard
 
@@ -31,6 +32,7 @@ Labels = NDArray[np.int64]
 Counts = NDArray[np.float64]
 
 
+CLUSTERS_AT_ONCE = 128  # whose samples are summed in one piece, which stays in a CPU's cache
 EXTRA_COLUMNS = 8  # three for |c|^2 / 2; the rest keeps the width even
 
 
@@ -99,9 +101,12 @@ def assign(
     low, error = rounded
     products.set_gallery(with_half_norms(centers, products.dtype))
     labels = torch.zeros(len(unit), dtype=torch.int64, device=unit.device)
-    for block in local_shard(products.blocks):
+
+    def assign_block(block: slice) -> None:
         screened = products.multiply(low[block], error[block])
         labels[block] = nearest_centers(unit[block], centers, screened, products.max_columns)
+
+    map_in_threads(assign_block, local_shard(products.blocks), unit.device)
     return all_reduce_sum(labels)
 
 
@@ -132,7 +137,17 @@ def update_centers(unit: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
         farthest = distances.argsort(descending=True, stable=True)[: len(empty)]
         labels = labels.index_copy(0, farthest, empty[: len(farthest)])
         counts = torch.bincount(labels, minlength=len(centers))
-    sums = torch.segment_reduce(unit[labels.argsort(stable=True)], "sum", lengths=counts)
+    ends, order = F.pad(counts.cumsum(0), (1, 0)).tolist(), labels.argsort(stable=True)
+
+    step = CLUSTERS_AT_ONCE if unit.device.type == "cpu" else len(counts)
+
+    def sum_clusters(first: int) -> Tensor:
+        sizes = counts[first : first + step]
+        samples = order[ends[first] : ends[first + len(sizes)]]
+        return torch.segment_reduce(unit[samples], "sum", lengths=sizes)
+
+    pieces = map_in_threads(sum_clusters, range(0, len(counts), step), unit.device)
+    sums = torch.cat(pieces)
     return torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), centers)
 
 

@@ -9,31 +9,39 @@ classes. Samples are ranked by cosine, which orders unit vectors as Euclidean di
   if they round to the same multiple of 2^-32. An embedding of length 0 has cosine 0 with all.
 - A query without positives has no ranks and scores 0.
 
-All cosines are first computed in low precision (`candidate_filter`). Those whose error bound leaves
-the rank of a positive undecided are computed again in float64.
+All cosines are first computed in low precision, in tiles (`centered_products`). The negatives that
+are nearer than positives are counted in each tile (`negative_counts`); cosines whose error bound
+leaves that undecided are computed again in float64. Where the queries are the gallery, the product
+of two samples is computed once and serves both as queries.
 """
 
+import threading
 from dataclasses import KW_ONLY, dataclass, fields
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.linalg import vecdot
 
 from heated.common.errors import InputError
 from heated.common.geometry import l2_normalize
-from heated.evaluation.candidate_filter import (
-    CandidateFilter,
-    Pairs,
-    ProductBlock,
-    map_pairs,
-    round_vectors,
-    rounding_bound,
+from heated.common.io import MIB
+from heated.evaluation.candidate_filter import map_pairs
+from heated.evaluation.centered_products import (
+    PIECE,
+    CenteredVectors,
+    center_vectors,
+    multiply,
+    product_bounds,
 )
+from heated.evaluation.negative_counts import PADDING, NegativeCounts, Tile, to_grid
+from heated.evaluation.threads import map_in_threads
 from heated.runtime.device import fast_dtype
+from heated.runtime.distributed import rank_and_world_size
 
-GRID = 2**32  # cosines are compared as integer multiples of 1 / GRID
-PADDING = -2 * GRID  # below any cosine
+ALIGNMENT = 32  # tiles have a multiple of so many rows and columns
+TILE = {"cpu": 1536, "cuda": 8192}  # at most so many
+PRODUCT_BYTES = 24  # of a tile, with what is computed from it
+STATE_BYTES = 64  # per query and positive
 STRIP = {"cpu": 128, "cuda": 1024}  # queries whose positives are computed in one product
 
 
@@ -76,7 +84,7 @@ class NeighborSearch:
     gallery: Tensor | None = None  # (N,) bool, by default all samples
     max_k: int  # up to this rank, the nearest positive is ranked
     rank_all_positives: bool = True  # up to rank R
-    memory_mib: int = 128  # of what grows with queries x gallery, beyond 3 copies of embeddings
+    memory_mib: int = 128  # of what grows with queries x gallery, beyond 4 copies of embeddings
     dtype: torch.dtype | None = None  # of the low-precision products, by default a fast one
 
     def __post_init__(self) -> None:
@@ -88,7 +96,9 @@ class NeighborSearch:
                 f"{tuple(labels.shape)} of {labels.dtype}, expected floating-point embeddings "
                 "(N, D) and int64 labels (N,), N at least 1"
             )
-        if invalid := int((~torch.isfinite(self.embeddings)).any(dim=1).sum()):
+        finite = torch.isfinite(self.embeddings)
+        if not finite.all():
+            invalid = int((~finite).any(dim=1).sum())
             raise InputError(
                 f"embeddings: got NaN or infinity in {invalid} of {len(labels)}, expected finite "
                 "ones"
@@ -107,50 +117,117 @@ class NeighborSearch:
         stop = torch.searchsorted(labels[self.sorted_gallery], labels[index], right=True)
         num_positives = stop - start - (position >= 0).long()
         self.queries = Queries(index, start, stop, position, num_positives)
-        self.unit = l2_normalize(self.embeddings)
-        # Shuffled, so that the samples of a class are in different chunks of the products.
-        shuffle = torch.randperm(size, generator=torch.Generator().manual_seed(0)).to(labels.device)
-        self.shuffle, self.column = shuffle, index_positions(shuffle, size)
-        most = max(1, int(num_positives.max()))
-        self.filter = CandidateFilter(
-            self.unit[self.sorted_gallery[shuffle]],
-            self.dtype or fast_dtype(self.unit.device),
-            num_queries=len(index),
-            memory_mib=self.memory_mib,
-            bytes_per_query=128 * most,
-            # the largest power of 2 up to 64 that leaves at least 8 chunks per positive
-            width=1 << max(0, min(6, (size // (8 * most)).bit_length() - 1)),
-        )
-        self.blocks = self.filter.blocks  # the queries that are ranked at once
+        self.prepare_vectors(index)
+        self.plan(max(1, int(num_positives.max())))
+
+    def prepare_vectors(self, index: Tensor) -> None:
+        """Normalize the embeddings; center and round queries and gallery."""
+        self.unit = torch.empty_like(self.embeddings, dtype=torch.float64)
+
+        def normalize(start: int) -> None:
+            piece = slice(start, start + PIECE)
+            self.unit[piece] = l2_normalize(self.embeddings[piece])
+
+        map_in_threads(normalize, range(0, len(self.unit), PIECE), self.unit.device)
+        # the mean of a sample, to be fast
+        center = self.unit[:: max(1, len(self.unit) // 1024)].mean(dim=0)
+        self.offset = float(center @ center)
+        dtype = self.dtype or fast_dtype(self.unit.device)
+        self.gallery_vectors = center_vectors(self.unit, self.sorted_gallery, center, dtype)
+        self.symmetric = torch.equal(index, self.sorted_gallery)
+        self.query_vectors = self.gallery_vectors
+        if not self.symmetric:
+            self.query_vectors = center_vectors(self.unit, index, center, dtype)
+
+    def plan(self, most: int) -> None:
+        """Choose the size of tiles and the blocks of queries by memory."""
+        size, count = len(self.sorted_gallery), len(self.queries.index)
+        memory, (_, processes) = self.memory_mib * MIB, rank_and_world_size()
+        # bytes per query, at most half of the memory
+        rows = max(1, memory // 2 // (STATE_BYTES * (most + 1)))
+        self.symmetric &= processes == 1 and rows >= count
+        rows = min(rows, -(-count // processes))
+        self.blocks = [slice(start, start + rows) for start in range(0, count, rows)]
+        device = self.unit.device.type
+        threads = torch.get_num_threads() if device == "cpu" else 1
+        left = max(memory // 2, memory - rows * STATE_BYTES * (most + 1))
+        side = int((left / PRODUCT_BYTES / threads) ** 0.5)
+        self.tile = max(ALIGNMENT, min(TILE[device], side) // ALIGNMENT * ALIGNMENT)
+        # the largest power of 2 up to 32 that leaves at least 8 chunks per positive
+        self.width = 1 << max(0, min(5, (size // (8 * most)).bit_length() - 1))
 
     def ranks(self, block: slice) -> Ranks:
         """Rank the positives of a block of queries."""
-        queries = self.queries[block]
-        positives = self.positive_cosines(queries)
-        excluded = torch.where(queries.position >= 0, self.column[queries.position], -1)
-        rounded = round_vectors(self.unit[queries.index], self.filter.dtype)
-        products = self.filter.multiply(*rounded, excluded=excluded)
-        needed = self.ranks_needed(queries, products, positives)
-        farthest = positives.gather(1, (needed - 1).clamp(min=0)[:, None])[:, 0].double() / GRID
-        farthest = farthest.masked_fill(needed == 0, torch.inf)
-        counts, num_recomputed = torch.zeros_like(F.pad(positives, (0, 1))), 0
-        for candidates in products.candidates(farthest, self.filter.max_columns):
-            added, recomputed = self.count_negatives(queries, products, positives, candidates)
-            counts += added
-            num_recomputed += recomputed
-        places = torch.arange(positives.shape[1], device=positives.device)
-        ranks = counts.cumsum(dim=1)[:, :-1] + places + 1
-        ranks = ranks.masked_fill(places >= needed[:, None], 0)
-        nearest = ranks[:, 0].masked_fill(ranks[:, 0] > self.max_k, 0)
-        within_r = ranks.masked_fill(ranks > queries.num_positives[:, None], 0)
+        queries, vectors = self.queries[block], self.query_vectors[block]
+        counts = NegativeCounts.start(
+            self.positive_cosines(queries),
+            queries.num_positives,
+            product_bounds(vectors, self.gallery_vectors),
+            offset=self.offset,
+            max_k=self.max_k,
+            rank_all_positives=self.rank_all_positives,
+            dtype=vectors.left.dtype,
+        )
+        num_recomputed = self.count_negatives(queries, vectors, counts)
+        places = torch.arange(counts.positives.shape[1], device=self.unit.device)
+        ranks = counts.counts.cumsum(dim=1)[:, :-1] + places + 1
+        nearest = ranks[:, 0] * (queries.num_positives > 0) * (ranks[:, 0] <= self.max_k)
+        within_r = ranks.masked_fill(places >= counts.needed[:, None], 0)
         return Ranks(nearest, within_r, queries.num_positives, num_recomputed)
+
+    def count_negatives(
+        self, queries: Queries, vectors: CenteredVectors, counts: NegativeCounts
+    ) -> int:
+        """Add the tiles of all products to the counts; return how many float64 cosines it took."""
+        symmetric = self.symmetric and len(queries.index) == len(self.queries.index)
+        rows, columns = (
+            split_evenly(len(each), self.tile) for each in (queries.index, self.sorted_gallery)
+        )
+        locks, buffers = [threading.Lock() for _ in rows], threading.local()
+        labels = self.labels[queries.index], self.labels[self.sorted_gallery]
+
+        def add_tile(place: tuple[int, int]) -> int:
+            row, column = rows[place[0]], columns[place[1]]
+            if not hasattr(buffers, "products"):
+                buffers.products = vectors.left.new_empty(self.tile**2)
+            products = multiply(
+                vectors.left[row], self.gallery_vectors.right[column], ALIGNMENT, buffers.products
+            )
+            mask_positives(products, labels[0][row], labels[1][column])
+
+            def exact(query: Tensor, sample: Tensor) -> Tensor:
+                return self.exact_cosines(
+                    queries.index[row], self.sorted_gallery[column], query, sample
+                )
+
+            with locks[place[0]]:
+                recomputed = counts[row].add(Tile(products, 0, self.width), exact)
+            if symmetric and place[0] != place[1]:
+                with locks[place[1]]:
+                    recomputed += counts[column].add(
+                        Tile(products, 1, self.width), lambda query, sample: exact(sample, query)
+                    )
+            return recomputed
+
+        # by diagonals, so that threads seldom wait for the same queries
+        places = [(i, j) for i in range(len(rows)) for j in range(i * symmetric, len(columns))]
+        places.sort(key=lambda place: (place[1] - place[0]) % len(columns))
+        return sum(map_in_threads(add_tile, places, self.unit.device))
+
+    def exact_cosines(
+        self, queries: Tensor, gallery: Tensor, query: Tensor, sample: Tensor
+    ) -> Tensor:
+        """Return (P,) int64, cosines of `queries[query]` and `gallery[sample]`."""
+        if 16 * len(query) > len(queries) * len(gallery):
+            return to_grid((self.unit[queries] @ self.unit[gallery].T)[query, sample])
+        return to_grid(map_pairs(vecdot, self.unit, self.unit, queries[query], gallery[sample]))
 
     def positive_cosines(self, queries: Queries) -> Tensor:
         """Return (B, W) int64, cosines with the positives, descending, then PADDING."""
         device, size = self.unit.device, STRIP[self.unit.device.type]
         steps = torch.arange(max(1, int((queries.stop - queries.start).max())), device=device)
-        parts = []
-        for begin in range(0, len(queries.index), size):
+
+        def strip_cosines(begin: int) -> Tensor:
             piece = queries[begin : begin + size]
             first = min(int(piece.start[0]), len(self.sorted_gallery) - 1)
             last = max(int(piece.stop[-1]), first + 1)
@@ -158,74 +235,26 @@ class NeighborSearch:
             places = piece.start[:, None] + steps
             cosines = to_grid(strip).gather(1, (places - first).clamp(max=last - first - 1))
             invalid = (places >= piece.stop[:, None]) | (places == piece.position[:, None])
-            parts.append(cosines.masked_fill(invalid, PADDING))
+            return cosines.masked_fill_(invalid, PADDING)
+
+        parts = map_in_threads(strip_cosines, range(0, len(queries.index), size), device)
         width = max(1, int(queries.num_positives.max()))
         return torch.cat(parts).sort(dim=1, descending=True).values[:, :width]
 
-    def ranks_needed(self, queries: Queries, products: ProductBlock, positives: Tensor) -> Tensor:
-        """Return (B,) int64, how many of each query's nearest positives must be ranked."""
-        needed = torch.zeros_like(positives[:, 0])
-        if self.rank_all_positives:
-            # The R-th largest maximum of a chunk proves that R samples are at least as near.
-            num_positives, chunks = queries.num_positives, products.maxima.shape[1]
-            top = products.maxima.topk(min(chunks, max(1, int(num_positives.max()))), dim=1).values
-            last = (num_positives - 1).clamp(min=0, max=top.shape[1] - 1)
-            product = top.gather(1, last[:, None])[:, 0]
-            radius = product.double() - rounding_bound(product) - products.bound
-            radius[(product == -torch.inf) | (num_positives > chunks)] = -1.5
-            needed = (positives >= (radius * GRID).floor().long()[:, None]).sum(dim=1)
-        nearest = positives[:, 0].double() / GRID + products.bound
-        certainly_nearer = (products.maxima > products.as_stored(nearest)[:, None]).sum(dim=1)
-        within_k = (certainly_nearer < self.max_k) & (positives[:, 0] > PADDING)
-        return torch.maximum(needed, within_k.long())
 
-    def count_negatives(
-        self, queries: Queries, products: ProductBlock, positives: Tensor, candidates: Pairs
-    ) -> tuple[Tensor, int]:
-        """Return counts of negatives (B, W + 1), and the number of cosines computed in float64.
-
-        Entry (q, i) counts those at least as near as positive i and farther than positive i - 1.
-        """
-        row, column, product = candidates
-        place = self.shuffle[column]
-        negative = (place < queries.start[row]) | (place >= queries.stop[row])
-        row, place, product = row[negative], place[negative], product[negative]
-        error = rounding_bound(product) + products.bound[row]
-        lowest = ((product - error) * GRID).floor().long()
-        highest = ((product + error) * GRID).ceil().long()
-
-        # A query whose nearest positive is certainly out of reach needs no exact counts.
-        certain = torch.bincount(row[lowest > positives[row, 0]], minlength=len(positives))
-        certain *= certain >= queries.num_positives.clamp(min=self.max_k)
-        kept = certain[row] == 0
-        row, place, lowest, highest = row[kept], place[kept], lowest[kept], highest[kept]
-
-        nearer = count_nearer(positives, row, highest)
-        doubt = torch.nonzero(nearer != count_nearer(positives, row, lowest))[:, 0]
-        row_doubt, samples = row[doubt], self.sorted_gallery[place[doubt]]
-        unique, inverse = torch.unique_consecutive(row_doubt, return_inverse=True)
-        if 16 * len(doubt) > len(unique) * len(self.unit):
-            cosines = (self.unit[queries.index[unique]] @ self.unit.T)[inverse, samples]
-        else:
-            cosines = map_pairs(vecdot, self.unit, self.unit, queries.index[row_doubt], samples)
-        nearer[doubt] = count_nearer(positives, row_doubt, to_grid(cosines))
-        shape = len(positives), positives.shape[1] + 1
-        counts = torch.bincount(row * shape[1] + nearer, minlength=shape[0] * shape[1]).view(shape)
-        counts[:, 0] += certain
-        return counts, len(doubt)
+def mask_positives(products: Tensor, queries: Tensor, gallery: Tensor) -> None:
+    """Set products of one class, and padding, to -inf; the labels (Q,) and (G,) are ascending."""
+    products[len(queries) :] = products[:, len(gallery) :] = -torch.inf
+    if queries[0] <= gallery[-1] and gallery[0] <= queries[-1]:
+        valid = products[: len(queries), : len(gallery)]
+        valid.masked_fill_(queries[:, None] == gallery, -torch.inf)
 
 
-def count_nearer(positives: Tensor, rows: Tensor, cosines: Tensor) -> Tensor:
-    """Count the entries of the descending `positives[rows]` above each cosine, on the grid."""
-    offset = 8 * GRID  # more than entries of a row differ: all rows are one ascending sequence
-    starts = torch.arange(len(positives), device=positives.device)[:, None] * offset
-    sequence = (starts - positives).flatten()
-    return torch.searchsorted(sequence, rows * offset - cosines) - rows * positives.shape[1]
-
-
-def to_grid(cosines: Tensor) -> Tensor:
-    """Round cosines (float64) to integer multiples of 1 / GRID."""
-    return (cosines * GRID).round_().long()
+def split_evenly(size: int, most: int) -> list[slice]:
+    """Split a range into slices of equal, aligned length; the last one may be shorter."""
+    step = -(-size // -(-size // most))
+    step += -step % ALIGNMENT
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
 
 
 def index_positions(indices: Tensor, size: int) -> Tensor:

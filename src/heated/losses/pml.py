@@ -82,7 +82,7 @@ class PMLLoss(nn.Module):
 @contextmanager
 def forked_rng(seed: int) -> Iterator[None]:
     """Seed torch's global generators, which miners use, and restore them on exit."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         yield

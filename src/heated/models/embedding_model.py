@@ -22,6 +22,7 @@ from heated.losses.embedding_norm import NORMALIZATIONS
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.losses.pml import PMLLoss
 from heated.models.backbones import build_backbone
+from heated.runtime.device import batches_to_device, float32_products
 from heated.runtime.distributed import all_reduce_sum, is_main_process, local_shard
 
 NamedOptions = dict[str, Any]  # {"name": ..., option: value, ...}
@@ -124,10 +125,11 @@ def name_and_options(choice: NamedOptions) -> tuple[str, NamedOptions]:
     return choice["name"], {key: value for key, value in choice.items() if key != "name"}
 
 
+@float32_products()
 def embed(
     model: EmbeddingModel, images: InMemoryImages | MemmapImages, *, quiet: bool = False
 ) -> Tensor:
-    """Compute embeddings (N, D) float32, not of unit length, on the model's device.
+    """Compute embeddings (N, D) in float32, not of unit length, on the model's device.
 
     Processes share the work, and each returns all embeddings. Leaves the model in eval mode.
     """
@@ -136,10 +138,13 @@ def embed(
     device = model.eval().device
     embeddings = torch.zeros(len(images), model.architecture.embedding_dim, device=device)
     batches = local_shard(torch.arange(len(images)).split(batch_size_for(model)))
-    progress = tqdm(batches, desc="embedding", disable=quiet or not is_main_process() or None)
-    with torch.inference_mode():
-        for indices, pixels in zip(progress, images.iter_batches(batches), strict=True):
-            embeddings[indices.to(device)] = model(pixels).float()
+    disable = quiet or not is_main_process() or None  # None: without a terminal
+    progress = tqdm(desc="embedding", total=len(batches), disable=disable)
+    with progress, torch.inference_mode():
+        indices = batches_to_device(batches, device)
+        for rows, pixels in zip(indices, images.iter_batches(batches), strict=True):
+            embeddings[rows] = model(pixels).float()
+            progress.update()
     return all_reduce_sum(embeddings)
 
 

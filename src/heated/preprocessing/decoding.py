@@ -17,6 +17,7 @@ from heated.common.errors import InputError
 from heated.common.samples import Content
 
 MAX_PIXELS = 89_000_000  # of one image; Pillow's own limit is as high
+MAX_SIDE = 1_000_000  # pixels; to resize, Pillow needs some 50 bytes for each
 PNG_START, PNG_TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 CHANNELS = {"rgb": 3, "gray": 1, "inverted": 1}
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
@@ -79,6 +80,8 @@ def open_image(content: bytes, size: int) -> Image.Image:
             raise DamagedImage(
                 f"got {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}"
             )
+        if max(image.size) > MAX_SIDE:
+            raise DamagedImage(f"got a side of {max(image.size)} pixels, expected <= {MAX_SIDE}")
         image.draft(None, (2 * size, 2 * size))
         image.load()
         return to_8_bit(image)
@@ -107,12 +110,24 @@ def to_8_bit(image: Image.Image) -> Image.Image:
         low, high = values.min(), values.max()
         if low < 0 or high > 65535:
             raise DamagedImage(f"got gray values from {low} to {high}, expected 0 to 65535")
-        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+        scaled = values.astype(np.uint32)
+        scaled += 128  # in place: copies of a large image are large
+        scaled //= 257
+        return Image.fromarray(scaled.astype(np.uint8))
     if image.mode == "F":
         raise DamagedImage("got floating-point pixels, expected integers")
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        return on_white(image)
     if image.mode == "CMYK" and kind == "JPEG" and "adobe" not in image.info:
         image = ImageChops.invert(image)  # Pillow assumes that every CMYK JPEG is Adobe's
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def on_white(image: Image.Image, rows: int = 512) -> Image.Image:
+    """Convert a transparent image to RGB on white, some rows at a time: copies of it are large."""
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        part = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        white = Image.new("RGBA", part.size, "white")
+        result.paste(Image.alpha_composite(white, part).convert("RGB"), (0, top))
+    return result

@@ -32,7 +32,7 @@ SPLIT_SIZES = {  # (images, classes) of training, queries and gallery
     "mnist": ((55000, 10), (10000, 10), (10000, 10)),
 }
 BATCH_NORM = {"momentum": 0.05, "eps": 1e-3}
-GOOGLENET = {"name": "googlenet", "batch_norm": {**BATCH_NORM, "frozen": False}}
+GOOGLENET = {"name": "googlenet", "batch_norm": {**BATCH_NORM, "scale": False, "frozen": False}}
 RECIPE = {
     "backbone": {**GOOGLENET, "frozen_blocks": 0},
     "weights": "imagenet",

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from heated.common.geometry import l2_normalize
-from heated.common.io import read_arrays, require_output
+from heated.common.io import read_embeddings, require_output, wrap_damage
 from heated.data.packed_dataset import load_packed
 from heated.evaluation.metrics import map_at_r
-from heated.evaluation.ranking import GRID, NeighborSearch
+from heated.evaluation.negative_counts import GRID
+from heated.evaluation.ranking import NeighborSearch
 
 NEIGHBORS = 5
 MAX_PNG_SIDE = 64  # pixels; larger images become thumbnails
@@ -70,10 +71,12 @@ def load_gallery(
     """
     if count == 0:
         return []
-    data, arrays = load_packed(packed), read_arrays(require_output(embeddings, "embed"))
+    data, arrays = load_packed(packed), read_embeddings(require_output(embeddings, "embed"))
     indices = np.flatnonzero(data.split.query | data.split.gallery)
     labels = data.labels[indices]
-    assert np.array_equal(labels, arrays["labels"])
+    with wrap_damage(embeddings):
+        if not np.array_equal(labels, arrays["labels"]):
+            raise ValueError(f"got other labels than {packed}")
     found = []
     for ranked in select_queries(arrays, count=count, memory_mib=memory_mib):
         thumbnails = []

@@ -97,9 +97,17 @@ def all_reduce_gradients(parameters: Iterable[Tensor], *tensors: Tensor) -> None
 
 
 def sync_batch_norm(model: nn.Module) -> None:
-    """Make batch norm in training use the whole batch's statistics, on any device."""
+    """Make batch norm in training use the whole batch's statistics, on any device.
+
+    PyTorch's layer does so on GPUs only. Parameters, buffers and their names stay.
+    """
+    if not is_distributed():
+        return
+    if next(model.parameters()).is_cuda:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return
     for module in model.modules():
-        if is_distributed() and isinstance(module, _BatchNorm):
+        if isinstance(module, _BatchNorm):
             module.forward = partial(batch_norm, module)  # type: ignore[method-assign]
 
 

@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +20,7 @@ import psutil
 import torch
 
 from heated.common.io import Logger, Row
+from heated.runtime.device import backend_settings
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
 TOOLS = ("heated", "dvc", "mlflow", "pillow", "scipy", "pydantic")  # in addition, for bug reports
@@ -27,7 +30,7 @@ MB = 1e6
 
 
 def collect_environment(device: torch.device) -> dict[str, Any]:
-    """Return hardware and versions."""
+    """Return hardware and versions; of a GPU also `backend_settings`."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "device_type": device.type,
@@ -35,6 +38,7 @@ def collect_environment(device: torch.device) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
+        **(backend_settings() if device.type == "cuda" else {}),
     }
 
 
@@ -88,6 +92,7 @@ class SystemMetricsLogger:
     def __init__(self, device: torch.device, logger: Logger) -> None:
         self.device, self.logger, self.process = device, logger, psutil.Process()
         self.rows: dict[int, list[Row]] = {}  # the metrics by seed
+        self.sources = self.metric_sources()
         self.since = time.monotonic()
         self.measure()  # psutil's percentages are relative to the last call
 
@@ -99,17 +104,30 @@ class SystemMetricsLogger:
             rows.append({"epoch": row["epoch"], **metrics})
         self.logger.log(seed, {**row, **metrics})
 
-    def measure(self) -> Row:
-        """Return percent of all CPUs, of one CPU by this process, memory, and the GPU's."""
-        values = {
-            "system/cpu_utilization_percentage": psutil.cpu_percent(),
-            "system/process_cpu_percentage": self.process.cpu_percent(),
-            "system/process_memory_megabytes": self.process.memory_info().rss / MB,
+    def metric_sources(self) -> dict[str, Callable[[], float]]:
+        """Return functions: percent of all CPUs, of one CPU by this process, memory, the GPU's."""
+        sources: dict[str, Callable[[], float]] = {
+            "system/cpu_utilization_percentage": psutil.cpu_percent,
+            "system/process_cpu_percentage": self.process.cpu_percent,
+            "system/process_memory_megabytes": lambda: self.process.memory_info().rss / MB,
         }
         if self.device.type == "cuda":
-            values["system/gpu_memory_megabytes"] = torch.cuda.memory_reserved(self.device) / MB
+            reserved = partial(torch.cuda.memory_reserved, self.device)
+            sources["system/gpu_memory_megabytes"] = lambda: reserved() / MB
             if find_spec("pynvml"):
-                values["system/gpu_utilization_percentage"] = torch.cuda.utilization(self.device)
+                usage = partial(torch.cuda.utilization, self.device)
+                sources["system/gpu_utilization_percentage"] = usage
+        return sources
+
+    def measure(self) -> Row:
+        """Return all metrics. One that fails, as on a part of a GPU, is left out from then on."""
+        values: Row = {}
+        for name, source in [*self.sources.items()]:
+            try:
+                values[name] = source()
+            except Exception as error:  # a driver's, of any type; no metric may end a training
+                print(f"{name}: not measured ({error!r})", file=sys.stderr)
+                del self.sources[name]
         return values
 
 

@@ -1,29 +1,93 @@
 """Serve MLflow's pages: `python -m heated.tracking [--port N]`."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+from argparse import ArgumentParser
 
-from heated.common.errors import exit_on_error, redact_url
-from heated.tracking import tracking_uri
-from heated.tracking.client import open_store, store_lock
+import requests
+
+from heated.common.errors import InputError, exit_on_error
+from heated.common.io import project_root
+from heated.tracking import local_uri, tracking_uri
+from heated.tracking.store import open_store, store_address, store_lock, wrap_mlflow_errors
 
 HINT = "and choose `Model training` at the top left. The browser remembers this choice."
+PORT, TRIES = 5000, 100
 
 
 def main() -> None:
-    """Serve the pages on this machine's port 5000, with one worker and without job execution."""
-    options, uri = sys.argv[1:], tracking_uri()
-    if uri.startswith("http"):
-        print(f"MLFLOW_TRACKING_URI is a server. Open {redact_url(uri)} {HINT}")
-        return
-    with exit_on_error(), store_lock():
-        open_store()
-    port = options[options.index("--port") + 1] if "--port" in options[:-1] else "5000"
-    print(f"Open http://127.0.0.1:{port} {HINT}", flush=True)
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
-    sys.exit(subprocess.call([*command, "--workers", "1", *options]))
+    """Serve the pages on this machine, with one worker and without job execution."""
+    parser = ArgumentParser("python -m heated.tracking", description=main.__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
+    help_text = f"default: the first free one from {PORT}"
+    parser.add_argument("--port", "-p", type=int, help=help_text)
+    arguments, options = parser.parse_known_args()
+    with exit_on_error():
+        with store_lock(), wrap_mlflow_errors():
+            open_store()
+        if tracking_uri().startswith("http"):
+            print(f"MLFLOW_TRACKING_URI is a server. Open {store_address()} {HINT}")
+            return
+        port = free_port(arguments.host, arguments.port)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    sys.exit(serve(arguments.host, port, options))
+
+
+def free_port(host: str, port: int | None) -> int:
+    """Return `port`, or by default the first free one; raise InputError if it is in use."""
+    ports = range(PORT, PORT + TRIES) if port is None else [port]
+    for each in ports:
+        with socket.socket() as test:
+            test.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                test.bind((host, each))
+            except (OSError, OverflowError) as error:
+                reason = error
+                continue
+        if each != ports[0]:
+            print(f"Port {ports[0]} is in use by another program: taking {each}.", flush=True)
+        return each
+    command = f"python -m heated.tracking --port {PORT + 1}"
+    raise InputError(f"port {ports[0]} of {host}: {reason}. Choose a free one: `{command}`.")
+
+
+def serve(host: str, port: int, options: list[str]) -> int:
+    """Run MLflow's server, print its address when it answers, and return its exit status."""
+    # The address is not an argument, which every user of the machine could read.
+    is_local = tracking_uri() == local_uri()
+    uri = "sqlite:///mlflow.db" if is_local else tracking_uri()
+    environment = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", *options]
+    command += ["--host", host, "--port", str(port)]
+    env = os.environ | environment
+    env.pop("MLFLOW_TRACKING_URI", None)
+    address = f"http://{host}:{port}"
+    folder = project_root() if is_local else None
+    with subprocess.Popen(command, env=env, cwd=folder) as server:
+        try:
+            while server.poll() is None and not is_answering(address):
+                time.sleep(0.2)
+            if server.poll() is None:
+                print(f"Open {address} {HINT}", flush=True)
+            return server.wait()
+        except KeyboardInterrupt:  # which the server gets, too
+            return server.wait()
+        finally:
+            server.terminate()
+
+
+def is_answering(address: str) -> bool:
+    """Return whether a server answers."""
+    try:
+        with requests.Session() as session:
+            session.trust_env = False  # a proxy does not know this machine's ports
+            return session.get(f"{address}/health", timeout=5).ok
+    except requests.RequestException:
+        return False
 
 
 if __name__ == "__main__":

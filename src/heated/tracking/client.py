@@ -1,109 +1,83 @@
-"""MLflow's client: the store, its errors, and the runs of one experiment."""
+"""The runs of one MLflow experiment.
+
+A run belongs to a workspace, which is a project's folder on a machine, and to a DVC experiment.
+Runs of others are never changed.
+"""
 
 import json
-import os
+import platform
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
-from filelock import FileLock
-
-from heated.common.errors import InputError, redact_url
+from heated.common.errors import InputError
 from heated.common.io import project_root
-from heated.tracking import Record, tracking_uri
+from heated.tracking import KEY_TAG, Record, tracking_uri
 from heated.tracking.metric_names import Points, flatten, run_tags
+from heated.tracking.store import open_store, store_address
 
 NOTE_TAG, PARENT_TAG = "mlflow.note.content", "mlflow.parentRunId"
-TAGS = {"key": "heated.key", "kind": "heated.kind", "parent": PARENT_TAG}  # to find runs by
+TAGS = {"key": KEY_TAG, "kind": "heated.kind", "parent": PARENT_TAG}  # to find runs by
+OWNER_TAG = "heated.owner"  # workspace and DVC experiment of a run; earlier versions have none
+DATASET_TAG = "heated.dataset"  # of an experiment, which users may rename
 DIGEST_TAG = "heated.digest"  # the digest of a run's content; incomplete runs have none
 NOTE_DIGEST_TAG = "heated.note"  # the digest of the note that this package wrote
 TITLE_TAG = "heated.title"  # the name that this package gave a run
 OLD_FILES_TAG = "heated.files"  # in earlier versions, whose notes have no NOTE_DIGEST_TAG
 RESERVED = ("heated.", "mlflow.", "source.", "environment.")  # other tags may be users' own
-LIBRARIES = ("alembic", "mlflow", "requests", "sqlalchemy", "sqlite3", "urllib3")  # MLflow's errors
 MAX_BATCH = 1000  # metric values that MLflow accepts in one call
-SETTINGS = {  # MLflow's own retries last minutes and may log the same values twice
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
-
-
-def is_local() -> bool:
-    """Return whether the store is the project's own database."""
-    return tracking_uri() == f"sqlite:///{project_root()}/mlflow.db"
-
-
-@contextmanager
-def wrap_mlflow_errors() -> Iterator[None]:
-    """Raise errors of MLflow, its database or the connection as InputError with advice."""
-    try:
-        yield
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] not in LIBRARIES:
-            raise
-        advice = (
-            "If it is damaged or of another MLflow version, delete mlflow.db and run `make track`."
-            if is_local()
-            else "Start the server or set MLFLOW_TRACKING_URI to another one, and run this again. "
-            "It adds only missing runs."
-        )
-        raise InputError(
-            f"MLflow at {redact_url(tracking_uri())}: {error_summary(error)}\n"
-            f"{advice} HEATED_TRACKING=off runs without tracking."
-        ) from error
-
-
-def error_summary(error: Exception) -> str:
-    """Return an error's first line, without a password in the store's address."""
-    uri = tracking_uri()
-    return str(error).partition("\n")[0].replace(uri, redact_url(uri))[:500]
-
-
-@wrap_mlflow_errors()
-def open_store() -> Any:
-    """Return MLflow's client. Raises InputError if the project moved together with its database.
-
-    MLflow keeps absolute paths, and would read and write artifacts in the former folder.
-    """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    from mlflow.tracking import MlflowClient  # takes 3 to 7 seconds
-
-    client, here = MlflowClient(tracking_uri()), project_root().as_uri()
-    for experiment in client.search_experiments() if is_local() else ():
-        found = experiment.artifact_location.rpartition("/mlartifacts/")[0]
-        our_runs = [experiment.experiment_id], f"tags.`{TAGS['key']}` LIKE '%'"
-        if found not in ("", here) and client.search_runs(*our_runs, max_results=1):
-            raise InputError(
-                f"mlflow.db: got artifacts in {found}, expected {here}: the project moved. "
-                "Delete mlflow.db and run `make track`."
-            )
-    return client
-
-
-def store_lock() -> FileLock:
-    """Return the lock of this project's writers: one at a time, so nothing is created twice."""
-    return FileLock(project_root() / "mlflow.db.lock")
+YIELD_WAITS = (0, 0.5, 1, 2)  # seconds in which a later one of two equal runs deletes itself
 
 
 class Experiment:
-    """The MLflow experiment of a data set, created if it is missing."""
+    """The MLflow experiment of a data set, created if it is missing.
 
-    def __init__(self, dataset: str) -> None:
-        self.dataset, self.client = dataset, open_store()
-        if existing := self.client.get_experiment_by_name(dataset):
-            self.id = existing.experiment_id
-            return
-        folder, tags = None, {"mlflow.experimentKind": "custom_model_development"}
+    `name` is the DVC experiment's, "" outside one.
+    """
+
+    def __init__(self, dataset: str, name: str = "") -> None:
+        self.dataset, self.name, self.client = dataset, name, open_store()
+        workspace = content_digest([platform.node(), str(project_root())])[:12]
+        self.owner = f"{workspace} {name}".strip()
+        query = f"tags.`{DATASET_TAG}` = '{dataset}'"
+        renamed = self.client.search_experiments(filter_string=query, order_by=["creation_time"])
+        existing = self.client.get_experiment_by_name(dataset)
+        if existing is None or existing.lifecycle_stage == "deleted" or len(renamed) == 1:
+            existing = renamed[0] if renamed else existing
+        self.id = self.create() if existing is None else existing.experiment_id
+        if not self.id:
+            raise InputError(f"MLflow at {store_address()}: got no id, expected an MLflow server.")
+        if existing is not None and existing.lifecycle_stage == "deleted":
+            raise InputError(self.deleted_message())
+        if existing is not None and existing.tags.get(DATASET_TAG) != dataset:
+            self.client.set_experiment_tag(self.id, DATASET_TAG, dataset)
+
+    def create(self) -> str:
+        """Create the experiment and return its id."""
+        tags = {"mlflow.experimentKind": "custom_model_development", DATASET_TAG: self.dataset}
+        folder = None
         if tracking_uri().startswith("sqlite:"):  # a server keeps artifacts itself
-            folder = (project_root() / "mlartifacts" / dataset).as_uri()
-        self.id = self.client.create_experiment(dataset, folder, tags)
+            folder = (project_root() / "mlartifacts" / self.dataset).as_uri()
+        return str(self.client.create_experiment(self.dataset, folder, tags))
+
+    def deleted_message(self) -> str:
+        """Return how to get a deleted experiment back, or a new one."""
+        command = f"MLFLOW_TRACKING_URI={store_address()} mlflow"
+        return (
+            f"MLflow experiment {self.dataset!r}: it was deleted in MLflow. To restore it: "
+            f"`{command} experiments restore --experiment-id {self.id}`. To delete it for good: "
+            f"`{command} gc --backend-store-uri {store_address()} --experiment-ids {self.id}`. "
+            "Then run `make track`."
+        )
+
+    def is_own(self, entity: Any) -> bool:
+        """Return whether a run is of this workspace and DVC experiment."""
+        tags = entity.data.tags
+        if OWNER_TAG in tags:
+            return bool(tags[OWNER_TAG] == self.owner)
+        return bool(tags.get("experiment", "") == self.name)  # of an earlier version
 
     def find_runs(self, **tags: str) -> list[Any]:
         """Return the runs with these tags, oldest first; `key` may end in %, SQL's wildcard."""
@@ -113,6 +87,14 @@ class Experiment:
         )
         order = ["attributes.start_time", "attributes.run_id"]
         return list(self.client.search_runs([self.id], query, order_by=order))
+
+    def find_own(self, key: str, kind: str) -> list[Any]:
+        """Return this workspace's and DVC experiment's runs with a key, oldest first."""
+        return [run for run in self.find_runs(key=key, kind=kind) if self.is_own(run)]
+
+    def title(self, subject: str) -> str:
+        """Return a run's name; the names of runs of DVC experiments have the experiment's."""
+        return " · ".join(filter(None, [subject, self.dataset, self.name]))
 
     def create_run(
         self,
@@ -129,7 +111,7 @@ class Experiment:
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-        title, key, kind = f"{record['method']} · {self.dataset}", record["key"], "run"
+        title, key, kind = self.title(record["method"]), record["key"], "run"
         params = flatten(record["params"])
         if seed is not None:
             title, key, kind = f"{title} · seed {seed}", f"{key}-{seed}", "seed"
@@ -137,6 +119,7 @@ class Experiment:
             children = [child for run in former for child in self.find_runs(parent=run.info.run_id)]
             former = [child for child in children if child.data.tags.get("seed") == str(seed)]
         tags = {**run_tags(record, seed), TAGS["key"]: key, TAGS["kind"]: kind, TITLE_TAG: title}
+        tags[OWNER_TAG] = self.owner
         tags |= {PARENT_TAG: parent} if parent else {}
         tags |= {NOTE_TAG: note, NOTE_DIGEST_TAG: content_digest(note)} if note else {}
         name, tags = keep_user_edits(tags, former)
@@ -165,35 +148,60 @@ class Experiment:
         for start in range(0, len(metrics), MAX_BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + MAX_BATCH])
 
+    def equal_runs(self, digest: str, key: str, seeds: Collection[int]) -> list[Any]:
+        """Return the complete runs with this digest, of every workspace, oldest first."""
+        names = {str(seed) for seed in seeds}
+        runs = self.find_runs(key=key, kind="run")
+        equal = [run for run in runs if run.data.tags.get(DIGEST_TAG) == digest]
+        children = {run.info.run_id: self.find_runs(parent=run.info.run_id) for run in equal}
+        return [run for run in equal if names <= seed_names(children[run.info.run_id])]
+
     def delete_duplicates(self, digest: str, key: str, seeds: Collection[int]) -> str:
         """Keep one complete run with this digest and return its id, "" if there is none.
 
-        If there is one, other runs of its key are deleted with these seeds. They are former
-        versions, or left by a process that was killed or wrote at the same time. Their other child
-        runs move to the run that is kept.
+        If it is this workspace's, other runs of its key are deleted with these seeds. They are
+        former versions, or left by a process that was killed. Their other child runs move to the
+        run that is kept. A run of another workspace counts where this one has no run at all.
         """
         names = {str(seed) for seed in seeds}
-        runs = {str(run.info.run_id): run for run in self.find_runs(key=key, kind="run")}
-        children = {run_id: self.find_runs(parent=run_id) for run_id in runs}
-        complete = (
-            run_id
-            for run_id, run in runs.items()
-            if run.data.tags.get(DIGEST_TAG) == digest
-            and names <= {child.data.tags.get("seed") for child in children[run_id]}
-        )
-        kept = next(complete, "")
+        equal, runs = self.equal_runs(digest, key, seeds), self.find_own(key, "run")
+        kept = next((str(run.info.run_id) for run in equal if self.is_own(run)), "")
         if not kept:
-            return ""
-        for run_id in runs.keys() - {kept}:
-            for child in children[run_id]:
+            return "" if runs or not equal else str(equal[0].info.run_id)
+        for run_id in {run.info.run_id for run in runs} - {kept}:
+            for child in self.find_runs(parent=run_id):
                 if child.data.tags.get("seed") not in names:
                     self.client.set_tag(child.info.run_id, PARENT_TAG, kept)
             self.client.delete_run(run_id)
-        for child in self.find_runs(key=f"{key}-%", kind="seed"):  # of deleted runs, too
+        for child in self.find_own(f"{key}-%", "seed"):  # of deleted runs, too
             if child.data.tags.get("seed") in names and child.data.tags.get(PARENT_TAG) != kept:
                 self.client.delete_run(child.info.run_id)
-        # Another machine that keeps another run may have deleted this one meanwhile.
+        # Somebody may have deleted it meanwhile.
         return kept if self.client.get_run(kept).info.lifecycle_stage == "active" else ""
+
+    def yield_to_equal(self, run_id: str, digest: str, key: str, seeds: Collection[int]) -> str:
+        """Keep one of equal runs that workspaces published at the same time, and return its id.
+
+        The first in order stays, and each workspace deletes only its own run. If a later one stays
+        as well, its workspace did not see this run, which is then deleted.
+        """
+        for wait in YIELD_WAITS:
+            time.sleep(wait)
+            equal = [str(run.info.run_id) for run in self.equal_runs(digest, key, seeds)]
+            others = [each for each in equal if each != run_id]
+            if not others:
+                return run_id
+            if equal[0] != run_id:
+                break
+        for child in self.find_runs(parent=run_id):
+            self.client.delete_run(child.info.run_id)
+        self.client.delete_run(run_id)
+        return others[0]
+
+
+def seed_names(runs: Iterable[Any]) -> set[str | None]:
+    """Return the seeds of child runs."""
+    return {run.data.tags.get("seed") for run in runs}
 
 
 def keep_user_edits(tags: Mapping[str, str], former: Sequence[Any]) -> tuple[str, dict[str, str]]:

@@ -7,9 +7,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
 from heated.common.io import Row
-from heated.tracking import Record, is_tracking_enabled
-from heated.tracking.client import DIGEST_TAG, Experiment, error_summary, store_lock
+from heated.tracking import Record, experiment_name, is_tracking_enabled
+from heated.tracking.client import DIGEST_TAG, Experiment
+from heated.tracking.live_runs import mark_live, unmark_live
 from heated.tracking.metric_names import seed_points
+from heated.tracking.store import error_summary, store_lock
+
+LOCK_TIMEOUT_S = 60
 
 
 class LiveLogger:
@@ -55,7 +59,7 @@ class LiveLogger:
         """Upload new rows. The first of several failures is printed, and the next call retries."""
         histories = {seed: list(rows) for seed, rows in list(self.histories.items())}
         try:
-            with store_lock():
+            with store_lock(LOCK_TIMEOUT_S):
                 self.append_missing(histories, status)
             self.has_failed = False
         except Exception as error:
@@ -70,10 +74,12 @@ class LiveLogger:
         That run belongs to this training, to an interrupted one, or to an equal one that runs
         elsewhere. A seed with all epochs is FINISHED, whatever `status` says.
         """
-        experiment, key = Experiment(self.record["dataset"]), self.record["key"]
+        key, name = self.record["key"], experiment_name(self.record)
+        experiment = Experiment(self.record["dataset"], name)
         client = experiment.client
+        mark_live(self.record["dataset"], key, name)
         set_status = client.update_run if status == "RUNNING" else client.set_terminated
-        runs = experiment.find_runs(key=key, kind="run")
+        runs = experiment.find_own(key, "run")
         incomplete = (run.info.run_id for run in runs if DIGEST_TAG not in run.data.tags)
         parent = next(incomplete, None) or experiment.create_run(self.record)
         children = experiment.find_runs(parent=parent)
@@ -92,3 +98,5 @@ class LiveLogger:
             elif new or status != "RUNNING":
                 set_status(run_id, status)
         set_status(parent, status)
+        if status != "RUNNING":
+            unmark_live(key, name)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from heated.common.io import Row
-from heated.tracking import Record, Summaries
+from heated.tracking import Record, Summaries, experiment_name
 
 GROUPS = {  # of a history's columns; "train" for all other columns without a slash
     **dict.fromkeys(("alpha", "temperature", "lr"), "schedule"),
@@ -98,7 +98,7 @@ def run_tags(record: Record, seed: int | None = None) -> dict[str, str]:
     tags = {
         **record["tags"],
         **({} if seed is None else {"seed": seed}),
-        **({"experiment": source["experiment"]} if "experiment" in source else {}),
+        **({"experiment": name} if (name := experiment_name(record)) else {}),
         **{f"source.{key}": value for key, value in source.items()},
         **{f"environment.{key}": value for key, value in record["environment"].items()},
         "mlflow.source.name": f"stages.train {record['dataset']} {record['method']}",

@@ -13,19 +13,29 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from heated import reporting
-from heated.common.errors import InputError
 from heated.common.io import Row, add_system_metrics, require_output, sha256
 from heated.reporting.figures import FIGURES, draw_figure
 from heated.reporting.figures.embeddings_2d import draw_epoch_embeddings
 from heated.reporting.paper_results import paper_value
 from heated.reporting.run_results import RunResult
 from heated.reporting.tables import markdown_table
-from heated.tracking import PublishedRun, Record, Summaries, client, tracking_uri
-from heated.tracking.client import DIGEST_TAG, NOTE_TAG, TAGS, Experiment, content_digest
+from heated.tracking import PublishedRun, Record, Summaries, experiment_name, tracking_uri
+from heated.tracking.client import (
+    DIGEST_TAG,
+    NOTE_DIGEST_TAG,
+    NOTE_TAG,
+    OWNER_TAG,
+    TAGS,
+    Experiment,
+    content_digest,
+    time_ms,
+)
 from heated.tracking.metric_names import mean_points, seed_points
+from heated.tracking.store import TransientError, store_lock, wrap_mlflow_errors
 
 Artifacts = Mapping[int | None, Mapping[str, str]]  # texts by path, by seed; None for the method
 WAITS = (1, 2, 4, 8, 16, 32)  # seconds before each retry, enough for a server to restart
+RETRY_S = 70  # of all retries
 PAPER = "https://arxiv.org/abs/1809.04157"
 GROUPS = (
     "`train/`, `schedule/` and `unseen/` are curves by epoch; a method's run has their means over "
@@ -84,11 +94,11 @@ def publish_run(
     digest = content_digest([record, histories, metrics, note, code_digests()])
     durations = {seed: record["seeds"].get(str(seed), {}).get("seconds") for seed in histories}
     total = None if None in durations.values() else sum(durations.values())
-    with client.store_lock():
-        experiment = Experiment(record["dataset"])
+    with store_lock():
+        experiment = Experiment(record["dataset"], experiment_name(record))
         if run_id := experiment.delete_duplicates(digest, record["key"], histories):
             return run_id
-        artifacts, former = draw(), experiment.find_runs(key=record["key"], kind="run")
+        artifacts, former = draw(), experiment.find_own(record["key"], "run")
         parent = experiment.create_run(record, former=former, note=note)
         for seed in (*histories, None):
             run_id, points, seconds = parent, mean_points(histories, metrics), total
@@ -99,35 +109,56 @@ def publish_run(
             experiment.log_metrics(run_id, points, record, seconds)
             for path, text in artifacts.get(seed, {}).items():
                 experiment.client.log_text(run_id, text, path)
-            end = client.time_ms(record, seconds)
+            end = time_ms(record, seconds)
             experiment.client.set_terminated(run_id, end_time=end)
         experiment.client.set_tag(parent, DIGEST_TAG, digest)
         run_id = experiment.delete_duplicates(digest, record["key"], histories)
+        if run_id and not former:
+            run_id = experiment.yield_to_equal(run_id, digest, record["key"], histories)
     if not run_id:
-        raise InputError(f"MLflow run {parent}: deleted by another process. Run this again.")
+        raise TransientError(f"MLflow run {parent}: deleted by another process. Run this again.")
     return run_id
 
 
 def publish_report(record: Record, artifacts: Mapping[str, str], *, note: str) -> None:
     """Publish the report on the data set of `record`, and describe the experiment by `note`."""
-    title, digest = f"report · {record['dataset']}", content_digest(artifacts)
-    tags = {TAGS["key"]: title, TAGS["kind"]: "report"}
-    tags |= {name: record["tags"][name] for name in ("dataset", "recipe")}
-    with client.store_lock():
-        experiment = Experiment(record["dataset"])
-        mlflow = experiment.client
-        if not experiment.find_runs(key=title, kind="report"):
+    key, digest = f"report · {record['dataset']}", content_digest(artifacts)
+    with store_lock():
+        experiment = Experiment(record["dataset"], experiment_name(record))
+        mlflow, title = experiment.client, experiment.title("report")
+        digests = [run.data.tags.get(DIGEST_TAG) for run in experiment.find_runs(key=key)]
+        own = experiment.find_own(key, "report")
+        if not own and digest not in digests:
+            tags = {TAGS["key"]: key, TAGS["kind"]: "report", OWNER_TAG: experiment.owner}
+            tags |= {name: record["tags"][name] for name in ("dataset", "recipe")}
             mlflow.create_run(experiment.id, tags=tags, run_name=title)
-        run, *duplicates = experiment.find_runs(key=title, kind="report")
-        for duplicate in duplicates:
+            own = experiment.find_own(key, "report")
+        for duplicate in own[1:]:
             mlflow.delete_run(duplicate.info.run_id)
-        if run.data.tags.get(DIGEST_TAG) != digest:
-            for path, text in artifacts.items():
-                mlflow.log_text(run.info.run_id, text, path)
-            mlflow.set_terminated(run.info.run_id)
-            mlflow.set_tag(run.info.run_id, DIGEST_TAG, digest)
-        if mlflow.get_experiment(experiment.id).tags.get(NOTE_TAG) != note:
-            mlflow.set_experiment_tag(experiment.id, NOTE_TAG, note)
+        for run in own[:1]:
+            if run.data.tags.get(DIGEST_TAG) != digest:
+                for path, text in artifacts.items():
+                    mlflow.log_text(run.info.run_id, text, path)
+                mlflow.set_terminated(run.info.run_id)
+                mlflow.set_tag(run.info.run_id, DIGEST_TAG, digest)
+        write_note(experiment, note)
+
+
+def write_note(experiment: Experiment, note: str) -> None:
+    """Describe an MLflow experiment, unless a user or another workspace has described it."""
+    tags = experiment.client.get_experiment(experiment.id).tags
+    old, digests = tags.get(NOTE_TAG), tags.get(NOTE_DIGEST_TAG, "").split()
+    is_own = content_digest(old) in digests and tags.get(OWNER_TAG) == experiment.owner
+    if old == note or not (old is None or is_own):
+        return
+    # Both digests, since this may be killed before the note is set.
+    written = {
+        OWNER_TAG: experiment.owner,
+        NOTE_DIGEST_TAG: f"{content_digest(old)} {content_digest(note)}",
+        NOTE_TAG: note,
+    }
+    for name, value in written.items():
+        experiment.client.set_experiment_tag(experiment.id, name, value)
 
 
 def draw_artifacts(result: RunResult) -> Artifacts:
@@ -156,15 +187,21 @@ def code_digests() -> list[str]:
 
 
 def with_retries(publish: Callable[[], T]) -> T:
-    """Call `publish`, and retry it for a minute if a server does not answer."""
-    for wait in WAITS if tracking_uri().startswith("http") else ():
+    """Call `publish`; if a server does not answer, say so and retry for RETRY_S seconds."""
+    waits, end = iter(WAITS), time.monotonic() + RETRY_S
+    while True:
         try:
-            with client.wrap_mlflow_errors():
+            with wrap_mlflow_errors():
                 return publish()
-        except InputError:
+        except TransientError as error:
+            wait = next(waits, 0)
+            is_server = tracking_uri().startswith("http")
+            if not is_server or not wait or time.monotonic() + wait > end:
+                raise
+            if wait == WAITS[0]:
+                reason = str(error).partition("\n")[0]
+                print(f"{reason}\nTrying again for {RETRY_S} s", flush=True)
             time.sleep(wait)
-    with client.wrap_mlflow_errors():
-        return publish()
 
 
 def run_note(record: Record, metrics: Summaries, paper: Mapping[str, float]) -> str:

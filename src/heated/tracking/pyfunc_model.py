@@ -17,15 +17,17 @@ import numpy as np
 from PIL import Image
 
 import heated
-from heated.common.errors import InputError, redact_url
+from heated.common.errors import InputError
 from heated.common.io import atomic_write
 from heated.inference import embedder
-from heated.tracking import PublishedRun, Summaries, tracking_uri
-from heated.tracking.client import DIGEST_TAG, Experiment, error_summary, open_store, store_lock
+from heated.tracking import PublishedRun, Summaries, experiment_name, tracking_uri
+from heated.tracking.client import DIGEST_TAG, Experiment
+from heated.tracking.store import error_summary, open_store, store_address, store_lock
 
 DATA_PATH = "data/model"  # the folder for `inference` in a logged model
 PACKAGES = ("mlflow", "numpy", "pillow", "psutil", "safetensors", "torch", "torchvision", "tqdm")
 CHAMPION = "champion"
+CHAMPION_TAG = "heated.champion"  # who set the champion, and its version
 
 
 def log_models(
@@ -40,7 +42,8 @@ def log_models(
 
     name, versions, values = f"heated-{runs[0].record['dataset']}", [], []
     with store_lock():
-        experiment = Experiment(runs[0].record["dataset"])
+        record = runs[0].record
+        experiment = Experiment(record["dataset"], experiment_name(record))
         mlflow.set_tracking_uri(tracking_uri())  # where MLflow looks registered models up
         for run in runs:
             seed, value = best_seed(run.metrics, metric)
@@ -49,8 +52,18 @@ def log_models(
                 values.append(value)
                 versions.append(register_version(experiment.client, name, run.run_id, model_id))
         if register:
-            best = versions[values.index(max(values))]
-            experiment.client.set_registered_model_alias(name, CHAMPION, best)
+            set_champion(experiment, name, versions[values.index(max(values))])
+
+
+def set_champion(experiment: Experiment, name: str, version: str) -> None:
+    """Make a version the champion, unless a user or another workspace has chosen one."""
+    model = experiment.client.get_registered_model(name)
+    current, former = model.aliases.get(CHAMPION), model.tags.get(CHAMPION_TAG)
+    is_legacy = former is None and not experiment.name  # earlier versions set no tag
+    if current is None or is_legacy or former == f"{experiment.owner}: {current}":
+        tag = f"{experiment.owner}: {version}"
+        experiment.client.set_registered_model_alias(name, CHAMPION, version)
+        experiment.client.set_registered_model_tag(name, CHAMPION_TAG, tag)
 
 
 def best_seed(metrics: Summaries, metric: str | None) -> tuple[int, float]:
@@ -135,7 +148,8 @@ def save_pyfunc(path: Path, weights: Path, packing: Mapping[str, Any]) -> None:
 
 def load_from_mlflow(uri: str) -> embedder.Embedder:
     """Load a logged model, such as `models:/heated-digits@champion`, without running its code."""
-    open_store()
+    with store_lock():
+        open_store()
     import mlflow
 
     mlflow.set_tracking_uri(tracking_uri())
@@ -143,6 +157,6 @@ def load_from_mlflow(uri: str) -> embedder.Embedder:
         try:
             path = mlflow.artifacts.download_artifacts(uri, dst_path=folder)
         except (mlflow.MlflowException, OSError) as error:
-            store = redact_url(tracking_uri())
-            raise InputError(f"{uri}: not available at {store}: {error_summary(error)}") from error
+            message = f"{uri}: not available at {store_address()}: {error_summary(error)}"
+            raise InputError(message) from error
         return embedder.load_embedder(Path(path) / DATA_PATH)

@@ -12,6 +12,7 @@ from heated.data.packed_dataset import Images
 from heated.data.samplers import split_batches
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.models.embedding_model import ModelWithLoss, embed
+from heated.runtime.device import float32_products
 from heated.runtime.distributed import is_main_process, local_slice
 from heated.training.loop import raw_embeddings
 
@@ -29,7 +30,7 @@ def update_batch_norm(
     pieces = split_batches(torch.arange(len(labels)), batch_size)
     local = [piece[local_slice(len(piece))] for piece in pieces]
     disable = None if is_main_process() else True  # None: without a terminal
-    with torch.no_grad():
+    with torch.no_grad(), float32_products(tf32=precision == "tf32"):
         for pixels in tqdm(images.iter_batches(local), "warm-up", len(local), disable=disable):
             model.normalization(raw_embeddings(model, model.prepare(pixels), precision))
 

@@ -21,11 +21,12 @@ from heated.data.samplers import SAMPLERS
 from heated.data.transforms import AugmentationRNG
 from heated.losses.pml import PMLLoss, forked_rng
 from heated.models.embedding_model import ModelWithLoss, name_and_options
+from heated.runtime.device import batches_to_device, float32_products
 from heated.runtime.distributed import all_reduce_gradients, is_main_process, local_slice
 from heated.training.recipe import Recipe
 from heated.training.train_state import TrainState
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = ("float32", "tf32", "bfloat16")
 StepCallback = Callable[[TrainState], None]
 
 
@@ -54,7 +55,8 @@ def train(
             state.alpha_scheduler.step(epoch)
         for group in state.optimizer.param_groups:
             group["lr"] = lr * group["lr_mult"]
-        train_epoch(state, images, labels, recipe, on_step_end)
+        with float32_products(tf32=recipe.precision == "tf32"):
+            train_epoch(state, images, labels, recipe, on_step_end)
         loss, correct, finite_steps = state.sums.tolist()
         row: Row = {"epoch": epoch}
         if (alpha := state.alpha()) is not None:
@@ -93,8 +95,9 @@ def train_epoch(
     local = [batch[local_slice(len(batch))] for batch in batches]
     # A miner may draw random numbers; the heated softmax never does.
     is_pml_loss = isinstance(model.head, PMLLoss)
-    for batch, numbers, pixels in zip(batches, local, images.iter_batches(local), strict=True):
-        target = labels[numbers.to(labels.device)]
+    numbers = batches_to_device(local, labels.device)
+    for batch, rows, pixels in zip(batches, numbers, images.iter_batches(local), strict=True):
+        target = labels[rows]
         draws = AugmentationRNG(state.generator, len(batch), local_slice(len(batch)))
         raw = raw_embeddings(model, model.prepare(pixels, draws), recipe.precision)
         with forked_rng(seed + 2 + state.step) if is_pml_loss else nullcontext():
@@ -113,7 +116,7 @@ def train_epoch(
 
 def raw_embeddings(model: ModelWithLoss, prepared: Tensor, precision: str) -> Tensor:
     """Compute the network's output (N, D) in the precision; return it as float32."""
-    with torch.autocast(prepared.device.type, PRECISIONS[precision], precision != "float32"):
+    with torch.autocast(prepared.device.type, torch.bfloat16, precision == "bfloat16"):
         raw: Tensor = model.network(prepared)
     return raw.float()
 

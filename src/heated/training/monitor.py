@@ -13,6 +13,7 @@ from torch import Tensor
 from heated.common import geometry
 from heated.data.packed_dataset import Images
 from heated.models.embedding_model import embed
+from heated.runtime.device import float32_products
 from heated.runtime.distributed import all_reduce_sum, local_shard
 from heated.training.train_state import TrainState
 
@@ -50,6 +51,7 @@ def make_monitor(
     return monitor
 
 
+@float32_products()
 def recall_at_1(unit: Tensor, labels: Tensor) -> float:
     """Compute the share of samples whose nearest other sample is of their class.
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from heated.common.io import History
+from heated.runtime.device import float32_products
 from heated.runtime.environment import collect_environment, source_commit
 from heated.training.checkpoints import fingerprint
 from heated.training.training_run import TrainingRun
@@ -20,7 +21,8 @@ def make_provenance(
     `key` identifies the run in MLflow. It depends on the method, since two methods may have equal
     trainings, and on the processor, since rounding differs between processors.
     """
-    machine = collect_environment(run.device)
+    with float32_products(tf32=run.recipe.precision == "tf32"):  # as in every step
+        machine = collect_environment(run.device)
     parts = {
         name: {"images": int(mask.sum()), "classes": len(np.unique(run.data.labels[mask]))}
         for name, mask in run.data.split.masks().items()

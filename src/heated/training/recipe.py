@@ -28,8 +28,9 @@ class Recipe:
     augment: list[NamedOptions]  # steps from packed to prepared images
     pixel_mean: float | list[float]  # of pixels in [0, 1]: one number, or one per channel
     pixel_std: float | list[float]
-    precision: str  # of the network: "float32" or "bfloat16"
+    precision: str  # of the network: one of PRECISIONS
     threads: int | None = None  # of the CPU, which can change the last bits; None: torch's default
+    deterministic: bool = False  # whether a GPU computes the same bits in every run
     normalize: NamedOptions = field(default_factory=lambda: {"name": "none"})
     bias: str = "none"  # this and the next two: see HeatedSoftmax
     label_smoothing: float = 0.0

@@ -14,7 +14,7 @@ from matplotlib.patches import Circle
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from heated.common.io import read_arrays, require_output
+from heated.common.io import read_arrays, read_embeddings, require_output
 from heated.reporting.figures.base import (
     WIDTH,
     DescribedFigure,
@@ -88,7 +88,7 @@ def load_embeddings(results: Sequence[RunResult]) -> list[Embedding2D]:
     found = []
     for result in sorted(results, key=lambda each: schedule_of(each, "alpha").get("value", inf)):
         name = f"seed-{min(result.history)}"
-        arrays = read_arrays(require_output(result.folder / f"embeddings/{name}.npz", "embed"))
+        arrays = read_embeddings(require_output(result.folder / f"embeddings/{name}.npz", "embed"))
         path = require_output(result.folder / f"models/{name}.safetensors", "train")
         with safe_open(path, "numpy") as file:
             weights = file.get_tensor("head.weight")
