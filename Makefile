@@ -35,7 +35,7 @@ test: $(VENV)/.ready-dev   ## run the fast tests, in at most 5 minutes on 2 core
 test-all: $(VENV)/.ready-dev ## run every test, as CI does, in about 20 minutes on 2 cores
 	pytest --numprocesses auto --dist loadgroup
 
-faults: $(VENV)/.ready-dev ## break a small build in about 140 ways: each recovers, or says why
+faults: $(VENV)/.ready-dev ## break a small build in 170 ways: each recovers, or says why
 	python tests/faults.py --seed $(or $(SEED),0) --jobs $(JOBS)
 
 fuzz: $(VENV)/.ready-dev   ## feed the stages mutated files for MINUTES=10: no traceback, no hang

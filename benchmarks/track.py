@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from heated.common.io import read_json, write_history, write_json, write_text
+from heated.common.history import write_history
+from heated.common.io import read_json, write_json, write_text
 from heated.evaluation.metrics import summarize_seeds
 
 ROOT = Path(__file__).parents[1]

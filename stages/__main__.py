@@ -179,7 +179,7 @@ def restore_lock_file() -> None:
 def outdated_stages() -> set[str]:
     """Return the stages whose inputs, outputs or parameters differ from their last run's.
 
-    DVC has read dvc.lock then, and a copy is kept. What was changed in place will be built again,
+    DVC has read dvc.lock then, and a copy is kept. Outputs changed in place will be built again,
     even if it is the same file as its object in DVC's cache.
     """
     status = json.loads(dvc_output("status", "--json"))

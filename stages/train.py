@@ -2,7 +2,8 @@
 
 from heated.common import io
 from heated.common.errors import run
-from heated.data import packed_dataset
+from heated.common.history import write_history
+from heated.data.packed_dataset import load_packed, packed_sha256
 from heated.runtime.device import machine_settings, setup_device
 from heated.runtime.distributed import is_main_process, main_process_output
 from heated.runtime.environment import SystemMetricsLogger
@@ -15,17 +16,16 @@ from heated.training.training_run import TrainingRun
 def main(dataset: str, method: str) -> None:
     """Write a run's models, history and provenance."""
     config, side = map(io.load_settings, (f"runs/{dataset}/{method}.json", io.SIDE_SETTINGS))
-    folder, packed = io.run_folder(dataset, method), io.packed_folder(dataset)
-    settings, tracking = config["settings"], side["tracking"]
+    folder, settings = io.run_folder(dataset, method), config["settings"]
     if config["tuned"]:
         settings = io.read_json(io.require_output(folder / "tuned.json", "tune"))["settings"]
-    device = setup_device(**config["machine"])
+    device, tracking = setup_device(**config["machine"]), side["tracking"]
     here = machine_settings(settings["precision"], device, **config["machine"])
     recipe, cache = Recipe.from_settings(settings | here), io.project_root() / "checkpoints"
     runs = map(io.read_json, sorted((io.RESOLVED / "runs" / dataset).glob("*.json")))
     siblings = [Recipe.from_settings(each["settings"] | here) for each in runs]
-    data = packed_dataset.load_packed(packed, config["image_shape"])
-    digest = packed_dataset.packed_sha256(packed)
+    packed = io.packed_folder(dataset)
+    data, digest = load_packed(packed, config["image_shape"]), packed_sha256(packed)
     training_run = TrainingRun(recipe, data, digest, device, cache, siblings, **side["checkpoints"])
     provenance = make_provenance(training_run, config["tags"], settings | here)
     live = LiveLogger(provenance, tracking["enabled"] and is_main_process(), tracking["interval_s"])
@@ -34,7 +34,7 @@ def main(dataset: str, method: str) -> None:
         with main_process_output(folder / "models") as models:
             results = training_run.train_seeds(config["seeds"], models, usage)
         if is_main_process():
-            io.write_history(folder / "history.csv", {s: r["history"] for s, r in results.items()})
+            write_history(folder / "history.csv", {s: r["history"] for s, r in results.items()})
             io.write_json(folder / "provenance.json", with_results(provenance, results, usage.rows))
 
 

@@ -138,9 +138,9 @@ def damaged(copy: Copy, stage: str, name: str, how: str) -> str:
 
 def missing_seed(copy: Copy, stage: str) -> str:
     """Delete a seed's model or embeddings: later stages run, the report refuses."""
-    name = {"embed": "models/seed-1.safetensors", "evaluate": "embeddings/seed-1.npz"}[stage]
+    name = "embeddings/seed-1.npz" if stage == "evaluate" else "models/seed-1.safetensors"
     copy.delete(f"runs/digits/hbn/{name}")
-    for each in ("embed", "evaluate")[stage == "evaluate" :]:
+    for each in ("embed", "evaluate") if stage == "embed" else (stage,):
         if (result := copy.run(each))[0]:
             return is_one_error(result, "seed-1")
     return is_one_error(copy.run("report"), "seed-1")

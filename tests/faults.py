@@ -112,7 +112,7 @@ def input_cases() -> Iterator[Case]:
     """Yield damaged inputs of stages, and damaged checkpoints."""
     for stage, names in INPUTS.items():
         for name, how in product(names, kinds.DAMAGES):
-            if how == "missing" and stage in ("embed", "evaluate") and "seed-" in name:
+            if how == "missing" and stage in ("embed", "evaluate", "gradients") and "seed-" in name:
                 act = partial(kinds.missing_seed, stage=stage)
                 yield Case(f"missing {Path(name).name} x {stage} to report", ERROR, act)
             elif how == "missing" or not name.endswith(".html"):  # nothing parses the page
@@ -168,7 +168,7 @@ def attempt(case: Case, reference: Reference, seed: int) -> tuple[str, float]:
                     return "skipped: needs the right to mount", time.monotonic() - start
                 copy_project(reference, copy.folder, case.dvc)
                 seen = case.act(copy)
-        except Exception:
+        except Exception:  # shown in the table as another end than the expected one
             seen = f"the case fails: {traceback.format_exc()[-300:]}"
     return seen, time.monotonic() - start
 

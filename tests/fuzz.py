@@ -194,6 +194,7 @@ class Fuzzer:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.findings: defaultdict[str, list[str]] = defaultdict(list)
         self.kinds, self.forks = kinds, 0
+        self.most: int | None = None
 
     def start(self) -> Worker:
         ours, theirs = self.context.Pipe()
@@ -206,13 +207,15 @@ class Fuzzer:
         return Worker(ours, process)
 
     def next_task(self) -> tuple[str, int]:
-        """Return the next input of the kind that is furthest below its share of the time."""
-        kind = min(self.kinds, key=lambda name: self.seconds[name] / KINDS[name][1])
+        """Return the next input: of the kind furthest below its share of the time, or in turn."""
+        used = self.counts if self.most else self.seconds
+        kind = min(self.kinds, key=lambda name: used[name] / KINDS[name][1])
         self.counts[kind] += 1
         return kind, self.counts[kind] - 1
 
     def run(self, seconds: float, jobs: int, most: int | None = None) -> None:
-        """Try inputs for a time, or `most` of them."""
+        """Try inputs for a time, or `most` of them, which are then the same each time."""
+        self.most = most
         workers = [self.start() for _ in range(jobs)]
         end = time.monotonic() + seconds
         for worker in workers:

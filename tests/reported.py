@@ -4,7 +4,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from heated.common.io import write_history, write_json
+from heated.common.history import write_history
+from heated.common.io import write_json
 from heated.evaluation.metrics import summarize_seeds
 from heated.reporting.query_gallery import GalleryQuery, Thumbnail
 from heated.reporting.release import DatasetReport, make_dataset_report

@@ -46,10 +46,10 @@ def test_evaluation_is_compared_with_its_limit_and_its_peers(tmp_path):
     assert figures["kmeans_iterations"] <= 3
     ratios = {name: value for name, value in figures.items() if "_ratio_to_" in name}
     retrieval = {f"retrieval_ratio_to_{name}" for name in ("float32_product", "limit", "peer")}
-    limit = {"kmeans_ratio_to_limit"}
+    more = {"kmeans_ratio_to_limit", "hard_ratio_to_easy", "collapsed_ratio_to_easy"}
     pairs = product(("kmeans", "objective"), ("faiss", "sklearn"))
     kmeans = {f"{figure}_ratio_to_{peer}" for figure, peer in pairs}
-    assert ratios.keys() == {"recall_ratio_to_float32_product", *retrieval, *kmeans, *limit}
+    assert ratios.keys() == {"recall_ratio_to_float32_product", *retrieval, *kmeans, *more}
     assert min(ratios.values()) > 0
 
 

@@ -35,7 +35,7 @@ INPUTS = {
     "tune digits tuned-sm": [resolved("tuning/digits/tuned-sm"), SIDE, *PACKED],
     "train digits hbn": [resolved("runs/digits/hbn"), SIDE, *PACKED],
     "train digits tuned-sm": [TUNED],
-    "embed digits hbn": [resolved("threads"), MODEL, *PACKED],
+    "embed digits hbn": [resolved("machine"), MODEL, *PACKED],
     "evaluate digits hbn": [resolved("evaluation/digits"), f"{RUN}/embeddings/seed-0.npz"],
     "gradients digits hbn": [resolved("gradients"), MODEL, *PACKED],
     "report": [

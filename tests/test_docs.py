@@ -188,6 +188,12 @@ def indexes_images(project: Project, command: str) -> None:
     assert "3 images" in project.run("bash", "-c", command)
 
 
+def links_its_cache(project: Project, command: str) -> None:
+    project.run(*command.split())
+    assert project.run("dvc", "config", "cache.type").strip() == "hardlink,symlink"
+    project.run("dvc", "config", "--local", "--unset", "cache.type")  # as other tests expect it
+
+
 def finds_images(project: Project, command: str) -> None:
     if not (project.folder / "my-index").exists():
         indexes_images(project, INDEX)
@@ -216,6 +222,7 @@ HOW: dict[str, Callable[[Project, str], None]] = {
     "pip install -r requirements-dev.txt": is_pinned,
     "python -m heated.tracking": serves_mlflow,
     "make track": adds_no_run,
+    "dvc config --local cache.type hardlink,symlink": links_its_cache,
     "torchrun --nproc-per-node=2 -m stages.evaluate digits hbn": keeps_metrics,
     TO_SERVER: fills_a_server,
     f"python -m heated.inference.onnx {MODEL} hbn.onnx": exports,

@@ -53,7 +53,7 @@ def test_mutations_are_determined_by_their_seed_and_differ_from_the_original():
 
 @pytest.mark.slow
 def test_inputs_of_each_kind_end_in_messages():
-    command = [sys.executable, "tests/fuzz.py", "--inputs", "200", "--jobs", "1"]
+    command = [sys.executable, "tests/fuzz.py", "--inputs", "100", "--jobs", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(f"\n{kind} " in f"\n{done.stdout}" for kind in KINDS)

@@ -15,7 +15,7 @@ import torch
 from recipes import SETTINGS, SGD, make_recipe
 from torch import nn
 
-from heated.common.io import NullLogger
+from heated.common.history import NullLogger
 from heated.common.samples import Split
 from heated.data.packed_dataset import MemmapImages, PackedDataset, device_images
 from heated.evaluation.metrics import evaluate
@@ -141,6 +141,7 @@ def test_a_training_in_lower_precision_stays_close_to_float32(precision, tmp_pat
     assert_equal_losses(low, full, rel=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if "loss" not in VARIANTS[name]])
 def test_no_step_waits_for_the_gpu(variant, tmp_path):
     changes = VARIANTS[variant] | {"sampler": {"name": "shuffled"}}

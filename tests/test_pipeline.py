@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import SHORT, Project
 
-from heated.common.io import read_history
+from heated.common.history import read_history
 from heated.config import FILES
 from heated.training.recipe import Recipe
 
@@ -59,7 +59,9 @@ def test_dvc_shows_the_means_over_seeds_and_the_curves(built):
     assert '"method": "hbn"' in built.run("dvc", "plots", "show", "--json")
 
 
-SPLIT, AFTER = ["split@digits", "split-embeddings_2d@digits-upright"], ["report", "track"]
+# Of another size of images, `train` reads the new shape, too.
+UPRIGHT = ["split-embeddings_2d@digits-upright", "train-embeddings_2d@digits-upright-ln"]
+PACKED, AFTER = ["split@digits", "train@digits-hbn", *UPRIGHT], ["report", "track"]
 EVALUATED = ["evaluate@digits-hbn", "evaluate-embeddings_2d@digits-upright-ln"]
 EDITS = [  # with the only stages that an edit re-runs
     ("methods.bn-heat.alpha.end", 8, []),  # which this project does not train
@@ -74,8 +76,8 @@ EDITS = [  # with the only stages that an edit re-runs
     ("download.cache", "../downloads", []),
     ("datasets.digits.training.lr", 0.1, ["train@digits-hbn", "report", "track"]),
     # digits-upright inherits from digits
-    ("datasets.digits.packing.size", 16, [*SPLIT, *AFTER]),
-    ("datasets.digits-upright.packing.size", 16, ["split-embeddings_2d@digits-upright", *AFTER]),
+    ("datasets.digits.packing.size", 16, [*PACKED, *AFTER]),
+    ("datasets.digits-upright.packing.size", 16, [*UPRIGHT, *AFTER]),
     ("datasets.digits.evaluation.recall_at", [1], [*EVALUATED, *AFTER]),
     ("studies.gradients.samples", 50, ["gradients@digits-hbn"]),
 ]

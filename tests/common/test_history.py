@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heated.common.errors import InputError
-from heated.common.io import add_system_metrics, read_history, write_history
+from heated.common.history import add_system_metrics, read_history, write_history
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 OPTIONAL = {"recall_at_1": NUMBERS, "inter_class_distance": NUMBERS}
@@ -50,7 +50,7 @@ WRONG_HISTORIES = {
 def test_an_empty_short_or_not_finite_history_is_neither_written_nor_read(text, tmp_path):
     path, rows = tmp_path / "history.csv", list(csv.DictReader(text.splitlines()))
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=f"history.csv: .*{WRONG_HISTORIES[text]}.*'train' again"):
+    with pytest.raises(InputError, match=f"history.csv.*{WRONG_HISTORIES[text]}.*'train' again"):
         read_history(path)
     histories = {}
     for row in rows:

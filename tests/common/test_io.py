@@ -13,6 +13,7 @@ import pytest
 from layouts import full_disk
 
 from heated.common.errors import InputError
+from heated.common.history import read_history
 from heated.common.io import (
     atomic_write,
     expand_home,
@@ -20,7 +21,6 @@ from heated.common.io import (
     project_root,
     read_arrays,
     read_embeddings,
-    read_history,
     read_json,
     remove,
     rename_in_errors,

@@ -18,14 +18,9 @@ from heated.common.errors import InputError
 from heated.common.io import atomic_write
 from heated.common.samples import SEEN
 from heated.datasets import SOURCES, handwriting
+from heated.datasets.file_names import SUFFIXES, describe_left_out, list_files
 from heated.datasets.http import DownloadFailed
-from heated.datasets.image_folder import (
-    SUFFIXES,
-    describe_left_out,
-    find_copy,
-    list_files,
-    store_copy,
-)
+from heated.datasets.image_folder import find_copy, store_copy
 from heated.datasets.splits import split
 from heated.preprocessing.decoding import decode
 

@@ -15,7 +15,8 @@ from matplotlib.text import Text
 from safetensors.numpy import save_file
 
 from heated import config
-from heated.common.io import read_json, write_arrays, write_history, write_json
+from heated.common.history import write_history
+from heated.common.io import read_json, write_arrays, write_json
 from heated.evaluation.metrics import summarize_seeds
 from heated.reporting.figures import (
     FIGURES,
@@ -59,7 +60,8 @@ def write_run(folder: Path, dataset: str, method: str, seeds: tuple[int, ...] = 
     ]
     last = rows[-1] | {"intra_class_variance": 0.125, "inter_class_distance": 0.375}
     write_history(run / "history.csv", {s: [*rows[:-1], last | scores[s]] for s in seeds})
-    record: dict = {"params": settings}
+    record: dict = {"params": settings, "method": method, "data_sha256": "", "environment": {}}
+    record |= {"source": {}, "split": {}, "seeds": {str(seed): {} for seed in seeds}}
     if method in PARAMS.studies.competitors.methods:
         cost = {"images_seen": 800, "peak_mib": 900}
         record["seeds"] = {str(s): cost | {"seconds": 10.0 + len(method) + s} for s in seeds}
@@ -78,7 +80,9 @@ def write_embeddings(run: Path, width: float) -> None:
     angles = directions[LABELS] + width * random.standard_normal(len(LABELS))
     lengths = random.uniform(0.1, 9, (len(LABELS), 1))
     points = (lengths * np.stack([np.cos(angles), np.sin(angles)], axis=1)).astype(np.float32)
-    write_arrays(run / "embeddings/seed-0.npz", embeddings=points, labels=LABELS)
+    every = np.ones(len(LABELS), dtype=bool)
+    arrays = {"embeddings": points, "labels": LABELS, "query": every, "gallery": every}
+    write_arrays(run / "embeddings/seed-0.npz", **arrays)
     weights = 3 * np.stack([np.cos(directions), np.sin(directions)], axis=1)
     (run / "models").mkdir()
     save_file({"head.weight": weights.astype(np.float32)}, run / "models/seed-0.safetensors")
@@ -94,7 +98,8 @@ def write_gradients(run: Path) -> None:
         peak = {"peak_alpha": alphas[int(np.argmax(ys))], "peak_norm": float(max(ys))}
         kinds[kind] = {"n": 12, "quantiles": quantiles, **peak}
     curves = {"alpha": 4.0, "alphas": alphas, "kinds": kinds}
-    write_json(run / "gradients.json", {"seeds": {"10": {**curves, "alpha": 8.0}, "2": curves}})
+    others = dict.fromkeys(("2", "1"), {**curves, "alpha": 8.0})
+    write_json(run / "gradients.json", {"seeds": {**others, "0": curves}})
 
 
 @pytest.fixture(scope="module")
@@ -357,7 +362,7 @@ def test_untrained_classes_have_no_diamonds(tmp_path):
         draw_figures([result], UPRIGHT)
     write_embeddings(result.folder, 0.1)
     path = result.folder / "embeddings/seed-0.npz"
-    write_arrays(path, embeddings=np.load(path)["embeddings"], labels=LABELS + 10)
+    write_arrays(path, **{**np.load(path), "labels": LABELS + 10})
     (embedding,) = embeddings_2d.load_embeddings([result])
     assert embedding.weights is None
     (figure,) = draw_figures([result], UPRIGHT)

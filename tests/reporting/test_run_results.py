@@ -45,6 +45,9 @@ def test_a_missing_seed_is_refused_with_the_stage_that_lost_it(runs):
         "history.csv: got results of the seeds 0, expected 0, 1. Run the stage 'train'" in error()
     )
     history.write_text(kept)
+    write_json(folder / "gradients.json", {"seeds": {"0": {}}})
+    assert "models/seed-1.safetensors: got results of the seeds 0, expected 0, 1" in error()
+    (folder / "gradients.json").unlink()
     del summaries["map_at_r"]["seeds"]["1"]
     write_json(metrics, summaries)
     for lost, stage in [("models/seed-1.safetensors", "train"), ("embeddings/seed-1.npz", "embed")]:

@@ -11,9 +11,10 @@ from conftest import ROOT
 from recipes import make_data, make_recipe
 
 from heated.common.errors import InputError
-from heated.common.io import NullLogger
+from heated.common.history import NullLogger
 from heated.data.packed_dataset import MemmapImages, device_images
-from heated.evaluation.clustering import KMEANS
+from heated.evaluation.clustering import KMEANS, lloyd
+from heated.evaluation.ranking import NeighborSearch
 from heated.models.embedding_model import ModelWithLoss, load_model
 from heated.runtime import device as device_module
 from heated.runtime.device import (
@@ -118,6 +119,25 @@ def test_steps_use_the_recipes_format_and_measuring_uses_float32(
     assert (record["device"], record["cuda"]) == ("a card", torch.version.cuda)
     assert record["cuda.matmul.fp32_precision"] == seen["step"][0]
     assert {"cudnn", "cudnn.benchmark", "deterministic"} <= record.keys()
+
+
+def test_ranking_and_kmeans_multiply_in_float32_and_restore_the_format(low_formats, monkeypatch):
+    seen, mm = [], torch.mm
+
+    def spy(*arguments, **options):
+        seen.append((MATMUL.fp32_precision, MATMUL.allow_bf16_reduced_precision_reduction))
+        return mm(*arguments, **options)
+
+    monkeypatch.setattr(torch, "mm", spy)
+    embeddings, labels = torch.randn(60, 8, dtype=torch.float64), torch.arange(60) % 6
+    search = NeighborSearch(embeddings, labels, max_k=1)
+    for block in search.blocks:
+        search.ranks(block)
+    ranked = len(seen)
+    lloyd(search.unit, 6, iterations=2, generator=torch.Generator().manual_seed(0))
+    assert 0 < ranked < len(seen)
+    assert {*seen} == {("ieee", False)}
+    assert (formats(), MATMUL.allow_bf16_reduced_precision_reduction) == (low_formats, True)
 
 
 def test_tf32_is_refused_where_there_is_none_and_auto_names_what_runs(monkeypatch):

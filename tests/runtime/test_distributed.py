@@ -16,7 +16,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
 from heated import config
-from heated.common.io import read_history, write_arrays, write_json
+from heated.common.history import read_history
+from heated.common.io import write_arrays, write_json
 from heated.config.resolved import resolved_files
 from heated.runtime import distributed
 

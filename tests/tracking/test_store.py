@@ -115,6 +115,23 @@ def test_another_programs_database_is_left_alone(folder):
     execute(folder / "mlflow.db", "INSERT INTO mine VALUES (2)")
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ("CREATE TABLE experiments (name)", "INSERT INTO experiments VALUES ('mine')"),
+        ("CREATE TABLE experiments (a)", "INSERT INTO experiments VALUES (1)"),
+        ("CREATE TABLE experiments (name)", "CREATE TABLE n (a)", "INSERT INTO n VALUES (1)"),
+    ],
+)
+def test_another_programs_tables_with_names_of_mlflows_are_left_alone(rows, folder):
+    (folder / "mlflow.db").unlink()
+    execute(folder / "mlflow.db", *rows)
+    before = (folder / "mlflow.db").read_bytes()
+    with pytest.raises(InputError, match="Move it away"):
+        publish_one()
+    assert (folder / "mlflow.db").read_bytes() == before
+
+
 ADDRESSES = {
     "postgresql://us3r:s3cr3t@127.0.0.1:9/x?token=t0k3n": "Install the database's driver",
     "mysql+pymysql://us3r:s3cr3t@127.0.0.1/x": "Install the database's driver",

@@ -12,7 +12,7 @@ from tracked import ALPHAS, HISTORIES, METRICS, NAMES, history, make_record, met
 
 from heated import reporting
 from heated.common.errors import InputError
-from heated.common.io import read_history, write_history
+from heated.common.history import read_history, write_history
 from heated.evaluation.metrics import summarize_seeds
 from heated.tracking import is_tracking_enabled, publish, tracking_uri
 from heated.tracking.client import (

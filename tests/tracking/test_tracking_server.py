@@ -15,7 +15,7 @@ from conftest import SHORT
 from server_process import Server
 
 from heated.common.errors import InputError
-from heated.common.io import read_history
+from heated.common.history import read_history
 from heated.tracking import publish
 from heated.tracking.publish import publish_run, with_retries
 from heated.tracking.store import wrap_mlflow_errors

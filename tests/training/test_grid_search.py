@@ -9,7 +9,8 @@ from conftest import SHORT, Project
 from recipes import make_data, make_recipe
 
 from heated.common.errors import InputError
-from heated.common.io import NullLogger, read_json
+from heated.common.history import NullLogger
+from heated.common.io import read_json
 from heated.training.grid_search import search_grid, with_validation_split
 from heated.training.training_run import TrainingRun
 

@@ -9,7 +9,8 @@ from recipes import BATCH_NORM, SETTINGS, make_data, make_recipe
 from safetensors.torch import save_file
 
 from heated.common.errors import InputError
-from heated.common.io import NullLogger, read_arrays
+from heated.common.history import NullLogger
+from heated.common.io import read_arrays
 from heated.models.backbones import BACKBONES
 from heated.models.embedding_model import load_model
 from heated.training import provenance

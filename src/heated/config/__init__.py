@@ -15,6 +15,7 @@ from heated.config.yaml_files import Entry, ParamsError, expand_bases, key_line,
 
 __all__ = ["FILES", "Params", "ParamsError", "format_entry", "load_params", "read_sources"]
 
+MAX_LINES = 20  # of a message with several errors
 FILES = {  # the sections that each file may have
     "params.yaml": ("run", "download", "checkpoints", "tracking", "report", "methods"),
     "datasets.yaml": ("datasets",),
@@ -95,14 +96,18 @@ def load_params(folder: Path = Path()) -> Params:
 
 
 def format_problems(folder: Path, problems: Mapping[Place, str]) -> str:
-    """Format one line per problem: `file:line: path: problem`."""
+    """Format one line per problem: `file:line: path: problem`; those of params.yaml first."""
     texts = {file: (folder / file).read_text(encoding="utf-8") for file, _ in problems}
+    files = [*FILES]
     lines = [
         f"{file}:{key_line(texts[file], path)}: {path}: {problem}"
-        for (file, path), problem in problems.items()
+        for (file, path), problem in sorted(
+            problems.items(), key=lambda each: files.index(each[0][0])
+        )
     ]
     count = "an error" if len(lines) == 1 else f"{len(lines)} errors"
-    return "\n  ".join([f"The parameters have {count}:", *lines])
+    rest = [f"and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
+    return "\n  ".join([f"The parameters have {count}:", *lines[:MAX_LINES], *rest])
 
 
 def read_sources(folder: Path = Path()) -> Sources:

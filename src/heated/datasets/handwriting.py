@@ -17,13 +17,8 @@ from heated.common import archives
 from heated.common.io import wrap_damage
 from heated.common.samples import SEEN, Samples, Split
 from heated.datasets.download import Checksum, RemoteFile
-from heated.datasets.image_folder import (
-    Source,
-    find_archive,
-    is_image,
-    samples_in_archives,
-    with_class_split,
-)
+from heated.datasets.file_names import is_image
+from heated.datasets.image_folder import Source, find_archive, samples_in_archives, with_class_split
 
 MNIST_URLS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",

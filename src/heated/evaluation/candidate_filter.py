@@ -92,16 +92,10 @@ class CandidateFilter:
 
         excluded: (B,) int64, one column per query to leave out, or -1.
         """
-        matmul = torch.backends.cuda.matmul
         if not hasattr(self.buffers, "products"):
             self.buffers.products = self.gallery.new_empty(self.rows, self.columns)
         products = self.buffers.products[: len(queries)]
-        previous = matmul.allow_bf16_reduced_precision_reduction
-        matmul.allow_bf16_reduced_precision_reduction = False  # the bound needs float32 sums
-        try:
-            torch.mm(queries, self.gallery.T, out=products)
-        finally:
-            matmul.allow_bf16_reduced_precision_reduction = previous
+        torch.mm(queries, self.gallery.T, out=products)
         products[:, self.size :] = -torch.inf
         if excluded is not None:
             rows = torch.nonzero(excluded >= 0)[:, 0]

@@ -85,15 +85,9 @@ def product_bounds(queries: CenteredVectors, gallery: CenteredVectors) -> Tensor
 
 def multiply(left: Tensor, right: Tensor, multiple: int, buffer: Tensor) -> Tensor:
     """Return the products of Q and G vectors in a buffer, padded to a multiple of each."""
-    matmul = torch.backends.cuda.matmul
     left, right = (
         F.pad(each, (0, 0, 0, -len(each) % multiple)) if len(each) % multiple else each
         for each in (left, right)
     )
-    previous = matmul.allow_bf16_reduced_precision_reduction
-    matmul.allow_bf16_reduced_precision_reduction = False  # the bound needs float32 sums
-    try:
-        products = buffer[: len(left) * len(right)].view(len(left), len(right))
-        return torch.mm(left, right.T, out=products)
-    finally:
-        matmul.allow_bf16_reduced_precision_reduction = previous
+    products = buffer[: len(left) * len(right)].view(len(left), len(right))
+    return torch.mm(left, right.T, out=products)

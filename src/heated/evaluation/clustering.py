@@ -25,7 +25,7 @@ from heated.evaluation.candidate_filter import (
     rounding_bound,
 )
 from heated.evaluation.threads import map_in_threads
-from heated.runtime.device import fast_dtype
+from heated.runtime.device import fast_dtype, float32_products
 from heated.runtime.distributed import all_reduce_sum, local_shard
 
 Labels = NDArray[np.int64]
@@ -46,6 +46,7 @@ class Clusters:
     converged: bool  # whether the last iteration moved no sample
 
 
+@float32_products()  # the error bounds need float32 sums
 def lloyd(
     unit: Tensor,
     num_clusters: int,

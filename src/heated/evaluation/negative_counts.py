@@ -130,7 +130,7 @@ class NegativeCounts:
     def drop_certain(self, rows: Tensor, maxima: Tensor) -> None:
         """Drop positives of rows that the maxima of a tile's chunks keep from the R nearest."""
         places = torch.arange(self.positives.shape[1], device=rows.device)
-        # so many more negatives, less one, keep positive i from the R nearest
+        # one more negative than this number keeps positive i from the R nearest
         missing = self.num_positives[rows, None] - places - 1
         missing = missing - self.counts[rows].cumsum(dim=1)[:, :-1]
         largest = maxima.sort(dim=1, descending=True).values

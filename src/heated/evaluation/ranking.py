@@ -35,12 +35,12 @@ from heated.evaluation.centered_products import (
 )
 from heated.evaluation.negative_counts import PADDING, NegativeCounts, Tile, to_grid
 from heated.evaluation.threads import map_in_threads
-from heated.runtime.device import fast_dtype
+from heated.runtime.device import fast_dtype, float32_products
 from heated.runtime.distributed import rank_and_world_size
 
-ALIGNMENT = 32  # tiles have a multiple of so many rows and columns
-TILE = {"cpu": 1536, "cuda": 8192}  # at most so many
-PRODUCT_BYTES = 24  # of a tile, with what is computed from it
+ALIGNMENT = 32  # the sides of a tile are multiples of it
+TILE = {"cpu": 1536, "cuda": 8192}  # the longest side of a tile
+PRODUCT_BYTES = 24  # per product of a tile, with all intermediate values
 STATE_BYTES = 64  # per query and positive
 STRIP = {"cpu": 128, "cuda": 1024}  # queries whose positives are computed in one product
 
@@ -156,6 +156,7 @@ class NeighborSearch:
         # the largest power of 2 up to 32 that leaves at least 8 chunks per positive
         self.width = 1 << max(0, min(5, (size // (8 * most)).bit_length() - 1))
 
+    @float32_products()  # the error bounds need float32 sums
     def ranks(self, block: slice) -> Ranks:
         """Rank the positives of a block of queries."""
         queries, vectors = self.queries[block], self.query_vectors[block]

@@ -46,7 +46,7 @@ class HeatedSoftmax(nn.Module):
             decides. Set it if `normalize` is "none" because embeddings are normalized already.
         alpha: 1 / temperature, above 0, by default 16; "adacos" starts from its own. `loss.alpha`
             reads as a float. `loss.alpha = 4.0` takes effect from the next forward pass, at any
-            time, and whatever adapts alpha goes on from there. See also `AlphaScheduler`.
+            time, and an adapted alpha starts from it. See also `AlphaScheduler`.
         temperature: 1 / alpha, in place of it; `loss.temperature` reads and sets it.
         bias: "outside" gives logits alpha z + b, as in the authors' code; "inside" gives
             alpha (z + b), eq. 1 of the paper; "none" has no b.

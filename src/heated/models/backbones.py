@@ -96,7 +96,7 @@ def configure_batch_norm(
     """Set momentum (the weight of the new batch) and eps of every batch norm; freeze some or all.
 
     A frozen one keeps statistics, scale and shift in training mode, too. With `scale` False, scales
-    are not trained: they are 1, or what the pretrained weights have there.
+    are not trained: they are 1, or those of the pretrained weights.
     """
     from torchvision.ops import FrozenBatchNorm2d
 

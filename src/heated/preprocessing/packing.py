@@ -21,7 +21,7 @@ from tqdm import tqdm
 from heated.common.errors import InputError
 from heated.common.io import atomic_write, write_arrays
 from heated.common.samples import Content, Samples, Split
-from heated.datasets.image_folder import describe_left_out
+from heated.datasets.file_names import describe_left_out
 from heated.datasets.splits import REREAD_HINT, check_split
 from heated.preprocessing.decoding import CHANNELS, DamagedImage, decode
 

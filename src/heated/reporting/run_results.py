@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from heated.common.errors import InputError
-from heated.common.io import Row, read_history, read_json, require_output, wrap_damage
+from heated.common.history import Row, read_history
+from heated.common.io import WRITERS, read_json, require_output, wrap_damage
 from heated.common.outputs import check_outputs
 
 HEADLINE_METRICS = ("recall_at_1", "map_at_r", "nmi_geometric")  # shown by `dvc metrics`
@@ -81,7 +82,7 @@ RECORD = {  # types of the parts of a provenance that the report shows
 
 
 def check_seeds(result: RunResult) -> None:
-    """Raise InputError if history or metrics lack one of the seeds in the run's provenance."""
+    """Raise InputError if a result of the run lacks one of the seeds in its provenance."""
     folder = result.folder
     with wrap_damage(folder / "provenance.json"):
         for key, kind in RECORD.items():
@@ -91,11 +92,19 @@ def check_seeds(result: RunResult) -> None:
     with wrap_damage(folder / "metrics.json"):
         measured = [{int(seed) for seed in each["seeds"]} for each in result.metrics.values()]
         shared = set.intersection(*measured)
-    for name, seeds in (("history.csv", set(result.history)), ("metrics.json", shared)):
+        for name, each in result.metrics.items():
+            low, high = each["interval"] or (each["mean"], each["mean"])
+            if not low <= each["mean"] <= high:
+                raise ValueError(f"{name}: got the mean {each['mean']} outside {low} to {high}")
+    found = {"history.csv": set(result.history), "metrics.json": shared}
+    if (path := folder / "gradients.json").exists():
+        with wrap_damage(path):
+            found["gradients.json"] = {int(seed) for seed in read_json(path)["seeds"]}
+    for name, seeds in found.items():
         if seeds == trained:
             continue
-        stage, wrong = "train" if name == "history.csv" else "evaluate", min(seeds ^ trained)
-        if stage == "evaluate":  # or one before has lost the seed's file
+        stage, wrong = WRITERS[name], min(seeds ^ trained)
+        if stage != "train":  # or one before has lost the seed's file
             earlier = {"train": f"models/seed-{wrong}.safetensors"}
             earlier["embed"] = f"embeddings/seed-{wrong}.npz"
             lost = ((each, file) for each, file in earlier.items() if not (folder / file).exists())

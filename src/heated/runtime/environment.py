@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import torch
 
-from heated.common.io import Logger, Row
+from heated.common.history import Logger, Row
 from heated.runtime.device import backend_settings
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")

@@ -4,6 +4,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
@@ -16,13 +17,7 @@ from tqdm import tqdm
 from heated.common import archives
 from heated.common.errors import InputError
 from heated.common.io import RESOLVED, atomic_write, read_json, wrap_damage, write_json
-from heated.datasets.image_folder import (
-    SUFFIXES,
-    check_utf8,
-    describe_left_out,
-    is_image,
-    list_files,
-)
+from heated.datasets.file_names import SUFFIXES, check_utf8, describe_left_out, is_image, list_files
 from heated.inference.embedder import Embedder, load_embedder, make_embedder
 from heated.tracking import pyfunc_model
 
@@ -134,8 +129,10 @@ def check_replaceable(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
     is_index = RECORD in names and names <= {ARRAY, RECORD, FAISS}
     if is_index:
-        record = read_json(folder / RECORD)
-        is_index = isinstance(record, dict) and record.keys() == {"model", "digest", "images"}
+        record: dict[str, Any] = {}
+        with suppress(InputError):  # damaged, or another program's
+            record = read_json(folder / RECORD)
+        is_index = record.keys() == {"model", "digest", "images"}
     if folder.is_symlink() or (folder.exists() and names and not is_index):
         some = ", ".join(sorted(names)[:3])
         raise InputError(

@@ -1,7 +1,7 @@
 """The runs of one MLflow experiment.
 
 A run belongs to a workspace, which is a project's folder on a machine, and to a DVC experiment.
-Runs of others are never changed.
+Runs with another owner are never changed.
 """
 
 import json

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
-from heated.common.io import Row
+from heated.common.history import Row
 from heated.tracking import Record, experiment_name, is_tracking_enabled
 from heated.tracking.client import DIGEST_TAG, Experiment
 from heated.tracking.live_runs import mark_live, unmark_live

@@ -37,7 +37,7 @@ def unmark_live(key: str, name: str) -> None:
 
 
 def machine() -> list[str]:
-    """Return what a process id belongs to: a host, and a container's own processes on it."""
+    """Return the scope of process ids: a host, and a container on it."""
     namespace = Path("/proc/self/ns/pid")
     return [platform.node(), str(namespace.readlink()) if namespace.is_symlink() else ""]
 

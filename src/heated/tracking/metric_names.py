@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from heated.common.io import Row
+from heated.common.history import Row
 from heated.tracking import Record, Summaries, experiment_name
 
 GROUPS = {  # of a history's columns; "train" for all other columns without a slash

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from heated import reporting
-from heated.common.io import Row, add_system_metrics, require_output, sha256
+from heated.common.history import Row, add_system_metrics
+from heated.common.io import require_output, sha256
 from heated.reporting.figures import FIGURES, draw_figure
 from heated.reporting.figures.embeddings_2d import draw_epoch_embeddings
 from heated.reporting.paper_results import paper_value

@@ -25,7 +25,10 @@ from heated.tracking.client import DIGEST_TAG, Experiment
 from heated.tracking.store import error_summary, open_store, store_address, store_lock
 
 DATA_PATH = "data/model"  # the folder for `inference` in a logged model
-PACKAGES = ("mlflow", "numpy", "pillow", "psutil", "safetensors", "torch", "torchvision", "tqdm")
+PACKAGES = (  # of `inference` and all that it imports
+    *("mlflow", "numpy", "pillow", "psutil", "safetensors", "threadpoolctl"),
+    *("torch", "torchvision", "tqdm"),
+)
 CHAMPION = "champion"
 CHAMPION_TAG = "heated.champion"  # who set the champion, and its version
 

@@ -5,7 +5,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
@@ -33,7 +33,7 @@ SETTINGS = {  # MLflow's own retries last minutes and may log the same values tw
 REBUILD = "Move it away and run `make track`, which writes all runs again."
 ADVICE = {  # by a pattern in an error's message; the first that is found counts
     "is locked": "Close the program that holds it, such as a database browser. Run this again.",
-    "is full|No space": "Free space on its disk, and run this again.",
+    "is full|No space|disk I/O error": "Free space on its disk, and run this again.",
     "readonly|unable to open|Permission denied": "Check that its folder exists "
     "and is writable, and run this again.",
     "later MLflow": f"Install that version of MLflow. Or: {REBUILD}",
@@ -161,7 +161,7 @@ def open_store() -> Any:
         experiments = client.search_experiments()
     except (InputError, OSError):
         raise
-    except Exception as error:  # of any type: MLflow has none for what is not MLflow's answer
+    except Exception as error:  # of any type: MLflow has none for answers of other servers
         raise store_error(error) from error
     if uri == local_uri():
         check_location(client, experiments)
@@ -206,20 +206,21 @@ def check_sqlite(uri: str) -> None:
     with closing(sqlite3.connect(path)) as database:
         query = "SELECT name FROM sqlite_master WHERE type = 'table'"
         tables = {str(name) for (name,) in database.execute(query)}
-        if tables and not tables & {"experiments", "alembic_version"}:
+        is_unfinished = is_local and is_empty_store(database, tables)
+        known = {"experiments", "alembic_version"} if is_unfinished else {"alembic_version"}
+        if tables and not tables & known:  # MLflow would alter its tables
             found = f"got tables {', '.join(sorted(tables)[:3])}"
             raise InputError(f"{path}: {found}, expected a database of MLflow. {REBUILD}")
-        is_unfinished = is_local and is_empty_store(database, tables)
     if is_unfinished:
         create_database(path)
 
 
-def is_empty_store(database: sqlite3.Connection, tables: Collection[str]) -> bool:
-    """Return whether a database has no runs and models, and not all tables of MLflow."""
-    counts = {"runs": 0, "registered_models": 0, "experiments": 1}  # MLflow's default experiment
-    for table, count in counts.items():
-        query = f"SELECT count(*) FROM {table}"
-        if table in tables and database.execute(query).fetchone()[0] > count:
+def is_empty_store(database: sqlite3.Connection, tables: set[str]) -> bool:
+    """Return whether a database has only rows that MLflow makes itself, and not all its tables."""
+    for table in tables - {"alembic_version", "workspaces"}:
+        rows = database.execute(f'SELECT * FROM "{table}" LIMIT 2').fetchall()
+        is_default = table == "experiments" and len(rows) == 1 and "Default" in rows[0]
+        if rows and not is_default:
             return False
     if "alembic_version" not in tables:
         return True

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from heated.common.io import NullLogger
+from heated.common.history import NullLogger
 from heated.common.samples import Samples
 from heated.data.packed_dataset import PackedDataset
 from heated.datasets.splits import validation_fold

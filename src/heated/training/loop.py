@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from heated.common.io import Row
+from heated.common.history import Row
 from heated.data.packed_dataset import Images
 from heated.data.samplers import SAMPLERS
 from heated.data.transforms import AugmentationRNG

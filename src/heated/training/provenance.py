@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from heated.common.io import History
+from heated.common.history import History
 from heated.runtime.device import float32_products
 from heated.runtime.environment import collect_environment, source_commit
 from heated.training.checkpoints import fingerprint

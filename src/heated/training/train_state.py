@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 
-from heated.common.io import Row
+from heated.common.history import Row
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.losses.pml import PMLLoss
 from heated.models.backbones import bottleneck_name

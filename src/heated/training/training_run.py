@@ -16,7 +16,8 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from heated.common.errors import InputError
-from heated.common.io import Logger, Row, write_arrays
+from heated.common.history import Logger, Row
+from heated.common.io import write_arrays
 from heated.common.samples import Mask
 from heated.data.packed_dataset import MemmapImages, PackedDataset, device_images
 from heated.losses.pml import LIBRARY
