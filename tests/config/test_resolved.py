@@ -21,15 +21,18 @@ FILES = resolved_files(PARAMS)
 
 
 def test_settings_equal_those_of_released_results(subtests):
-    """`settings.json` has every entry written out, as params.yaml did before it had `base`."""
+    """`settings.json` has every entry written out; keys that are newer are empty."""
     released, params = (
         read_json(Path(__file__).with_name("settings.json")),
-        PARAMS.model_dump_json(),
+        json.loads(PARAMS.model_dump_json()),
     )
     for section, expected in released.items():
         for name, value in expected.items():
             with subtests.test(section=section, name=name):
-                assert json.loads(params)[section][name] == value
+                entry = params[section][name]
+                if section == "methods":
+                    entry = {k: v for k, v in entry.items() if k in value or v is not None}
+                assert entry == value
 
 
 def test_files_are_json_and_hold_no_more_than_their_stage_needs():

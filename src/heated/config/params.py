@@ -50,7 +50,7 @@ class GridAxis(StrictModel):
     values: Annotated[list[Any], base.NonEmpty, base.JSON_VALUE]
 
 
-class Competitors(Grid):
+class TunedGrid(Grid):
     """Methods whose settings are chosen, with equal effort, before training with all seeds.
 
     They are chosen from each method's `grid` on a fold of the training classes, with one seed.
@@ -95,12 +95,17 @@ class Studies(StrictModel):
     timing: Grid
     schedule_shapes: Grid
     embeddings_2d: Grid
-    competitors: Competitors
+    competitors: TunedGrid
+    heated_partners: TunedGrid
     gradients: Gradients
 
     def grids(self) -> dict[str, Grid]:
         """Return the studies that train, by name."""
         return {name: study for name, study in self if isinstance(study, Grid)}
+
+    def tuned(self) -> dict[str, TunedGrid]:
+        """Return the studies that choose settings first, by name."""
+        return {name: study for name, study in self if isinstance(study, TunedGrid)}
 
 
 class Comparison(StrictModel):

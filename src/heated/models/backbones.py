@@ -134,8 +134,8 @@ def use_max_pooling(network: nn.Module) -> None:
     """Let global pooling take the maximum; raise InputError if a network flattens a larger map."""
     if hasattr(network, "avgpool"):
         network.avgpool = nn.AdaptiveMaxPool2d(1)
-    elif hasattr(network, "features"):  # mobilenet_v2: the mean that follows is of one value
-        network.features.append(nn.AdaptiveMaxPool2d(1))  # type: ignore[operator]
+    elif isinstance(features := getattr(network, "features", None), nn.Sequential):
+        features.append(nn.AdaptiveMaxPool2d(1))  # mobilenet_v2: its mean is then of one value
     else:
         layers = [each for each in network.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
         channels = [each.out_channels for each in layers if isinstance(each, nn.Conv2d)][-1]

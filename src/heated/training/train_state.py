@@ -90,7 +90,7 @@ class TrainState:
         """Return alpha as trained or as last set, None if the loss has none to set."""
         if isinstance(self.model.head, HeatedSoftmax):
             return self.model.head.alpha
-        return self.alpha_scheduler and self.alpha_scheduler.get_last_alpha()
+        return None if self.alpha_scheduler is None else self.alpha_scheduler.get_last_alpha()
 
     def to_checkpoint(self, **record: Any) -> Checkpoint:
         """Return the state as a checkpoint, whose record has further values."""
