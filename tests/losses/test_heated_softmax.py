@@ -494,7 +494,7 @@ def test_distributed_data_parallel_trains_as_one_process_does(tmp_path):
         torchrun = ("-m", "torch.distributed.run", f"--nproc-per-node={processes}")
         path = tmp_path / f"{processes}.pt"
         environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *torchrun, "--master-port=0", str(script), str(path)]
+        command = [sys.executable, *torchrun, "--standalone", str(script), str(path)]
         subprocess.run(command, env=environment, check=True, capture_output=True)
         states.append(torch.load(path))
     torch.testing.assert_close(*states)
