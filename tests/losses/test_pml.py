@@ -25,7 +25,7 @@ from heated.models import embedding_model
 from heated.models.embedding_model import Architecture, ModelWithLoss
 from heated.training.loop import epoch_seed, raw_embeddings, train
 from heated.training.recipe import Recipe
-from heated.training.train_state import TrainState
+from heated.training.train_state import TrainState, make_alpha_scheduler
 
 PARAMS = config.load_params(ROOT)
 PML_METHODS = {name: m for name, m in PARAMS.methods.items() if hasattr(m, "loss")}
@@ -97,7 +97,7 @@ def make_reference(module, names, choice, **sizes):
 
 def test_an_epoch_equals_the_librarys_example_loop(subtests):
     """The library's README: embed, mine, loss, backward, step; our batches and learning rates."""
-    constant = [name for name in PML_METHODS if not name.startswith("heated-")]  # the same losses
+    constant = [name for name, method in PML_METHODS.items() if method.alpha is None]
     for method_name in constant:
         with subtests.test(method=method_name):
             settings = settings_of(method_name, epochs=1, lr=0.01, augment=[])
@@ -225,10 +225,9 @@ def test_only_building_a_loss_needs_the_library(tmp_path, monkeypatch):
 def test_a_scale_may_follow_a_schedule_of_alpha(subtests):
     """With a constant, training equals that with the number; else the schedule is in the rows."""
     constant = {"name": "constant", "value": 8.0}
-    for name, method in PML_METHODS.items():
-        option = next((k for k, v in method.loss.options.items() if v == "alpha"), None)
-        if option is None:
-            continue
+    heated = {name: each for name, each in PML_METHODS.items() if name.startswith("heated-")}
+    for name, method in heated.items():
+        option = SCALES[method.loss.name]
         with subtests.test(method=name):
             loss = method.loss.model_dump()
             value = 1 / 8.0 if option == "temperature" else 8.0
@@ -245,8 +244,23 @@ def test_a_scale_may_follow_a_schedule_of_alpha(subtests):
             assert [row["alpha"] for row in history] == [schedule.start, schedule.end]
             last = getattr(model.head.criterion, option)
             assert last == (1 / schedule.end if option == "temperature" else schedule.end)
-    heated = {PARAMS.methods[name].loss.name for name in PML_METHODS if name.startswith("heated-")}
-    assert heated == set(SCALES) - {"circle", "sphereface"}
+    rest = {"circle", "sphereface", "subcenter_arcface"}
+    assert {each.loss.name for each in heated.values()} == set(SCALES) - rest
+
+
+def test_every_scale_is_set_where_it_is_alpha(subtests):
+    embeddings, labels = torch.randn(12, 4), torch.arange(12) % 3
+    for name, option in SCALES.items():
+        loss = next(m.loss.model_dump() for m in PML_METHODS.values() if m.loss.name == name)
+        with subtests.test(loss=name):
+            values = []
+            for value in ("alpha", 1 / 8.0 if option == "temperature" else 8.0):
+                torch.manual_seed(0)
+                head = PMLLoss(3, 4, loss=loss | {option: value}, miner=None)
+                scheduler = make_alpha_scheduler(head, [8.0])
+                assert (scheduler is not None) == (value == "alpha")
+                values.append(head.loss_and_correct(embeddings, labels)[0])
+            assert torch.equal(*values)
 
 
 def test_training_within_an_epoch_resumes_with_the_scale_of_its_epoch():
