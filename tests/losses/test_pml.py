@@ -274,7 +274,7 @@ def test_training_within_an_epoch_resumes_with_the_scale_of_its_epoch():
     whole, parts = (TrainState.create(make_model(settings), recipe, seed=0) for _ in range(2))
     train(whole, InMemoryImages(IMAGES), LABELS, recipe, on_step_end=save)
     parts.restore(checkpoints[0])
-    assert parts.model.head.criterion.scale == 4
+    assert parts.model.head.criterion.scale == 16
     train(parts, InMemoryImages(IMAGES), LABELS, recipe)
     assert parts.history == whole.history
     states = (whole.model.state_dict(), parts.model.state_dict())
