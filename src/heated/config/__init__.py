@@ -146,9 +146,9 @@ def distribute_grids(sources: Sources) -> None:
         if isinstance(grids, dict) and isinstance(methods, list):
             study["grid"] = {method: grids[method] for method in grids if method in methods}
         unused = [method for method in unused if method not in study["grid"]]
-    for method in unused:
-        problem = f"no study lists this method, expected it in {' or '.join(TUNED)}."
-        sources.problems["studies.yaml", f"grids.{method}"] = problem
+    if unused:
+        problem = f"got {', '.join(map(str, unused))}, expected methods of {' or '.join(TUNED)}."
+        sources.problems["studies.yaml", "grids"] = problem
 
 
 def format_entry(sources: Sources, name: str) -> str:

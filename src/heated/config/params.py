@@ -68,7 +68,12 @@ class TunedGrid(Grid):
 
     @model_validator(mode="after")
     def validate_grids(self) -> Self:
-        """Raise ValueError if a method has no grid, or the grids have different sizes."""
+        """Raise ValueError if a method has no grid, or the grids have different sizes.
+
+        A study without data sets and without grids is not used.
+        """
+        if not self.datasets and not self.grid:
+            return self
         if set(self.grid) != set(self.methods):
             names = ", ".join(sorted(set(self.grid) ^ set(self.methods)))
             raise ValueError(f"the same names in `grids` as in `methods` (not in both: {names})")
