@@ -5,8 +5,8 @@ Needs numpy and scipy only, and shares no code with the pipeline. Exits with 1 i
     python results/recompute.py
 
 Recomputed: means and intervals of the metrics; effects, intervals, n, p and both verdicts of the
-claims; the summary over data sets. Seconds and MiB of the cost table are measurements, so that they
-are compared with nothing.
+claims; intervals over test classes; the summary over data sets. Seconds and MiB of the cost table
+are measurements, so that they are compared with nothing.
 """
 
 import json
@@ -52,6 +52,7 @@ FRONT = {  # parts of claims' names
     "Recall@1": "recall",
     "MAP@R": "map",
 }
+CLASSES = "Main effects over test classes"
 ROUNDING = 0.005 + 1e-9  # tables have two decimals
 LEVEL, EQUIVALENCE_LEVEL, MIN_SEEDS = 0.025, 0.05, 5
 P_VALUES = ("supported", "contradicted", "no relevant difference")
@@ -225,6 +226,38 @@ def check_claims(text: str, document: dict[str, Any], values: Values) -> Iterato
             yield f"{claim['claim']}: the table has {row['verdict']}, {row['adjusted']}"
 
 
+def check_classes(text: str, document: dict[str, Any], values: Values) -> Iterator[str]:
+    """Yield what differs between the effects by test class, their table, and a new bootstrap."""
+    found, claims = document.get("test_classes", {}), {c["claim"]: c for c in document["claims"]}
+    rows = {
+        "-".join(FRONT[row[column]] for column in ("normalization", "effect", "metric")): row
+        for row in table_rows(text, CLASSES)
+    }
+    if rows.keys() != found.keys():
+        yield f"{CLASSES}: got {[*rows]}, expected {[*found]}"
+    for name, row in rows.items():
+        effects, queries = (np.array(found[name][key]) for key in ("effects", "queries"))
+        mean, over_seeds = np.average(effects, weights=queries), differences(claims[name], values)
+        if not np.allclose(mean, over_seeds.mean(), rtol=0, atol=1e-9):
+            yield f"{name}: the classes have {mean}, the seeds {over_seeds.mean()}"
+        counts = np.random.default_rng(1).multinomial(
+            len(effects), np.full(len(effects), 1 / len(effects)), size=4000
+        )
+        low, high = np.quantile(counts @ (queries * effects) / (counts @ queries), [0.025, 0.975])
+        # another bootstrap differs by chance
+        allowed = 0.06 * (high - low)
+        if not np.allclose(found[name]["interval"], [low, high], rtol=0, atol=allowed):
+            yield f"{name}: got {found[name]['interval']}, expected nearly {[low, high]}"
+        expected = [mean, *interval(over_seeds), *found[name]["interval"]]
+        got = [
+            each
+            for key in ("mean", "over seeds", "over test classes")
+            for each in numbers(row[key])
+        ]
+        if not np.allclose(got, 100 * np.array(expected), rtol=0, atol=ROUNDING):
+            yield f"{name}: the table has {got}, expected {100 * np.array(expected)}"
+
+
 def random_effects(samples: list[np.ndarray]) -> tuple[list[float], list[float], float]:
     """Return mean and interval, prediction interval, and I² of the effect over data sets.
 
@@ -286,7 +319,8 @@ def main(folder: Path = Path(__file__).parent) -> int:
         document = json.loads(path.read_text(encoding="utf-8"))
         documents.append(document)
         values, text = read_values(document), path.with_suffix(".md").read_text(encoding="utf-8")
-        problems = [*check_metrics(text, document, values), *check_claims(text, document, values)]
+        checks = (check_metrics, check_claims, check_classes)
+        problems = [each for check in checks for each in check(text, document, values)]
         if text.strip() not in joined:
             problems.append(f"RESULTS.md does not have the text of {path.with_suffix('.md').name}")
         print(f"{path.stem}: {len(problems)} differences", *problems, sep="\n  ")

@@ -49,7 +49,7 @@ STAGES = {  # arguments and outputs
         tuple(f"{RUN}/{n}" for n in ("models", "history.csv", "provenance.json")),
     ),
     "embed": (("digits", "hbn"), (f"{RUN}/embeddings",)),
-    "evaluate": (("digits", "hbn"), (f"{RUN}/metrics.json",)),
+    "evaluate": (("digits", "hbn"), (f"{RUN}/metrics.json", f"{RUN}/class_scores.csv")),
     "gradients": (("digits", "hbn"), (f"{RUN}/gradients.json",)),
     "report": ((), ("report", "metrics.json")),
     "track": ((), ("data/tracked.json",)),

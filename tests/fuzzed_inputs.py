@@ -193,6 +193,7 @@ READERS = {  # files, and the stages that read them; a stage that is there twice
     "runs/*/*/models/*": ("embed", "embed", "gradients", "query"),
     "runs/*/*/embeddings/*": ("evaluate", "evaluate", "evaluate", "report"),
     "runs/*/*/metrics.json": ("report",),
+    "runs/*/*/class_scores.csv": ("report",),
     "runs/*/*/history.csv": ("report",),
     "runs/*/*/provenance.json": ("report",),
     "runs/*/*/tuned.json": ("train",),

@@ -116,7 +116,7 @@ WRITERS = {
     "tuned.json": "tune",
     **dict.fromkeys(("models", "history.csv", "provenance.json"), "train"),
     "embeddings": "embed",
-    "metrics.json": "evaluate",
+    **dict.fromkeys(("metrics.json", "class_scores.csv"), "evaluate"),
     "gradients.json": "gradients",
 }
 

@@ -47,6 +47,7 @@ class DatasetReport:
     gallery: Sequence[GalleryQuery]
     provenance: Provenance
     departures: dict[str, list[str]]  # from the paper's protocol, by method
+    test_classes: dict[str, dict[str, Any]]  # main effects by test class, by claim
 
 
 def make_dataset_report(
@@ -76,6 +77,7 @@ def make_dataset_report(
         gallery=gallery,
         provenance=collect_provenance(results),
         departures={result.method: departures(result.record, section) for result in results},
+        test_classes=main_effects.effects_by_class(claims, results),
     )
 
 
@@ -127,6 +129,7 @@ def results_document(report: DatasetReport) -> dict[str, Any]:
         "accuracy": {method: accuracy for method, accuracy in accuracies.items() if accuracy},
         "tuned": {method: result.tuned for method, result in found.items() if result.tuned},
         "claims": report.claim_results,
+        "test_classes": report.test_classes,
     }
 
 
@@ -137,8 +140,13 @@ def results_markdown(report: DatasetReport) -> str:
         lists = [report.departures[method] for method in methods]
         departures[study] = "; ".join(dict.fromkeys(sum(lists, []))) or "none"
     template = template_environment().get_template("reporting/templates/results.md")
-    claims, commands = claims_markdown(report.claim_results), repro_commands(report)
-    text = template.render(report=report, departures=departures, claims=claims, commands=commands)
+    parts = {
+        "departures": departures,
+        "claims": claims_markdown(report.claim_results),
+        "classes": main_effects.class_table(results_document(report)),
+        "commands": repro_commands(report),
+    }
+    text = template.render(report=report, **parts)
     return f"{text}\n"
 
 

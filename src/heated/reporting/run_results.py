@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from heated.common.class_scores import ClassScores, read_class_scores
 from heated.common.errors import InputError
 from heated.common.history import Row, read_history
 from heated.common.io import WRITERS, read_json, require_output, wrap_damage
@@ -25,6 +26,7 @@ class RunResult:
     history: dict[int, list[Row]]  # one row per epoch, by seed
     record: dict[str, Any]  # the run's provenance
     tuned: dict[str, Any] = field(default_factory=dict)  # how a competitor's settings were chosen
+    class_scores: ClassScores = field(default_factory=dict)  # metrics of each test class
 
     @property
     def params(self) -> dict[str, Any]:
@@ -62,15 +64,19 @@ def read_results(runs: Path, dataset: str, methods: Sequence[str]) -> list[RunRe
     Raises InputError if a file is damaged, differs from its digest in dvc.lock, or lacks a seed.
     """
     folders = [runs / dataset / method for method in methods]
-    files = ("metrics.json", "history.csv", "provenance.json", "tuned.json", "gradients.json")
-    check_outputs(folder / name for folder in folders for name in files)
+    required = ("metrics.json", "history.csv", "provenance.json")
+    optional = ("tuned.json", "gradients.json", "class_scores.csv")
+    check_outputs(folder / name for folder in folders for name in (*required, *optional))
     found = []
     for folder in folders:
         metrics = read_json(require_output(folder / "metrics.json", "evaluate"))
         record = read_json(require_output(folder / "provenance.json", "train"))
         history = read_history(folder / "history.csv", record["params"].get("epochs"))
         tuned = read_json(folder / "tuned.json") if (folder / "tuned.json").exists() else {}
-        found.append(RunResult(dataset, folder.name, folder, metrics, history, record, tuned))
+        path = folder / "class_scores.csv"
+        class_scores = read_class_scores(path) if path.exists() else {}
+        values = (metrics, history, record, tuned, class_scores)
+        found.append(RunResult(dataset, folder.name, folder, *values))
         check_seeds(found[-1])
     return found
 
@@ -100,6 +106,8 @@ def check_seeds(result: RunResult) -> None:
     if (path := folder / "gradients.json").exists():
         with wrap_damage(path):
             found["gradients.json"] = {int(seed) for seed in read_json(path)["seeds"]}
+    if result.class_scores:
+        found["class_scores.csv"] = set(result.class_scores)
     for name, seeds in found.items():
         if seeds == trained:
             continue
