@@ -5,6 +5,9 @@ import runpy
 
 from conftest import ROOT
 
+from heated import config
+from heated.analysis.claims import assess_claims
+
 RECOMPUTE = runpy.run_path(str(ROOT / "results" / "recompute.py"))
 JOINED = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
 
@@ -49,3 +52,15 @@ def test_an_altered_summary_over_data_sets_is_found():
     assert list(check(JOINED, documents)) == []
     assert list(check(JOINED.replace("| +2.23 |", "| +2.33 |"), documents))
     assert list(check("# Results", documents))
+
+
+def test_the_claims_of_today_give_the_released_verdicts():
+    """A claim that is added later may not change them through Holm's correction."""
+    claims = config.load_params(ROOT).model_dump()["claims"]
+    for path in sorted((ROOT / "results").glob("*.json")):
+        document = json.loads(path.read_bytes())
+        found = assess_claims(claims, RECOMPUTE["read_values"](document), path.stem)
+        today = {each["claim"]: (each["verdict"], each["verdict_adjusted"]) for each in found}
+        for each in document["claims"]:
+            verdicts = (each["verdict"], each["verdict_adjusted"])
+            assert today[each["claim"]] == verdicts, (path.stem, each["claim"])
