@@ -1,8 +1,10 @@
 """The released tables follow from the released values per seed."""
 
 import json
+import re
 import runpy
 
+import pytest
 from conftest import ROOT
 
 from heated import config
@@ -50,8 +52,22 @@ def test_an_altered_summary_over_data_sets_is_found():
     documents = [json.loads(p.read_bytes()) for p in sorted((ROOT / "results").glob("*.json"))]
     check = RECOMPUTE["check_front_page"]
     assert list(check(JOINED, documents)) == []
-    assert list(check(JOINED.replace("| +2.23 |", "| +2.33 |"), documents))
+    mean = re.search(r"lower α \| MAP@R \| \+(\d\.\d\d) \|", JOINED)[1]
+    assert list(check(JOINED.replace(f"| +{mean} |", f"| +{float(mean) + 0.1:.2f} |"), documents))
     assert list(check("# Results", documents))
+
+
+@pytest.mark.parametrize("key", ["effects", "queries", "interval"])
+def test_an_altered_effect_over_test_classes_is_found(key):
+    path = ROOT / "results" / "cub100-224.json"
+    document, text = json.loads(path.read_bytes()), path.with_suffix(".md").read_text("utf-8")
+    values, check = RECOMPUTE["read_values"](document), RECOMPUTE["check_classes"]
+    assert list(check(text, document, values)) == []
+    numbers = document["test_classes"]["bn-heat-map"][key]
+    numbers[0] += 7 if key == "queries" else 0.002
+    assert list(check(text, document, values))
+    del document["test_classes"]["bn-heat-map"]
+    assert any("expected ['bn-heat-recall'" in each for each in check(text, document, values))
 
 
 def test_the_claims_of_today_give_the_released_verdicts():
