@@ -282,8 +282,9 @@ def test_the_loop_in_readme_trains():
 
 
 def test_the_python_code_of_the_pages_runs(built):
+    others = {"README.md", "library.md"}  # the test above, and tests/test_library.py
     codes = [
-        code for n, text in TEXTS.items() if n != "README.md" for code in blocks("python", text)
+        code for n, text in TEXTS.items() if n not in others for code in blocks("python", text)
     ]
     assert codes
     for code in codes:
