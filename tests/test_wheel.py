@@ -22,7 +22,7 @@ loss(torch.randn(8, 3), labels).backward()
 assert loss.alpha == 4
 assert retrieval_metrics(torch.eye(4)[labels], labels, recall_at_k=[1]).values["recall_at_1"] == 1
 from heated import embed, load_model
-print(*sorted(early & {"safetensors", "psutil", "torchvision", "PIL", "pydantic"}))
+print(*sorted(early & {"safetensors", "sklearn", "psutil", "torchvision", "PIL", "pydantic"}))
 print(*sorted({"dvc", "mlflow", "torchvision", "pydantic", "psutil"} & {*sys.modules}))
 for name in ("dvc", "mlflow", "pydantic", "torchvision", "psutil"):
     try:
