@@ -54,7 +54,15 @@ STAGES = {  # arguments and outputs
     "report": ((), ("report", "metrics.json")),
     "track": ((), ("data/tracked.json",)),
 }
-VOLATILE = ("seconds", "started", "usage", "peak_mib", "epochs_trained", "source")  # JSON keys
+VOLATILE = (
+    "seconds",
+    "started",
+    "usage",
+    "peak_mib",
+    "epochs_trained",
+    "source",
+    "sha256",
+)  # JSON keys
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
 ADVICE = re.compile(
     r"\b(run|free|fetch|delete|remove|put|close|start|set|repeat|make|check|restore|unlock|stop|name"

@@ -9,6 +9,7 @@ from conftest import ROOT
 
 from heated import config
 from heated.analysis.claims import assess_claims
+from heated.reporting import training_length
 
 RECOMPUTE = runpy.run_path(str(ROOT / "results" / "recompute.py"))
 JOINED = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
@@ -80,3 +81,21 @@ def test_the_claims_of_today_give_the_released_verdicts():
         for each in document["claims"]:
             verdicts = (each["verdict"], each["verdict_adjusted"])
             assert today[each["claim"]] == verdicts, (path.stem, each["claim"])
+
+
+def test_tables_of_the_trainings_length_are_recomputed():
+    names = ("omniglot-small", "omniglot-small-e100", "cub100-224")
+    documents = [json.loads((ROOT / "results" / f"{name}.json").read_bytes()) for name in names]
+    for document in documents:
+        document["split"] = "the same"
+        document["accuracy_before_heating"] = {"hbn": {"100": 0.9, "101": 0.8}}
+    (group,) = training_length.equal_images(documents)
+    text = f"# Results\n\n{training_length.length_table(group)}\n\n## omniglot\n"
+    check = RECOMPUTE["check_lengths"]
+    tables = RECOMPUTE["front_tables"](text)[1]
+    assert list(check(tables, documents)) == []
+    for cell in ("| 85.0 |", "| 100 |", "+1.66", "+3.29"):
+        changed = text.replace(cell, cell.replace("0", "3").replace("6", "7").replace("9", "1"))
+        assert changed != text
+        assert list(check(RECOMPUTE["front_tables"](changed)[1], documents)), cell
+    assert list(check([], documents))
