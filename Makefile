@@ -85,8 +85,8 @@ ui: $(VENV)/.ready         ## start MLflow on http://127.0.0.1:5000
 # One solution for every platform and Python version. Without --upgrade, existing pins stay.
 lock: $(VENV)/.uv          ## solve requirements*.txt again from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
-		--no-header --annotation-style line pyproject.toml --output-file requirements.txt
-	printf '%s\n' '-e .' >> requirements.txt
+		--no-header --annotation-style line pyproject.toml --extra pipeline --output-file requirements.txt
+	printf '%s\n' '-e .[pipeline]' >> requirements.txt
 	grep -v '^-e ' requirements.txt > $(VENV)/constraints.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
 		--no-header --annotation-style line --group dev --constraints $(VENV)/constraints.txt \

@@ -39,6 +39,7 @@ TABLES = {
     "Smooth schedules": "schedule_shapes",
     "Competitors, on equal terms": "competitors",  # of earlier releases
     "Competitors under equal conditions": "competitors",
+    "Losses with a constant and with a heated scale": "heated_partners",
     "Constant alphas by embedding dimension": "embedding_dims",
     "Start, end and time of heating": "timing",
 }

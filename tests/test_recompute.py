@@ -7,6 +7,8 @@ import runpy
 import pytest
 from conftest import ROOT
 
+from heated import config
+from heated.analysis.claims import assess_claims
 from heated.reporting import training_length
 
 RECOMPUTE = runpy.run_path(str(ROOT / "results" / "recompute.py"))
@@ -67,6 +69,18 @@ def test_an_altered_effect_over_test_classes_is_found(key):
     assert list(check(text, document, values))
     del document["test_classes"]["bn-heat-map"]
     assert any("expected ['bn-heat-recall'" in each for each in check(text, document, values))
+
+
+def test_the_claims_of_today_give_the_released_verdicts():
+    """A claim that is added later may not change them through Holm's correction."""
+    claims = config.load_params(ROOT).model_dump()["claims"]
+    for path in sorted((ROOT / "results").glob("*.json")):
+        document = json.loads(path.read_bytes())
+        found = assess_claims(claims, RECOMPUTE["read_values"](document), path.stem)
+        today = {each["claim"]: (each["verdict"], each["verdict_adjusted"]) for each in found}
+        for each in document["claims"]:
+            verdicts = (each["verdict"], each["verdict_adjusted"])
+            assert today[each["claim"]] == verdicts, (path.stem, each["claim"])
 
 
 def test_tables_of_the_trainings_length_are_recomputed():

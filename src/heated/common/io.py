@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import ArrayLike, NDArray
 
 from heated.common.errors import InputError
@@ -48,6 +47,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     The block may write a file or a folder; a folder replaces an existing one.
     """
+    import psutil  # of the extra `pipeline`; reading a model does without
+
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):  # of killed processes

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
+from itertools import product
 from typing import Any
 
 from pydantic import ValidationError
@@ -173,13 +174,17 @@ def untrained_methods(params: Params) -> Iterator[Problem]:
 
 def invalid_grid_points(params: Params) -> Iterator[Problem]:
     """Yield the first point of each grid that does not fit its method."""
-    study = params.studies.competitors
-    for dataset, method in ((d, m) for d in study.datasets[:1] for m in study.methods):
+    runs = (
+        (name, study, dataset, method)
+        for name, study in params.studies.tuned().items()
+        for dataset, method in product(study.datasets[:1], study.methods)
+    )
+    for name, study, dataset, method in runs:
         for point in study.points(method):
             try:
                 params.settings(dataset, method, point)
             except (ValidationError, KeyError, TypeError) as error:
                 reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-                place = ("studies", "competitors", "grid", method)
+                place = ("studies", name, "grid", method)
                 yield place, f"got {point}, expected settings of the method: {reason}."
                 break

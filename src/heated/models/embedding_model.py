@@ -22,7 +22,7 @@ from heated.data.transforms import AugmentationRNG, preprocess
 from heated.losses.embedding_norm import NORMALIZATIONS
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.losses.pml import PMLLoss
-from heated.models.backbones import BACKBONES
+from heated.models.backbones import build_backbone
 from heated.runtime.device import batches_to_device, float32_products
 from heated.runtime.distributed import all_reduce_sum, is_main_process, local_shard
 
@@ -82,8 +82,9 @@ class EmbeddingModel(nn.Module):
         blank = torch.zeros(1, *architecture.image_shape, dtype=torch.uint8)
         _, channels, height, width = self.prepare(blank).shape
         self.input_shape = (channels, height, width)
-        name, options = name_and_options(architecture.backbone)
-        self.network = BACKBONES[name](self.input_shape, architecture.embedding_dim, **options)
+        self.network = build_backbone(
+            self.input_shape, architecture.embedding_dim, **architecture.backbone
+        )
         name, options = name_and_options(architecture.normalize)
         self.normalization = NORMALIZATIONS[name](architecture.embedding_dim, **options)
         self.to(memory_format=torch.channels_last)  # 1.3 to 1.6 times faster on 2 cores

@@ -63,7 +63,7 @@ def make_dataset_report(
     studies = {n: list(g["methods"]) for n, g in grids.items() if dataset in g["datasets"]}
     values = {result.method: result.values_by_seed() for result in results}
     claim_results = [*assess_claims(claims, values, dataset)]
-    competitors = select_studies(results, studies, "competitors")
+    tuned = select_studies(results, studies, "competitors", "heated_partners")
     return DatasetReport(
         dataset=dataset,
         studies=studies,
@@ -72,7 +72,7 @@ def make_dataset_report(
         claims=[verdicts.describe_claim(each, results, section, grids) for each in claim_results],
         caption=table_caption(results),
         tables=tables.study_tables(results, studies, section),
-        costs=tables.cost_table(competitors) if competitors else None,
+        costs=tables.cost_table(tuned) if tuned else None,
         figures=draw_figures(results, studies),
         gallery=gallery,
         provenance=collect_provenance(results),

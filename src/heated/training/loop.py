@@ -51,18 +51,17 @@ def train(
     quiet = {"disable": not is_main_process()}
     bar = progress_bar(epochs, f"seed {state.seed}", unit="epoch", **quiet)
     for epoch in bar:
-        alpha, lr, is_evaluated = epoch_values[epoch]
-        head = state.model.head
-        if alpha is not None and state.step == 0:  # else restored, perhaps with a learned factor
-            head.alpha = alpha
+        _, lr, is_evaluated = epoch_values[epoch]
+        if state.alpha_scheduler and state.step == 0:  # else restored, perhaps a learned alpha
+            state.alpha_scheduler.step(epoch)
         for group in state.optimizer.param_groups:
             group["lr"] = lr * group["lr_mult"]
         with float32_products(tf32=recipe.precision == "tf32"):
             train_epoch(state, images, labels, recipe, on_step_end)
         loss, correct, finite_steps = state.sums.tolist()
         row: Row = {"epoch": epoch}
-        if not isinstance(head, PMLLoss):
-            row |= {"alpha": (scale := head.alpha), "temperature": 1 / scale if scale else math.inf}
+        if (alpha := state.alpha()) is not None:
+            row |= {"alpha": alpha, "temperature": 1 / alpha if alpha else math.inf}
         row["lr"] = lr
         if not math.isfinite(loss):
             raise FloatingPointError(
