@@ -107,7 +107,7 @@ def test_paths_in_the_code_are_those_of_dvc_yaml():
         "train": [run / "models", run / "history.csv", run / "provenance.json"],
         "tune": [run / "tuned.json"],
         "embed": [run / "embeddings"],
-        "evaluate": [run / "metrics.json"],
+        "evaluate": [run / "metrics.json", run / "class_scores.csv"],
         "gradients": [run / "gradients.json"],
         "report": [Path("report")],
         "track": [Path("data/tracked.json")],

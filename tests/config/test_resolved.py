@@ -15,6 +15,7 @@ from heated import config
 from heated.common.io import RESOLVED, SIDE_SETTINGS, read_json, write_json
 from heated.config.resolved import resolved_files
 from heated.config.yaml_files import expand_bases
+from heated.reporting.run_results import RunResult
 
 PARAMS = config.load_params(ROOT)
 FILES = resolved_files(PARAMS)
@@ -186,6 +187,20 @@ def test_every_changed_value_changes_the_key_of_its_stages_in_dvcs_run_cache(rep
     assert (keys(), len(changed) > 0) == (before, True)
     if name in ("packing/digits", "runs/digits/hbn"):  # DVC leaves `size` out of parameters
         assert '"size": 9' in json.dumps(changed)
+
+
+def test_a_runs_stages_have_the_names_that_messages_about_its_results_use(repository):
+    repo, files = repository
+    names, found = {each.addressing for each in repo.index.stages}, set()
+    for path in (Path(name) for name in files if name.startswith("runs/")):
+        record = {"tags": files[str(path)]["tags"]}
+        result = RunResult(path.parent.name, path.stem, Path(), {}, {}, record)
+        found |= {result.stage_name(stage) for stage in ("train", "embed", "evaluate")}
+    others = ("resolve", "download", "split", "tune", "gradients", "report", "track")
+    assert found == {name for name in names if not name.startswith(others)}
+    assert {"train@digits-hbn", "embed-competitors@digits-triplet"} <= found
+    hbn = RunResult("digits", "hbn", Path(), {}, {}, {"tags": {"study": "run"}})
+    assert hbn.stage_name("gradients") in names
 
 
 def test_every_kind_of_resolved_file_has_a_reader():

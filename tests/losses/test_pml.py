@@ -10,7 +10,6 @@ import torch
 import yaml
 from conftest import ROOT
 from pydantic import TypeAdapter
-from pytorch_metric_learning import losses, miners, regularizers
 from sklearn.datasets import load_digits
 
 from heated import config
@@ -27,6 +26,10 @@ from heated.training.loop import epoch_seed, raw_embeddings, train
 from heated.training.recipe import Recipe
 from heated.training.train_state import TrainState
 
+losses, miners, regularizers = (
+    pytest.importorskip(f"pytorch_metric_learning.{name}", reason="compares with the library")
+    for name in ("losses", "miners", "regularizers")
+)
 PARAMS = config.load_params(ROOT)
 PML_METHODS = {name: m for name, m in PARAMS.methods.items() if hasattr(m, "loss")}
 # The library indexes by a list of lists, and gives tensors to scipy: both still work as intended.

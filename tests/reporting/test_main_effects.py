@@ -90,7 +90,10 @@ def test_readme_quotes_the_summary_of_the_released_results():
     readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
     low, high = map(format_points, found["interval"])
     effect = format_points(found["effect"])
-    assert f"by {effect} points ({low} to {high}, random effects)" in readme
+    assert f"MAP@R by {effect} points ({low} to {high}, random effects)" in readme
+    (recall,) = (f for *names, f in summaries(RELEASED) if names == ["bn", "heat", "recall"])
+    effect, low, high = map(format_points, (recall["effect"], *recall["interval"]))
+    assert f"and Recall@1 by {effect} ({low} to {high})" in readme
     assert found["k"] == 4
     assert "the four sets of images" in readme
 

@@ -8,7 +8,7 @@ from reported import METHODS, history
 from ruamel.yaml import YAML
 
 from heated.common.errors import InputError
-from heated.common.io import write_json
+from heated.common.io import write_csv, write_json
 from heated.common.outputs import check_outputs, dvc_md5
 from heated.evaluation.metrics import mean_with_interval
 from heated.reporting.run_results import curve_rows, headline_means, read_results
@@ -49,6 +49,9 @@ def test_a_missing_seed_is_refused_with_the_stage_that_lost_it(runs):
     write_json(folder / "gradients.json", {"seeds": {"0": {}}})
     assert "models/seed-1.safetensors: got results of the seeds 0, expected 0, 1" in error()
     (folder / "gradients.json").unlink()
+    write_csv(folder / "class_scores.csv", [{"seed": 0, "label": 1, "queries": 2}])
+    assert "models/seed-1.safetensors: got results of the seeds 0, expected 0, 1" in error()
+    (folder / "class_scores.csv").unlink()
     del summaries["map_at_r"]["seeds"]["1"]
     write_json(metrics, summaries)
     for lost, stage in [("models/seed-1.safetensors", "train"), ("embeddings/seed-1.npz", "embed")]:

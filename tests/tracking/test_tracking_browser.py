@@ -86,6 +86,8 @@ def page(pages: SimpleNamespace) -> Iterator[Page]:
         expect.set_options(timeout=TIMEOUT)
         page.goto(pages.address)
         expect(page.get_by_role("link", name="hbn · digits", exact=True)).to_be_visible()
+        column = page.get_by_role("columnheader", name="alpha.start", exact=True)
+        expect(column.first).to_be_attached()  # the view is open
         page.get_by_role("button", name="Close", exact=True).first.click()
         yield page
         browser.close()

@@ -9,8 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from heated.analysis.claims import MIN_SEEDS, MetricValues, paired_differences, paired_t_test
+from heated.analysis.class_bootstrap import bootstrap_interval, class_effects
 from heated.analysis.random_effects import combine
 from heated.reporting.figures.base import WIDTH, report_style, svg_text
+from heated.reporting.run_results import RunResult
 from heated.reporting.tables import markdown_table
 from heated.reporting.verdicts import format_points
 
@@ -61,6 +63,45 @@ def summaries(documents: Sequence[Document]) -> Iterator[tuple[str, str, str, di
         samples = effect_samples(documents, "-".join(names))
         if found := combine([x for name, x in samples.items() if name in independent]):
             yield *names, found
+
+
+def effects_by_class(
+    claims: Mapping[str, Mapping[str, Any]], results: Sequence[RunResult]
+) -> dict[str, dict[str, Any]]:
+    """Return each main effect of a data set by test class, with its interval over the classes.
+
+    By claim: `interval`, and `labels`, `queries` and `effects` (C,).
+    """
+    scores = {each.method: each.class_scores for each in results if each.class_scores}
+    found = {}
+    for claim in map("-".join, product(NORMALIZATIONS, EFFECTS, METRICS)):
+        comparison = claims[claim]["all"][0] if claim in claims else None
+        if comparison and {*comparison["higher"], *comparison["lower"]} <= scores.keys():
+            labels, queries, effects = class_effects(comparison, scores)
+            found[claim] = {
+                "interval": bootstrap_interval(effects, queries),
+                "labels": labels.astype(int).tolist(),
+                "queries": queries.astype(int).tolist(),
+                "effects": effects.tolist(),
+            }
+    return found
+
+
+def class_table(document: Document) -> str:
+    """Format the main effects of a data set with both intervals, over seeds and over classes."""
+    rows = []
+    claims = {each["claim"]: each for each in document["claims"]}
+    for names in product(NORMALIZATIONS, EFFECTS, METRICS):
+        if found := document["test_classes"].get("-".join(names)):
+            claim = claims["-".join(names)]
+            title = [t[n] for t, n in zip((NORMALIZATIONS, EFFECTS, METRICS), names, strict=True)]
+            ranges = (
+                each and f"[{', '.join(map(format_points, each))}]"
+                for each in (claim["interval"], found["interval"])
+            )
+            rows.append([*title, format_points(claim["effect"]), *(each or "" for each in ranges)])
+    heading = ["normalization", "effect", "metric", "mean", "over seeds", "over test classes"]
+    return markdown_table(heading, rows) if rows else ""
 
 
 def front_page(documents: Sequence[Document]) -> dict[str, str]:

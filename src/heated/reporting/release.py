@@ -14,7 +14,7 @@ from heated.analysis.claims import assess_claims
 from heated.common.errors import run
 from heated.common.io import read_json, require_output, write_csv, write_json, write_text
 from heated.common.outputs import check_outputs
-from heated.reporting import main_effects, tables, verdicts
+from heated.reporting import main_effects, tables, training_length, verdicts
 from heated.reporting.figures import draw_figures
 from heated.reporting.figures.base import ReportFigure
 from heated.reporting.html import template_environment
@@ -47,6 +47,7 @@ class DatasetReport:
     gallery: Sequence[GalleryQuery]
     provenance: Provenance
     departures: dict[str, list[str]]  # from the paper's protocol, by method
+    test_classes: dict[str, dict[str, Any]]  # main effects by test class, by claim
 
 
 def make_dataset_report(
@@ -76,6 +77,7 @@ def make_dataset_report(
         gallery=gallery,
         provenance=collect_provenance(results),
         departures={result.method: departures(result.record, section) for result in results},
+        test_classes=main_effects.effects_by_class(claims, results),
     )
 
 
@@ -123,6 +125,7 @@ def write_report(folder: Path, reports: Sequence[DatasetReport]) -> None:
 def results_document(report: DatasetReport) -> dict[str, Any]:
     """Collect a data set's results for programs; metrics are in [0, 1]."""
     found = {result.method: result for result in report.results}
+    before = {m: each for m, r in found.items() if (each := r.accuracy_before_heating())}
     accuracies = {m: result.values_by_seed().get("accuracy") for m, result in found.items()}
     return {
         "dataset": report.dataset,
@@ -138,8 +141,10 @@ def results_document(report: DatasetReport) -> dict[str, Any]:
         },
         # Training accuracy in the last epoch, by method and seed.
         "accuracy": {method: accuracy for method, accuracy in accuracies.items() if accuracy},
+        "accuracy_before_heating": before,
         "tuned": {method: result.tuned for method, result in found.items() if result.tuned},
         "claims": report.claim_results,
+        "test_classes": report.test_classes,
     }
 
 
@@ -150,8 +155,13 @@ def results_markdown(report: DatasetReport) -> str:
         lists = [report.departures[method] for method in methods]
         departures[study] = "; ".join(dict.fromkeys(sum(lists, []))) or "none"
     template = template_environment().get_template("reporting/templates/results.md")
-    claims, commands = claims_markdown(report.claim_results), repro_commands(report)
-    text = template.render(report=report, departures=departures, claims=claims, commands=commands)
+    parts = {
+        "departures": departures,
+        "claims": claims_markdown(report.claim_results),
+        "classes": main_effects.class_table(results_document(report)),
+        "commands": repro_commands(report),
+    }
+    text = template.render(report=report, **parts)
     return f"{text}\n"
 
 
@@ -210,8 +220,13 @@ def join_results(results: Path, joined: Path) -> None:
     texts = [path.read_text(encoding="utf-8") for path in sorted(results.glob("*.md"))]
     documents = [read_json(path) for path in sorted(results.glob("*.json"))]
     write_text(results / "forest.svg", main_effects.forest_plot(documents))
+    lengths = []
+    for group in training_length.equal_images(documents):
+        name = f"length-{group[-1]['dataset']}"
+        write_text(results / f"{name}.svg", training_length.length_plot(group))
+        lengths.append({"figure": name, "table": training_length.length_table(group)})
     template = template_environment().get_template("reporting/templates/results_head.md")
-    head = template.render(main_effects.front_page(documents))
+    head = template.render(main_effects.front_page(documents) | {"lengths": lengths})
     write_text(joined, "\n".join([f"{head}\n", *texts]))
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from heated.common import archives
 from heated.common.errors import InputError
-from heated.common.io import RESOLVED, atomic_write, read_json, wrap_damage, write_json
+from heated.common.io import RESOLVED, atomic_write, read_json, read_record, wrap_damage, write_json
 from heated.common.progress import progress_bar
 from heated.datasets.file_names import SUFFIXES, check_utf8, describe_left_out, is_image, list_files
 from heated.inference.embedder import Embedder, load_embedder, make_embedder
@@ -252,4 +252,4 @@ def find_model(name: str) -> Embedder:
         problem = f"got the data set {dataset!r}, which {settings} does not describe."
         advice = "Name it in params.yaml or datasets.yaml and run `python -m stages.resolve`."
         raise InputError(f"{path}: {problem} {advice}")
-    return make_embedder(path, read_json(settings)["packing"])
+    return make_embedder(path, read_record(settings)["packing"])
