@@ -42,7 +42,8 @@ def test_a_released_metric_that_lacks_a_seed_is_refused(tmp_path):
 
 
 def test_judging_changes_only_the_claims(tmp_path):
-    released = [RELEASED[0].with_suffix(suffix) for suffix in (".json", ".md")]
+    path = ROOT / "results" / "cub100-224.json"  # with a section after the claims
+    released = [path.with_suffix(suffix) for suffix in (".json", ".md")]
     document, old = (path.read_text(encoding="utf-8") for path in released)
     paths = [tmp_path / path.name for path in released]
     paths[0].write_text(document, encoding="utf-8")
@@ -50,8 +51,9 @@ def test_judging_changes_only_the_claims(tmp_path):
     judge_results(tmp_path, CLAIMS)  # also reads the former title
     before = [path.read_text(encoding="utf-8") for path in paths]
     assert before[0] == document
-    ends = re.compile(r"### (Verdicts|Replication results)\n.*(?=\n\n### How it was made)", re.S)
+    ends = re.compile(r"### (Verdicts|Replication results)\n.*?(?=\n\n### )", re.S)
     assert ends.sub("", before[1]) == ends.sub("", old)
+    assert "### Main effects over test classes" in before[1]
     judge_results(tmp_path, CLAIMS)
     assert [path.read_text(encoding="utf-8") for path in paths] == before
     judge_results(tmp_path, {name: CLAIMS[name] for name in ("hbn-over-bn", "bn-over-sm")})

@@ -26,7 +26,7 @@ def judge_results(results: Path, claims: Mapping[str, Any]) -> None:
         write_json(path, document | {"claims": found})
         page = path.with_suffix(".md")
         # Earlier releases have the title "Verdicts".
-        section = r"(?s)### (?:Verdicts|Replication results)\n.*?(?=\n\n### How it was made)"
+        section = r"(?s)### (?:Verdicts|Replication results)\n.*?(?=\n\n### )"
         before, after = re.split(section, page.read_text(encoding="utf-8"))
         write_text(page, before + claims_markdown(found) + after)
 
