@@ -95,6 +95,15 @@ def test_readmes_summary_follows_from_the_sets_trained_to_the_end():
     assert f"{one}, {two} and {three} of Recall@1" in readme
     assert {round(float(each)) for each in percents["bn-heat-map"]} == {2, 3}
     assert {round(float(each)) for each in percents["bn-heat-recall"]} == {1, 2, 3}
+    for name, epochs in (("e10", 10), ("e20", 20), ("e100", 100)):
+        document = json.loads((ROOT / f"results/omniglot-small-{name}.json").read_bytes())
+        assert document["parameters"]["epochs"] == str(epochs)
+        (heat,) = (one for one in document["claims"] if one["claim"] == "bn-heat-map")
+        percents[name] = f"{100 * heat['effect']:+.2f}"
+    longer = (
+        "after 10, 20 and 100 epochs of `omniglot-small`, {e10}, {e20} and {e100} points of MAP@R"
+    )
+    assert longer.format(**percents) in readme
     for each in claims:
         assert each["bn-heat-map"]["verdict_adjusted"] == "supported"
         for heat in ("bn-heat-recall", "bn-heat-map"):
