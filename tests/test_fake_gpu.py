@@ -108,7 +108,7 @@ def test_the_only_copies_of_a_step_are_the_draws_of_each_augmentation(variant, m
     optimizers = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}  # fused ones lack the device
     optimizers["adam_tf"] = lambda groups, lr, eps: torch.optim.Adam(groups, lr, eps=eps)
     monkeypatch.setattr(train_state, "OPTIMIZERS", optimizers)
-    monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())  # lacks it, too
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # lacks it, too
     changes, copies = HEATED[variant] | {"sampler": SHUFFLED}, []
     recipe = make_recipe(**CHANGES | {"batch_size": BATCH} | changes)
     for size in (BATCH, 3 * BATCH):

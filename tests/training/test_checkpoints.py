@@ -27,6 +27,7 @@ WITHOUT_WEIGHTS = {
     "common.history": "records the results of training",
     "common.io": "reads and writes bytes unchanged",
     "common.tensors": "reads and writes tensors unchanged",
+    "common.progress": "shows numbers and changes none",
     "common.samples": "describes the data, whose digest is part of the inputs",
 }
 

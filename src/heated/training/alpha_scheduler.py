@@ -98,16 +98,24 @@ class AlphaScheduler:
 def find_attribute(loss: Any) -> str:
     """Return the first of ATTRIBUTES that is a number or tensor of the loss; else InputError."""
     for name in ATTRIBUTES:
-        value = getattr(loss, name, None)
-        if isinstance(value, float | int | Tensor):
+        if isinstance(current_value(loss, name), float | int | Tensor):
             return name
     problem = f"{type(loss).__name__}: got none of the attributes {', '.join(ATTRIBUTES)}"
     raise InputError(f"{problem}, expected one. Name it with `attribute`.")
 
 
+def current_value(loss: Any, name: str) -> Any:
+    """Return a loss's attribute, None if it has none; NaN for a property.
+
+    A property is a number, as `HeatedSoftmax.alpha`, and reading it may wait for the GPU.
+    """
+    is_property = isinstance(getattr(type(loss), name, None), property)
+    return math.nan if is_property else getattr(loss, name, None)
+
+
 def check_attribute(loss: Any, name: str) -> None:
     """Raise InputError if a loss's attribute is no number and no floating-point tensor."""
-    value = getattr(loss, name, None)
+    value = current_value(loss, name)
     is_number = isinstance(value, float | int) and not isinstance(value, bool)
     if not is_number and not (isinstance(value, Tensor) and value.is_floating_point()):
         expected = "expected a number or a floating-point tensor"
@@ -128,7 +136,7 @@ def set_alpha(loss: Any, attribute: str, alpha: float, *, inverse: bool) -> None
     """Set a loss's attribute to alpha, or to 1 / alpha; a tensor is changed in place."""
     if not 0 < alpha < math.inf:
         raise InputError(f"alpha: got {alpha!r}, expected a finite number above 0")
-    value, current = 1 / alpha if inverse else alpha, getattr(loss, attribute)
+    value, current = 1 / alpha if inverse else alpha, current_value(loss, attribute)
     if isinstance(current, Tensor):
         with torch.no_grad():
             current.fill_(value)
