@@ -51,7 +51,7 @@ STAGES = {  # arguments and outputs
     "embed": (("digits", "hbn"), (f"{RUN}/embeddings",)),
     "evaluate": (("digits", "hbn"), (f"{RUN}/metrics.json", f"{RUN}/class_scores.csv")),
     "gradients": (("digits", "hbn"), (f"{RUN}/gradients.json",)),
-    "report": ((), ("report", "metrics.json")),
+    "report": ((), ("report", "metrics")),
     "track": ((), ("data/tracked.json",)),
 }
 VOLATILE = (
@@ -264,7 +264,7 @@ def load_reference(folder: Path) -> Reference:
 
 def copy_project(reference: Reference, folder: Path, with_dvc: bool) -> None:
     """Copy what stages read and write, or all; MLflow's artifacts are then in the copy."""
-    results = ("data", "runs", "report", "metrics.json", "checkpoints", "mlflow.db", "mlartifacts")
+    results = ("data", "runs", "report", "metrics", "checkpoints", "mlflow.db", "mlartifacts")
     folder.mkdir(exist_ok=True)
     for pattern in ("*",) if with_dvc else ("*.yaml", *results):
         for path in reference.folder.glob(pattern):
