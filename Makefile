@@ -21,20 +21,20 @@ help:                      ## list the targets
 		while IFS='|' read -r target text; do printf '%-12s %s\n' "$$target" "$$text"; done
 
 new: $(VENV)/.ready        ## add a data set of your own: make new NAME=my-images IMAGES=../my-images
-	python -m stages.new_dataset "$(NAME)" "$(IMAGES)"
+	python -m heated.pipeline.new_dataset "$(NAME)" "$(IMAGES)"
 
 debug: $(VENV)/.ready      ## try the settings: one method, one seed, two epochs, in a copy
-	python -m stages.debug_build
+	python -m heated.pipeline.debug_build
 
 preview: $(VENV)/.ready    ## plot alpha, temperature and learning rate of every method, without training
 	python -m stages.resolve
 	python -m heated.reporting.preview
 
 experiments: $(VENV)/.ready ## list DVC's experiments with the settings and metrics that differ
-	@python -m stages.dvc_views experiments
+	@python -m heated.pipeline.dvc_views experiments
 
 dag: $(VENV)/.ready        ## draw the pipeline's stages
-	@python -m stages.dvc_views dag
+	@python -m heated.pipeline.dvc_views dag
 
 track: $(VENV)/.ready      ## upload runs that MLflow lacks, from the files that DVC tracks
 	dvc repro --quiet --single-item resolve

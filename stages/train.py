@@ -2,13 +2,12 @@
 
 from heated.common import io
 from heated.common.errors import run
-from heated.common.history import write_history
 from heated.data.packed_dataset import load_packed, packed_sha256
 from heated.runtime.device import machine_settings, setup_device
 from heated.runtime.distributed import is_main_process, main_process_output
 from heated.runtime.environment import SystemMetricsLogger
 from heated.tracking.live_logger import LiveLogger
-from heated.training.provenance import make_provenance, with_results
+from heated.training.provenance import make_provenance, write_results
 from heated.training.recipe import Recipe
 from heated.training.training_run import TrainingRun
 
@@ -34,10 +33,7 @@ def main(dataset: str, method: str) -> None:
         with main_process_output(folder / "models") as models:
             results = training_run.train_seeds(config["seeds"], models, usage)
         if is_main_process():
-            write_history(folder / "history.csv", {s: r["history"] for s, r in results.items()})
-            io.write_record(
-                folder / "provenance.json", with_results(provenance, results, usage.rows)
-            )
+            write_results(folder, provenance, results, usage.rows)
 
 
 if __name__ == "__main__":

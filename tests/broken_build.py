@@ -19,7 +19,7 @@ from typing import Any
 
 from conftest import Project
 
-from stages.fork_server import exit_status
+from heated.pipeline.fork_server import exit_status
 
 RUN, TUNED = "runs/digits/hbn", "runs/digits/tuned-bn"
 SETTINGS = {

@@ -47,7 +47,7 @@ from broken_build import (  # noqa: E402
     load_reference,
 )
 
-from stages.fork_server import PRELOADED  # noqa: E402
+from heated.pipeline.fork_server import PRELOADED  # noqa: E402
 
 
 @dataclass(frozen=True)

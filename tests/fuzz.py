@@ -39,8 +39,8 @@ import psutil  # noqa: E402
 from fuzzed_inputs import KINDS, Call, build_project  # noqa: E402
 
 from heated.common.errors import InputError, exit_on_error  # noqa: E402
+from heated.pipeline.fork_server import PRELOADED  # noqa: E402
 from heated.preprocessing.decoding import DamagedImage  # noqa: E402
-from stages.fork_server import PRELOADED  # noqa: E402
 
 KEPT = ROOT / "tests/artifacts/fuzz"
 CPU_S, WALL_S, GROWTH, KILLED = 10, 120, 1 << 30, 3 << 30  # of one input

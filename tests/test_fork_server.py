@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from stages.fork_server import ADDRESS, stage_module
+from heated.pipeline.fork_server import ADDRESS, stage_module
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="stages are forked on Linux only")
 STUB = """
@@ -29,15 +29,18 @@ if sys.argv[1] == "wait": print(os.getpid(), flush=True); time.sleep(600)
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment in which a stage of a folder finds a server."""
-    (tmp_path / "src").mkdir()
+    package = "src/heated/pipeline"
+    (tmp_path / package).mkdir(parents=True)
     (tmp_path / "stages").mkdir()
-    for name in ("__init__.py", "fork_server.py"):
-        shutil.copy(ROOT / "stages" / name, tmp_path / "stages")
+    for name in ("stages/__init__.py", f"{package}/__init__.py", f"{package}/fork_server.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "src/heated/__init__.py").touch()
     (tmp_path / "stages/stub.py").write_text(STUB, encoding="utf-8")
     address = str(tmp_path / "s")
     if len(address) > 100:
         pytest.skip("the path of the temporary folder is too long for a socket")
-    code = f"import stages.fork_server as f; f.serve({address!r}, ['this'])"
+    code = "import stages; from heated.pipeline.fork_server import serve; "
+    code += f"serve({address!r}, ['this'])"
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment) as process:
         while not Path(address).exists():
@@ -81,13 +84,19 @@ def test_a_forked_stage_is_as_one_by_itself_and_fails_if_it_is_killed(server):
 def test_a_stage_runs_the_current_code(server):
     Path(server["FOLDER"], "stages/stub.py").write_text("print('changed')", encoding="utf-8")
     assert run_stub(server, "fine")[:2] == (0, "changed\n")
+    package = Path(server["FOLDER"], "src/heated/__init__.py")
+    package.write_text("VALUE = 'of the package'", encoding="utf-8")  # the server has imported it
+    code = "import heated; print(heated.VALUE)"
+    Path(server["FOLDER"], "stages/stub.py").write_text(code, encoding="utf-8")
+    assert run_stub(server, "fine")[:2] == (0, "of the package\n")
 
 
 def test_a_stage_without_a_server_under_torchrun_or_in_another_folder_runs_by_itself(
     server, tmp_path_factory
 ):
     copy = tmp_path_factory.mktemp("copy")
-    shutil.copytree(Path(server["FOLDER"], "stages"), copy / "stages")
+    for name in ("src", "stages"):
+        shutil.copytree(Path(server["FOLDER"], name), copy / name)
     absent = {ADDRESS: f"{server[ADDRESS]}none"}
     for change in (absent, {"TORCHELASTIC_RUN_ID": "1"}, {"FOLDER": str(copy)}):
         assert "alone" in run_stub(server | change, "fine")[1]

@@ -9,6 +9,7 @@ from conftest import Project
 
 CLASSES = 6
 WRITTEN = ("datasets.yaml", "params.yaml")
+NEW = ("python", "-m", "heated.pipeline.new_dataset")
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def texts(project: Project) -> dict[str, str]:
 
 def test_an_entry_is_appended_and_one_line_of_params_yaml_changes(with_images):
     before = texts(with_images)
-    output = with_images.run("python", "-m", "stages.new_dataset", "my-images", "../it's mine")
+    output = with_images.run(*NEW, "my-images", "../it's mine")
     assert "my-images: 72 images of 6 classes. The recipe is a small network" in output
     after = texts(with_images)
     assert after["datasets.yaml"].startswith(before["datasets.yaml"])
@@ -34,7 +35,7 @@ def test_an_entry_is_appended_and_one_line_of_params_yaml_changes(with_images):
     assert entry["source"] == {"name": "folder", "path": "../it's mine", "layout": "classes"}
     pairs = zip(*(text["params.yaml"].splitlines() for text in (before, after)), strict=True)
     assert [pair for pair in pairs if len({*pair}) > 1] == [("  - digits", "  - my-images")]
-    again = ("python", "-m", "stages.new_dataset", "my-images", "../it's mine")
+    again = (*NEW, "my-images", "../it's mine")
     assert "has 'my-images' already" in with_images.run(*again, status=1)
     assert texts(with_images) == after
 
@@ -47,16 +48,16 @@ def test_a_wrong_name_or_folder_changes_nothing(with_images):
         ("my-images", str(flat)): "is in no class directory, expected <class>/<image>",
         ("my-images", "../nowhere"): "nowhere",
     }.items():
-        output = with_images.run("python", "-m", "stages.new_dataset", *arguments, status=1)
+        output = with_images.run(*NEW, *arguments, status=1)
         assert message in output
         assert "Traceback" not in output
         assert texts(with_images) == before
 
 
 def test_a_debug_build_has_a_report_and_changes_no_file_of_the_project(with_images):
-    with_images.run("python", "-m", "stages.new_dataset", "my-images", "../it's mine")
+    with_images.run(*NEW, "my-images", "../it's mine")
     status = with_images.run("git", "status", "--porcelain")
-    output = with_images.run("python", "-m", "stages.debug_build")
+    output = with_images.run("python", "-m", "heated.pipeline.debug_build")
     copy = with_images.folder / ".local/debug"
     assert output.endswith(f"The report of the debug build is {copy / 'report/index.html'}.\n")
     page = (copy / "report/index.html").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ import yaml
 from conftest import ROOT
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 
-from stages import __main__ as runner
+from heated.pipeline import lock_file, runner
 from stages.__main__ import (
     RUN_STAGES,
     is_cut_off,
@@ -120,8 +120,8 @@ def test_a_committed_lock_file_with_fewer_stages_than_its_copy_is_left_alone(mon
     monkeypatch.chdir(tmp_path)
     earlier = LOCK[: LOCK.index(b"  report:")]
     Path("dvc.lock").write_bytes(earlier)
-    runner.LOCK_COPY.parent.mkdir(parents=True)
-    runner.LOCK_COPY.write_bytes(LOCK)
+    lock_file.LOCK_COPY.parent.mkdir(parents=True)
+    lock_file.LOCK_COPY.write_bytes(LOCK)
     user = ("-c", "user.name=a", "-c", "user.email=a@example.org")
     for command in (["init", "-q"], ["add", "dvc.lock"], [*user, "commit", "-qm", "build"]):
         subprocess.run(["git", *command], check=True)
@@ -278,7 +278,7 @@ def test_a_lock_file_that_is_cut_off_is_replaced_by_its_copy(
     assert runner.repro(2) == 0
     assert "dvc.lock was cut off, probably by a kill: replaced by" in capsys.readouterr().out
     assert (Path("dvc.lock").read_bytes(), started()) == (lock, set())
-    runner.LOCK_COPY.unlink()
+    lock_file.LOCK_COPY.unlink()
     os.truncate("dvc.lock", 10)
     with pytest.raises(SystemExit, match="dvc.lock is cut off.* `git checkout dvc.lock`"):
         runner.repro(2)

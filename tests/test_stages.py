@@ -17,7 +17,7 @@ from heated.common.io import write_json
 from heated.config.resolved import resolved_files
 
 # Files of the folder that are not stages.
-SCRIPTS = ("__init__", "__main__", "debug_build", "dvc_views", "fork_server", "new_dataset")
+SCRIPTS = ("__init__", "__main__")
 STAGES = sorted(p.stem for p in (ROOT / "stages").glob("*.py") if p.stem not in SCRIPTS)
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 TUNED = config.load_params(ROOT).studies.tuned()

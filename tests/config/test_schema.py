@@ -20,8 +20,9 @@ from heated.data.transforms import AUGMENTATIONS, AugmentationRNG
 from heated.datasets import SOURCES
 from heated.datasets.splits import SPLITS
 from heated.evaluation.clustering import KMEANS
+from heated.losses.adaptations import ADAPTATIONS
 from heated.losses.embedding_norm import NORMALIZATIONS
-from heated.losses.heated_softmax import ADAPTATIONS, BIASES, DENOMINATORS
+from heated.losses.heated_softmax import BIASES, DENOMINATORS
 from heated.models.backbones import BACKBONES
 from heated.models.pretrained import SUFFIXES, weights_id
 from heated.preprocessing.decoding import CHANNELS

@@ -16,8 +16,9 @@ from torch._dynamo.testing import CompileCounter
 from torch.utils.checkpoint import checkpoint
 
 import heated
+from heated.losses.adaptations import ADAPTATIONS
 from heated.losses.embedding_norm import NORMALIZATIONS, BatchNormEmbedding
-from heated.losses.heated_softmax import ADAPTATIONS, BIASES, DENOMINATORS, HeatedSoftmax
+from heated.losses.heated_softmax import BIASES, DENOMINATORS, HeatedSoftmax
 
 N, C, D = 6, 4, 5
 ALPHA, EPS = 3.0, 1e-3

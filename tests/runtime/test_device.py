@@ -207,7 +207,7 @@ def test_images_take_at_most_half_of_what_one_of_several_jobs_may_use(monkeypatc
 def test_stages_know_how_many_jobs_there_are():
     code = f"""
 import os
-from stages import __main__ as runner
+from heated.pipeline import runner
 runner.repro = lambda jobs: print(jobs, os.environ[{JOBS!r}]) or 0
 runner.run_builder(3)
 """

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from heated.common.history import History
+from heated.common.history import History, write_history
+from heated.common.io import write_record
 from heated.runtime.device import float32_products
 from heated.runtime.environment import collect_environment, source_commit
 from heated.training.checkpoints import fingerprint
@@ -54,3 +56,14 @@ def with_results(
         if rows:
             new_usage[str(seed)] = rows
     return {**provenance, "seeds": seeds, "usage": new_usage}
+
+
+def write_results(
+    folder: Path,
+    provenance: Mapping[str, Any],
+    results: Mapping[int, Mapping[str, Any]],
+    usage: History,
+) -> None:
+    """Write a run's history, and its provenance with the results of each seed."""
+    write_history(folder / "history.csv", {s: r["history"] for s, r in results.items()})
+    write_record(folder / "provenance.json", with_results(provenance, results, usage))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from heated.losses.heated_softmax import ADAPTATIONS
+from heated.losses.adaptations import ADAPTATIONS
 from heated.models.embedding_model import NamedOptions, name_and_options
 from heated.training.schedules import change_epochs, schedule_values
 

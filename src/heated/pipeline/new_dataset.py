@@ -1,4 +1,4 @@
-"""Add your own images as a data set: `python -m stages.new_dataset NAME IMAGES`.
+"""Add your own images as a data set: `python -m heated.pipeline.new_dataset NAME IMAGES`.
 
 IMAGES is a folder, a zip or a tar with one directory per class. The entry goes to the end of
 datasets.yaml, and `run.datasets` of params.yaml then names only this data set.

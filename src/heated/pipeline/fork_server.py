@@ -3,7 +3,7 @@
 These imports take seconds, and a build starts dozens of stages. `python -m stages JOBS` runs one
 server. A stage that finds its address in the environment sends it the command line, environment and
 streams, waits for the fork to end, and exits with its status. Otherwise a stage runs by itself.
-Nothing of this package is imported before the fork, so that each stage runs the current code.
+A fork forgets what it knows of this package, so that each stage runs the current code.
 """
 
 import json
@@ -83,6 +83,8 @@ def run_stage(connection: socket.socket) -> int:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = request["arguments"]
+    for name in [each for each in sys.modules if each.partition(".")[0] == "heated"]:
+        del sys.modules[name]
     status = exit_status(sys.argv[0])
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Show DVC's graph and experiments narrowly: `python -m stages.dvc_views dag` or `experiments`."""
+"""Show DVC's graph or experiments narrowly: `python -m heated.pipeline.dvc_views dag`."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from dvc.dagascii import draw
 from tabulate import tabulate
 
 from heated.common.errors import run
-from stages.__main__ import dvc_output, stage_parts
+from heated.pipeline.runner import dvc_output, stage_parts
 
 # What all experiments have, and a metric that `dvc metrics diff` shows.
 DROPPED = r"^(Created|State|Executor|data|report|runs|src|stages|.*\.yaml$|(.*:)?nmi_geometric)"
@@ -69,6 +69,6 @@ def main(*, view: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = ArgumentParser("python -m stages.dvc_views", description=__doc__)
+    parser = ArgumentParser("python -m heated.pipeline.dvc_views", description=__doc__)
     parser.add_argument("view", choices=["dag", "experiments"])
     run(main, parser)

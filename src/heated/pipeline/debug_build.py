@@ -1,4 +1,4 @@
-"""Try the settings in a minute: `python -m stages.debug_build`.
+"""Try the settings in a minute: `python -m heated.pipeline.debug_build`.
 
 It builds one method, one seed and two epochs of the first data set of `run.datasets`, in a copy of
 the project in `.local/debug`. No file of the project changes.
