@@ -17,6 +17,8 @@ from heated.reporting.release import render_report
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("built")]
 ARTEFACTS = ROOT / "tests" / "artifacts"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CUT = """[...document.querySelectorAll(".wide")]
+    .filter((each) => each.scrollWidth > each.clientWidth + 1).map((each) => each.ariaLabel)"""
 LONG_NAME = "a-method-with-a-name-that-does-not-end-soon"
 
 
@@ -167,6 +169,30 @@ def test_the_page_never_scrolls_sideways(visit, built_page, long_page):
             assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_no_table_is_cut_off_on_a_desktop(visit, built_page, long_page):
+    for path in (built_page, long_page):
+        page = visit(path).page
+        page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+        assert page.locator(".wide").count() > 1
+        assert page.evaluate(CUT) == []
+
+
+def test_a_point_of_a_curve_has_its_value_where_the_pointer_is(visit, built_page):
+    page = visit(built_page).page
+    figure = page.locator("figure", has_text="Training curves").locator("svg")
+    figure.scroll_into_view_if_needed()
+    texts = figure.evaluate("""(svg) => [...svg.querySelectorAll("g > title")].map((title) => {
+        const box = title.nextElementSibling.getBoundingClientRect();
+        const at = [box.x + box.width / 2, box.y + box.height / 2];
+        const shown = document.elementFromPoint(...at)?.closest("g:has(> title)");
+        return [title.textContent, shown?.querySelector("title").textContent];
+    })""")
+    assert len(texts) == 6  # two epochs in three panels
+    assert {shown for _, shown in texts} <= {text for text, _ in texts}
+    assert any(text.startswith("hbn, epoch 1: alpha 4") for text, _ in texts)
+    assert texts[-1][0] == texts[-1][1]
+
+
 def column(page, number):
     """Return the texts of a column of the first table, without the intervals."""
     cells = page.locator("table.sortable").first.locator(f"tbody tr > :nth-child({number})")
@@ -209,8 +235,7 @@ def test_the_keyboard_skips_to_the_results_and_in_print_nothing_is_folded_or_cut
     folded = page.locator("details dl, details ul")
     assert folded.count() > 0
     assert all(folded.nth(index).is_visible() for index in range(folded.count()))
-    cut = "[...document.querySelectorAll('.wide')].filter((e) => e.scrollWidth > e.clientWidth + 1)"
-    assert page.evaluate(f"{cut}.map((each) => each.ariaLabel)") == []
+    assert page.evaluate(CUT) == []
 
 
 def test_dvcs_page_of_curves_is_drawn_without_a_network(built, visit):

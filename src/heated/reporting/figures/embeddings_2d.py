@@ -117,7 +117,7 @@ def draw_epoch_embeddings(result: RunResult, seed: int) -> dict[int, str]:
 
 
 def normalize_rows(vectors: NDArray[Any]) -> Points:
-    """Scale (N, 2) vectors to length 1; zero vectors stay unchanged."""
+    """Scale vectors (N, D) to length 1; zero vectors stay unchanged."""
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     return vectors / np.where(lengths == 0, 1, lengths)
 
