@@ -223,6 +223,12 @@ def test_curves_have_a_color_per_normalization_and_dots_at_the_start_of_heating(
     assert "hbn from epoch 6" in drawn["curves"].description
 
 
+def test_bn_and_hbn_are_compared_with_a_note_on_the_learning_rate(drawn):
+    for name in ("components", "similarities"):
+        assert drawn[name].description.endswith(" hbn also lowers the learning rate.")
+        assert "bn: alpha 16, " in drawn[name].description
+
+
 def test_each_point_of_a_curve_shows_its_method_epoch_and_value(results, drawn):
     titles = re.findall(r"<g><title>([^<]*)</title>", drawn["curves"].svg)
     main = select(results, *MAIN["run"])

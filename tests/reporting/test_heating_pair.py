@@ -20,7 +20,7 @@ def write_embeddings(runs, labels, *, methods=METHODS):
         random = np.random.default_rng(number)
         centers = random.normal(size=(labels.max() + 1, 5))
         noise = random.normal(size=(len(labels), 5))
-        embeddings = (centers[labels] + number * noise).astype(np.float32)
+        embeddings = (centers[labels] + number * noise / 2).astype(np.float32)
         path = runs / f"digits/{method}/embeddings/seed-0.npz"
         write_arrays(path, embeddings=embeddings, labels=labels, query=every, gallery=every)
         exact = embeddings.astype(np.float64)
@@ -58,7 +58,9 @@ def test_the_components_are_those_of_a_singular_value_decomposition(runs):
         shown = np.isin(labels, [0, 3, 6, 9, 12, 15, 18, 21, 24, 27])
         expected = np.abs(centered @ directions[:2].T)  # the signs are arbitrary
         for points, rows in ((gray, ~shown), (colored, shown)):
-            assert np.abs(points.get_offsets()) == pytest.approx(expected[rows], abs=1e-5)
+            assert np.abs(np.asarray(points.get_offsets())) == pytest.approx(
+                expected[rows], abs=1e-5
+            )
         shades.append(colored.get_facecolor().tolist())
     assert shades[0] == shades[1]
     assert len(np.unique(shades[0], axis=0)) == 10
@@ -114,6 +116,15 @@ def test_sampled_pairs_are_of_their_kind_and_equally_likely(runs):
     assert all(map(np.array_equal, again, (same, other)))
     results = read_results(runs, "digits", METHODS)
     assert "A random sample of 100,000 and 100,000 pairs" in draw(results).description
+
+
+def test_many_test_images_are_a_sample_in_a_small_file(runs):
+    write_embeddings(runs, np.arange(11).repeat(600))
+    figure = draw(read_results(runs, "digits", METHODS), "components")
+    assert "of the 6600 test embeddings at length 1, for seed 0, of which 5000 are drawn." in (
+        figure.description
+    )
+    assert len(figure.svg) < 2**20
 
 
 def draw(results, name="similarities", studies=STUDIES):

@@ -167,7 +167,7 @@ def forest_plot(documents: Sequence[Document]) -> str:
     names = [document["dataset"] for document in documents]
     labels = [*names, "mean"] if summary else names
     with report_style():
-        figure = Figure(figsize=(WIDTH, 1.2 + 0.5 * len(names)))
+        figure = Figure(figsize=(WIDTH, 1.5 + 0.5 * len(names)))
         panels = figure.subplots(2, 2, sharey=True)
         kinds = product(("heat", "drop"), METRICS)
         for axes, (effect, metric) in zip(panels.flat, kinds, strict=True):
@@ -183,7 +183,9 @@ def forest_plot(documents: Sequence[Document]) -> str:
         limit = max(6, *(abs(end) for axes in panels.flat for end in axes.get_xlim()))
         for axes in panels.flat:
             axes.set_xlim(-limit, limit)
-            axes.xaxis.set_major_locator(MaxNLocator(5, prune="both"))  # for the next panel's
+            axes.xaxis.set_major_locator(
+                MaxNLocator(5, integer=True, prune="both")
+            )  # for the next panel's
         panels[0, 0].set_yticks(range(len(labels)), labels)
         panels[0, 0].set_ylim(-0.5, len(labels) - 0.5)
         panels[0, 0].invert_yaxis()

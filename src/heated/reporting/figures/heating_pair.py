@@ -33,6 +33,7 @@ class HeatingPair:
     titles: dict[str, str]  # method and alpha, by method
     unit: dict[str, Points]  # (N, D), of length 1, by method
     labels: NDArray[np.int64]  # (N,)
+    note: str  # on the learning rate of the heated method
 
 
 def load_pair(results: Sequence[RunResult], studies: Studies) -> HeatingPair | None:
@@ -50,6 +51,7 @@ def load_pair(results: Sequence[RunResult], studies: Studies) -> HeatingPair | N
                 titles={run.method: describe_run(run) for run in pair},
                 unit=dict(zip((constant, heated), unit, strict=True)),
                 labels=arrays[0]["labels"],
+                note=f" {heated} also lowers the learning rate." if lowers_lr(pair[1]) else "",
             )
     return None
 
@@ -83,8 +85,14 @@ def draw_components(results: Sequence[RunResult], studies: Studies) -> Described
         f"First two principal components of the {len(pair.labels)} test embeddings at length 1, "
         f"for seed {pair.seed}{drawn}. Each method has its own components, with this share of the "
         f"variance: {'; '.join(texts)}. The same {len(classes)} classes have the same colors"
-        f"{others}."
+        f"{others}.{pair.note}"
     ), figure
+
+
+def lowers_lr(run: RunResult) -> bool:
+    """Whether the learning rate ends lower than it starts."""
+    rates = run.curve("lr")[1]
+    return bool(rates) and rates[-1] < rates[0]
 
 
 def colored_classes(labels: NDArray[np.int64]) -> list[int]:
@@ -128,11 +136,10 @@ def draw_similarities(results: Sequence[RunResult], studies: Studies) -> Describ
             heights = np.histogram(np.clip(values, -1, 1), BINS, density=True)[0]
             axes.stairs(heights, BINS, fill=True, color=color, alpha=0.5, label=kind)
             axes.axvline(values.mean(), color=color, linestyle=":")
-        axes.set_title(f"{pair.titles[method]}\nAUC {auc:.3f}")
+        axes.set(title=f"{pair.titles[method]}\nAUC {auc:.3f}", xlabel="cosine similarity")
         means = " and ".join(f"{values.mean():.3f}" for values in cosines)
         texts.append(f"{pair.titles[method]}, means {means}, AUC {auc:.3f}")
     panels[0].set_ylabel("density")
-    figure.supxlabel("cosine similarity", fontsize="medium")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     chosen = "All" if len(pair.labels) <= MAX_IMAGES else "A random sample of"
     counts = " and ".join(f"{len(each):,}" for each in pairs)
@@ -140,7 +147,7 @@ def draw_similarities(results: Sequence[RunResult], studies: Studies) -> Describ
         "Cosine similarity of test images, a pair of the same class and a pair of other classes: "
         f"{'; '.join(texts)}. Dotted lines are the means. The AUC is how often a pair of the same "
         f"class is more similar than a pair of other classes. {chosen} {counts} pairs, for seed "
-        f"{pair.seed}."
+        f"{pair.seed}.{pair.note}"
     ), figure
 
 
