@@ -21,7 +21,8 @@ def main() -> None:
         section, count = resolved["section"], resolved["gallery_queries"]
         results = read_results(io.RUNS, dataset, resolved["methods"])
         heated, seed = settings["gallery_method"], settings["gallery_seed"]
-        methods = [each for each in (heated, PAIRS.get(heated)) if each in resolved["methods"]]
+        shown = dict.fromkeys([heated, PAIRS.get(heated, heated)])
+        methods = [method for method in shown if method in resolved["methods"]]
         folders = {name: io.run_folder(dataset, name) / "embeddings" for name in methods}
         if count:
             check_outputs([io.packed_folder(dataset), *folders.values()])

@@ -114,9 +114,10 @@ def plot_classes(
     colors = dict(zip(classes, COLORS, strict=False))
     # Rasterized, so that files with thousands of points stay small.
     style: dict[str, Any] = {"s": 10, "linewidths": 0, "rasterized": True}
-    axes.scatter(*points[~found].T, color="#cccccc", **style)
+    (x, y), (others_x, others_y) = points[found].T, points[~found].T
+    axes.scatter(others_x, others_y, color="#cccccc", **style)
     shades = [colors[int(label)] for label in labels[found]]
-    axes.scatter(*points[found].T, c=shades, alpha=0.6, **style)
+    axes.scatter(x, y, c=shades, alpha=0.6, **style)
     axes.set_aspect("equal", adjustable="datalim")
     axes.tick_params(labelbottom=False, labelleft=False, length=0)
 

@@ -64,7 +64,7 @@ def plot_curve(
     axes.plot(epochs, heights, label=result.method, markevery=max(1, len(epochs) // 8), **style)
     texts = value_texts(result, column, epochs, heights, halves)
     step = -(-len(texts) // MAX_VALUES) or 1
-    base.add_values(axes, *(each[::-step] for each in (epochs, heights, texts)))
+    base.add_values(axes, epochs[::-step], heights[::-step], texts[::-step])
     if column == "recall_at_1" and style["linestyle"] in BANDS:
         low, high = (
             [h + sign * half for h, half in zip(heights, halves, strict=True)] for sign in (-1, 1)
