@@ -87,10 +87,12 @@ def open_report(browser: Browser, project: Path, folder: Path) -> None:
     """Save the report's pages of REPORT."""
     for name, (width, height, options, part) in REPORT.items():
         page = browser.new_page(viewport={"width": width, "height": height}, **options)
+        page.set_default_timeout(TIMEOUT)
         page.goto((project.resolve() / "report/index.html").as_uri() + part)
         if name == "report-printed":
             page.emulate_media(media="print")
         save(page.screenshot(), folder / f"{name}.png")
+        page.close()
 
 
 def main(project: Path, output: Path) -> None:
