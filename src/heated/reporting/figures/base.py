@@ -91,6 +91,13 @@ def heating_step(result: RunResult) -> tuple[float, float, float] | None:
     return None
 
 
+def alpha_title(result: RunResult) -> str:
+    """Return a run's method with its first and last alpha, such as "hbn: alpha 16, then 4"."""
+    alphas = result.curve("alpha")[1]
+    ends = dict.fromkeys((alphas[0], alphas[-1]))
+    return f"{result.method}: alpha {', then '.join(f'{alpha:g}' for alpha in ends)}"
+
+
 def by_normalization(results: Sequence[RunResult]) -> dict[str, list[RunResult]]:
     """Group runs by the normalization of embeddings, empty if the method has no such option."""
     groups: dict[str, list[RunResult]] = {}

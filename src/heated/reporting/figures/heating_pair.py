@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 
 from heated.common.io import read_embeddings
-from heated.reporting.figures.base import WIDTH, DescribedFigure
+from heated.reporting.figures.base import WIDTH, DescribedFigure, alpha_title
 from heated.reporting.figures.embeddings_2d import COLORS, Points, normalize_rows
 from heated.reporting.run_results import RunResult, Studies, select_studies
 
@@ -48,19 +48,12 @@ def load_pair(results: Sequence[RunResult], studies: Studies) -> HeatingPair | N
             unit = [normalize_rows(each["embeddings"]) for each in arrays]
             return HeatingPair(
                 seed=min(seeds),
-                titles={run.method: describe_run(run) for run in pair},
+                titles={run.method: alpha_title(run) for run in pair},
                 unit=dict(zip((constant, heated), unit, strict=True)),
                 labels=arrays[0]["labels"],
                 note=f" {heated} also lowers the learning rate." if lowers_lr(pair[1]) else "",
             )
     return None
-
-
-def describe_run(run: RunResult) -> str:
-    """Describe a run by its method and alpha."""
-    alphas = run.curve("alpha")[1]
-    ends = ", then ".join(f"{alpha:g}" for alpha in dict.fromkeys((alphas[0], alphas[-1])))
-    return f"{run.method}: alpha {ends}"
 
 
 def draw_components(results: Sequence[RunResult], studies: Studies) -> DescribedFigure | None:
