@@ -9,6 +9,8 @@ import pytest
 import tracked
 from conftest import Project
 
+from heated.tracking.saved_view import VIEW_TAG
+
 pytestmark = [
     pytest.mark.mlflow,
     pytest.mark.filterwarnings(tracked.MLFLOW_WARNING),
@@ -19,12 +21,15 @@ Fields = dict[str, list[dict[str, Any]]]
 
 
 def stored(project: Project, copy: Path) -> Fields:
-    """Return note and runs of each experiment, from a copy, since a client keeps its file open."""
+    """Return tags and runs of each experiment, from a copy, since a client keeps its file open."""
     shutil.copy(project.folder / "mlflow.db", copy)
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{copy}")
-    notes = {name: client.get_experiment_by_name(name).tags for name in EXPERIMENTS}
+    notes = {name: dict(client.get_experiment_by_name(name).tags) for name in EXPERIMENTS}
+    for tags in notes.values():
+        view = json.loads(tags[VIEW_TAG])
+        tags[VIEW_TAG] = {key: view[key] for key in ("name", "state")}  # without its times
     return {name: [notes[name], *tracked.experiment_fields(client, name)] for name in EXPERIMENTS}
 
 
