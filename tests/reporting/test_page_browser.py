@@ -185,12 +185,12 @@ def test_the_page_never_scrolls_sideways(visit, built_page, long_page):
             assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_no_table_is_cut_off_on_a_desktop(visit, built_page, full_page):
-    for path in (built_page, full_page):
-        page = visit(path).page
-        page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
-        assert page.locator(".wide").count() > 0
-        assert page.evaluate(CUT) == []
+@pytest.mark.parametrize("name", ["built_page", "full_page"])
+def test_no_table_is_cut_off_on_a_desktop(visit, request, name):
+    page = visit(request.getfixturevalue(name)).page
+    page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+    assert page.locator(".wide").count() > 0
+    assert page.evaluate(CUT) == []
 
 
 def test_a_point_of_a_curve_has_its_value_where_the_pointer_is(visit, built_page):
