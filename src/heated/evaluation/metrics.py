@@ -41,8 +41,8 @@ def evaluate_by_class(
     """Compute every metric by name, and `RetrievalScores.by_class`.
 
     Retrieval is in the gallery, the rest of all samples. `arrays` has `embeddings` (N, D), `labels`
-    (N,) int64, `query` and `gallery` (N,) bool. See `retrieval_metrics` and `clustering_metrics` for
-    the other arguments and for errors.
+    (N,) int64, `query` and `gallery` (N,) bool. For the other arguments and for errors see
+    `retrieval_metrics` and `clustering_metrics`.
     """
     retrieval = retrieval_metrics(**arrays, recall_at_k=recall_at, memory_mib=memory_mib)
     unit, labels = geometry.l2_normalize(arrays["embeddings"]), arrays["labels"]
