@@ -58,7 +58,7 @@ def resolved_files(params: Params) -> dict[str, Any]:
 
 
 def evaluation_files(params: Params, dataset: str, method: str) -> list[str]:
-    """Return the files of a run that `report` expects beside those of every training."""
+    """Return the files that `report` expects of a run in addition to those of every run."""
     is_tuned = any((dataset, method) in study.runs() for study in params.studies.tuned().values())
     has_gradients = dataset in params.run.datasets and method in params.studies.gradients.methods
     tuned, gradients = ["tuned.json"] * is_tuned, ["gradients.json"] * has_gradients
