@@ -36,6 +36,7 @@ LOCK, LOCK_COPY = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock.copy")
 LOCK_END = re.compile(
     r"\n      (md5|size|nfiles|isexec): \S+\n\Z"
 )  # of the last stage's last output
+JOBS = "HEATED_JOBS"  # variable with the number of processes that share a GPU
 GRACE = 35  # seconds from SIGINT to SIGKILL; torchrun ends its workers within 30
 
 popen_lock = threading.Lock()
@@ -75,7 +76,7 @@ def exit_by_signal(number: int, frame: FrameType | None) -> None:
 
 def run_builder(jobs: int) -> None:
     """Exit with the status of `repro`; end the session when standard input closes."""
-    os.environ["HEATED_JOBS"] = str(jobs)  # stages that share a GPU limit their memory by it
+    os.environ[JOBS] = str(jobs)  # stages that share a GPU limit their memory by it
     signal.signal(signal.SIGINT, lambda number, frame: None)  # DVC would inherit SIG_IGN
     threading.Thread(target=end_session_at_eof, daemon=True).start()
     try:

@@ -1,0 +1,92 @@
+"""Build stages in a worker's clone for `stages.cluster`: restore from DVC's remote, run, push.
+
+`python -m stages.cluster_task build STAGE...`; `check TOKEN` tests that the remote is the driver's
+and can be written. All processes of the session end when standard input closes.
+"""
+
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from dvc.cli import main as dvc
+from dvc.repo import Repo
+from dvc.stage.cache import StageCache, _get_stage_hash
+from dvc_objects.fs import generic
+
+from stages.__main__ import end_session_at_eof, fork_server, stopping
+
+ENTRY = re.compile(r"runs/../([0-9a-f]{64})/[0-9a-f]{64}")  # of the run cache; group 1: its key
+
+
+def build(stages: Sequence[str]) -> int:
+    """Bring stages and those they depend on up to date, and return the exit status.
+
+    Results are pushed before the entries of the run cache that name them: a kill leaves no entry
+    without files.
+    """
+    StageCache.transfer = lambda cache, source, target, force=True: copy_entries(source, target)
+    with fork_server():
+        status: int = dvc(["repro", "--pull", *stages])
+    status = status or dvc(["push", *stages])
+    if not status:
+        with Repo() as repo:
+            keys = {_get_stage_hash(each) for s in stages for each in repo.stage.collect(s)}
+            remote = repo.cloud.get_remote_odb(None, "push", hash_name="md5-dos2unix")
+            copy_entries(repo.cache.legacy, remote, keys)
+    return status
+
+
+def copy_entries(source: Any, target: Any, keys: Collection[str] | None = None) -> list[str]:
+    """Copy the entries of the run cache that `target` lacks, and return them.
+
+    DVC 3.67 copies all entries each time, so that each run would take longer than the one before.
+    """
+    names: list[set[str]] = []
+    for odb in (source, target):
+        files = odb.fs.find(odb.fs.join(odb.path, "runs"))
+        found = (odb.fs.as_posix(odb.fs.relpath(file, odb.path)) for file in files)
+        names.append({name for name in found if ENTRY.fullmatch(name)})
+    missing = [n for n in sorted(names[0] - names[1]) if keys is None or n.split("/")[2] in keys]
+    paths = [[odb.fs.join(odb.path, *n.split("/")) for n in missing] for odb in (source, target)]
+    if missing:
+        generic.copy(source.fs, paths[0], target.fs, paths[1])
+    return missing
+
+
+def check(token: str) -> int:
+    """Return 0 if the remote has the driver's file and accepts one, else 1 after a message."""
+    with Repo() as repo:
+        remote = repo.cloud.get_remote()
+    path = remote.fs.join(remote.path, token)
+    if not remote.fs.exists(path):
+        print(f"{remote.path}: got another remote than the driver's, expected the same one.")
+        return 1
+    own = f"{path}-{socket.gethostname()}-{os.getpid()}"
+    try:
+        remote.fs.pipe_file(own, b"")
+        remote.fs.rm_file(own)
+    except Exception as error:
+        print(f"{remote.path}: got {error!r}, expected a remote that this worker can write.")
+        return 1
+    return 0
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Exit with the status of a task; end the session when standard input closes."""
+    signal.signal(signal.SIGINT, lambda number, frame: None)  # stages end by it, then this process
+    threading.Thread(target=end_session_at_eof, daemon=True).start()
+    kind, *values = arguments
+    try:
+        sys.exit(build(values) if kind == "build" else check(*values))
+    finally:
+        if stopping.is_set():
+            os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
