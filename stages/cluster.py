@@ -9,6 +9,7 @@ all runs from the remote, and builds the stages that depend on them.
 import json
 import os
 import secrets
+import socket
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from pathlib import Path
 from tarfile import TarFile
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
 
 from dvc.repo import Repo
 from filelock import FileLock, Timeout
@@ -166,7 +168,10 @@ def cluster(address: str, runtime_env: Path | None) -> Iterator[Any]:
     local = {"object_store_memory": STORE, "include_dashboard": False} if address == "local" else {}
     env = read_json(runtime_env) if runtime_env else None
     ray.cloudpickle.register_pickle_by_value(cluster_node)
+    server = urlsplit(address if "://" in address else f"//{address}")
     try:
+        if server.port:  # else Ray waits for minutes
+            socket.create_connection((server.hostname, server.port), timeout=10).close()
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         ray.init(address, namespace="heated", runtime_env=env, **quiet, **local)
     except (OSError, RuntimeError, ValueError) as error:

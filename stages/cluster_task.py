@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dvc.cli import main as dvc
@@ -20,7 +20,7 @@ from dvc_objects.fs import generic
 
 from stages.__main__ import end_session_at_eof, fork_server, stopping
 
-ENTRY = re.compile(r"runs/../([0-9a-f]{64})/[0-9a-f]{64}")  # of the run cache; group 1: its key
+ENTRY = re.compile(r"runs/[0-9a-f]{2}/[0-9a-f]{64}/[0-9a-f]{64}")  # of the run cache
 
 
 def build(stages: Sequence[str]) -> int:
@@ -29,20 +29,27 @@ def build(stages: Sequence[str]) -> int:
     Results are pushed before the entries of the run cache that name them: a kill leaves no entry
     without files.
     """
-    StageCache.transfer = lambda cache, source, target, force=True: copy_entries(source, target)
+    StageCache.transfer = lambda cache, source, target, force=True: copy(
+        source, target, missing_entries(source, target)
+    )
     with fork_server():
         status: int = dvc(["repro", "--pull", *stages])
-    status = status or dvc(["push", *stages])
-    if not status:
-        with Repo() as repo:
-            keys = {_get_stage_hash(each) for s in stages for each in repo.stage.collect(s)}
-            remote = repo.cloud.get_remote_odb(None, "push", hash_name="md5-dos2unix")
-            copy_entries(repo.cache.legacy, remote, keys)
+    if status:
+        return status
+    with Repo() as repo:
+        keys = {_get_stage_hash(each) for name in stages for each in repo.stage.collect(name)}
+        cache = repo.cache.legacy
+        remote = repo.cloud.get_remote_odb(None, "push", hash_name="md5-dos2unix")
+        names = [n for n in missing_entries(cache, remote) if n.split("/")[2] in keys]
+        if names:
+            status = dvc(["push", *stages])
+        if not status:
+            copy(cache, remote, names)
     return status
 
 
-def copy_entries(source: Any, target: Any, keys: Collection[str] | None = None) -> list[str]:
-    """Copy the entries of the run cache that `target` lacks, and return them.
+def missing_entries(source: Any, target: Any) -> list[str]:
+    """Return the entries of the run cache in `source` that `target` lacks.
 
     DVC 3.67 copies all entries each time, so that each run would take longer than the one before.
     """
@@ -51,11 +58,15 @@ def copy_entries(source: Any, target: Any, keys: Collection[str] | None = None) 
         files = odb.fs.find(odb.fs.join(odb.path, "runs"))
         found = (odb.fs.as_posix(odb.fs.relpath(file, odb.path)) for file in files)
         names.append({name for name in found if ENTRY.fullmatch(name)})
-    missing = [n for n in sorted(names[0] - names[1]) if keys is None or n.split("/")[2] in keys]
-    paths = [[odb.fs.join(odb.path, *n.split("/")) for n in missing] for odb in (source, target)]
-    if missing:
+    return sorted(names[0] - names[1])
+
+
+def copy(source: Any, target: Any, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Copy entries of the run cache; return the key and the name of each, as DVC does."""
+    if names:
+        paths = [[odb.fs.join(odb.path, *n.split("/")) for n in names] for odb in (source, target)]
         generic.copy(source.fs, paths[0], target.fs, paths[1])
-    return missing
+    return [tuple(name.split("/")[-2:]) for name in names]
 
 
 def check(token: str) -> int:
