@@ -58,7 +58,7 @@ def main(address: str, runtime_env: Path | None, **resources: float | None) -> N
             with cluster(address, runtime_env) as ray:
                 options = task_options(ray, **resources)
                 job = Job(sha256(url.encode()).hexdigest()[:12], commit, environment(options))
-                repository = ray.put(packed_commit(commit))
+                repository = ray.put(packed_commit())
                 with one_driver(ray, job.project):
                     check_nodes(ray, repository, job)
                     failed = build(ray, tasks, options, repository, job)
@@ -93,7 +93,7 @@ def remote_url() -> str:
     return str(url)
 
 
-def packed_commit(commit: str) -> bytes:
+def packed_commit() -> bytes:
     """Return a tar file of a git repository that has only the commit.
 
     A bundle could not be made from a shallow clone.

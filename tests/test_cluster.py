@@ -13,18 +13,19 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from copy import copy
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import mkdtemp
 
 import psutil
 import pytest
-from conftest import SHORT, Project
+from conftest import ROOT, SHORT, Project
 from server_process import Server
 
 from heated.common.errors import InputError
 from stages import cluster, cluster_node
-from stages.cluster_node import Job
+from stages.cluster_node import Job, git
 
 pytestmark = pytest.mark.xdist_group("cluster")
 METHODS = ["sm", "ln", "hln", "bn", "hbn", "bn-heat"]
@@ -228,6 +229,19 @@ def test_a_second_driver_on_another_clone_trains_nothing(baseline, clone, printe
 
 
 @pytest.mark.slow
+def test_a_version_of_ray_that_differs_is_refused(clone, printed, nodes):
+    shutil.rmtree(clone.folder / "runs/digits/ln")  # outdated
+    code = "import ray, runpy, sys; ray.__version__ = '2.0.0'; del sys.argv[0]; "
+    code += "runpy.run_module('stages.cluster', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", code, *nodes.driver()[2:]]
+    output = clone.run(*command, status=1, **nodes.environment())
+    assert "Version mismatch: The cluster was started with" in output
+    assert "expected a running cluster with this version of Ray and Python" in output
+    assert "Traceback" not in output
+    clone.run("dvc", "checkout", "--quiet")
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_an_interrupt_ends_all_tasks_and_a_node_may_die(clone, printed, nodes, tmp_path):
     """The other node trains the runs of a node that is killed, and MLflow has each run once."""
@@ -306,3 +320,106 @@ def published(database: Path) -> list[tuple[str, str]]:
 
 def live_seeds(database: Path) -> list[str]:
     return [n for n, status in published(database) if "seed" in n and status == "RUNNING"]
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small git and DVC repository, with a remote that this machine has."""
+    folder = tmp_path / "repository"
+    (folder / "stages").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv(cluster_node.FOLDER, str(tmp_path / "worker"))
+    for name in ("__init__", "__main__", "fork_server", "cluster_task"):
+        shutil.copy(ROOT / "stages" / f"{name}.py", "stages")
+    for name in ("common",):
+        shutil.copytree(ROOT / "src/heated" / name, folder / "src/heated" / name)
+    (folder / "src/heated/__init__.py").touch()
+    git(folder, "init", "--quiet")
+    for command in (["init"], ["remote", "add", "--default", "storage", str(tmp_path / "remote")]):
+        subprocess.run([sys.executable, "-m", "dvc", *command, "--quiet"], check=True)
+    commit_all(folder)
+    (tmp_path / "remote").mkdir()
+    return folder
+
+
+def commit_all(folder: Path) -> str:
+    """Commit all files and return the commit."""
+    git(folder, "add", "--all")
+    identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    git(folder, *identity, "commit", "--quiet", "--message", "all")
+    return git(folder, "rev-parse", "HEAD")
+
+
+@pytest.mark.slow
+def test_a_project_without_a_remote_or_with_changes_is_refused(repository):
+    assert cluster.check_commit() == git(repository, "rev-parse", "HEAD")
+    Path("dvc.lock").write_text("written by stages", encoding="utf-8")
+    cluster.check_commit()
+    Path("params.yaml").write_text("seed: 0", encoding="utf-8")
+    with pytest.raises(InputError, match="uncommitted changes in params.yaml, expected none"):
+        cluster.check_commit()
+    Path(".dvc/config").write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match="no default remote, expected one. Run `dvc remote add"):
+        cluster.remote_url()
+
+
+def test_a_second_driver_in_a_folder_is_refused(tmp_path, monkeypatch):
+    (tmp_path / ".dvc").mkdir()
+    monkeypatch.chdir(tmp_path)
+    second = cluster.one_driver_here()
+    with cluster.one_driver_here(), pytest.raises(InputError, match="got a second driver"), second:
+        pass
+
+
+@pytest.mark.slow
+def test_a_worker_without_the_commit_or_a_remote_to_write_is_refused(repository, tmp_path):
+    commit = cluster.check_commit()
+    packed, job = cluster.packed_commit(), Job("project", commit)
+    (tmp_path / "remote" / "token").touch()
+    assert cluster_node.check(packed, job, "token") == ""
+    assert [path.name for path in (tmp_path / "remote").iterdir()] == ["token"]
+    other = replace(job, commit="0" * 40)
+    assert f"got commit {commit}, expected 000" in cluster_node.check(packed, other, "token")
+    assert "remote than the driver's" in cluster_node.check(packed, job, "another-token")
+    folder = "/proc/self"  # where even root cannot write
+    Path(".dvc/config").write_text(
+        f"[core]\n    remote = storage\n['remote \"storage\"']\n    url = {folder}\n",
+        encoding="utf-8",
+    )
+    job = replace(job, commit=commit_all(repository))
+    message = cluster_node.check(cluster.packed_commit(), job, "status")
+    assert "/proc/self: got" in message
+    assert "expected a remote that this worker can write" in message
+
+
+@pytest.mark.slow
+def test_a_worker_without_git_is_refused(repository, tmp_path, monkeypatch):
+    packed, job = cluster.packed_commit(), Job("project", cluster.check_commit())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "No such file or directory: 'git'" in cluster_node.check(packed, job, "token")
+
+
+def test_a_clone_is_moved_to_another_commit_and_keeps_its_results(repository, tmp_path):
+    clone, first = tmp_path / "clone", cluster.check_commit()
+    cluster_node.check_out(clone, cluster.packed_commit(), first)
+    for name in ("dvc.lock", "results"):
+        (clone / name).touch()
+    (clone / "stages/__init__.py").write_text("changed", encoding="utf-8")
+    shallow = tmp_path / "shallow"
+    Path("added").touch()
+    second = commit_all(repository)
+    git(tmp_path, "clone", "--quiet", "--depth", "1", repository.as_uri(), str(shallow))
+    os.chdir(shallow)
+    cluster_node.check_out(clone, cluster.packed_commit(), second)
+    assert (clone / "added").exists()
+    assert (clone / "results").exists()
+    assert not (clone / "dvc.lock").exists()
+    assert git(clone, "status", "--porcelain") == "?? results"
+
+
+def test_tasks_at_the_same_time_have_clones_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv(cluster_node.FOLDER, str(tmp_path))
+    with cluster_node.free_clone("x") as (first, _), cluster_node.free_clone("x") as (second, _):
+        assert (first.name, second.name) == ("clone-0", "clone-1")
+    with cluster_node.free_clone("x") as (third, _):
+        assert third == first
