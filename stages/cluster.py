@@ -2,8 +2,8 @@
 
 A task of Ray builds the stages of one run, or of one data set before its runs. Ray decides where,
 and starts a task again elsewhere if its worker dies. DVC's remote carries the results: a worker
-takes stages from the run cache there, runs the others, and pushes. At the end this process restores
-all runs from the remote, and builds the stages that depend on them.
+takes stages from the run cache there, runs the others, and pushes. At the end this process pulls
+all runs, and builds the stages that depend on them.
 """
 
 import json
@@ -24,10 +24,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dvc.repo import Repo
+from dvc.utils.serialize import dump_yaml, load_yaml
 from filelock import FileLock, Timeout
 
 from heated.common.errors import InputError, run
-from heated.common.io import load_settings, read_json
+from heated.common.io import atomic_write, load_settings, read_json
 from heated.tracking.client import WORKSPACE, workspace
 from stages import __main__ as runner
 from stages import cluster_node
@@ -61,10 +62,11 @@ def main(address: str, runtime_env: Path | None, **resources: float | None) -> N
                 repository = ray.put(packed_commit())
                 with one_driver(ray, job.project):
                     check_nodes(ray, repository, job)
-                    failed = build(ray, tasks, options, repository, job)
-            if failed:
+                    entries = build(ray, tasks, options, repository, job)
+            restore(entries)
+            if any(not entries.keys() >= {*task.stages} for task in tasks.values()):
                 sys.exit(1)
-        sys.exit(runner.dvc("repro", "--pull").returncode)
+        sys.exit(runner.dvc("repro").returncode)
 
 
 def check_commit() -> str:
@@ -247,8 +249,8 @@ def check_nodes(ray: Any, repository: Any, job: Job) -> None:
 
 def build(
     ray: Any, tasks: Mapping[str, Task], options: Mapping[str, float], repository: Any, job: Job
-) -> set[str]:
-    """Run all tasks, print a line for each that ends, and return the names of those that failed."""
+) -> dict[str, Any]:
+    """Run all tasks, print a line for each that ends, and return their stages' part of dvc.lock."""
     remote = ray.remote(cluster_node.build)
     refs: dict[str, Any] = {}
     for name, task in tasks.items():
@@ -256,19 +258,34 @@ def build(
         arguments = (repository, job, name, task.stages, *(refs[need] for need in task.needs))
         refs[name] = remote.options(**chosen).remote(*arguments)
     names, failed = {ref: name for name, ref in refs.items()}, set[str]()
-    for number in range(1, len(names) + 1):
+    entries: dict[str, Any] = {}
+    for number in range(1, len(refs) + 1):
         (ref, *_), _ = ray.wait([*names], num_returns=1)
         name = names.pop(ref)
         try:
-            text = summary(ray.get(ref))
+            result = ray.get(ref)
+            entries |= result["lock"]
+            text = summary(result)
         except ray.exceptions.RayError as error:
-            blocking = tasks[name].needs & failed
+            text = f"failed: {getattr(error, 'cause', None) or error}"
+            if blocking := tasks[name].needs & failed:
+                text = f"not built, because {', '.join(blocking)} failed"
             failed.add(name)
-            text = f"not built, because {', '.join(blocking)} failed"
-            if not blocking:
-                text = f"failed: {getattr(error, 'cause', None) or error}"
-        print(f"[{number}/{len(tasks)}] {name}: {text}", flush=True)
-    return failed
+        print(f"[{number}/{len(refs)}] {name}: {text}", flush=True)
+    return entries
+
+
+def restore(entries: Mapping[str, Any]) -> None:
+    """Add entries to dvc.lock, and pull the files that they name.
+
+    `dvc repro --pull` would do both for one stage after the other, and write dvc.lock each time.
+    """
+    lock = load_yaml(runner.LOCK) if runner.LOCK.exists() else {"schema": "2.0", "stages": {}}
+    lock["stages"] |= entries
+    with atomic_write(runner.LOCK) as path:
+        dump_yaml(path, lock)
+    if entries and (status := runner.dvc("pull", "--quiet", *entries).returncode):
+        sys.exit(status)
 
 
 def summary(result: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ and the checkpoints.
 
 import fcntl
 import io
+import json
 import os
 import re
 import subprocess
@@ -43,55 +44,60 @@ class Driver:
 
 
 def build(repository: bytes, job: Job, name: str, stages: Sequence[str], *needed: Any) -> Any:
-    """Build stages, and return the host, the seconds and the stages that ran.
+    """Build stages, and return host, seconds, the stages that ran, and their part of dvc.lock.
 
     Ray passes the results of the tasks `needed`, and starts this one after them.
     """
     start = time.monotonic()
-    output = run_task(repository, job, name, ["build", *stages])
+    with free_clone(job.project) as (clone, lock):
+        output = run_task(clone, lock, repository, job, name, ["build", *stages])
+        entries = json.loads((clone / ".dvc/tmp/lock-entries.json").read_text(encoding="utf-8"))
     ran = re.findall(r"^Running stage '(.+)'", output, re.MULTILINE)
-    return {"host": os.uname().nodename, "seconds": time.monotonic() - start, "ran": ran}
+    seconds = time.monotonic() - start
+    return {"host": os.uname().nodename, "seconds": seconds, "ran": ran, "lock": entries}
 
 
 def check(repository: bytes, job: Job, token: str) -> str:
     """Return why this node cannot build, "" if it can."""
     try:
-        run_task(repository, job, "check", ["check", token])
+        with free_clone(job.project) as (clone, lock):
+            run_task(clone, lock, repository, job, "check", ["check", token])
     except (OSError, RuntimeError) as error:
         return str(error)
     return ""
 
 
-def run_task(repository: bytes, job: Job, name: str, arguments: Sequence[str]) -> str:
+def run_task(
+    clone: Path, lock: IO[str], repository: bytes, job: Job, name: str, arguments: Sequence[str]
+) -> str:
     """Run `stages.cluster_task` in a clone of the commit and return its output.
 
     It ends when this process does, by SIGKILL too: that closes the pipe to it.
     """
-    with free_clone(job.project) as (clone, lock):
-        check_out(clone, repository, job.commit)
-        root = clone.parent
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        # In DVC_ROOT are the checkpoints and downloads, as for DVC's temporary experiments.
-        local = {"PATH": path, "PYTHONPATH": str(clone / "src"), "DVC_ROOT": str(root)}
-        log = root / "logs" / f"{name}.log"
-        log.parent.mkdir(exist_ok=True)
-        with log.open("ab") as stream:  # earlier attempts stay there
-            start = stream.tell()
-            process = subprocess.Popen(
-                [sys.executable, "-m", "stages.cluster_task", *arguments],
-                cwd=clone,
-                env={**os.environ, **local, **job.environment},
-                stdin=subprocess.PIPE,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=[lock.fileno()],
-            )
-            try:
-                status = process.wait()
-            finally:
-                process.communicate()  # closes the pipe
-        output = log.read_bytes()[start:].decode(errors="replace")
+    check_out(clone, repository, job.commit)
+    root = clone.parent
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    # In DVC_ROOT are the checkpoints and downloads, as for DVC's temporary experiments.
+    local = {"PATH": path, "PYTHONPATH": str(clone / "src"), "DVC_ROOT": str(root)}
+    log = root / "logs" / f"{name}.log"
+    log.parent.mkdir(exist_ok=True)
+    with log.open("ab") as stream:  # earlier attempts stay there
+        start = stream.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "stages.cluster_task", *arguments],
+            cwd=clone,
+            env={**os.environ, **local, **job.environment},
+            stdin=subprocess.PIPE,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=[lock.fileno()],
+        )
+        try:
+            status = process.wait()
+        finally:
+            process.communicate()  # closes the pipe
+    output = log.read_bytes()[start:].decode(errors="replace")
     if status:
         tail = "\n".join(output.rstrip().splitlines()[-TAIL:])
         raise RuntimeError(f"got exit status {status} (see {log} there):\n{tail}")

@@ -11,23 +11,27 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from dvc.cli import main as dvc
 from dvc.repo import Repo
 from dvc.stage.cache import StageCache, _get_stage_hash
+from dvc.stage.serialize import to_single_stage_lockfile
 from dvc_objects.fs import generic
 
+from heated.common.io import write_json
 from stages.__main__ import end_session_at_eof, fork_server, stopping
 
+LOCK_ENTRIES = Path(".dvc/tmp/lock-entries.json")
 ENTRY = re.compile(r"runs/[0-9a-f]{2}/[0-9a-f]{64}/[0-9a-f]{64}")  # of the run cache
 
 
 def build(stages: Sequence[str]) -> int:
     """Bring stages and those they depend on up to date, and return the exit status.
 
-    Results are pushed before the entries of the run cache that name them: a kill leaves no entry
-    without files.
+    LOCK_ENTRIES then has the stages' part of dvc.lock. Results are pushed before the entries of
+    the run cache that name them: a kill leaves no entry without files.
     """
     StageCache.transfer = lambda cache, source, target, force=True: copy(
         source, target, missing_entries(source, target)
@@ -37,7 +41,10 @@ def build(stages: Sequence[str]) -> int:
     if status:
         return status
     with Repo() as repo:
-        keys = {_get_stage_hash(each) for name in stages for each in repo.stage.collect(name)}
+        built = [each for name in stages for each in repo.stage.collect(name)]
+        entries = {each.name: to_single_stage_lockfile(each) for each in built}
+        write_json(LOCK_ENTRIES, entries)
+        keys = {*map(_get_stage_hash, built)}
         cache = repo.cache.legacy
         remote = repo.cloud.get_remote_odb(None, "push", hash_name="md5-dos2unix")
         names = [n for n in missing_entries(cache, remote) if n.split("/")[2] in keys]
