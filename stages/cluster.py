@@ -280,7 +280,7 @@ def restore(entries: Mapping[str, Any]) -> None:
 
     `dvc repro --pull` would do both for one stage after the other, and write dvc.lock each time.
     """
-    lock = load_yaml(runner.LOCK) if runner.LOCK.exists() else {"schema": "2.0", "stages": {}}
+    lock: Any = load_yaml(runner.LOCK) if runner.LOCK.exists() else {"schema": "2.0", "stages": {}}
     lock["stages"] |= entries
     with atomic_write(runner.LOCK) as path:
         dump_yaml(path, lock)
