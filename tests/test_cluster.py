@@ -22,6 +22,7 @@ import psutil
 import pytest
 from conftest import ROOT, SHORT, Project
 from server_process import Server
+from test_parallel import reset_signals
 
 from heated.common.errors import InputError
 from stages import cluster, cluster_node

@@ -298,7 +298,8 @@ def test_readme_is_short_and_every_file_it_names_exists():
 
 
 def test_pictures_of_the_pipeline_have_every_stage():
-    scripts = {path.stem for path in (ROOT / "stages").glob("[a-z]*.py")} - {"fork_server"}
+    runners = {"fork_server", "cluster", "cluster_node", "cluster_task"}
+    scripts = {path.stem for path in (ROOT / "stages").glob("[a-z]*.py")} - runners
     for name in ("README.md", "architecture.md"):
         picture = next(block for block in blocks("", TEXTS[name]) if "─►" in block)
         assert scripts <= set(re.findall(r"[a-z]+", picture)), name
