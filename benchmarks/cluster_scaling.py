@@ -20,7 +20,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +27,15 @@ RAY = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"
 RAY += ["--object-store-memory", "100000000", "--disable-usage-stats"]
 RAY += ["--include-dashboard", "false", "--node-ip-address", "127.0.0.1"]
 PORT = "6397"
+# At the end of a task: its CPU seconds with those of its children, into a file of its own.
+USAGE = """
+import atexit, pathlib, resource
+def write_usage():
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    seconds = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    pathlib.Path(os.environ["USAGE"], str(os.getpid())).write_text(str(seconds))
+atexit.register(write_usage)
+"""
 
 
 def make_repository(folder: Path, runs: int, sleep: float) -> None:
@@ -38,6 +46,9 @@ def make_repository(folder: Path, runs: int, sleep: float) -> None:
     server = folder / "stages/fork_server.py"  # the imports of PyTorch belong to real stages
     text = server.read_text(encoding="utf-8")
     server.write_text(text.replace("PRELOADED = (", "PRELOADED = () and ("), encoding="utf-8")
+    task = folder / "stages/cluster_task.py"
+    text = task.read_text(encoding="utf-8")
+    task.write_text(text.replace("import os\n", f"import os\n{USAGE}", 1), encoding="utf-8")
     matrix = {"dataset": ["d"], "method": [f"m{number}" for number in range(runs)]}
     settings, packed = "data/resolved", "data/packed/${item.dataset}"
     machine = f"mkdir -p {settings} && echo '{{\"threads\": 1}}' > {settings}/machine.json"
@@ -94,8 +105,8 @@ def measure(folder: Path, workers: int, env: dict[str, str]) -> dict[str, float]
         assert done.returncode == 0, done.stdout
         seconds = time.monotonic() - start
         driver = cpu_seconds(resource.getrusage(resource.RUSAGE_CHILDREN)) - before
-        times = [process.cpu_times() for process in psutil.Process(ray.pid).children(True)]
-        tasks = sum(t.children_user + t.children_system for t in times)
+        files = [*Path(env["USAGE"]).iterdir()]
+        tasks = sum(float(file.read_text(encoding="utf-8")) for file in files)
     finally:
         os.killpg(ray.pid, signal.SIGKILL)
         ray.wait()
@@ -123,6 +134,8 @@ def main() -> None:
             folder.mkdir()
             make_repository(folder, given.runs, given.sleep)
             env = clean | {"HEATED_WORKER_FOLDER": f"{name}/worker", "RAY_AUTH_MODE": "disabled"}
+            env["USAGE"] = f"{name}/usage"
+            Path(env["USAGE"]).mkdir()
             env |= {"PYTHONPATH": str(folder / "src"), "RAY_worker_niceness": "0"}
             found = measure(folder, workers, env)
         efficiency = given.runs * given.sleep / (workers * found["seconds"])

@@ -16,7 +16,8 @@ from heated.common.errors import InputError
 from heated.common.io import write_json
 from heated.config.resolved import resolved_files
 
-SCRIPTS = ("__init__", "__main__", "fork_server")  # files of the folder that are not stages
+# Files of the folder that are not stages.
+SCRIPTS = ("__init__", "__main__", "fork_server", "cluster", "cluster_node", "cluster_task")
 STAGES = sorted(p.stem for p in (ROOT / "stages").glob("*.py") if p.stem not in SCRIPTS)
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
