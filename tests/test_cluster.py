@@ -304,6 +304,7 @@ def start(
             env=project.environment(**env),
             stdout=output,
             stderr=output,
+            preexec_fn=reset_signals,
         )
         try:
             yield process
