@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dvc.repo import Repo
+from dvc.repo.reproduce import plan_repro
 from dvc.utils.serialize import dump_yaml, load_yaml
 from filelock import FileLock, Timeout
 
@@ -111,18 +112,16 @@ def packed_commit() -> bytes:
 def plan_tasks(outdated: set[str]) -> dict[str, Task]:
     """Return the tasks of the outdated runs, after those of their data sets, by name."""
     with Repo() as repo:
-        names = [stage.addressing for stage in repo.index.stages]
-        above = {  # by stage, all that it depends on
-            name: {each.addressing for each in repo.stage.collect(name, with_deps=True)}
-            for name in names
-        }
+        stages = {stage.addressing: stage for stage in repo.index.stages}
+        graph = repo.index.graph
     shared: dict[str, list[str]] = {}
-    for name in runner.shared_stages(names):
+    for name in runner.shared_stages([*stages]):
         shared.setdefault(runner.stage_parts(name)[1], []).append(name)
     settings = shared.pop("", [])  # stages before all data sets
     tasks = {}
-    for run_stages in runner.outdated_runs(outdated, names):
-        upstream = set[str]().union(*(above[name] for name in run_stages))
+    for run_stages in runner.outdated_runs(outdated, [*stages]):
+        steps = plan_repro(graph, [stages[name] for name in run_stages])
+        upstream = {step.addressing for step in steps}
         needs = frozenset(name for name, each in shared.items() if upstream & {*each})
         tasks[runner.stage_parts(run_stages[0])[1]] = Task(run_stages, needs)
     needed = {name for task in tasks.values() for name in task.needs}
