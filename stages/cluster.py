@@ -275,7 +275,7 @@ def build(
 
 
 def restore(entries: Mapping[str, Any]) -> None:
-    """Add entries to dvc.lock, and pull the files that they name.
+    """Add entries to dvc.lock, and pull all files; raise InputError if the remote lacks some.
 
     `dvc repro --pull` would do both for one stage after the other, and write dvc.lock each time.
     """
@@ -283,8 +283,10 @@ def restore(entries: Mapping[str, Any]) -> None:
     lock["stages"] |= entries
     with atomic_write(runner.LOCK) as path:
         dump_yaml(path, lock)
-    if entries and (status := runner.dvc("pull", "--quiet", *entries).returncode):
-        sys.exit(status)
+    runner.dvc("pull", "--quiet", "--allow-missing")  # what later stages write is in no remote
+    if lost := sorted(runner.outdated_stages() & entries.keys()):
+        advice = "Run the same command again: it trains what is missing."
+        raise InputError(f"DVC's remote: got no files of {', '.join(lost)}. {advice}")
 
 
 def summary(result: Mapping[str, Any]) -> str:
