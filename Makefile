@@ -10,23 +10,34 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: repro help preview experiments track test test-all faults fuzz lint format docs results judge bench gpu-check ui lock clean
+.DEFAULT_GOAL := help
+.PHONY: repro help new debug preview experiments dag track test test-all faults fuzz lint format docs results judge bench gpu-check ui lock clean
 
-repro: $(VENV)/.ready      ## build every result that is out of date (the default target)
+repro: $(VENV)/.ready      ## build every result that is out of date
 	python -m stages.resolve --check
 	@! ls mlflow.db.live/*.json > /dev/null 2>&1 || python -m heated.tracking.live_runs
 	$(if $(CLUSTER),python -m stages.cluster --address $(CLUSTER) $(CLUSTER_OPTIONS),python -m stages $(JOBS))
+	@echo 'The report is $(CURDIR)/report/index.html. `make ui` starts MLflow, to compare the runs.'
 
 help:                      ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | \
 		while IFS='|' read -r target text; do printf '%-12s %s\n' "$$target" "$$text"; done
+
+new: $(VENV)/.ready        ## add a data set of your own: make new NAME=my-images IMAGES=../my-images
+	python -m stages.new_dataset "$(NAME)" "$(IMAGES)"
+
+debug: $(VENV)/.ready      ## try the settings: one method, one seed, two epochs, in a copy
+	python -m stages.debug_build
 
 preview: $(VENV)/.ready    ## plot alpha, temperature and learning rate of every method, without training
 	python -m stages.resolve
 	python -m heated.reporting.preview
 
 experiments: $(VENV)/.ready ## list DVC's experiments with the settings and metrics that differ
-	@dvc exp show --md --only-changed --drop '^(State|Executor|data|report|runs|src|stages|.*\.yaml$$)'
+	@python -m stages.dvc_views experiments
+
+dag: $(VENV)/.ready        ## draw the pipeline's stages
+	@python -m stages.dvc_views dag
 
 track: $(VENV)/.ready      ## upload runs that MLflow lacks, from the files that DVC tracks
 	dvc repro --quiet --single-item resolve
@@ -77,8 +88,8 @@ ui: $(VENV)/.ready         ## start MLflow on http://127.0.0.1:5000
 # One solution for every platform and Python version. Without --upgrade, existing pins stay.
 lock: $(VENV)/.uv          ## solve requirements*.txt again from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
-		--no-header --annotation-style line pyproject.toml --output-file requirements.txt
-	printf '%s\n' '-e .' >> requirements.txt
+		--no-header --annotation-style line pyproject.toml --extra pipeline --output-file requirements.txt
+	printf '%s\n' '-e .[pipeline]' >> requirements.txt
 	grep -v '^-e ' requirements.txt > $(VENV)/constraints.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
 		--no-header --annotation-style line --group dev --constraints $(VENV)/constraints.txt \
@@ -86,7 +97,7 @@ lock: $(VENV)/.uv          ## solve requirements*.txt again from pyproject.toml
 	sed -i 's/, -c .venv.constraints.txt//; s/-c .venv.constraints.txt/requirements.txt/' requirements-dev.txt
 
 clean:                     ## delete everything that is built: environment, downloads, results
-	rm -rf $(VENV) data runs report site preview.html dvc_plots checkpoints downloads .dvc/cache .dvc/tmp mlflow.db mlartifacts
+	rm -rf $(VENV) data runs report metrics site preview.html dvc_plots checkpoints downloads .dvc/cache .dvc/tmp mlflow.db mlartifacts
 
 $(VENV)/.uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

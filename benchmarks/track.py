@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from heated.common.history import write_history
-from heated.common.io import read_json, write_json, write_text
+from heated.common.io import read_record, write_json, write_record, write_text
 from heated.evaluation.metrics import summarize_seeds
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +53,7 @@ def write_run(folder: Path, method: str, seeds: int, epochs: int) -> None:
     }
     write_history(folder / "history.csv", rows)
     write_json(folder / "metrics.json", summarize_seeds(metrics))
-    write_json(folder / "provenance.json", record)
+    write_record(folder / "provenance.json", record)
 
 
 def write_project(folder: Path, methods: list[str], seeds: int, epochs: int) -> None:
@@ -65,7 +65,7 @@ def write_project(folder: Path, methods: list[str], seeds: int, epochs: int) -> 
     tags = {"dataset": "digits", "recipe": "digits", "study": "run", "backbone": "conv4"}
     given = {"section": SECTION, "tags": {method: tags | {"method": method} for method in methods}}
     settings = {"enabled": True, "models": "none", "datasets": {"digits": given}}
-    write_json(folder / "data" / "resolved" / "tracking.json", settings)
+    write_record(folder / "data" / "resolved" / "tracking.json", settings)
 
 
 def run_track(folder: Path) -> dict[str, float]:
@@ -94,7 +94,7 @@ def main() -> None:
         write_project(folder, methods, options.seeds, options.epochs)
         measured = {"first": run_track(folder), "second": run_track(folder)}
         path = folder / "runs" / "digits" / methods[0] / "provenance.json"
-        write_json(path, read_json(path) | {"environment": {"device": "another"}})
+        write_record(path, read_record(path) | {"environment": {"device": "another"}})
         measured["one run changed"] = run_track(folder)
     for name, seconds in measured.items():
         print(f"{name}: {seconds['wall']:.1f} s, {seconds['cpu']:.1f} s of CPU")

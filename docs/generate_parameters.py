@@ -88,15 +88,17 @@ def resolved(schema: Any, definitions: dict[str, Any]) -> Any:
 
 def alternatives(schema: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the mappings that a schema allows, or an empty list."""
-    options = schema.get("oneOf") or schema.get("anyOf") or [schema]
-    return [option for option in options if "properties" in option]
+    found = [schema] if "properties" in schema else []
+    for option in schema.get("oneOf") or schema.get("anyOf") or []:
+        found += [each for each in alternatives(option) if each not in found]
+    return found
 
 
 def rows(path: str, schema: dict[str, Any], example: Any, comment: str = "") -> Iterator[list[str]]:
     """Yield key, type, value and note of every key at and below a path."""
     if schema.get("type") == "array" and alternatives(schema["items"]):
         path, schema, example = f"{path}[]", schema["items"], example[0] if example else None
-    if isinstance(schema.get("additionalProperties"), dict):
+    if isinstance(schema.get("additionalProperties"), dict) and "properties" not in schema:
         yield from rows(f"{path}.<name>", schema["additionalProperties"], None)
     elif not (options := alternatives(schema)):
         value = "" if example is None else json.dumps(plain(example), ensure_ascii=False)

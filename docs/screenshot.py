@@ -1,89 +1,104 @@
-"""Take the screenshot of MLflow that README shows, from a built project, with a real Chromium.
+"""Take the screenshots of README and docs from a built project, with a real Chromium.
 
-Run `python docs/screenshot.py` after `make repro`. It starts MLflow on a free port and compares the
-runs `bn` and `hbn` of the experiment `digits`.
+Run `python docs/screenshot.py` after `make repro`. It starts MLflow on a free port, opens the
+address that it prints, and compares `bn` and `hbn` on `digits`. It also opens the report on a
+desktop, in the dark, on a phone and as it is printed.
 """
 
 import argparse
 import io
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ("bn · digits", "hbn · digits")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-TIMEOUT = 300  # seconds
+TIMEOUT = 300_000  # milliseconds
 LARGEST = 200_000  # bytes
-CLIP = {"x": 0, "y": 0, "width": 1184, "height": 680}  # without the assistant at the right
+REPORT = {  # widths and heights in pixels, and options of the browser
+    "report-desktop": (1280, 900, {}),
+    "report-dark": (1280, 900, {"color_scheme": "dark"}),
+    "report-phone": (360, 900, {"device_scale_factor": 2}),
+    "report-printed": (1032, 900, {}),  # A4 on its side, less the margins
+}
 
 
 @contextmanager
 def mlflow(project: Path) -> Iterator[str]:
-    """Start MLflow for a project; yield its address."""
+    """Start MLflow for a project; yield the address of the runs on digits, which it prints."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "heated.tracking", "--port", str(port)]
-    server = subprocess.Popen(command, cwd=project, start_new_session=True)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(TIMEOUT):
-            with suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=10):
-                break
-            time.sleep(1)
-        yield address
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
+    options = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, cwd=project, **options) as server:
+        try:
+            printed = (re.match(r"Open (\S+)  \(digits\)", line) for line in server.stdout)
+            yield next(filter(None, printed))[1]
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
 
 
-def compare(page: Page, address: str) -> None:
-    """Open the comparison of two runs, and then the curve of alpha."""
-    page.goto(f"{address}/#/experiments")
-    page.get_by_text("Model training", exact=True).click()
-    page.get_by_role("link", name="digits", exact=True).click()
+def save(picture: bytes, path: Path) -> None:
+    """Write a screenshot with few colors, so that it is small."""
+    image = Image.open(io.BytesIO(picture))
+    image.convert("RGB").quantize(64).save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size} bytes, expected at most {LARGEST}")
+
+
+def compare(browser: Browser, address: str, folder: Path) -> None:
+    """Save the table of runs, the comparison of two of them, and their curves of alpha."""
+    page = browser.new_page(viewport={"width": 1600, "height": 800})
+    page.set_default_timeout(TIMEOUT)
+    expect.set_options(timeout=TIMEOUT)
+    clip = {"x": 195, "y": 0, "width": 1405, "height": 680}  # without the menu
+    page.goto(address)
+    expect(page.get_by_role("link", name=RUNS[0], exact=True)).to_be_visible()
+    page.get_by_role("button", name="Close", exact=True).first.click()  # MLflow's assistant
+    page.wait_for_timeout(5000)  # animations
+    save(page.screenshot(clip=clip), folder / "mlflow-runs.png")
     for name in RUNS:
         row = page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
         row.get_by_role("checkbox").first.check()
     page.get_by_role("button", name="Compare", exact=True).click()
     expect(page.get_by_text("Comparing 2 Runs from 1 Experiment")).to_be_visible()
-    chosen = page.url.partition("compare-runs?")[2]
-    metric = '"schedule/alpha"'
-    page.goto(f"{address}/#/metric?{chosen}&metric={metric}&plot_metric_keys=[{metric}]")
+    page.wait_for_timeout(5000)
+    save(page.screenshot(clip=clip), folder / "mlflow-parallel.png")
+    page.get_by_role("link", name="schedule/alpha").click()
     page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length > 0")
     page.get_by_text("Step", exact=True).click()
-    page.wait_for_timeout(5000)  # animations
+    page.wait_for_timeout(5000)
+    save(page.screenshot(clip=clip), folder / "mlflow-compare.png")
 
 
 def main(project: Path, output: Path) -> None:
-    """Write the screenshot of a project's runs, with few colors so that it is small."""
+    """Write the screenshots of a project's runs and report into a folder."""
     browser_path = next(filter(None, map(shutil.which, BROWSERS)))
     with mlflow(project) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path)
-        page = browser.new_page(viewport={"width": 1600, "height": 800})
-        page.set_default_timeout(1000 * TIMEOUT)
-        expect.set_options(timeout=1000 * TIMEOUT)
-        compare(page, address)
-        image = Image.open(io.BytesIO(page.screenshot(clip=CLIP)))
+        compare(browser, address, output)
+        for name, (width, height, options) in REPORT.items():
+            page = browser.new_page(viewport={"width": width, "height": height}, **options)
+            page.goto((project.resolve() / "report/index.html").as_uri())
+            if name == "report-printed":
+                page.emulate_media(media="print")
+            save(page.screenshot(), output / f"{name}.png")
         browser.close()
-    image.convert("RGB").quantize(64).save(output, optimize=True)
-    print(f"{output}: {output.stat().st_size} bytes, expected at most {LARGEST}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--project", type=Path, default=ROOT)
-    parser.add_argument("--output", type=Path, default=ROOT / "docs/images/mlflow-compare.png")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs/images")
     main(**vars(parser.parse_args()))

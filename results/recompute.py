@@ -5,8 +5,8 @@ Needs numpy and scipy only, and shares no code with the pipeline. Exits with 1 i
     python results/recompute.py
 
 Recomputed: means and intervals of the metrics; effects, intervals, n, p and both verdicts of the
-claims; the summary over data sets. Seconds and MiB of the cost table are measurements, so that they
-are compared with nothing.
+claims; intervals over test classes; the summary over data sets; effects by length of the training.
+Seconds and MiB of the cost table are measurements, so that they are compared with nothing.
 """
 
 import json
@@ -39,6 +39,7 @@ TABLES = {
     "Smooth schedules": "schedule_shapes",
     "Competitors, on equal terms": "competitors",  # of earlier releases
     "Competitors under equal conditions": "competitors",
+    "Losses with a constant and with a heated scale": "heated_partners",
     "Constant alphas by embedding dimension": "embedding_dims",
     "Start, end and time of heating": "timing",
 }
@@ -51,6 +52,16 @@ FRONT = {  # parts of claims' names
     "Recall@1": "recall",
     "MAP@R": "map",
 }
+LENGTHS = {  # columns of the tables of the training's length, and claims
+    "lower α, Recall@1": "bn-heat-recall",
+    "lower learning rate, Recall@1": "bn-drop-recall",
+    "both (hbn − bn), Recall@1": "hbn-over-bn",
+    "lower α, MAP@R": "bn-heat-map",
+    "lower learning rate, MAP@R": "bn-drop-map",
+    "both (hbn − bn), MAP@R": "hbn-over-bn-map",
+}
+MIN_RECIPES = 3  # with the same images, for such a table
+CLASSES = "Main effects over test classes"
 ROUNDING = 0.005 + 1e-9  # tables have two decimals
 LEVEL, EQUIVALENCE_LEVEL, MIN_SEEDS = 0.025, 0.05, 5
 P_VALUES = ("supported", "contradicted", "no relevant difference")
@@ -165,14 +176,27 @@ def numbers(cell: str) -> list[float]:
     return [float(each) for each in re.findall(r"[-+]?\d+\.?\d*", cell.replace("−", "-"))]
 
 
-def table_rows(text: str, title: str) -> list[dict[str, str]]:
-    """Return the rows of the table under a heading, by column."""
-    _, found, rest = text.partition(f"\n### {title}\n")
-    lines = [line for line in rest.partition("\n### ")[0].splitlines() if line.startswith("| ")]
-    if not found or not lines:
+def parse_table(text: str) -> list[dict[str, str]]:
+    """Return the rows of the table in a text, by column; none if there is no table."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    if not lines:
         return []
     heading, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
     return [dict(zip(heading, row, strict=True)) for row in rows]
+
+
+def table_rows(text: str, title: str) -> list[dict[str, str]]:
+    """Return the rows of the table under a heading, by column."""
+    _, found, rest = text.partition(f"\n### {title}\n")
+    return parse_table(rest.partition("\n### ")[0]) if found else []
+
+
+def front_tables(text: str) -> tuple[list[dict[str, str]], list[list[dict[str, str]]]]:
+    """Return the table over data sets, and those of the length of the training."""
+    front = text.partition("\n## ")[0]
+    tables = [rows for part in front.split("\n\n") if (rows := parse_table(part))]
+    lengths = [rows for rows in tables if "recipe" in rows[0]]
+    return next((rows for rows in tables if "k" in rows[0]), []), lengths
 
 
 def check_metrics(text: str, document: dict[str, Any], values: Values) -> Iterator[str]:
@@ -224,6 +248,38 @@ def check_claims(text: str, document: dict[str, Any], values: Values) -> Iterato
             yield f"{claim['claim']}: the table has {row['verdict']}, {row['adjusted']}"
 
 
+def check_classes(text: str, document: dict[str, Any], values: Values) -> Iterator[str]:
+    """Yield what differs between the effects by test class, their table, and a new bootstrap."""
+    found, claims = document.get("test_classes", {}), {c["claim"]: c for c in document["claims"]}
+    rows = {
+        "-".join(FRONT[row[column]] for column in ("normalization", "effect", "metric")): row
+        for row in table_rows(text, CLASSES)
+    }
+    if rows.keys() != found.keys():
+        yield f"{CLASSES}: got {[*rows]}, expected {[*found]}"
+    for name, row in rows.items():
+        effects, queries = (np.array(found[name][key]) for key in ("effects", "queries"))
+        mean, over_seeds = np.average(effects, weights=queries), differences(claims[name], values)
+        if not np.allclose(mean, over_seeds.mean(), rtol=0, atol=1e-9):
+            yield f"{name}: the classes have {mean}, the seeds {over_seeds.mean()}"
+        counts = np.random.default_rng(1).multinomial(
+            len(effects), np.full(len(effects), 1 / len(effects)), size=4000
+        )
+        low, high = np.quantile(counts @ (queries * effects) / (counts @ queries), [0.025, 0.975])
+        # another bootstrap differs by chance
+        allowed = 0.06 * (high - low)
+        if not np.allclose(found[name]["interval"], [low, high], rtol=0, atol=allowed):
+            yield f"{name}: got {found[name]['interval']}, expected nearly {[low, high]}"
+        expected = [mean, *interval(over_seeds), *found[name]["interval"]]
+        got = [
+            each
+            for key in ("mean", "over seeds", "over test classes")
+            for each in numbers(row[key])
+        ]
+        if not np.allclose(got, 100 * np.array(expected), rtol=0, atol=ROUNDING):
+            yield f"{name}: the table has {got}, expected {100 * np.array(expected)}"
+
+
 def random_effects(samples: list[np.ndarray]) -> tuple[list[float], list[float], float]:
     """Return mean and interval, prediction interval, and I² of the effect over data sets.
 
@@ -252,16 +308,45 @@ def random_effects(samples: list[np.ndarray]) -> tuple[list[float], list[float],
     return [mean, mean - half, mean + half], [mean - reach, mean + reach], i2
 
 
+def check_lengths(
+    tables: list[list[dict[str, str]]], documents: list[dict[str, Any]]
+) -> Iterator[str]:
+    """Yield what differs between the tables of the training's length and the values per seed."""
+    by_name = {document["dataset"]: document for document in documents}
+    splits = [json.dumps(document["split"], sort_keys=True) for document in documents]
+    if len(tables) != sum(splits.count(each) >= MIN_RECIPES for each in set(splits)):
+        yield f"RESULTS.md has {len(tables)} tables of the length of the training"
+    for row in (row for table in tables for row in table):
+        document = by_name[row["recipe"]]
+        claims = {claim["claim"]: claim for claim in document["claims"]}
+        before = document.get("accuracy_before_heating", {}).get("hbn", {}).values()
+        expected = [100 * sum(before) / len(before)] if before else []
+        if not np.allclose(numbers(row["accuracy (%)"]), expected, rtol=0, atol=0.05 + 1e-9):
+            yield f"{row['recipe']}: got accuracy {row['accuracy (%)']}, expected {expected}"
+        if [row["epochs"], row["n"]] != [
+            document["parameters"]["epochs"],
+            str(claims["hbn-over-bn"]["n"]),
+        ]:
+            yield f"{row['recipe']}: got {row['epochs']} epochs, n = {row['n']}"
+        for title, claim in LENGTHS.items():
+            sample = differences(claims[claim], read_values(document))
+            half = np.diff(interval(sample))[0] / 2
+            if not np.allclose(
+                numbers(row[title]), [100 * sample.mean(), 100 * half], rtol=0, atol=ROUNDING
+            ):
+                yield f"{row['recipe']}, {title}: got {row[title]}, expected {sample.mean()}"
+
+
 def check_front_page(text: str, documents: list[dict[str, Any]]) -> Iterator[str]:
     """Yield what differs between the table over data sets and the values per seed."""
     longest: dict[str, dict[str, Any]] = {}
     for document in sorted(documents, key=lambda each: int(each["parameters"].get("epochs", 0))):
         longest[json.dumps(document["split"], sort_keys=True)] = document
-    lines = [line for line in text.partition("\n## ")[0].splitlines() if line.startswith("| ")]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    rows, lengths = front_tables(text)
+    yield from check_lengths(lengths, documents)
     if not rows:
         yield "RESULTS.md has no table over data sets"
-    for row in rows:
+    for row in (list(each.values()) for each in rows):
         name = "-".join(FRONT[cell] for cell in row[:3])
         samples = []
         for document in longest.values():
@@ -285,7 +370,8 @@ def main(folder: Path = Path(__file__).parent) -> int:
         document = json.loads(path.read_text(encoding="utf-8"))
         documents.append(document)
         values, text = read_values(document), path.with_suffix(".md").read_text(encoding="utf-8")
-        problems = [*check_metrics(text, document, values), *check_claims(text, document, values)]
+        checks = (check_metrics, check_claims, check_classes)
+        problems = [each for check in checks for each in check(text, document, values)]
         if text.strip() not in joined:
             problems.append(f"RESULTS.md does not have the text of {path.with_suffix('.md').name}")
         print(f"{path.stem}: {len(problems)} differences", *problems, sep="\n  ")

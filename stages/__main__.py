@@ -5,7 +5,8 @@ other runs. Each of JOBS workers builds the next outdated run with a DVC process
 process builds the stages before all runs, and one those after them.
 
 DVC writes dvc.lock in place, so that a kill may cut it off: a copy that DVC could read is kept, and
-replaces such a file.
+replaces such a file. A cut between two outputs leaves a file that DVC can read. It is found if it
+is the start of the copy; DVC takes the results that other ones lack from its cache.
 
 A second process, in a new session, starts all DVC processes, and ends its session when the first
 one stops, by SIGKILL too: that closes a pipe between them.
@@ -33,9 +34,7 @@ from stages.fork_server import ADDRESS
 RUN_STAGES = ("tune", "train", "embed", "evaluate", "gradients")  # in their order
 DVC = (sys.executable, "-m", "dvc")
 LOCK, LOCK_COPY = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock.copy")
-LOCK_END = re.compile(
-    r"\n      (md5|size|nfiles|isexec): \S+\n\Z"
-)  # of the last stage's last output
+LOCK_END = re.compile(rb"\n      (md5|size|nfiles|isexec): \S+\r?\n\Z")  # of an entry
 JOBS = "HEATED_JOBS"  # variable with the number of processes that share a GPU
 GRACE = 35  # seconds from SIGINT to SIGKILL; torchrun ends its workers within 30
 
@@ -166,9 +165,10 @@ def dvc_output(*arguments: str) -> str:
 
 def restore_lock_file() -> None:
     """Replace a dvc.lock that a kill cut off by the copy; exit with advice if there is none."""
-    if not LOCK.exists() or LOCK_END.search(LOCK.read_text(encoding="utf-8", errors="replace")):
+    copy = LOCK_COPY.read_bytes() if LOCK_COPY.exists() else b""
+    if not LOCK.exists() or not is_cut_off(LOCK.read_bytes(), copy):
         return
-    if not LOCK_COPY.exists():
+    if not copy:
         sys.exit(
             "dvc.lock is cut off, probably by a kill. Run `git checkout dvc.lock` if it is "
             "committed, or delete it: DVC takes unchanged results from its cache."
@@ -177,11 +177,26 @@ def restore_lock_file() -> None:
     print("dvc.lock was cut off, probably by a kill: replaced by its last good copy.")
 
 
+def is_cut_off(lock: bytes, copy: bytes) -> bool:
+    """Whether a lock file ends within an entry, or is the start of its copy and not committed."""
+    if not LOCK_END.search(lock):
+        return True
+    return lock != copy and copy.startswith(lock) and lock != committed_lock()
+
+
+def committed_lock() -> bytes | None:
+    """Return dvc.lock of the current commit, None if there is none; it may lack later stages."""
+    with suppress(OSError):
+        done = subprocess.run(["git", "show", f"HEAD:./{LOCK}"], capture_output=True, check=False)
+        return done.stdout if done.returncode == 0 else None
+    return None
+
+
 def outdated_stages() -> set[str]:
     """Return the stages whose inputs, outputs or parameters differ from their last run's.
 
-    DVC has read dvc.lock then, and a copy is kept. Outputs changed in place will be built again,
-    even if it is the same file as its object in DVC's cache.
+    DVC has read dvc.lock then, and a copy is kept. Outputs changed in place are built again,
+    even if one is the same file as its object in DVC's cache.
     """
     status = json.loads(dvc_output("status", "--json"))
     if LOCK.exists():

@@ -1,4 +1,4 @@
-"""Write the report and metrics.json: page, tables, claims, figures and curves of all runs."""
+"""Write the report and metrics/: page, tables, claims, figures and curves of all runs."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from heated.runtime.device import setup_device
 
 
 def main() -> None:
-    """Write report/ and metrics.json."""
+    """Write report/ and metrics/."""
     settings = io.load_settings("report.json")
     setup_device(**settings["machine"])
     reports = []
@@ -29,8 +29,9 @@ def main() -> None:
         reports.append(make_dataset_report(results, section, **texts))
     with io.atomic_write(Path("report")) as folder:
         write_report(folder, reports)
-    means = {report.dataset: headline_means(report.results) for report in reports}
-    io.write_json(Path("metrics.json"), means)
+    with io.atomic_write(Path("metrics")) as folder:
+        for result in (each for report in reports for each in report.results):
+            io.write_json(folder / result.dataset / f"{result.method}.json", headline_means(result))
 
 
 if __name__ == "__main__":

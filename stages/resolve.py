@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 
 from heated import config
 from heated.common.errors import run
-from heated.common.io import RESOLVED, atomic_write, write_json
+from heated.common.io import RESOLVED, atomic_write, write_record
 from heated.config.methods import PMLMethod
 from heated.config.resolved import resolved_files
 
@@ -23,7 +23,7 @@ def main(*, check: bool = False, show: str | None = None) -> None:
     elif not check:
         with atomic_write(RESOLVED) as folder:
             for name, value in resolved_files(params).items():
-                write_json(folder / name, value)
+                write_record(folder / name, value)
 
 
 if __name__ == "__main__":

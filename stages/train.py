@@ -18,11 +18,11 @@ def main(dataset: str, method: str) -> None:
     config, side = map(io.load_settings, (f"runs/{dataset}/{method}.json", io.SIDE_SETTINGS))
     folder, settings = io.run_folder(dataset, method), config["settings"]
     if config["tuned"]:
-        settings = io.read_json(io.require_output(folder / "tuned.json", "tune"))["settings"]
+        settings = io.read_record(io.require_output(folder / "tuned.json", "tune"))["settings"]
     device, tracking = setup_device(**config["machine"]), side["tracking"]
     here = machine_settings(settings["precision"], device, **config["machine"])
     recipe, cache = Recipe.from_settings(settings | here), io.project_root() / "checkpoints"
-    runs = map(io.read_json, sorted((io.RESOLVED / "runs" / dataset).glob("*.json")))
+    runs = map(io.read_record, sorted((io.RESOLVED / "runs" / dataset).glob("*.json")))
     siblings = [Recipe.from_settings(each["settings"] | here) for each in runs]
     packed = io.packed_folder(dataset)
     data, digest = load_packed(packed, config["image_shape"]), packed_sha256(packed)
@@ -35,7 +35,9 @@ def main(dataset: str, method: str) -> None:
             results = training_run.train_seeds(config["seeds"], models, usage)
         if is_main_process():
             write_history(folder / "history.csv", {s: r["history"] for s, r in results.items()})
-            io.write_json(folder / "provenance.json", with_results(provenance, results, usage.rows))
+            io.write_record(
+                folder / "provenance.json", with_results(provenance, results, usage.rows)
+            )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def main(dataset: str, method: str) -> None:
     tuned = search_grid(training_run, points, recipes, seed=study["seed"])
     if is_main_process():
         tuned["settings"] = settings[points.index(tuned["chosen"])]
-        io.write_json(io.run_folder(dataset, method) / "tuned.json", tuned)
+        io.write_record(io.run_folder(dataset, method) / "tuned.json", tuned)
 
 
 if __name__ == "__main__":

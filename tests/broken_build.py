@@ -49,12 +49,20 @@ STAGES = {  # arguments and outputs
         tuple(f"{RUN}/{n}" for n in ("models", "history.csv", "provenance.json")),
     ),
     "embed": (("digits", "hbn"), (f"{RUN}/embeddings",)),
-    "evaluate": (("digits", "hbn"), (f"{RUN}/metrics.json",)),
+    "evaluate": (("digits", "hbn"), (f"{RUN}/metrics.json", f"{RUN}/class_scores.csv")),
     "gradients": (("digits", "hbn"), (f"{RUN}/gradients.json",)),
     "report": ((), ("report", "metrics.json")),
     "track": ((), ("data/tracked.json",)),
 }
-VOLATILE = ("seconds", "started", "usage", "peak_mib", "epochs_trained", "source")  # JSON keys
+VOLATILE = (
+    "seconds",
+    "started",
+    "usage",
+    "peak_mib",
+    "epochs_trained",
+    "source",
+    "sha256",
+)  # JSON keys
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
 ADVICE = re.compile(
     r"\b(run|free|fetch|delete|remove|put|close|start|set|repeat|make|check|restore|unlock|stop|name"

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 ARRAYS = ("data/packed/*/*.np[yz]", "runs/*/*/models/*", "runs/*/*/embeddings/*")
-FILES = ("metrics.json", "report/claims.json", "runs/*/*/*.json", "runs/*/*/*.csv")
+FILES = ("metrics/*/*.json", "report/claims.json", "runs/*/*/*.json", "runs/*/*/*.csv")
 EXCLUDED = ("provenance.json", "tuned.json")  # they hold times
 
 

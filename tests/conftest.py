@@ -44,7 +44,7 @@ class Project:
         command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         files = subprocess.check_output(command, cwd=ROOT, text=True)
         for name in filter(None, files.split("\0")):
-            if (ROOT / name).exists() and name not in ("dvc.lock", "metrics.json"):
+            if (ROOT / name).exists() and not name.startswith(("dvc.lock", "metrics/")):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
         self.run("git", "init", "--quiet")

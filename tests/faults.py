@@ -76,7 +76,13 @@ INPUTS = {  # damaged inputs by stage
     "gradients": (f"{RUN}/models/seed-0.safetensors",),
     "report": tuple(
         f"{RUN}/{n}"
-        for n in ("metrics.json", "history.csv", "provenance.json", "embeddings/seed-0.npz")
+        for n in (
+            "metrics.json",
+            "class_scores.csv",
+            "history.csv",
+            "provenance.json",
+            "embeddings/seed-0.npz",
+        )
     ),
     "track": ("runs/digits/ln/metrics.json", "runs/digits/ln/history.csv", "report/index.html"),
 }

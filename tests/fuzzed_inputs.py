@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from heated.common.io import read_json, write_json
+from heated.common.io import read_record, write_record
 from heated.config import FILES, Params
 from heated.preprocessing.decoding import CHANNELS, FILTERS, decode
 from heated.search import index as indexing
@@ -132,9 +132,9 @@ def archive_input(rng: Random) -> tuple[Path, list[Call]]:
     path = Path(f"images{suffix}")
     path.write_bytes(mutated_files.mutate_archive(rng, image_files(), suffix))
     for name in ("sources", "packing"):
-        settings = read_json(file := Path(f"data/resolved/{name}/{DATASET}.json"))
+        settings = read_record(file := Path(f"data/resolved/{name}/{DATASET}.json"))
         settings["source"] |= {"path": path.name, "layout": rng.choice(("classes", "parts"))}
-        write_json(file, settings)
+        write_record(file, settings)
 
     def search() -> None:
         for _ in indexing.read_images(indexing.list_images([path])):
@@ -193,6 +193,7 @@ READERS = {  # files, and the stages that read them; a stage that is there twice
     "runs/*/*/models/*": ("embed", "embed", "gradients", "query"),
     "runs/*/*/embeddings/*": ("evaluate", "evaluate", "evaluate", "report"),
     "runs/*/*/metrics.json": ("report",),
+    "runs/*/*/class_scores.csv": ("report",),
     "runs/*/*/history.csv": ("report",),
     "runs/*/*/provenance.json": ("report",),
     "runs/*/*/tuned.json": ("train",),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from heated.common.history import write_history
-from heated.common.io import write_json
+from heated.common.io import write_json, write_record
 from heated.evaluation.metrics import summarize_seeds
 from heated.reporting.query_gallery import GalleryQuery, Thumbnail
 from heated.reporting.release import DatasetReport, make_dataset_report
@@ -81,6 +81,7 @@ def write_runs(runs: Path) -> None:
         record = {
             "dataset": "digits",
             "method": method,
+            "tags": {"study": "run"},
             "key": "k",
             "params": {"lr": 0.05, "alpha": {"name": "constant", "value": ALPHAS[method][-1]}},
             "data_sha256": "ab" * 32,
@@ -89,7 +90,7 @@ def write_runs(runs: Path) -> None:
             "environment": ENVIRONMENT,
             "seeds": {str(seed): {"seconds": 20.2, "epochs_trained": 3} for seed in scores},
         }
-        write_json(folder / "provenance.json", record)
+        write_record(folder / "provenance.json", record)
 
 
 def dataset_report(results: list[Any], **changes: Any) -> DatasetReport:

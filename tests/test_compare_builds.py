@@ -14,7 +14,7 @@ def write_build(folder, bias=0.5, name="head.bias"):
     save_file(tensors, run / "models/seed-0.safetensors")
     write_arrays(run / "embeddings/seed-0.npz", embeddings=np.eye(2))
     write_json(run / "provenance.json", {"seconds": time.time()})
-    write_json(folder / "metrics.json", {"recall": bias})
+    write_json(folder / "metrics/digits/bn.json", {"recall": bias})
     return str(folder)
 
 
@@ -28,7 +28,7 @@ def test_builds_are_compared_to_the_last_bit_without_names_of_tensors(tmp_path, 
     (tmp_path / "3/runs/digits/bn/embeddings/seed-0.npz").unlink()
     assert main("compare", hashes, changed) == 1
     assert capsys.readouterr().out.splitlines()[:3] == [
-        "different: metrics.json",
+        "different: metrics/digits/bn.json",
         "missing: runs/digits/bn/embeddings/seed-0.npz",
         "different: runs/digits/bn/models/seed-0.safetensors",
     ]

@@ -7,6 +7,7 @@ import runpy
 import sqlite3
 import subprocess
 import sys
+import tomllib
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable
@@ -89,6 +90,13 @@ def is_pinned(project: Project, command: str) -> None:
     assert len(unconditional) > 10
     for name, _, pinned in (pin.partition("==") for pin in unconditional):
         assert version(name) == pinned
+
+
+def names_an_extra(project: Project, command: str) -> None:
+    """Look the extra up; tests/test_wheel.py tries the requirements."""
+    text = (project.folder / "pyproject.toml").read_text(encoding="utf-8")
+    known = tomllib.loads(text)["project"]["optional-dependencies"]
+    assert set(re.findall(r"\[(\w+)\]", command)) <= set(known)
 
 
 def adds_no_run(project: Project, command: str) -> None:
@@ -198,7 +206,7 @@ HOW: dict[str, Callable[[Project, str], None]] = {
     **dict.fromkeys(
         (
             *("make repro", "make repro JOBS=1", "dvc repro", "python -m stages 2", "make preview"),
-            *("make judge", "dvc metrics show", "dvc plots show"),
+            *("make judge", "make dag", "dvc metrics show", "dvc plots show"),
             "python -m heated.runtime.environment",
             "python -m stages.resolve --show methods.hbn",
         ),
@@ -209,6 +217,8 @@ HOW: dict[str, Callable[[Project, str], None]] = {
     "make help": lists_targets,
     "python3 -m venv .venv && . .venv/bin/activate": creates_a_venv,
     "pip install -r requirements.txt": is_pinned,
+    "pip install -e .": names_an_extra,
+    "pip install -e '.[pipeline]'": names_an_extra,
     "pip install -r requirements-dev.txt": is_pinned,
     "python -m heated.tracking": serves_mlflow,
     "make track": adds_no_run,
@@ -272,8 +282,9 @@ def test_the_loop_in_readme_trains():
 
 
 def test_the_python_code_of_the_pages_runs(built):
+    others = {"README.md", "library.md"}  # the test above, and tests/test_library.py
     codes = [
-        code for n, text in TEXTS.items() if n != "README.md" for code in blocks("python", text)
+        code for n, text in TEXTS.items() if n not in others for code in blocks("python", text)
     ]
     assert codes
     for code in codes:
@@ -298,8 +309,9 @@ def test_readme_is_short_and_every_file_it_names_exists():
 
 
 def test_pictures_of_the_pipeline_have_every_stage():
-    runners = {"fork_server", "cluster", "cluster_node", "cluster_task"}
-    scripts = {path.stem for path in (ROOT / "stages").glob("[a-z]*.py")} - runners
+    scripts = {path.stem for path in (ROOT / "stages").glob("[a-z]*.py")}
+    scripts -= {"cluster", "cluster_node", "cluster_task"}
+    scripts -= {"debug_build", "dvc_views", "fork_server", "new_dataset"}
     for name in ("README.md", "architecture.md"):
         picture = next(block for block in blocks("", TEXTS[name]) if "─►" in block)
         assert scripts <= set(re.findall(r"[a-z]+", picture)), name

@@ -34,6 +34,7 @@ COMMANDS = {  # of docs/experiments.md, which tests/test_docs.py compares
     *(TEMPORARY, QUEUE, START, TABLE, METRICS, PARAMS, PLOTS, APPLY),
     *(REMOTE, PUSH, SHARE, PULL, TAKE),
 }
+SUMMARY = "metrics/digits/hbn.json"
 ENDED = {"Success", "Failed"}  # states; a task that DVC is starting may be in no list for a moment
 WITHOUT_STUDIES = {"studies.embeddings_2d.datasets": [], "studies.gradients.methods": []}
 
@@ -89,8 +90,8 @@ def committed(project: Project, name: str, path: str) -> str:
 
 
 def recall(metrics: str) -> str:
-    """Return Recall@1 in the text of a metrics.json."""
-    return str(json.loads(metrics)["digits"]["hbn"]["recall_at_1"])
+    """Return Recall@1 in the text of a run's file in metrics/."""
+    return str(json.loads(metrics)["recall_at_1"])
 
 
 def test_a_temporary_experiment_runs_changed_stages_and_keeps_the_projects_files(
@@ -103,7 +104,7 @@ def test_a_temporary_experiment_runs_changed_stages_and_keeps_the_projects_files
     before, after = (committed(baseline, name, "params.yaml") for name in ("HEAD", NAME))
     pairs = zip(before.splitlines(), after.splitlines(), strict=True)
     assert [p for p in pairs if p[0] != p[1]] == [("      start: 16", "      start: 32")]
-    before, after = (committed(baseline, name, "metrics.json") for name in ("HEAD", NAME))
+    before, after = (committed(baseline, name, SUMMARY) for name in ("HEAD", NAME))
     assert recall(before) != recall(after)
 
 
@@ -119,8 +120,8 @@ def test_a_queue_runs_side_by_side_and_dvc_and_mlflow_list_its_experiments(basel
     output = baseline.run("dvc", "exp", "show", "--csv", "--only-changed", "--hide-workspace")
     rows = {row["Experiment"]: row for row in csv.DictReader(io.StringIO(output))}
     assert {rows[name]["methods.hbn.alpha.end"] for name in queued} == {"2", "8"}
-    recalls = {n: recall(committed(baseline, n, "metrics.json")) for n in [NAME, *queued]}
-    assert {name: rows[name]["digits.hbn.recall_at_1"] for name in recalls} == recalls
+    recalls = {n: recall(committed(baseline, n, SUMMARY)) for n in [NAME, *queued]}
+    assert {name: rows[name]["recall_at_1"] for name in recalls} == recalls
     with closing(sqlite3.connect(baseline.folder / "mlflow.db")) as store:
         tags = store.execute(
             "select runs.name, tags.value from runs "
@@ -130,15 +131,14 @@ def test_a_queue_runs_side_by_side_and_dvc_and_mlflow_list_its_experiments(basel
         named = {name: experiment for name, experiment in tags if "seed" not in name}
     expected = {f"hbn · digits · {name}": name for name in (NAME, *queued)}
     assert named == {"hbn · digits": None} | expected
-    header = shell(baseline, TABLE).splitlines()[0]
-    metrics = [f"digits.hbn.{name}" for name in ("recall_at_1", "map_at_r", "nmi_geometric")]
-    params = ["methods.hbn.alpha.start", "methods.hbn.alpha.end"]
-    columns = [column.strip() for column in header.strip("|").split("|")]
-    assert columns == ["Experiment", "Created", *metrics, *params]
+    table = shell(baseline, TABLE).splitlines()
+    assert max(map(len, table)) <= 100
+    assert table[0].split() == ["name", "recall_at_1", "map_at_r", "methods", "methods"]
+    assert {NAME, *queued} < {line.split()[0] for line in table if line.strip()}
 
 
 def test_diffs_show_metrics_parameters_and_plots(baseline, temporary):
-    assert "digits.hbn.recall_at_1" in shell(baseline, METRICS)
+    assert "recall_at_1" in shell(baseline, METRICS)
     (line,) = shell(baseline, PARAMS).splitlines()[1:]
     assert line.split() == ["params.yaml", "methods.hbn.alpha.start", "16", "32"]
     shell(baseline, PLOTS)
@@ -188,8 +188,8 @@ def test_pushed_results_are_used_in_a_clone_without_training(baseline, temporary
     assert (clone / "report/index.html").stat().st_size > 0
 
     assert "Running stage" not in in_clone(f"{TAKE} && {APPLY} && dvc repro")
-    applied = (clone / "metrics.json").read_text(encoding="utf-8")
-    assert recall(applied) == recall(committed(baseline, NAME, "metrics.json"))
+    applied = (clone / SUMMARY).read_text(encoding="utf-8")
+    assert recall(applied) == recall(committed(baseline, NAME, SUMMARY))
 
     in_clone("mkdir .venv && touch .venv/.uv .venv/.ready && make track")
     with closing(sqlite3.connect(clone / "mlflow.db")) as store:

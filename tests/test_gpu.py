@@ -230,7 +230,8 @@ def test_metrics_equal_those_of_the_cpu(name):
     for each in (CPU, GPU):
         every = torch.ones(2000, dtype=torch.bool)
         arrays = {"embeddings": embeddings, "labels": labels, "query": every, "gallery": every}
-        found[each] = evaluate({k: v.to(each) for k, v in arrays.items()}, **settings)
+        found[each], rows = evaluate({k: v.to(each) for k, v in arrays.items()}, **settings)
+        assert len(rows) == len(labels.unique())
     assert found[GPU] == pytest.approx(found[CPU], rel=1e-6)
 
 

@@ -14,9 +14,17 @@ import psutil
 import pytest
 import yaml
 from conftest import ROOT
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 
 from stages import __main__ as runner
-from stages.__main__ import RUN_STAGES, outdated_runs, shared_stages, stage_parts
+from stages.__main__ import (
+    RUN_STAGES,
+    is_cut_off,
+    outdated_runs,
+    restore_lock_file,
+    shared_stages,
+    stage_parts,
+)
 
 STAGES = [f"{kind}@digits-{m}" for kind in ("evaluate", "train", "embed") for m in ("bn", "ln")]
 
@@ -62,6 +70,67 @@ def test_stages_before_the_last_run_are_shared_and_reports_follow_all_runs():
     kinds, shared = ({stage_parts(name)[0] for name in n} for n in (names, shared_stages(names)))
     assert kinds - {*RUN_STAGES} - shared == {"report", "track"}
     assert doctest.testmod(runner) == (0, 2)  # pytest leaves out __main__.py
+
+
+# As DVC writes it, with a folder and a file that is not in its cache.
+LOCK = b"""schema: '2.0'
+stages:
+  embed@digits-bn:
+    cmd: python -m stages.embed digits bn
+    deps:
+    - path: stages/embed.py
+      hash: md5
+      md5: 868631bb9e6dccb3c569ace9effa97b5
+      size: 1434
+    outs:
+    - path: runs/digits/bn/embeddings
+      hash: md5
+      md5: 38d79d48f94096caad5e0ddc516273bd.dir
+      size: 65204
+      nfiles: 26
+  report:
+    cmd: python -m stages.report
+    deps:
+    - path: runs
+      hash: md5
+      md5: 98a528abfd2410de71c75e2a347569e5.dir
+      size: 36502174
+      nfiles: 121
+    outs:
+    - path: metrics.json
+      hash: md5
+      md5: 28d16e9f81a1e49e620130734caec7e3
+      size: 1324
+"""
+
+
+def test_a_lock_file_that_is_cut_off_anywhere_is_replaced_or_can_be_read(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # with nothing committed
+    later = LOCK.replace(b"1434", b"1435")  # of another run than the copy
+    assert not any(is_cut_off(LOCK, copy) for copy in (LOCK, later, b"", LOCK[:300]))
+    starts = [LOCK[:size] for size in range(len(LOCK))]
+    assert all(is_cut_off(start, LOCK) for start in starts)
+    whole = [start for start in starts if not is_cut_off(start, b"")]
+    for start in whole:
+        COMPILED_LOCKFILE_SCHEMA(yaml.safe_load(start))  # else DVC refuses it
+    assert 0 < len(whole) < 12  # once per line that may be an output's last
+
+
+def test_a_committed_lock_file_with_fewer_stages_than_its_copy_is_left_alone(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    earlier = LOCK[: LOCK.index(b"  report:")]
+    Path("dvc.lock").write_bytes(earlier)
+    runner.LOCK_COPY.parent.mkdir(parents=True)
+    runner.LOCK_COPY.write_bytes(LOCK)
+    user = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    for command in (["init", "-q"], ["add", "dvc.lock"], [*user, "commit", "-qm", "build"]):
+        subprocess.run(["git", *command], check=True)
+    restore_lock_file()
+    assert Path("dvc.lock").read_bytes() == earlier
+    subprocess.run(["git", *user, "commit", "-qm", "none", "--allow-empty"], check=True)
+    Path("dvc.lock").write_bytes(earlier[: earlier.rindex(b"      nfiles")])
+    restore_lock_file()
+    assert Path("dvc.lock").read_bytes() == LOCK
 
 
 def test_jobs_that_are_no_positive_integer_stop_with_the_expected_value():

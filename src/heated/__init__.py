@@ -3,6 +3,7 @@
 The public interface is `__all__`; each name is imported on first use.
 
 - `HeatedSoftmax`: the loss, for any training loop
+- `AlphaScheduler`: a schedule of alpha or temperature, for this loss or any other
 - `SCHEDULES`, `schedule_values`: alpha as a function of progress, and its value in every epoch
 - `retrieval_metrics`, `clustering_metrics`: Recall@K, MAP@R, R-precision; NMI, AMI, F1
 - `load_model`, `embed`: a trained model, and the embeddings of many images
@@ -13,6 +14,7 @@ from typing import Any
 
 # Imported on first use, so that a stage without tensors starts without loading torch.
 PUBLIC = {
+    "AlphaScheduler": ("heated.training.alpha_scheduler", "AlphaScheduler"),
     "HeatedSoftmax": ("heated.losses.heated_softmax", "HeatedSoftmax"),
     "SCHEDULES": ("heated.training.schedules", "SCHEDULES"),
     "clustering_metrics": ("heated.evaluation.metrics", "clustering_metrics"),

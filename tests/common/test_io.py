@@ -7,7 +7,9 @@ import sys
 import zipfile
 from functools import partial
 from pathlib import Path
+from random import Random
 
+import mutations
 import numpy as np
 import pytest
 from layouts import full_disk
@@ -22,6 +24,7 @@ from heated.common.io import (
     read_arrays,
     read_embeddings,
     read_json,
+    read_record,
     remove,
     rename_in_errors,
     require_output,
@@ -29,6 +32,7 @@ from heated.common.io import (
     write_arrays,
     write_csv,
     write_json,
+    write_record,
     write_text,
 )
 
@@ -132,24 +136,13 @@ def test_errors_name_the_users_path_in_place_of_a_temporary_one(tmp_path):
 
 
 write_object = partial(write_json, value={"a": [1, 2]})
+write_settings = partial(write_record, record={"a": [1, 2], "b": {"0": None}})
 DAMAGED = {  # by name: how to write it, and to read it
     "data/packed/digits/index.npz": (WRITES["a.npz"], read_arrays, "split"),
-    "data/resolved/runs/digits/hbn.json": (
-        partial(write_json, value={"a": [1, 2]}),
-        read_json,
-        "resolve",
-    ),
+    "data/resolved/runs/digits/hbn.json": (write_settings, read_record, "resolve"),
     "runs/digits/hbn/embeddings/seed-0.npz": (WRITES["a.npz"], read_arrays, "embed"),
-    "runs/digits/hbn/metrics.json": (
-        partial(write_json, value={"a": [1, 2]}),
-        read_json,
-        "evaluate",
-    ),
-    "runs/digits/hbn/provenance.json": (
-        partial(write_json, value={"a": [1, 2]}),
-        read_json,
-        "train",
-    ),
+    "runs/digits/hbn/metrics.json": (write_object, read_json, "evaluate"),
+    "runs/digits/hbn/provenance.json": (write_settings, read_record, "train"),
     "runs/digits/hbn/history.csv": (
         lambda path: write_text(path, "seed,epoch,loss\n0,0,0.5\n"),
         read_history,
@@ -172,6 +165,21 @@ def test_a_damaged_file_is_named_with_the_stage_that_writes_it_again(tmp_path, n
             read(path)
         assert f"{path} is damaged (" in str(caught.value), bytes_
         assert f"`dvc repro`, which runs the stage '{stage}' again" in str(caught.value)
+
+
+def test_a_record_with_any_other_content_than_was_written_is_damaged(tmp_path):
+    path, record = tmp_path / "runs/digits/triplet/tuned.json", {"chosen": {"lr": 0.1}, "tried": []}
+    write_record(path, record)
+    assert read_record(path) == record
+    written = read_json(path)
+    for number in range(300):
+        changed = mutations.mutate_tree(Random(number), written)
+        path.write_text(json.dumps(changed), encoding="utf-8")
+        if changed == written:
+            assert read_record(path) == record
+        else:
+            with pytest.raises(InputError, match="tuned.json is damaged .*the stage 'tune' again"):
+                read_record(path)
 
 
 def test_a_path_of_the_user_may_be_absolute_of_the_home_or_of_the_project(tmp_path, monkeypatch):
@@ -276,6 +284,7 @@ def test_embeddings_with_other_arrays_than_the_stage_writes_are_damaged(tmp_path
     wrong += [arrays | {name: array.astype("S3")} for name, array in arrays.items()]
     wrong += [arrays | {name: array[None]} for name, array in arrays.items()]
     wrong += [{k: v for k, v in arrays.items() if k != name} for name in arrays]
+    wrong += [arrays | {name: np.zeros(count, bool)} for name in ("query", "gallery")]
     for each in wrong:
         write_arrays(path, **each)
         with pytest.raises(InputError, match="seed-0.npz is damaged .*the stage 'embed' again"):

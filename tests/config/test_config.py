@@ -54,7 +54,13 @@ BAD: dict[str, list[tuple[str, Any, str]]] = {
         (f"{ALPHA}.end", 0, "got 0, expected greater than 0."),
         (f"{ALPHA}.start", -16, "got -16, expected greater than 0."),
         (f"{ALPHA}.start", float("inf"), "got inf, expected a finite number."),
-        (ALPHA, piecewise([0, 16], [1, 0]), "alpha.points.1.1: got 0, expected greater than 0."),
+        (ALPHA, piecewise([0, 16], [1, 0]), "points, point 2, value: got 0, expected greater"),
+        (ALPHA, piecewise([0, 16], [75, 4]), "point 2, progress: got 75, ... mean 0.75?"),
+        (ALPHA, piecewise([0, 16], [0.75]), "alpha.points, point 2, value: missing."),
+        (f"{ALPHA}.at", 76.25, "got 76.25, expected less than or equal to 1. Did you mean 0.7625?"),
+        ("methods.ls.label_smoothing", 10, "got 10, expected less than 1. Did you mean 0.1?"),
+        ("methods.hbn.temperature", 0.25, "unknown key, ... mean 'alpha', which is 1 / temp"),
+        ("run.seed", 3, "unknown key, expected one of ... Did you mean 'seeds', a list?"),
         (ALPHA, piecewise([0.5, 16], [0.5, 4]), "points: got ... expected progress that rises"),
         (f"{ALPHA}.at", 61, "got 61, expected less than or equal to 1."),
         (f"{ALPHA}.at", -0.1, "got -0.1, expected greater than or equal to 0."),
@@ -103,10 +109,13 @@ BAD: dict[str, list[tuple[str, Any, str]]] = {
         ("grids.tuned-sm", LARGE_GRID, "studies.competitors: got ... at most 1000 points"),
         ("grids.tuned-bn", DELETE, "studies.competitors: got ... the same names in"),
         ("grids.tuned-bn", 5, "got 5, expected a valid list."),
+        ("grids.tuned-b", [], "grids: got tuned-b, expected methods of competitors or heated_"),
+        ("grids.heated-arcface", DELETE, "studies.heated_partners: got ... the same names in"),
         ("grids.tuned-hln.1.values", [float("nan")], "got [nan], expected finite numbers, text,"),
         ("grids.tuned-hln.1.values.0", b"x", "values: got ... expected finite numbers, text,"),
         ("methods.arcface.loss.margin", float("nan"), "got nan, expected finite numbers, text,"),
         ("studies.competitors.grid", {}, "unknown key. Move it to the section grids"),
+        ("studies.heated_partners.grid", {}, "unknown key. Move it to the section grids"),
         ("methods", ["bn-4"], "got ['bn-4'], expected a mapping of entries by name."),
         ("methods.proxy-anchor.sampler.name", "per_klass", "sampler: got ... 'per_class'?"),
         ("methods.n-pairs.sampler.images", 1, "got 1, expected greater than or equal to 2."),
@@ -164,9 +173,13 @@ def lines(load):
 
 def has_message(line: str, file: str, path: str, message: str) -> bool:
     """Whether a line has the message of a case of BAD."""
+    message, path = (
+        re.sub(r"\.(\d+)(?=[.:]|$)", lambda found: f", entry {int(found[1]) + 1}", text)
+        for text in (message, path)
+    )
     pattern = ".*".join(map(re.escape, message.split("...")))
     if message.startswith(("got ", "unknown key", "missing.", "is in ")):
-        place = rf"{re.escape(file)}:\d+: {re.escape(path)}: "
+        place = rf"{re.escape(file)}:\d+:\d+: {re.escape(path)}: "
         return re.match(place + pattern, line) is not None
     return re.search(pattern, line) is not None
 
@@ -181,7 +194,7 @@ def test_a_bad_value_is_named_by_file_path_value_and_expectation(lines):
     for method in ("triplet", "proxy-nca-original"):  # have no gradients of the heated softmax
         cases = ("params.yaml", "run.methods.0"), ("studies.yaml", "studies.gradients.methods.0")
         (line,) = lines(*((*case, method) for case in cases))
-        assert f"gradients.methods.0: got '{method}', expected a method of the heated" in line
+        assert f"methods, entry 1: got '{method}', expected a method of the heated" in line
 
 
 def test_all_errors_in_all_files_are_named_at_once(lines):
@@ -213,7 +226,7 @@ def load_error(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_every_problem_has_its_line(tmp_path):
+def test_every_problem_has_its_line_and_column(tmp_path):
     changes = {
         "params.yaml": ("  ls:", "  ls: [1, 2]\n  lx:"),
         "datasets.yaml": ("epochs: 8\n", "epochs: 1000000000000\n"),
@@ -229,6 +242,8 @@ def test_every_problem_has_its_line(tmp_path):
     _, *lines = load_error(tmp_path).split("\n  ")
     found = [line.split(":")[:2] for line in lines]
     assert all([name, str(line)] in found for name, line in expected.items()), lines
+    places = {line.partition(": ")[0] for line in lines}
+    assert f"params.yaml:{expected['params.yaml']}:3" in places  # of `ls`, after two spaces
 
 
 def test_errors_of_yaml_are_named_with_file_and_line(new_folder):

@@ -1,12 +1,14 @@
 """The resolved settings: their values, who reads them, and that DVC sees every change."""
 
 import json
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import ROOT, Project
 from dvc.repo import Repo
 from dvc.stage.cache import _get_stage_hash
@@ -14,22 +16,27 @@ from dvc.stage.cache import _get_stage_hash
 from heated import config
 from heated.common.io import RESOLVED, SIDE_SETTINGS, read_json, write_json
 from heated.config.resolved import resolved_files
+from heated.config.validation import grid_problems
 from heated.config.yaml_files import expand_bases
+from heated.reporting.run_results import RunResult
 
 PARAMS = config.load_params(ROOT)
 FILES = resolved_files(PARAMS)
 
 
 def test_settings_equal_those_of_released_results(subtests):
-    """`settings.json` has every entry written out, as params.yaml did before it had `base`."""
+    """`settings.json` has every entry written out; keys that are newer are empty."""
     released, params = (
         read_json(Path(__file__).with_name("settings.json")),
-        PARAMS.model_dump_json(),
+        json.loads(PARAMS.model_dump_json()),
     )
     for section, expected in released.items():
         for name, value in expected.items():
             with subtests.test(section=section, name=name):
-                assert json.loads(params)[section][name] == value
+                entry = params[section][name]
+                if section == "methods":
+                    entry = {k: v for k, v in entry.items() if k in value or v is not None}
+                assert entry == value
 
 
 def test_files_are_json_and_hold_no_more_than_their_stage_needs():
@@ -48,6 +55,46 @@ def test_files_are_json_and_hold_no_more_than_their_stage_needs():
     changed["methods"]["hbn"]["alpha"]["end"] = 2.0
     files = resolved_files(type(PARAMS).model_validate(changed, strict=False))
     assert [name for name in FILES if files[name] != FILES[name]] == ["runs/digits/hbn.json"]
+
+
+def test_heated_partners_differ_in_the_schedule_alone_and_are_tuned_on_equal_grids():
+    study, methods = PARAMS.studies.heated_partners, PARAMS.model_dump()["methods"]
+    losses = [name.removeprefix("heated-") for name in study.methods[1::2]]
+    assert study.methods == [f"{kind}-{loss}" for loss in losses for kind in ("constant", "heated")]
+    for loss in losses:
+        constant, heated = (methods[f"{kind}-{loss}"] for kind in ("constant", "heated"))
+        assert constant | {"alpha": None} == heated | {"alpha": None}
+        (lr, scale), (same, schedule) = (
+            study.grid[f"{kind}-{loss}"] for kind in ("constant", "heated")
+        )
+        assert lr == same
+        at = heated["lr_schedule"]["at"]
+        for value, shape in zip(scale.values, schedule.values, strict=True):
+            assert shape == {"name": "step", "start": value, "end": value / 4, "at": at}
+
+
+def test_the_plan_of_heated_partners_has_its_claims_and_settings():
+    plan = (ROOT / "docs" / "preregistration.md").read_text(encoding="utf-8").split("## Run 5")[1]
+    (block,) = re.findall("```yaml\n(.*?)```", plan, re.DOTALL)
+    changed = PARAMS.model_dump()
+    for section, changes in yaml.safe_load(block).items():
+        for key, value in changes.items():
+            old = changed[section][key]
+            changed[section][key] = old | value if isinstance(old, dict) else value
+    params = type(PARAMS).model_validate(changed, strict=False)
+    assert grid_problems(params) == []
+    study, files = params.studies.heated_partners, resolved_files(params)
+    for method in study.methods:
+        run = files[f"runs/omniglot-small/{method}.json"]
+        assert (run["seeds"], run["tuned"]) == ([200, 201, 202, 203, 204], True)
+    claims = [each for each in params.claims.values() if each.first_seed == study.seeds[0]]
+    pairs = {(e.metric, *e.higher, *e.lower) for claim in claims for e in claim.all}
+    assert {claim.status for claim in claims} == {"confirmatory"}
+    assert pairs == {
+        (metric, heated, constant)
+        for metric in ("recall_at_1", "map_at_r")
+        for constant, heated in zip(study.methods[::2], study.methods[1::2], strict=True)
+    }
 
 
 def test_entries_are_merged_and_a_mapping_with_a_name_replaces():
@@ -186,6 +233,20 @@ def test_every_changed_value_changes_the_key_of_its_stages_in_dvcs_run_cache(rep
     assert (keys(), len(changed) > 0) == (before, True)
     if name in ("packing/digits", "runs/digits/hbn"):  # DVC leaves `size` out of parameters
         assert '"size": 9' in json.dumps(changed)
+
+
+def test_a_runs_stages_have_the_names_that_messages_about_its_results_use(repository):
+    repo, files = repository
+    names, found = {each.addressing for each in repo.index.stages}, set()
+    for path in (Path(name) for name in files if name.startswith("runs/")):
+        record = {"tags": files[str(path)]["tags"]}
+        result = RunResult(path.parent.name, path.stem, Path(), {}, {}, record)
+        found |= {result.stage_name(stage) for stage in ("train", "embed", "evaluate")}
+    others = ("resolve", "download", "split", "tune", "gradients", "report", "track")
+    assert found == {name for name in names if not name.startswith(others)}
+    assert {"train@digits-hbn", "embed-competitors@digits-triplet"} <= found
+    hbn = RunResult("digits", "hbn", Path(), {}, {}, {"tags": {"study": "run"}})
+    assert hbn.stage_name("gradients") in names
 
 
 def test_every_kind_of_resolved_file_has_a_reader():

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from itertools import combinations, product
 from math import log
 
@@ -134,3 +137,29 @@ def test_large_partitions_need_no_table_of_all_pairs():
     assert abs(ami(truth, random)) < 0.001
     assert f1(truth, random) < 0.001
     assert ami(truth, truth) == f1(truth, truth) == 1
+
+
+ONE_THREAD = """
+import torch
+from threadpoolctl import threadpool_info
+from heated.evaluation.clustering import KMEANS
+from heated.runtime.device import setup_device
+
+setup_device(threads=1)
+import sklearn.cluster
+
+class Recorded(sklearn.cluster.KMeans):
+    def fit_predict(self, samples):
+        print(*sorted({pool["num_threads"] for pool in threadpool_info()}))
+        return super().fit_predict(samples)
+
+sklearn.cluster.KMeans = Recorded
+KMEANS["scikit-learn"](torch.eye(8), 2, restarts=1, seed=0)
+"""
+
+
+def test_scikit_learn_uses_the_threads_of_torch_even_if_it_is_imported_later():
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-c", ONE_THREAD]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"

@@ -14,17 +14,23 @@ from heated.models.backbones import BACKBONES
 from heated.models.embedding_model import Architecture, ModelWithLoss, save_model
 
 
-def run_onnx(path, images):
-    import onnxruntime
+@pytest.fixture
+def run_onnx():
+    """What embeds images with an exported file."""
+    pytest.importorskip("onnxscript", reason="exports with it")
+    runtime = pytest.importorskip("onnxruntime", reason="compares with it")
 
-    session = onnxruntime.InferenceSession(path)
-    (entry,), (output,) = session.get_inputs(), session.get_outputs()
-    assert (entry.name, entry.type, output.name) == ("images", "tensor(uint8)", "embeddings")
-    return session.run(None, {"images": np.ascontiguousarray(images)})[0]
+    def run_session(path, images):
+        session = runtime.InferenceSession(path)
+        (entry,), (output,) = session.get_inputs(), session.get_outputs()
+        assert (entry.name, entry.type, output.name) == ("images", "tensor(uint8)", "embeddings")
+        return session.run(None, {"images": np.ascontiguousarray(images)})[0]
+
+    return run_session
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_onnx_runtime_gives_the_embed_stages_embeddings(tmp_path, kind):
+def test_onnx_runtime_gives_the_embed_stages_embeddings(run_onnx, tmp_path, kind):
     model_case = case(kind, tmp_path)
     export(model_case.weights, tmp_path / "model.onnx")
     data = load_packed(model_case.packed)
@@ -41,7 +47,7 @@ LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES if nam
 
 
 @pytest.mark.parametrize("name", [*OPTIONS, *LARGE])
-def test_every_backbone_is_exported(tmp_path, name):
+def test_every_backbone_is_exported(run_onnx, tmp_path, name):
     shape = (32, 32, 1 if name in OPTIONS else 3)
     torch.manual_seed(0)
     backbone = {"name": name, **OPTIONS.get(name, NORM)}

@@ -1,10 +1,16 @@
 import copy
 import math
+import os
+import subprocess
+import sys
 from itertools import product
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
+from pytorch_metric_learning.losses import MultipleLosses, NormalizedSoftmaxLoss
+from pytorch_metric_learning.miners import TripletMarginMiner
 from scipy.special import log_softmax, softmax
 from torch._dynamo.testing import CompileCounter
 from torch.utils.checkpoint import checkpoint
@@ -46,6 +52,8 @@ def unit(rows):
 def normalize_rows(rows, normalize):
     if normalize == "batch":
         return ((rows - rows.mean(axis=0)) / np.sqrt(rows.var(axis=0) + EPS) + SHIFT) / D**0.5
+    if normalize == "layer":
+        return unit(rows - rows.mean(axis=1, keepdims=True))
     return rows if normalize == "none" else unit(rows)
 
 
@@ -73,6 +81,12 @@ def through_batch_norm(gradient, rows):
     return (inner - inner.mean(axis=0) - standard * (inner * standard).mean(axis=0)) / std
 
 
+def through_layer_norm(gradient, rows):
+    """Take a gradient with respect to centered rows of length 1 to the rows."""
+    inner = through_unit(gradient, rows - rows.mean(axis=1, keepdims=True))
+    return inner - inner.mean(axis=1, keepdims=True)
+
+
 def test_logits_loss_and_gradients_are_those_of_the_paper(subtests):
     """Eq. 1 to 3 and 5."""
     for normalize, bias, smoothing in product(NORMALIZATIONS, BIASES, (0.0, 0.1)):
@@ -98,6 +112,7 @@ def test_logits_loss_and_gradients_are_those_of_the_paper(subtests):
             by_z = ALPHA * error  # eq. 2
             by_f, by_w = by_z @ w, by_z.T @ f  # eq. 3
             outer = {"none": by_f, "batch": through_batch_norm(by_f, ROWS)}
+            outer["layer"] = through_layer_norm(by_f, ROWS)
             assert_close(normalized[0].grad, by_f)
             assert_close(embeddings.grad, outer.get(normalize, through_unit(by_f, ROWS)))
             raw = head.weight.detach().numpy()
@@ -310,7 +325,11 @@ def test_invalid_options_are_rejected_with_what_is_valid():
         assert head.alpha == ALPHA
     for options, message in (
         ({"bias": "outer"}, "bias: .*'outer'.*outside, inside, none"),
-        ({"normalize": "layer"}, "normalize: .*'layer'.*none, l2, l2_embeddings, batch"),
+        ({"normalize": "laier"}, "normalize: .*'laier'.*l2, l2_embeddings, batch, layer"),
+        ({"reduction": "max"}, "reduction: .*'max'.*mean, sum, none"),
+        ({"alpha": 2, "temperature": 1}, "alpha: got 2 and temperature 1, expected one of"),
+        ({"temperature": 0}, "temperature: got 0, expected a finite number above 0"),
+        ({"weight": [1.0]}, r"weight: got shape \(1,\), expected \(4,\)"),
         ({"adaptation": "adam"}, "adaptation: .*'adam'.*none, learned, adacos"),
         ({"denominator": "a"}, "denominator: .*'a'.*all, negatives_only"),
         (
@@ -341,3 +360,142 @@ def test_the_loss_works_in_any_training_loop(normalize):
         losses.append(loss.item())
     assert losses[14] < 0.7 * losses[0]
     assert losses[19] < losses[15]
+
+
+def softmax_losses(head, labels):
+    """Cross entropies (N,) of the head's logits, computed with scipy; labels (N, C)."""
+    return -(labels * log_softmax(head.logits(BATCH[0]).detach().numpy(), axis=1)).sum(axis=1)
+
+
+def test_reductions_class_weights_and_soft_labels_are_those_of_torch():
+    hard, soft = np.eye(C)[LABELS], softmax(ROWS[:, :C], axis=1)
+    weight = np.array([1.0, 2.0, 0.5, 4.0])
+    plain, weighted = (make_head(weight=each).double() for each in (None, weight.tolist()))
+    assert [name for name, _ in plain.named_buffers()] == ["_alpha"]
+    for head, weights in ((plain, np.ones(C)), (weighted, weight)):
+        for labels, targets in ((hard, BATCH[1]), (soft, torch.from_numpy(soft))):
+            losses = softmax_losses(head, labels * weights)
+            total = weights[LABELS].sum() if targets.ndim == 1 else N
+            for reduction, expected in (
+                ("none", losses),
+                ("sum", losses.sum()),
+                ("mean", losses.sum() / total),
+            ):
+                head.reduction = reduction
+                loss, correct = head.loss_and_correct(BATCH[0], targets)
+                assert_close(loss, expected)
+                predicted = head.logits(BATCH[0]).argmax(dim=1).numpy()
+                assert correct == (predicted == labels.argmax(axis=1)).sum()
+    assert_close(plain(BATCH[0], BATCH[1].int()), plain(*BATCH).detach().numpy())
+
+
+def test_a_miners_pairs_weigh_samples_as_in_pytorch_metric_learning(subtests):
+    """Its NormalizedSoftmaxLoss with the same proxies, and every kind of tuple of its miners."""
+    theirs = NormalizedSoftmaxLoss(C, D, temperature=1 / ALPHA).double()
+    ours = make_head(bias="none")
+    with torch.no_grad():
+        theirs.W.copy_(ours.weight.T)
+    empty = torch.empty(0, dtype=torch.int64)
+    indices = [torch.tensor(each) for each in ([0, 5, 0], [5, 0, 5], [1, 2], [0, 0])]
+    for name, pairs in (
+        ("none", None),
+        ("pairs", tuple(indices)),
+        ("triplets", (indices[0], indices[1], torch.tensor([1, 2, 3]))),
+        ("empty", (empty,) * 4),
+        ("a miner's", TripletMarginMiner(margin=0.2)(*BATCH)),
+    ):
+        with subtests.test(name):
+            assert_close(ours(*BATCH, pairs), theirs(*BATCH, pairs).item())
+            several = MultipleLosses([ours, theirs])(*BATCH, pairs)
+            assert_close(several, 2 * theirs(*BATCH, pairs).item())
+    ours.reduction = "none"
+    assert ours(*BATCH, tuple(indices)).shape == (N,)
+    assert_close(ours.get_logits(BATCH[0]), theirs.get_logits(BATCH[0]).detach().numpy())
+
+
+def test_inputs_that_do_not_fit_are_rejected_in_words():
+    head, soft = make_head(), torch.full((N, C), 1 / C)
+    for embeddings, labels, message in (
+        (BATCH[0][:, :3], BATCH[1], r"embeddings: got shape \(6, 3\), expected \(N, 5\)"),
+        (BATCH[0][0], BATCH[1], r"embeddings: got shape \(5,\), expected \(N, 5\)"),
+        (BATCH[0], BATCH[1][:2], r"labels: got torch.int64 of shape \(2,\), expected integers of"),
+        (BATCH[0], soft[:, :2], r"shape \(6, 2\), .* or probabilities \(6, 4\)"),
+        (BATCH[0], BATCH[1].float(), r"labels: got torch.float32 of shape \(6,\)"),
+        (BATCH[0], BATCH[1] + 1, "labels: got 1 to 4, expected 0 to 3"),
+        (BATCH[0], BATCH[1].index_fill(0, torch.tensor(1), -100), "labels: got -100 to 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            head(embeddings, labels)
+    for options in ({"denominator": "negatives_only"}, {"adaptation": "adacos"}):
+        with pytest.raises(ValueError, match="got probabilities, expected integers with"):
+            make_head(bias="none", **options)(BATCH[0], soft)
+
+
+def test_repr_names_sizes_and_options_and_a_temperature_is_1_over_alpha():
+    head = HeatedSoftmax(C, D, temperature=0.25)
+    assert "num_classes=4, embedding_dim=5, alpha=4, " in repr(head)
+    assert (head.alpha, head.temperature) == (4, 0.25)
+    head.temperature = 0.0625
+    assert head.alpha == 16
+    with pytest.raises(ValueError, match="temperature: got 0"):
+        head.temperature = 0
+
+
+def test_under_autocast_the_loss_is_that_of_the_weights_dtype():
+    head, embeddings = make_head().float(), BATCH[0].bfloat16().requires_grad_()
+    expected = head(embeddings.float(), BATCH[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = head(embeddings, BATCH[1])
+        assert head.logits(embeddings).dtype == torch.float32
+    loss.backward()
+    assert torch.equal(loss, expected)
+    assert (embeddings.grad.dtype, head.weight.grad.dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_a_copy_is_independent():
+    head = make_head(adaptation="learned")
+    other = copy.deepcopy(head)
+    assert torch.equal(other(*BATCH), head(*BATCH))
+    other.alpha = 1.0
+    assert head.alpha == pytest.approx(ALPHA)
+
+
+DISTRIBUTED = """
+import sys
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from heated import AlphaScheduler, HeatedSoftmax
+
+distributed.init_process_group("gloo")
+torch.manual_seed(0)
+embeddings, labels = torch.randn(8, 5), torch.arange(8) % 4
+loss = HeatedSoftmax(4, 5, normalize="l2", adaptation="learned")
+wrapped = DistributedDataParallel(loss)
+scheduler = AlphaScheduler(loss, "step", start=16, end=4, at=0.5, total=4)
+optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
+part = slice(distributed.get_rank(), None, distributed.get_world_size())
+for _ in range(4):
+    optimizer.zero_grad()
+    wrapped(embeddings[part], labels[part]).backward()
+    optimizer.step()
+    scheduler.step()
+if distributed.get_rank() == 0:
+    torch.save(loss.state_dict(), sys.argv[1])
+distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_distributed_data_parallel_trains_as_one_process_does(tmp_path):
+    script, states = tmp_path / "script.py", []
+    script.write_text(DISTRIBUTED, encoding="utf-8")
+    for processes in (1, 2):
+        torchrun = ("-m", "torch.distributed.run", f"--nproc-per-node={processes}")
+        path = tmp_path / f"{processes}.pt"
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *torchrun, "--standalone", str(script), str(path)]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        states.append(torch.load(path))
+    torch.testing.assert_close(*states)
+    assert states[0]["_alpha"] == 4

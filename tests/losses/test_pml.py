@@ -10,7 +10,6 @@ import torch
 import yaml
 from conftest import ROOT
 from pydantic import TypeAdapter
-from pytorch_metric_learning import losses, miners, regularizers
 from sklearn.datasets import load_digits
 
 from heated import config
@@ -20,13 +19,17 @@ from heated.config.yaml_files import expand_bases
 from heated.data.packed_dataset import InMemoryImages
 from heated.data.samplers import SAMPLERS
 from heated.losses.heated_softmax import HeatedSoftmax
-from heated.losses.pml import LOSSES, MINERS, PMLLoss, check_options
+from heated.losses.pml import LOSSES, MINERS, SCALES, PMLLoss, check_options
 from heated.models import embedding_model
 from heated.models.embedding_model import Architecture, ModelWithLoss
 from heated.training.loop import epoch_seed, raw_embeddings, train
 from heated.training.recipe import Recipe
-from heated.training.train_state import TrainState
+from heated.training.train_state import TrainState, make_alpha_scheduler
 
+losses, miners, regularizers = (
+    pytest.importorskip(f"pytorch_metric_learning.{name}", reason="compares with the library")
+    for name in ("losses", "miners", "regularizers")
+)
 PARAMS = config.load_params(ROOT)
 PML_METHODS = {name: m for name, m in PARAMS.methods.items() if hasattr(m, "loss")}
 # The library indexes by a list of lists, and gives tensors to scipy: both still work as intended.
@@ -77,7 +80,9 @@ def test_every_competitor_trains_on_digits_and_its_loss_falls(subtests):
             _, (first, last) = train_model(settings_of(name, **constant))
             assert last["loss"] < first["loss"]
             is_heated = isinstance(PARAMS.methods[name], methods.HeatedSoftmaxMethod)
-            assert ("accuracy" in last) == ("alpha" in last) == ("temperature" in last) == is_heated
+            has_alpha = getattr(PARAMS.methods[name], "alpha", None) is not None
+            assert ("accuracy" in last) == is_heated
+            assert ("alpha" in last) == ("temperature" in last) == has_alpha
 
 
 def test_every_listed_loss_and_miner_is_used():
@@ -95,7 +100,8 @@ def make_reference(module, names, choice, **sizes):
 
 def test_an_epoch_equals_the_librarys_example_loop(subtests):
     """The library's README: embed, mine, loss, backward, step; our batches and learning rates."""
-    for method_name in PML_METHODS:
+    constant = [name for name, method in PML_METHODS.items() if method.alpha is None]
+    for method_name in constant:
         with subtests.test(method=method_name):
             settings = settings_of(method_name, epochs=1, lr=0.01, augment=[])
             model = make_model(settings)
@@ -219,18 +225,86 @@ def test_only_building_a_loss_needs_the_library(tmp_path, monkeypatch):
         assert torch.equal(loaded(IMAGES), raw_embeddings(model, prepared, "float32"))
 
 
+def test_a_scale_may_follow_a_schedule_of_alpha(subtests):
+    """With a constant, training equals that with the number; else the schedule is in the rows."""
+    constant = {"name": "constant", "value": 8.0}
+    heated = {name: each for name, each in PML_METHODS.items() if name.startswith("heated-")}
+    for name, method in heated.items():
+        option = SCALES[method.loss.name]
+        with subtests.test(method=name):
+            loss = method.loss.model_dump()
+            value = 1 / 8.0 if option == "temperature" else 8.0
+            states, histories = [], []
+            for changes in ({"alpha": constant}, {"loss": loss | {option: value}, "alpha": None}):
+                settings = {**settings_of(name, lr=0.01), **changes}
+                model, history = train_model({k: v for k, v in settings.items() if v is not None})
+                states.append(model.state_dict())
+                histories.append([row["loss"] for row in history])
+            torch.testing.assert_close(*states, rtol=0, atol=0)
+            assert histories[0] == histories[1]
+            model, history = train_model(settings_of(name))
+            schedule = method.alpha
+            assert [row["alpha"] for row in history] == [schedule.start, schedule.end]
+            last = getattr(model.head.criterion, option)
+            assert last == (1 / schedule.end if option == "temperature" else schedule.end)
+    rest = {"circle", "sphereface", "subcenter_arcface"}
+    assert {each.loss.name for each in heated.values()} == set(SCALES) - rest
+
+
+def test_every_scale_is_set_where_it_is_alpha(subtests):
+    embeddings, labels = torch.randn(12, 4), torch.arange(12) % 3
+    for name, option in SCALES.items():
+        loss = next(m.loss.model_dump() for m in PML_METHODS.values() if m.loss.name == name)
+        with subtests.test(loss=name):
+            values = []
+            for value in ("alpha", 1 / 8.0 if option == "temperature" else 8.0):
+                torch.manual_seed(0)
+                head = PMLLoss(3, 4, loss=loss | {option: value}, miner=None)
+                scheduler = make_alpha_scheduler(head, [8.0])
+                assert (scheduler is not None) == (value == "alpha")
+                values.append(head.loss_and_correct(embeddings, labels)[0])
+            assert torch.equal(*values)
+
+
+def test_training_within_an_epoch_resumes_with_the_scale_of_its_epoch():
+    settings = settings_of("heated-arcface")
+    recipe, checkpoints = Recipe.from_settings(settings), []
+
+    def save(state):
+        if state.step == 2 and len(state.history) == 1:
+            checkpoints.append(deepcopy(state.to_checkpoint()))
+
+    whole, parts = (TrainState.create(make_model(settings), recipe, seed=0) for _ in range(2))
+    train(whole, InMemoryImages(IMAGES), LABELS, recipe, on_step_end=save)
+    parts.restore(checkpoints[0])
+    assert parts.model.head.criterion.scale == 16
+    train(parts, InMemoryImages(IMAGES), LABELS, recipe)
+    assert parts.history == whole.history
+    states = (whole.model.state_dict(), parts.model.state_dict())
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
+def test_alpha_is_only_for_a_losss_scale():
+    for loss, message in (
+        ({"name": "arcface", "margin": "alpha"}, "arcface.margin: got 'alpha', expected it for"),
+        ({"name": "triplet", "margin": "alpha"}, "triplet.margin: got 'alpha', expected a loss"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_options("methods.mine", loss=loss, miner=None)
+
+
 def test_another_loss_needs_a_key_and_the_method_in_the_docs(monkeypatch):
     readme = (ROOT / "docs/competitors.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```yaml\n(methods:\n  circle:.*?)```", readme, re.DOTALL)
+    (block,) = re.findall(r"```yaml\n(methods:\n  tuplet:.*?)```", readme, re.DOTALL)
     entries = config.read_sources(ROOT).entries["methods"]
     known = {name: entry.value for name, entry in entries.items()}
     expanded, _ = expand_bases(known | yaml.safe_load(block)["methods"])
-    circle = TypeAdapter(methods.Method).validate_python(expanded["circle"].value).model_dump()
-    with pytest.raises(InputError, match="losses name: .*'circle'"):
-        check_options("methods.circle", loss=circle["loss"], miner=None)
-    monkeypatch.setitem(LOSSES, "circle", "CircleLoss")
-    circle = {key: value for key, value in circle.items() if value is not None}
+    tuplet = TypeAdapter(methods.Method).validate_python(expanded["tuplet"].value).model_dump()
+    with pytest.raises(InputError, match="losses name: .*'tuplet'"):
+        check_options("methods.tuplet", loss=tuplet["loss"], miner=None)
+    monkeypatch.setitem(LOSSES, "tuplet", "TupletMarginLoss")
+    tuplet = {key: value for key, value in tuplet.items() if value is not None}
     base = {k: v for k, v in settings_of("bn").items() if k not in ("normalize", "bias", "alpha")}
-    model, (first, last) = train_model(base | circle | {"lr": 0.01})
-    assert (model.head.criterion.m, model.head.criterion.gamma) == (0.4, 80)
+    model, (first, last) = train_model(base | tuplet | {"lr": 0.01})
+    assert model.head.criterion.scale == 64
     assert last["loss"] < first["loss"]

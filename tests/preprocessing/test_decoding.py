@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 import zlib
 from itertools import product
 
@@ -233,6 +235,21 @@ def test_a_long_thin_image_is_refused_before_it_fills_the_memory():
                 load_image(content, 8)
         else:
             assert load_image(content, 8).size == size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_large_transparent_image_takes_little_more_than_two_copies_of_four_bytes_a_pixel():
+    """Its pixels, and the result, which Pillow pads to as many bytes."""
+    code = (
+        "from heated.preprocessing.decoding import load_image as f; import sys; from re import *\n"
+    )
+    code += "read = lambda: int(search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
+    code += "content, start = sys.stdin.buffer.read(), read(); f(content, 8); print(read() - start)"
+    side = 6000
+    content = file(flat("RGBA", (1, 2, 3, 4), (side, side)), "PNG", compress_level=1)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, input=content, capture_output=True, check=True)
+    assert 8 < 1024 * int(done.stdout) / side**2 < 10.5
 
 
 def test_a_transparent_image_is_the_same_on_white_by_any_number_of_rows():

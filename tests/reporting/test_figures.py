@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from heated import config
 from heated.common.history import write_history
-from heated.common.io import read_json, write_arrays, write_json
+from heated.common.io import read_json, write_arrays, write_json, write_record
 from heated.evaluation.metrics import summarize_seeds
 from heated.reporting.figures import (
     FIGURES,
@@ -70,8 +70,8 @@ def write_run(folder: Path, dataset: str, method: str, seeds: tuple[int, ...] = 
         tried = [{"point": p, "recall_at_1": r} for p, r in zip(points, recalls, strict=True)]
         tuned = {"metric": "recall_at_1", "tested": "validation classes, fold 0 of 5"}
         tuned |= {"tried": tried, "chosen": points[1], "trainings": len(points)}
-        write_json(run / "tuned.json", tuned)
-    write_json(run / "provenance.json", record)
+        write_record(run / "tuned.json", tuned)
+    write_record(run / "provenance.json", record)
 
 
 def write_embeddings(run: Path, width: float) -> None:

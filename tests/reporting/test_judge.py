@@ -75,3 +75,27 @@ def test_readmes_table_has_the_released_numbers():
             assert cell.replace("*", "") == f"{effect} ({low} to {high})"
             significant = claims[column]["verdict_adjusted"] in ("supported", "contradicted")
             assert cell.startswith("**") == significant
+
+
+def test_readmes_summary_follows_from_the_sets_trained_to_the_end():
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    names = ("omniglot-small-e100", "cub100-224", "cars196-half-224")
+    documents = [json.loads((ROOT / "results" / f"{n}.json").read_bytes()) for n in names]
+    claims = [{one["claim"]: one for one in each["claims"]} for each in documents]
+    intervals = {each["dataset"]: each["test_classes"] for each in documents}
+    percents = {
+        claim: [f"{100 * each[claim]['effect']:+.2f}" for each in claims]
+        for claim in ("hbn-over-bn", "hbn-over-bn-map", "bn-heat-recall", "bn-heat-map")
+    }
+    one, two, three = percents["hbn-over-bn-map"]
+    assert f"is {one}, {two} and {three} points of MAP@R" in readme
+    one, two, three = percents["hbn-over-bn"]
+    assert f"{one}, {two} and {three} of Recall@1" in readme
+    assert {round(float(each)) for each in percents["bn-heat-map"]} == {2, 3}
+    assert {round(float(each)) for each in percents["bn-heat-recall"]} == {1, 2, 3}
+    for each in claims:
+        assert each["bn-heat-map"]["verdict_adjusted"] == "supported"
+        for heat in ("bn-heat-recall", "bn-heat-map"):
+            assert intervals[each["hbn-over-bn"]["dataset"]][heat]["interval"][0] > 0
+        for drop in ("bn-drop-recall", "bn-drop-map"):  # "the drop did not help"
+            assert each[drop]["verdict_adjusted"] != "supported"

@@ -9,11 +9,13 @@ from scipy import stats
 
 from heated.common.io import read_json
 from heated.reporting.main_effects import (
+    effect_rows,
     effect_samples,
     forest_plot,
     front_page,
     longest_trainings,
     summaries,
+    summary_sentences,
 )
 from heated.reporting.verdicts import format_points
 
@@ -32,6 +34,7 @@ def make_document(dataset, epochs, images, effects):
         "dataset": dataset,
         "parameters": {"epochs": str(epochs)},
         "split": {"train": {"images": images}},
+        "methods": {name: {} for name in methods},
         "studies": {"run": methods},
         "claims": [claim | {"missing": [], "n": len(effects)}],
     }
@@ -63,12 +66,34 @@ def test_fewer_than_three_sets_of_images_have_no_front_page():
     assert front_page([make_document("a", 6, 100, [0.01, 0.03])])["sentences"] == ""
 
 
+def test_a_report_opens_with_each_data_sets_own_effect_and_its_uncertainty():
+    few, many = [0.01, 0.03], [0.01, 0.02, 0.03, 0.02, 0.02]
+    low, high = (f"{100 * x:+.2f}" for x in stats.t.interval(0.95, 4, 0.02, stats.sem(many)))
+    row = ["a", "batch norm", "lower α", "MAP@R", "+2.00", f"[{low}, {high}]", "5"]
+    documents = [make_document("a", 6, 100, many)]
+    assert effect_rows(documents) == [row]
+    first, second, third = summary_sentences(documents)
+    assert first == "This report compares 2 ways to train an embedding on a."
+    assert f"MAP@R by +2.00 points (95 % CI [{low}, {high}], a)" in second
+    assert third.startswith("The interval excludes 0 for MAP@R on a.")
+    unclear = summary_sentences([make_document("a", 6, 100, [-x for x in few] * 2 + few * 3)])
+    assert unclear[2].startswith("The interval includes 0")
+    contrary = summary_sentences([make_document("a", 6, 100, [-x for x in many])])
+    assert contrary[2].startswith("The interval excludes 0 for MAP@R on a.")
+    assert "2 seeds are too few" in summary_sentences([make_document("a", 6, 100, few)])[2]
+    untested = make_document("a", 6, 100, [0.9])
+    assert "were not all trained" in summary_sentences([untested])[1]
+
+
 def test_readme_quotes_the_summary_of_the_released_results():
     (found,) = (f for *names, f in summaries(RELEASED) if names == ["bn", "heat", "map"])
     readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
     low, high = map(format_points, found["interval"])
     effect = format_points(found["effect"])
-    assert f"by {effect} points ({low} to {high}, random effects)" in readme
+    assert f"MAP@R by {effect} points ({low} to {high}, random effects)" in readme
+    (recall,) = (f for *names, f in summaries(RELEASED) if names == ["bn", "heat", "recall"])
+    effect, low, high = map(format_points, (recall["effect"], *recall["interval"]))
+    assert f"and Recall@1 by {effect} ({low} to {high})" in readme
     assert found["k"] == 4
     assert "the four sets of images" in readme
 

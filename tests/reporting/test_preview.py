@@ -7,7 +7,7 @@ from conftest import ROOT
 from matplotlib.text import Text
 
 from heated import config
-from heated.common.io import write_json
+from heated.common.io import write_record
 from heated.config.resolved import resolved_files
 from heated.reporting import preview
 from heated.reporting.preview import evaluate_schedules
@@ -23,7 +23,7 @@ def html(tmp_path_factory):
     """The page, made from the resolved settings in the current folder."""
     folder = tmp_path_factory.mktemp("settings")
     for name, value in resolved_files(PARAMS).items():
-        write_json(folder / "data/resolved" / name, value)
+        write_record(folder / "data/resolved" / name, value)
     with chdir(folder):
         yield preview.render_preview(GRIDS)
 

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
 from heated import config
 from heated.common.history import read_history
-from heated.common.io import write_arrays, write_json
+from heated.common.io import write_arrays, write_record
 from heated.config.resolved import resolved_files
 from heated.runtime import distributed
 
@@ -84,7 +84,7 @@ def test_the_stage_writes_the_very_same_metrics_from_two_processes(tmp_path):
     settings = resolved_files(config.load_params(ROOT))["evaluation/digits.json"]
     lloyd = {"name": "lloyd", "restarts": 2, "iterations": 5}
     settings["evaluation"] |= {"kmeans": lloyd, "recall_at": [1, 10, 100], "memory_mib": 1}
-    write_json(tmp_path / "data/resolved/evaluation/digits.json", settings)
+    write_record(tmp_path / "data/resolved/evaluation/digits.json", settings)
     written = []
     for processes in (1, 2):
         launch(processes, "-m", "stages.evaluate", "digits", "hbn", folder=tmp_path)

@@ -4,7 +4,14 @@ from tracked import METRICS, make_record
 from heated import config
 from heated.common.errors import redact_url
 from heated.evaluation.metrics import summarize_seeds
-from heated.tracking.metric_names import flatten, mean_points, run_tags
+from heated.tracking.metric_names import (
+    flatten,
+    mean_points,
+    run_params,
+    run_tags,
+    schedule_params,
+    seed_points,
+)
 from heated.tracking.publish import PAPER, experiment_note, run_note
 
 PARAMS = config.load_params(ROOT)
@@ -51,13 +58,31 @@ def test_means_are_over_the_seeds_that_have_a_value_and_omit_the_machine():
     ]
 
 
-def test_metrics_of_k_means_are_no_result_and_have_no_interval():
-    names = ("ami", "ami_kmeans_std", "kmeans_objective")
+def test_how_k_means_went_is_no_metric_and_only_recall_at_1_has_its_interval():
+    names = ("recall_at_1", "ami", "ami_kmeans_std", "kmeans_objective")
     metrics = summarize_seeds({seed: dict.fromkeys(names, 0.5 + seed) for seed in (0, 1)})
     ((final, step),) = mean_points({}, metrics)
-    intervals = {"interval/ami_low", "interval/ami_high", "interval/n"}
-    means = {"final/ami", "kmeans/ami_kmeans_std", "kmeans/kmeans_objective"}
-    assert (step, final.keys()) == (0, means | intervals)
+    intervals = {f"interval/{name}" for name in ("recall_at_1_low", "recall_at_1_high", "n")}
+    assert (step, final.keys()) == (0, {"final/recall_at_1", "final/ami"} | intervals)
+    assert seed_points(0, [], metrics) == [({"final/recall_at_1": 0.5, "final/ami": 0.5}, 0)]
+
+
+def test_schedules_of_every_method_have_the_same_parameters(subtests):
+    for method in PARAMS.methods:
+        with subtests.test(method=method):
+            settings = PARAMS.settings("digits", method)
+            params = run_params({"params": settings})
+            for name in ("alpha", "lr_schedule"):
+                kind = settings.get(name, {}).get("name")
+                known = {f"{name}.{key}" for key in ("shape", "start", "end", "at")}
+                ends = {f"{name}.{key}" for key in ("start", "end", "at")}
+                known -= {None: known, "learned": ends - {f"{name}.start"}, "adacos": ends}.get(
+                    kind, set()
+                )
+                assert {key for key in params if key.startswith(f"{name}.")} == known
+                assert name not in params
+    points = {"name": "piecewise", "points": [[0.5, 16.0], [0.75, 4.0]]}
+    assert schedule_params(points).items() >= {"start": 16, "end": 4, "at": 0.75}.items()
 
 
 def test_tags_name_images_recipe_and_study_and_a_commit_if_there_is_one():
@@ -89,7 +114,7 @@ def test_a_runs_note_has_its_metrics_and_the_papers():
     note = run_note(make_record("k"), metrics, {})
     assert "| recall_at_1 | 50.00 % | none | 1 |" in note
     assert "reports no result for this method with this recipe" in note
-    assert "map_at_r" not in note
+    assert "| map_at_r | 100.00 % | none | 1 |" in note
 
 
 def test_an_experiments_note_has_its_parts_and_every_methods_result():
@@ -100,5 +125,5 @@ def test_an_experiments_note_has_its_parts_and_every_methods_result():
     assert bn.count("|") == hbn.count("|") == 6
     assert bn.endswith("| 2 |  |")
     assert hbn.endswith("| 2 | 74.70 % |")
-    for group in ("final", "interval", "kmeans", "schedule", "train", "unseen"):
+    for group in ("final", "interval", "schedule", "train", "unseen"):
         assert f"`{group}/`" in note

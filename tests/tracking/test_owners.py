@@ -13,10 +13,13 @@ import tracked
 from tracked import HISTORIES, METRICS, make_record, method_run, seed_run
 
 from heated.common.errors import InputError
+from heated.common.io import RESOLVED, write_json
 from heated.evaluation.metrics import summarize_seeds
+from heated.tracking.__main__ import runs_pages
 from heated.tracking.client import NOTE_TAG, PARENT_TAG
 from heated.tracking.live_runs import close_dead_runs
 from heated.tracking.publish import publish_report, publish_run
+from heated.tracking.saved_view import VIEW_TAG
 from heated.tracking.store import open_store
 
 pytestmark = [
@@ -75,7 +78,7 @@ def test_runs_of_another_experiment_or_workspace_are_never_changed(
     suffix = " · warmer" if other == "experiment" else ""
     titles = ["hbn · digits", "report · digits"]
     assert names == {f"hbn · digits{suffix} · seed 0", *(title + suffix for title in titles)}
-    assert client.get_experiment_by_name("digits").tags[NOTE_TAG] == "ours"
+    assert client.get_experiment_by_name("digits").tags[NOTE_TAG].endswith("). ours")
     for run_id, run in all_runs(client).items():
         if parent := run["data"]["tags"].get(PARENT_TAG):
             assert (run_id in added) == (parent in added)
@@ -84,7 +87,7 @@ def test_runs_of_another_experiment_or_workspace_are_never_changed(
 def test_a_users_description_of_the_experiment_is_kept(client):
     for text in ("one", "two"):
         publish_report(make_record("run"), {}, note=text)
-        assert client.get_experiment_by_name("digits").tags[NOTE_TAG] == text
+        assert client.get_experiment_by_name("digits").tags[NOTE_TAG].endswith(f"). {text}")
     experiment = client.get_experiment_by_name("digits").experiment_id
     for text in ("mine", ""):
         client.set_experiment_tag(experiment, NOTE_TAG, text)
@@ -133,6 +136,23 @@ def test_runs_of_a_process_that_was_killed_are_closed_and_those_of_a_live_one_ar
     close_dead_runs()
     assert method_run(client, "killed").info.status == "FINISHED"
     assert seed_run(client, "killed", 0).info.status == "FINISHED"
+
+
+def test_data_sets_of_the_last_build_are_listed_first_and_one_without_a_view_plainly(
+    client, tmp_path
+):
+    assert runs_pages(client) == {}
+    for name in ("digits", "mnist", "sop"):
+        publish_report(make_record("run") | {"dataset": name}, {}, note="")
+    write_json(tmp_path / RESOLVED / "tracking.json", {"datasets": {"sop": {}, "mnist": {}}})
+    ids = {name: client.get_experiment_by_name(name).experiment_id for name in ("mnist", "sop")}
+    client.rename_experiment(ids["sop"], "products")
+    client.delete_experiment_tag(ids["mnist"], VIEW_TAG)
+    pages = runs_pages(client)
+    assert [*pages] == ["products", "mnist", "digits"]
+    start = f"/#/experiments/{ids['mnist']}/runs?workflowType=machine_learning"
+    assert pages["mnist"] == start
+    assert pages["digits"].endswith("&viewStateShareKey=heated")
 
 
 def test_a_port_in_use_is_told_before_anything_starts(client):

@@ -26,6 +26,7 @@ from heated.tracking.client import (
 )
 from heated.tracking.live_logger import LiveLogger
 from heated.tracking.publish import publish_report, publish_run
+from heated.tracking.saved_view import VIEW_NAME, VIEW_TAG
 from heated.tracking.store import open_store, wrap_mlflow_errors
 
 pytestmark = [
@@ -76,9 +77,9 @@ def test_a_method_is_a_parent_run_and_a_seed_a_child_with_its_curves_and_final_m
 def test_the_parent_has_the_means_their_intervals_and_n(client, parent):
     expected = {"interval/n": 2}
     for name, summary in METRICS.items():
-        low, high = summary["interval"]
         expected |= {f"final/{name}": summary["mean"]}
-        expected |= {f"interval/{name}_low": low, f"interval/{name}_high": high}
+    low, high = METRICS["recall_at_1"]["interval"]
+    expected |= {"interval/recall_at_1_low": low, "interval/recall_at_1_high": high}
     curves = set(NAMES.values())
     assert {k: v for k, v in parent.data.metrics.items() if k not in curves} == expected
     assert {step for name in expected for step, _ in metric_points(client, parent, name)} == {0}
@@ -90,7 +91,7 @@ def test_the_parent_has_the_means_their_intervals_and_n(client, parent):
 
 def test_parameters_tags_and_data_set_describe_a_run(parent, children):
     params = {"lr": "0.05", "epochs": str(len(ALPHAS)), "embedding_dim": "64"}
-    params |= {"alpha": "step", "alpha.start": "16.0", "alpha.end": "4.0", "alpha.at": "0.7"}
+    params |= {"alpha.shape": "step", "alpha.start": "16.0", "alpha.end": "4.0", "alpha.at": "0.7"}
     params |= {"augment": "crop, flip", "augment.crop.size": "7", "augment.flip.p": "0.5"}
     assert parent.data.params == params
     assert children[7].data.params == params | {"seed": "7"}
@@ -273,7 +274,30 @@ def test_a_report_is_one_run_that_is_brought_up_to_date(client):
     (run,) = tracked.record_runs(client, "report · digits", "report")
     assert tracked.artifacts(client, run.info.run_id) == {"index.html": b"two"}
     assert run.info.status == "FINISHED"
-    assert client.get_experiment(run.info.experiment_id).tags[NOTE_TAG] == "two"
+    page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/index.html"
+    tags = client.get_experiment(run.info.experiment_id).tags
+    assert tags[NOTE_TAG] == f"[The report]({page}). two"
+    assert not run.data.metrics  # no line or bar in a chart
+    started = datetime.fromisoformat(make_record("any")["started"]).timestamp()
+    assert run.info.start_time == 1000 * (started - 1)
+
+
+def test_an_experiment_has_a_saved_view_which_a_user_may_change(client, monkeypatch, capsys):
+    def view(dataset):
+        publish_report(make_record("any") | {"dataset": dataset}, {}, note="")
+        return client.get_experiment_by_name(dataset).tags.get(VIEW_TAG)
+
+    state = view("digits")
+    assert json.loads(state)["name"] == VIEW_NAME
+    monkeypatch.setattr(publish, "view_text", lambda created_ms: "a new version's")
+    assert view("digits") == "a new version's"
+    experiment = client.get_experiment_by_name("digits").experiment_id
+    client.set_experiment_tag(experiment, VIEW_TAG, "a user's")
+    assert view("digits") == "a user's"
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr("mlflow.__file__", __file__)  # a folder without such pages
+    assert view("another") is None
+    assert "keeps saved views in another way" in capsys.readouterr().out
 
 
 def test_a_moved_project_gets_the_advice_to_delete_the_store(

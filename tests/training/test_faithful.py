@@ -110,6 +110,19 @@ def test_every_parameter_has_one_learning_rate_without_weight_decay(dataset):
         assert expected.items() <= group.items()
 
 
+def test_in_shop_is_trained_as_cars196_and_measured_at_its_own_ranks():
+    """The paper's section 4.1: SGD for Car196, CUB200 and Fashion, and Adam for Products only."""
+    for method in ("sm", "ls", "ln", "hln", "bn", "hbn"):
+        recipe = make_recipe("in-shop", method)
+        assert recipe == make_recipe("cars196", method) == make_recipe("cub200", method)
+        assert recipe.optimizer == {"name": "sgd", "momentum": 0.9, "weight_decay": 0}
+        assert (recipe.lrs[0], recipe.init) == (0.004, "batch_norm")
+        assert recipe != make_recipe("sop", method)
+    assert PARAMS.datasets["in-shop"].evaluation.recall_at == [1, 10, 20, 30]
+    assert {*PARAMS.datasets["cars196"].evaluation.recall_at} >= {1, 2, 4}
+    assert {*PARAMS.datasets["sop"].evaluation.recall_at} >= {1, 10, 100}
+
+
 def used_layers(network):
     """The layers that images pass through."""
     layers, hook = [], nn.modules.module.register_module_forward_hook

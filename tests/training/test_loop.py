@@ -5,6 +5,7 @@ import pytest
 import torch
 from recipes import AFFINE, BATCH_NORM, SGD, make_recipe
 
+from heated.common import progress
 from heated.data.packed_dataset import InMemoryImages
 from heated.data.samplers import split_batches
 from heated.losses.heated_softmax import HeatedSoftmax
@@ -286,3 +287,12 @@ def test_bfloat16_applies_to_the_network_while_weights_and_loss_are_float32():
     assert {value.dtype for value in model.parameters()} == {torch.float32}
     assert history[0]["loss"] != expected[0]["loss"]
     assert history[0]["loss"] == pytest.approx(expected[0]["loss"], rel=0.02)
+
+
+def test_a_log_shows_loss_and_alpha_of_each_epoch(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "INTERVAL_S", 0)
+    history = fit(make_model(), alphas=[4.0, 2.0, 2.0], lrs=[0.1, 0.1, 0.1])
+    shown = capsys.readouterr().err
+    for epoch, row in enumerate(history, 1):
+        assert f"loss={row['loss']:.3g}, alpha={row['alpha']:.3g}]" in shown, epoch
+    assert "2/3 [" in shown

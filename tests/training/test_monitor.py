@@ -13,16 +13,18 @@ class State:
         self.model, self.history, self.angles = None, (1, 2, 3), {}
 
 
-def monitored(embeddings, labels, state=None):
-    """The monitor's values for a model that gives the embeddings."""
+def monitored(embeddings, labels, state=None, **masks):
+    """The monitor's values for a model that gives the embeddings; all are queries and gallery."""
+    masks = masks or dict.fromkeys(("query", "gallery"), torch.ones(len(labels), dtype=torch.bool))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(monitor, "embed", lambda *_, **__: embeddings)
-        return monitor.make_monitor(state or State(), None, labels)()
+        return monitor.make_monitor(state or State(), None, labels, **masks)()
 
 
-def evaluated(embeddings, labels):
+def evaluated(embeddings, labels, **masks):
     """The same values by the final evaluation."""
-    recall = retrieval_metrics(embeddings, labels, recall_at_k=[1], with_map_at_r=False).values
+    options = {"recall_at_k": [1], "with_map_at_r": False, **masks}
+    recall = retrieval_metrics(embeddings, labels, **options).values
     means = class_means(l2_normalize(embeddings), labels)
     return recall | {name: metric(means) for name, metric in GEOMETRY.items()}
 
@@ -59,6 +61,23 @@ def test_the_monitor_equals_the_evaluation_exactly(case, monkeypatch):
     for entries in (1, 1000, monitor.ENTRIES):
         monkeypatch.setattr(monitor, "ENTRIES", entries)
         assert monitored(embeddings, labels) == expected
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.1, 1), (1, 0.1), (0.02, 0.02)])
+@pytest.mark.parametrize("case", ["random", "many classes", "tied", "nearly tied", "zero rows"])
+def test_queries_and_gallery_are_those_of_the_evaluation(case, shares, monkeypatch):
+    embeddings, labels = CASES[case]
+    random = torch.Generator().manual_seed(2)
+    masks = {}
+    for name, share in zip(("query", "gallery"), shares, strict=True):
+        masks[name] = torch.rand(len(labels), generator=random) < share
+        masks[name][:3] = True  # a class alone in the gallery, and more than K samples
+    expected = evaluated(embeddings, labels, **masks)
+    for entries in (1, 1000, monitor.ENTRIES):
+        monkeypatch.setattr(monitor, "ENTRIES", entries)
+        assert monitored(embeddings, labels, **masks) == expected
+    if case == "many classes":
+        assert expected != evaluated(embeddings, labels)
 
 
 def test_an_embedding_that_is_not_finite_is_an_error():

@@ -24,6 +24,7 @@ OPTIONS = {
     "linear": st.fixed_dictionaries(START_END),
     "cosine": st.fixed_dictionaries(START_END),
     "exponential": st.fixed_dictionaries(START_END),
+    "periodic_cosine": st.fixed_dictionaries(START_END | {"periods": st.floats(0.1, 10)}),
     "piecewise": piecewise_options(),
 }
 SMOOTH = ("linear", "cosine", "exponential")
@@ -70,6 +71,7 @@ def test_schedules_equal_values_computed_by_hand():
         ("step", options | {"at": 0.7625}, [16.0] * 61 + [4.0] * 19),  # the paper's 80 epochs
         ("step", options | {"at": 0}, [4.0, 4.0, 4.0]),
         ("step", options | {"at": 1}, [16.0, 16.0, 4.0]),
+        ("periodic_cosine", {"start": 1, "end": 10, "periods": 1}, [1, 1 / 0.55, 10, 1 / 0.55, 1]),
         ("piecewise", {"points": [(0.2, 16), (0.4, 8), (0.8, 10)]}, [16, 16, 8, 9, 10, 10]),
         ("piecewise", {"points": [(0.25, 16), (0.75, 8)]}, [16, 16, 12, 8, 8]),
     ]

@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 from heated.common.errors import InputError
 from heated.common.history import NullLogger
 from heated.common.io import read_arrays
+from heated.common.samples import Split
+from heated.evaluation.metrics import retrieval_metrics
 from heated.models.backbones import BACKBONES
 from heated.models.embedding_model import load_model
 from heated.training import provenance
@@ -137,6 +139,22 @@ def test_an_interrupted_training_resumes_with_bit_identical_results(tmp_path, la
     np.testing.assert_allclose(whole["angles"][-1], angles, atol=1e-5)
     for key, value in whole.items():
         np.testing.assert_array_equal(resumed[key], value)
+
+
+def test_the_unseen_classes_are_measured_with_the_evaluations_queries_and_gallery(tmp_path):
+    run = make_run(tmp_path / "cache")
+    test = np.flatnonzero(run.data.split.query)
+    query, gallery = (np.isin(np.arange(len(run.data.labels)), part) for part in (test[::3], test))
+    gallery[test[::3]] = False  # as In-Shop: no image is both
+    data = replace(run.data, split=Split(run.data.split.train, query, gallery))
+    result, *_ = train_seed(replace(run, data=data), tmp_path)
+    model = load_model(tmp_path / "seed-0.safetensors", CPU)
+    with torch.inference_mode():
+        embeddings = model(torch.from_numpy(run.data.images[test]))
+    labels = torch.from_numpy(run.data.labels[test])
+    masks = {"query": torch.from_numpy(query[test]), "gallery": torch.from_numpy(gallery[test])}
+    expected = retrieval_metrics(embeddings, labels, recall_at_k=[1], **masks).values
+    assert result["history"][-1]["recall_at_1"] == expected["recall_at_1"]
 
 
 def heated_family(end=4):

@@ -11,8 +11,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from safetensors import SafetensorError
-
 
 class InputError(ValueError):
     """A message with the given value, the expected one, and what to do."""
@@ -135,7 +133,9 @@ def error_message(error: Exception) -> str | None:
     number = getattr(error, "errno", None)
     if isinstance(error, MemoryError):
         number = errno.ENOMEM
-    elif number is None and isinstance(error, OSError | RuntimeError | SafetensorError):
+    elif number is None and (
+        isinstance(error, OSError | RuntimeError) or type(error).__name__ == "SafetensorError"
+    ):
         texts = (n for n, parts in TEXTS.items() if any(part in str(error) for part in parts))
         number = next(texts, None)
     if number in ADVICE:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import ArrayLike, NDArray
 
 from heated.common.errors import InputError
 
 MIB = 2**20  # bytes
+DIGEST = "sha256"  # the key of a record's digest
 
 
 def project_root() -> Path:
@@ -47,6 +47,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     The block may write a file or a folder; a folder replaces an existing one.
     """
+    import psutil  # of the extra `pipeline`; reading a model does without
+
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):  # of killed processes
@@ -115,7 +117,7 @@ WRITERS = {
     "tuned.json": "tune",
     **dict.fromkeys(("models", "history.csv", "provenance.json"), "train"),
     "embeddings": "embed",
-    "metrics.json": "evaluate",
+    **dict.fromkeys(("metrics.json", "class_scores.csv"), "evaluate"),
     "gradients.json": "gradients",
 }
 
@@ -157,6 +159,25 @@ def read_json(path: Path) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ValueError(f"got {type(value).__name__}, expected a JSON object")
         return value
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a JSON object that another stage reads, with a digest of its content."""
+    write_json(path, {**record, DIGEST: record_sha256(record)})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return what `write_record` wrote; raise InputError if it is damaged or was changed."""
+    record = read_json(path)
+    with wrap_damage(path):
+        if record.pop(DIGEST, None) != record_sha256(record):
+            raise ValueError("its content differs from its SHA-256")
+    return record
+
+
+def record_sha256(record: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a record as JSON; an equal one in another order has another."""
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -212,6 +233,9 @@ def read_embeddings(path: Path) -> dict[str, NDArray[Any]]:
             array = arrays[name]
             if (array.dtype.kind, array.ndim) != kind or len(array) != len(arrays["labels"]):
                 raise ValueError(f"{name}: got {array.dtype} of shape {array.shape}")
+        for name in ("query", "gallery"):
+            if not arrays[name].any():
+                raise ValueError(f"{name}: got no images")
     return {name: arrays[name] for name in EMBEDDINGS}
 
 
@@ -273,4 +297,4 @@ def load_settings(name: str) -> Any:
         advice = "Name it in params.yaml or studies.yaml, and run `python -m stages.resolve`."
         message = f"{Path(name).parent}: got {path.stem!r}, expected one of {known}. {advice}"
         raise InputError(message)
-    return read_json(path)
+    return read_record(path)

@@ -12,9 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from heated.common.errors import InputError
-from heated.common.io import atomic_write
-
-DIGEST = "sha256"
+from heated.common.io import DIGEST, atomic_write
 
 
 def content_sha256(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:

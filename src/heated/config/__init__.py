@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from heated.common.errors import suggestion
 from heated.config.params import Params
 from heated.config.validation import Location, grid_problems, name_problems, type_problems
-from heated.config.yaml_files import Entry, ParamsError, expand_bases, key_line, read_yaml
+from heated.config.yaml_files import Entry, ParamsError, describe_key, expand_bases, read_yaml
 
 __all__ = ["FILES", "Params", "ParamsError", "format_entry", "load_params", "read_sources"]
 
@@ -23,6 +23,7 @@ FILES = {  # the sections that each file may have
     "claims.yaml": ("claims",),
 }
 ENTRIES = ("methods", "datasets")  # sections whose entries may have a `base`
+TUNED = ("competitors", "heated_partners")  # studies with grids
 
 
 Place = tuple[str, str]  # a file, and a key's path in it
@@ -65,7 +66,7 @@ class Sources:
         parts = [str(part) for part in location]
         if len(parts) > 1 and (entry := self.entries.get(parts[0], {}).get(parts[1])):
             parts[1] = entry.writer_of(tuple(parts[2:]))
-        if parts[:3] == ["studies", "competitors", "grid"]:
+        if parts[0] == "studies" and parts[1:2] and parts[1] in TUNED and parts[2:3] == ["grid"]:
             parts = ["grids", *parts[3:]]
         in_file = self.files.get((parts[0], parts[1])) if len(parts) > 1 else None
         files = (file for file, sections in FILES.items() if parts[0] in sections)
@@ -96,11 +97,11 @@ def load_params(folder: Path = Path()) -> Params:
 
 
 def format_problems(folder: Path, problems: Mapping[Place, str]) -> str:
-    """Format one line per problem: `file:line: path: problem`; those of params.yaml first."""
+    """Format one line per problem: `file:line:column: path: problem`; params.yaml comes first."""
     texts = {file: (folder / file).read_text(encoding="utf-8") for file, _ in problems}
     files = [*FILES]
     lines = [
-        f"{file}:{key_line(texts[file], path)}: {path}: {problem}"
+        f"{file}:{describe_key(texts[file], path)}: {problem}"
         for (file, path), problem in sorted(
             problems.items(), key=lambda each: files.index(each[0][0])
         )
@@ -116,13 +117,7 @@ def read_sources(folder: Path = Path()) -> Sources:
     for file in FILES:
         for section, value in read_yaml(folder / file).items():
             sources.add(file, str(section), value)
-    grids, studies = sources.raw.pop("grids", None), sources.raw.get("studies")
-    competitors = studies.get("competitors") if isinstance(studies, dict) else None
-    if isinstance(competitors, dict):
-        if "grid" in competitors:
-            problem = "unknown key. Move it to the section grids of the same file."
-            sources.problems["studies.yaml", "studies.competitors.grid"] = problem
-        competitors["grid"] = {} if grids is None else grids
+    distribute_grids(sources)
     for section in (name for name in ENTRIES if name in sources.raw):
         raw = sources.raw[section]
         sources.entries[section], wrong = expand_bases(raw)
@@ -133,6 +128,27 @@ def read_sources(folder: Path = Path()) -> Sources:
             file = sources.files[section, name]
             sources.problems[file, f"{section}.{name}.base"] = problem
     return sources
+
+
+def distribute_grids(sources: Sources) -> None:
+    """Move each grid to the studies that list its method."""
+    grids, studies = sources.raw.pop("grids", None), sources.raw.get("studies")
+    grids = {} if grids is None else grids
+    unused = [*grids] if isinstance(grids, dict) else []
+    for name in TUNED:
+        study = studies.get(name) if isinstance(studies, dict) else None
+        if not isinstance(study, dict):
+            continue
+        if "grid" in study:
+            problem = "unknown key. Move it to the section grids of the same file."
+            sources.problems["studies.yaml", f"studies.{name}.grid"] = problem
+        study["grid"], methods = grids, study.get("methods")
+        if isinstance(grids, dict) and isinstance(methods, list):
+            study["grid"] = {method: grids[method] for method in grids if method in methods}
+        unused = [method for method in unused if method not in study["grid"]]
+    if unused:
+        problem = f"got {', '.join(map(str, unused))}, expected methods of {' or '.join(TUNED)}."
+        sources.problems["studies.yaml", "grids"] = problem
 
 
 def format_entry(sources: Sources, name: str) -> str:

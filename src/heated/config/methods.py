@@ -16,6 +16,7 @@ SCHEDULE_OPTIONS: dict[str, dict[str, Any]] = {
     "constant": {"value": Positive},
     "step": {**RAMP, "at": UnitInterval},
     **dict.fromkeys(("linear", "cosine", "exponential"), RAMP),
+    "periodic_cosine": {**RAMP, "periods": Positive},
     "piecewise": {
         "points": Annotated[
             list[POINT],
@@ -29,7 +30,7 @@ SCHEDULE_OPTIONS: dict[str, dict[str, Any]] = {
 }
 ALPHA_OPTIONS = {**SCHEDULE_OPTIONS, "learned": {"start": Positive}, "adacos": {}}
 NORMALIZATION_OPTIONS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("none", "l2", "l2_embeddings"), {}),
+    **dict.fromkeys(("none", "l2", "l2_embeddings", "layer"), {}),
     "batch": {"momentum": UnitInterval, "eps": Positive},
 }
 SAMPLER_OPTIONS: dict[str, dict[str, Any]] = {
@@ -37,16 +38,20 @@ SAMPLER_OPTIONS: dict[str, dict[str, Any]] = {
     "per_class": {"images": Annotated[int, Field(ge=2)]},
 }
 Schedule = Annotated[NamedConfig, base.choice(SCHEDULE_OPTIONS)]
+Sampler = Annotated[NamedConfig, base.choice(SAMPLER_OPTIONS)]
 
 
 class HeatedSoftmaxMethod(StrictModel):
-    """The project's own loss; `alpha` is 1 / temperature."""
+    """The project's own loss; `alpha` is 1 / temperature. Empty keys take the data set's value."""
 
     normalize: Annotated[NamedConfig, base.choice(NORMALIZATION_OPTIONS)]
     bias: Literal["outside", "inside", "none"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     denominator: Literal["all", "negatives_only"]
     embedding_dim: Count | None
+    sampler: Sampler | None
+    classifier_lr_mult: Positive | None
+    pooling: Literal["max"] | None
     alpha: Annotated[NamedConfig, base.choice(ALPHA_OPTIONS)]
     lr_schedule: Schedule
 
@@ -68,14 +73,22 @@ class PMLConfig(NamedConfig):
 
 
 class PMLMethod(StrictModel):
-    """A loss of pytorch-metric-learning, with its miner and sampler."""
+    """A loss of pytorch-metric-learning; `alpha` is the schedule of an option that is `alpha`."""
 
     loss: PMLConfig
     miner: PMLConfig | None
-    sampler: Annotated[NamedConfig, base.choice(SAMPLER_OPTIONS)]
+    sampler: Sampler
     classifier_lr_mult: Positive | None
     embedding_dim: Count | None
+    alpha: Schedule | None
     lr_schedule: Schedule
+
+    @model_validator(mode="after")
+    def validate_alpha(self) -> Self:
+        """Raise ValueError if there is a schedule without an option for it, or the other way."""
+        if ("alpha" in self.loss.options.values()) != (self.alpha is not None):
+            raise ValueError("an option of `loss` that is `alpha`, and a schedule `alpha`, or none")
+        return self
 
 
 def method_tag(method: Any) -> str:

@@ -50,7 +50,7 @@ class GridAxis(StrictModel):
     values: Annotated[list[Any], base.NonEmpty, base.JSON_VALUE]
 
 
-class Competitors(Grid):
+class TunedGrid(Grid):
     """Methods whose settings are chosen, with equal effort, before training with all seeds.
 
     They are chosen from each method's `grid` on a fold of the training classes, with one seed.
@@ -68,7 +68,12 @@ class Competitors(Grid):
 
     @model_validator(mode="after")
     def validate_grids(self) -> Self:
-        """Raise ValueError if a method has no grid, or the grids have different sizes."""
+        """Raise ValueError if a method has no grid, or the grids have different sizes.
+
+        A study without data sets and without grids is not used.
+        """
+        if not self.datasets and not self.grid:
+            return self
         if set(self.grid) != set(self.methods):
             names = ", ".join(sorted(set(self.grid) ^ set(self.methods)))
             raise ValueError(f"the same names in `grids` as in `methods` (not in both: {names})")
@@ -95,12 +100,17 @@ class Studies(StrictModel):
     timing: Grid
     schedule_shapes: Grid
     embeddings_2d: Grid
-    competitors: Competitors
+    competitors: TunedGrid
+    heated_partners: TunedGrid
     gradients: Gradients
 
     def grids(self) -> dict[str, Grid]:
         """Return the studies that train, by name."""
         return {name: study for name, study in self if isinstance(study, Grid)}
+
+    def tuned(self) -> dict[str, TunedGrid]:
+        """Return the studies that choose settings first, by name."""
+        return {name: study for name, study in self if isinstance(study, TunedGrid)}
 
 
 class Comparison(StrictModel):

@@ -59,8 +59,9 @@ def machine_params(params: Params) -> dict[str, Any]:
 
 def run_files(params: Params) -> dict[str, Any]:
     """Return the files for `train` and `tune`."""
-    study, machine = params.studies.competitors, {"machine": machine_params(params)}
-    tuned, files = {*study.runs()}, {}
+    machine, files = {"machine": machine_params(params)}, {}
+    studies = params.studies.tuned().values()
+    tuned = {run: study for study in studies for run in study.runs()}
     for dataset, method in params.runs():
         files[f"runs/{dataset}/{method}.json"] = {
             "settings": params.settings(dataset, method),
@@ -70,7 +71,7 @@ def run_files(params: Params) -> dict[str, Any]:
             "image_shape": params.datasets[dataset].packing.image_shape(),
             "tuned": (dataset, method) in tuned,
         }
-    for dataset, method in study.runs():
+    for (dataset, method), study in tuned.items():
         pairs = ((p, params.settings(dataset, method, p)) for p in study.points(method))
         files[f"tuning/{dataset}/{method}.json"] = {
             "points": [{"point": point, "settings": settings} for point, settings in pairs],

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
+from itertools import product
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,6 +20,11 @@ REFERENCES = {  # keys that hold names of these sections
         *("claims.*.all.*.higher.*", "claims.*.all.*.lower.*"),
     ),
 }
+OTHER_NAMES = {  # keys that people try, the key that they mean, and a hint
+    "temperature": ("alpha", " Did you mean 'alpha', which is 1 / temperature?"),
+    "learning_rate": ("lr", " Did you mean 'lr'?"),
+    "seed": ("seeds", " Did you mean 'seeds', a list?"),
+}
 Location = tuple[int | str, ...]
 Problem = tuple[Location, str]
 params_schema = cache(Params.model_json_schema)
@@ -30,7 +36,7 @@ def type_problems(error: ValidationError, raw: Any) -> Iterator[Problem]:
         # Pydantic's location also names choices and classes, which are no keys in the files.
         path, inner = [], raw
         for part in detail["loc"]:
-            is_index = isinstance(inner, list) and isinstance(part, int)
+            is_index = isinstance(inner, list) and isinstance(part, int) and part < len(inner)
             if is_index or (isinstance(inner, dict) and part in inner):
                 path.append(part)
                 inner = inner[part]
@@ -48,7 +54,8 @@ def type_message(detail: Any, schema: Mapping[str, Any]) -> str:
             return "missing. Add it: no key has a default."
         case "extra_forbidden":
             keys = allowed_keys(location[:-1], schema)
-            hint = suggestion(location[-1], keys)
+            other, text = OTHER_NAMES.get(str(location[-1]), ("", ""))
+            hint = text if other in keys else suggestion(location[-1], keys)
             return f"unknown key, expected one of {', '.join(keys)}.{hint}"
         case "union_tag_invalid" | "literal_error":
             names = re.findall(r"'([^']*)'", context.get("expected_tags", context.get("expected")))
@@ -64,7 +71,17 @@ def type_message(detail: Any, schema: Mapping[str, Any]) -> str:
             expected = "lower-case letters, digits and single hyphens"
         case _:
             expected = str(detail["msg"].removeprefix("Input should be "))
-    return f"got {got!r:.200}, expected {expected}."
+    return f"got {got!r:.200}, expected {expected}.{share_hint(got, context)}"
+
+
+def share_hint(got: Any, context: Mapping[str, Any]) -> str:
+    """Suggest a share for a percentage.
+
+    >>> share_hint(76.25, {"le": 1.0}), share_hint(76.25, {"ge": 100}), share_hint(764, {"lt": 1})
+    (' Did you mean 0.7625?', '', '')
+    """
+    is_share = isinstance(got, int | float) and 1 in {context.get("le"), context.get("lt")}
+    return f" Did you mean {got / 100:g}?" if is_share and 1 < got <= 100 else ""
 
 
 def allowed_keys(location: Location, schema: Mapping[str, Any]) -> list[str]:
@@ -157,13 +174,17 @@ def untrained_methods(params: Params) -> Iterator[Problem]:
 
 def invalid_grid_points(params: Params) -> Iterator[Problem]:
     """Yield the first point of each grid that does not fit its method."""
-    study = params.studies.competitors
-    for dataset, method in ((d, m) for d in study.datasets[:1] for m in study.methods):
+    runs = (
+        (name, study, dataset, method)
+        for name, study in params.studies.tuned().items()
+        for dataset, method in product(study.datasets[:1], study.methods)
+    )
+    for name, study, dataset, method in runs:
         for point in study.points(method):
             try:
                 params.settings(dataset, method, point)
             except (ValidationError, KeyError, TypeError) as error:
                 reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-                place = ("studies", "competitors", "grid", method)
+                place = ("studies", name, "grid", method)
                 yield place, f"got {point}, expected settings of the method: {reason}."
                 break

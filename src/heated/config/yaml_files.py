@@ -16,6 +16,7 @@ from ruamel.yaml.scanner import Scanner, ScannerError
 
 from heated.common.errors import InputError, suggestion
 
+POINT = ("progress", "value")  # of a schedule
 MAX_DEPTH = 100  # of nested mappings and lists; deeper ones take minutes and fill memory
 MAX_BYTES = 1 << 18  # of a file; a larger one takes many seconds to parse
 
@@ -118,21 +119,33 @@ def root_node(text: str) -> Node:
     return strict_yaml().compose(text)
 
 
-def key_line(text: str, path: str) -> int:
-    """Return the line of a key, or of the last key above it that exists."""
-    node = root_node(text)
-    line = node.start_mark.line
+def describe_key(text: str, path: str) -> str:
+    r"""Return `line:column: path` of a key; the place is the last key's above it that exists.
+
+    >>> describe_key("alpha:\n  points: [[0, 16], [2, 4]]\n", "alpha.points.1.0")
+    '2:22: alpha.points, point 2, progress'
+    """
+    node: Node | None = root_node(text)
+    place, title, last = root_node(text).start_mark, "", ""
     for key in path.split("."):
         items: dict[str, tuple[Node, Node]] = {}
         if isinstance(node, MappingNode):
             items = {name.value: (name, value) for name, value in node.value if name.id == "scalar"}
         elif isinstance(node, SequenceNode):
             items = {str(index): (value, value) for index, value in enumerate(node.value)}
-        if key not in items:
-            break
-        first, node = items[key]
-        line = first.start_mark.line
-    return int(line) + 1
+        is_entry = key.isdigit() and not isinstance(node, MappingNode)
+        title += f", {entry_title(last, int(key))}" if is_entry else f".{key}"
+        last = ("point" if last == "points" else "entry") if is_entry else key
+        first, node = items.get(key, (None, None))
+        place = first.start_mark if first is not None else place
+    return f"{place.line + 1}:{place.column + 1}: {title.removeprefix('.')}"
+
+
+def entry_title(of: str, index: int) -> str:
+    """Name an entry of a list as people count, and the two numbers of a schedule's point."""
+    if of == "point" and index < len(POINT):
+        return POINT[index]
+    return f"{'point' if of == 'points' else 'entry'} {index + 1}"
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from typing import Any
 
 import requests
 from requests.exceptions import ConnectionError, SSLError, Timeout
-from tqdm import tqdm
 from urllib3.exceptions import HTTPError, InvalidHeader
 from urllib3.util import Retry
 
 from heated.common.errors import redacted_message
 from heated.common.io import read_json, remove, write_json
+from heated.common.progress import progress_bar
 
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 20  # bytes
@@ -141,7 +141,7 @@ def validator(response: requests.Response) -> str | None:
 def append_body(response: requests.Response, path: Path, *, title: str, total: int | None) -> None:
     """Append the response's bytes as they arrive, without decoding Content-Encoding."""
     start = file_size(path)
-    bar = tqdm(desc=title, initial=start, total=total, unit="B", unit_scale=True, disable=None)
+    bar = progress_bar(None, title, initial=start, total=total, unit="B", unit_scale=True)
     with path.open("ab") as file, bar:
         while True:
             try:

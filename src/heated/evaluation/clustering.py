@@ -10,9 +10,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.special import gammaln
-from sklearn.cluster import KMeans
-from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
-from sklearn.metrics.cluster import contingency_matrix, pair_confusion_matrix
+from threadpoolctl import threadpool_limits
 from torch import Generator, Tensor
 from torch.linalg import vecdot
 
@@ -160,8 +158,11 @@ def squared_distances(unit: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
 
 def scikit_learn_kmeans(unit: Tensor, num_clusters: int, *, restarts: int, seed: int) -> Clusters:
     """Cluster (N, D) with scikit-learn, as the authors do (utils.py) with 10 restarts."""
+    from sklearn.cluster import KMeans  # takes a second to import
+
     model = KMeans(num_clusters, n_init=restarts, random_state=seed)
-    labels = torch.from_numpy(model.fit_predict(unit.float().cpu().numpy()).astype(np.int64))
+    with threadpool_limits(torch.get_num_threads()):  # `setup_device` limits only what is loaded
+        labels = torch.from_numpy(model.fit_predict(unit.float().cpu().numpy()).astype(np.int64))
     converged = model.n_iter_ < model.max_iter
     return Clusters(labels, float(model.inertia_) / len(unit), int(model.n_iter_), converged)
 
@@ -184,6 +185,8 @@ def nmi(classes: Labels, clusters: Labels, average: str) -> float:
     >>> nmi(np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0]), "geometric")
     1.0
     """
+    from sklearn.metrics import normalized_mutual_info_score
+
     return float(normalized_mutual_info_score(classes, clusters, average_method=average))
 
 
@@ -198,6 +201,9 @@ def ami(classes: Labels, clusters: Labels) -> float:
     >>> ami(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
     -0.5...
     """
+    from sklearn.metrics import mutual_info_score
+    from sklearn.metrics.cluster import contingency_matrix
+
     table = contingency_matrix(classes, clusters, sparse=True, dtype=np.float64)
     if table.shape == (table.nnz, table.nnz):
         return 1.0  # the same partition, even if it is the only possible one
@@ -234,6 +240,8 @@ def f1(classes: Labels, clusters: Labels) -> float:
     >>> f1(np.array([0, 0, 1, 1]), np.array([0, 0, 0, 0]))
     0.5
     """
+    from sklearn.metrics.cluster import pair_confusion_matrix
+
     (_, in_cluster), (in_class, in_both) = pair_confusion_matrix(classes, clusters)
     return float(2 * in_both / max(2 * in_both + in_class + in_cluster, 1))
 

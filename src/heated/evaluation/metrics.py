@@ -32,21 +32,23 @@ def evaluate(
     kmeans: Mapping[str, Any],
     kmeans_seeds: Sequence[int],
     memory_mib: int,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Compute every metric by name: retrieval in the gallery, the rest of all samples.
 
     `arrays` has `embeddings` (N, D), `labels` (N,) int64, `query` and `gallery` (N,) bool. See
-    `retrieval_metrics` and `clustering_metrics` for the other arguments and for errors.
+    `retrieval_metrics` and `clustering_metrics` for the other arguments and for errors. The second
+    result is `RetrievalScores.by_class`.
     """
     retrieval = retrieval_metrics(**arrays, recall_at_k=recall_at, memory_mib=memory_mib)
     unit, labels = geometry.l2_normalize(arrays["embeddings"]), arrays["labels"]
     means = geometry.class_means(unit, labels)
-    return {
+    values = {
         **retrieval.values,
         **clustering_metrics(unit, labels, kmeans=kmeans, seeds=kmeans_seeds),
         **{name: metric(means) for name, metric in GEOMETRY.items()},
         "unanswerable_queries": retrieval.unanswerable_queries,
     }
+    return values, retrieval.by_class
 
 
 def clustering_metrics(
@@ -135,9 +137,10 @@ RETRIEVAL: dict[str, Callable[[Ranks], Tensor]] = {"map_at_r": map_at_r, "r_prec
 
 @dataclass(frozen=True)
 class RetrievalScores:
-    """Means over all queries."""
+    """Means over all queries, and over those of each class that has queries."""
 
     values: dict[str, float]  # by metric
+    by_class: list[dict[str, float]]  # rows of `label`, number of `queries`, and each metric
     unanswerable_queries: float  # the share of queries without positives
     recomputed_share: float  # the share of all cosines that were computed in float64
 
@@ -180,6 +183,14 @@ def retrieval_metrics(
         recomputed += ranks.num_recomputed
         for row, metric in zip(scores, metrics.values(), strict=True):
             row[block] = metric(ranks)
-    means = dict(zip(metrics, all_reduce_sum(scores).mean(dim=1).tolist(), strict=True))
+    scores = all_reduce_sum(scores)
+    means = dict(zip(metrics, scores.mean(dim=1).tolist(), strict=True))
     unanswerable = means.pop("unanswerable_queries")
-    return RetrievalScores(means, unanswerable, all_reduce_sum(recomputed).item() / (count * size))
+    # the queries are in the order of their labels
+    found, counts = labels[neighbors.queries.index].unique_consecutive(return_counts=True)
+    by_class = torch.segment_reduce(scores, "mean", lengths=counts.expand(len(scores), -1), axis=1)
+    columns = ("label", "queries", *metrics)
+    rows = zip(found.tolist(), counts.tolist(), *by_class.tolist(), strict=True)
+    classes = [dict(zip(columns, row, strict=True)) for row in rows]
+    recomputed_share = all_reduce_sum(recomputed).item() / (count * size)
+    return RetrievalScores(means, classes, unanswerable, recomputed_share)

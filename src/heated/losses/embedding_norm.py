@@ -1,8 +1,9 @@
-"""Normalizations of embeddings before the classifier: none, unit length, or batch norm."""
+"""Normalizations of embeddings before the classifier: none, unit length, batch or layer norm."""
 
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heated.common.geometry import unit_rows
@@ -53,9 +54,23 @@ class BatchNormEmbedding(Normalization):
     embedding = forward
 
 
+class LayerNormEmbedding(Normalization):
+    """Layer norm without parameters, then division by the length (Zhai and Wu, 1811.12649).
+
+    They normalize the features below the last linear layer, where it has one; here the embedding.
+    """
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Return unit vectors (N, D) whose entries have the mean 0."""
+        return unit_rows(F.layer_norm(embeddings, embeddings.shape[1:]))
+
+    embedding = forward
+
+
 NORMALIZATIONS: dict[str, Callable[..., Normalization]] = {
     "none": lambda embedding_dim: Normalization(),
     "l2": lambda embedding_dim: L2Normalization(unit_weights=True),
     "l2_embeddings": lambda embedding_dim: L2Normalization(),
     "batch": BatchNormEmbedding,
+    "layer": lambda embedding_dim: LayerNormEmbedding(unit_weights=True),
 }

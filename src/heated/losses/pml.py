@@ -22,6 +22,7 @@ COMPONENTS = {  # options whose values are objects, with the library's module
 }
 LOSSES = {
     "arcface": "ArcFaceLoss",
+    "circle": "CircleLoss",
     "contrastive": "ContrastiveLoss",
     "cosface": "CosFaceLoss",
     "histogram": "HistogramLoss",
@@ -30,11 +31,22 @@ LOSSES = {
     "multi_similarity": "MultiSimilarityLoss",
     "n_pairs": "NPairsLoss",
     "norm_softmax": "NormalizedSoftmaxLoss",
+    "ntxent": "NTXentLoss",
     "proxy_anchor": "ProxyAnchorLoss",
     "proxy_nca": "ProxyNCALoss",
     "soft_triple": "SoftTripleLoss",
     "sphereface": "SphereFaceLoss",
+    "subcenter_arcface": "SubCenterArcFaceLoss",
+    "supcon": "SupConLoss",
     "triplet": "TripletMarginLoss",
+}
+SCALES = {  # the option of a loss that is a scale or temperature, and its attribute's name too
+    **dict.fromkeys(("arcface", "cosface", "sphereface", "subcenter_arcface"), "scale"),
+    **dict.fromkeys(("norm_softmax", "ntxent", "supcon"), "temperature"),
+    "circle": "gamma",
+    "proxy_anchor": "alpha",
+    "proxy_nca": "softmax_scale",
+    "soft_triple": "la",
 }
 MINERS = {
     "distance_weighted": "DistanceWeightedMiner",
@@ -46,7 +58,9 @@ MINERS = {
 class PMLLoss(nn.Module):
     """A loss of LOSSES with an optional miner of MINERS; InputError if the library rejects them.
 
-    An option that is an object of the library is the name of its class with options in turn.
+    An option that is an object of the library is the name of its class with options in turn. The
+    scale of a loss in SCALES may be "alpha": `scale_option` names it, for an AlphaScheduler of the
+    `criterion`, which has the library's default until then.
     """
 
     def __init__(
@@ -54,6 +68,8 @@ class PMLLoss(nn.Module):
     ) -> None:
         super().__init__()
         sizes = {"num_classes": num_classes, "embedding_size": embedding_dim}
+        self.scale_option = scale_option(loss)
+        loss = {key: value for key, value in loss.items() if key != self.scale_option}
         self.criterion = instantiate("losses", loss, LOSSES, sizes)
         self.miner = instantiate("miners", miner, MINERS) if miner else None
 
@@ -78,6 +94,17 @@ def check_options(where: str, *, loss: Config, miner: Config | None) -> None:
         PMLLoss(4, 2, loss=loss, miner=miner)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
+
+
+def scale_option(loss: Config) -> str | None:
+    """Return the option that is "alpha", or None; raise InputError if it is no scale."""
+    scale = SCALES.get(loss["name"])
+    for key in [key for key, value in loss.items() if value == "alpha" and key != "name"]:
+        if key != scale:
+            expected = f"it for {scale!r}" if scale else f"a loss with a scale: {', '.join(SCALES)}"
+            raise InputError(f"{loss['name']}.{key}: got 'alpha', expected {expected}")
+        return key
+    return None
 
 
 def instantiate(

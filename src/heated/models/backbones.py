@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from heated.common.errors import InputError
+from heated.common.errors import InputError, check_choice
 from heated.common.geometry import variance_scaling_
 
 PRETRAINED = ("googlenet", "resnet50", "mobilenet_v2")  # torchvision's networks
@@ -117,6 +117,34 @@ def initialize_weights(network: nn.Module) -> nn.Module:
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     return network
+
+
+def build_backbone(
+    image_shape: Shape, embedding_dim: int, *, name: str, pooling: str | None = None, **options: Any
+) -> nn.Module:
+    """Build a network of BACKBONES; with the pooling "max", global pooling takes the maximum."""
+    network = BACKBONES[name](image_shape, embedding_dim, **options)
+    if pooling is not None:
+        check_choice("pooling", pooling, ("max",))
+        use_max_pooling(network)
+    return network
+
+
+def use_max_pooling(network: nn.Module) -> None:
+    """Let global pooling take the maximum; raise InputError if a network flattens a larger map."""
+    if hasattr(network, "avgpool"):
+        network.avgpool = nn.AdaptiveMaxPool2d(1)
+    elif isinstance(features := getattr(network, "features", None), nn.Sequential):
+        features.append(nn.AdaptiveMaxPool2d(1))  # mobilenet_v2: its mean is then of one value
+    else:
+        layers = [each for each in network.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
+        channels = [each.out_channels for each in layers if isinstance(each, nn.Conv2d)][-1]
+        flat = next(each.in_features for each in layers if isinstance(each, nn.Linear))
+        if flat != channels:
+            raise InputError(
+                f"pooling: got 'max' with a network that flattens a map of {flat // channels} "
+                "positions, expected global pooling, or images so small that one is left"
+            )
 
 
 def bottleneck_name(network: nn.Module) -> str:

@@ -12,17 +12,17 @@ from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from heated.common.errors import InputError
 from heated.common.io import require_output, with_current_names
+from heated.common.progress import progress_bar
 from heated.common.tensors import read_tensors, write_tensors
 from heated.data.packed_dataset import InMemoryImages, MemmapImages
 from heated.data.transforms import AugmentationRNG, preprocess
 from heated.losses.embedding_norm import NORMALIZATIONS
 from heated.losses.heated_softmax import HeatedSoftmax
 from heated.losses.pml import PMLLoss
-from heated.models.backbones import BACKBONES
+from heated.models.backbones import build_backbone
 from heated.runtime.device import batches_to_device, float32_products
 from heated.runtime.distributed import all_reduce_sum, is_main_process, local_shard
 
@@ -82,8 +82,9 @@ class EmbeddingModel(nn.Module):
         blank = torch.zeros(1, *architecture.image_shape, dtype=torch.uint8)
         _, channels, height, width = self.prepare(blank).shape
         self.input_shape = (channels, height, width)
-        name, options = name_and_options(architecture.backbone)
-        self.network = BACKBONES[name](self.input_shape, architecture.embedding_dim, **options)
+        self.network = build_backbone(
+            self.input_shape, architecture.embedding_dim, **architecture.backbone
+        )
         name, options = name_and_options(architecture.normalize)
         self.normalization = NORMALIZATIONS[name](architecture.embedding_dim, **options)
         self.to(memory_format=torch.channels_last)  # 1.3 to 1.6 times faster on 2 cores
@@ -136,8 +137,8 @@ def embed(
     device = model.eval().device
     embeddings = torch.zeros(len(images), model.architecture.embedding_dim, device=device)
     batches = local_shard(torch.arange(len(images)).split(batch_size_for(model)))
-    disable = quiet or not is_main_process() or None  # None: without a terminal
-    progress = tqdm(desc="embedding", total=len(batches), disable=disable)
+    disable = quiet or not is_main_process()
+    progress = progress_bar(None, "embedding", total=len(batches), disable=disable)
     with progress, torch.inference_mode():
         indices = batches_to_device(batches, device)
         for rows, pixels in zip(indices, images.iter_batches(batches), strict=True):

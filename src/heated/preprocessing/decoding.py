@@ -100,18 +100,20 @@ def without_png_texts(content: bytes) -> bytes:
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB or L, upright, on white."""
+    """Convert an image of any mode to RGB or L, upright, on white; it may be changed."""
     kind = image.format
+    if image.mode in ("P", "PA"):
+        image = image.copy()  # has a palette even if the file lacks it
     # an orientation that cannot be read is upright
     with suppress(SyntaxError, ValueError, TypeError, OSError, LookupError, struct.error):
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # copies of a large image are large
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image)
         low, high = values.min(), values.max()
         if low < 0 or high > 65535:
             raise DamagedImage(f"got gray values from {low} to {high}, expected 0 to 65535")
         scaled = values.astype(np.uint32)
-        scaled += 128  # in place: copies of a large image are large
+        scaled += 128
         scaled //= 257
         return Image.fromarray(scaled.astype(np.uint8))
     if image.mode == "F":

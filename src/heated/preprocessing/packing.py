@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from heated.common.errors import InputError
 from heated.common.io import atomic_write, write_arrays
+from heated.common.progress import progress_bar
 from heated.common.samples import Content, Samples, Split
 from heated.datasets.file_names import describe_left_out
 from heated.datasets.splits import REREAD_HINT, check_split
@@ -79,7 +79,7 @@ def write_images(
     offset, errors = open_memmap(path, "w+", np.dtype(np.uint8), shape).offset, {}
     # The pages of a writable memory map would count as this process's own.
     with path.open("r+b") as file:
-        for index, image in tqdm(images, "packing", shape[0], unit="image", disable=None):
+        for index, image in progress_bar(images, "packing", total=shape[0], unit="image"):
             if isinstance(image, DamagedImage):
                 errors[index] = image
             else:

@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from heated.analysis.claims import MetricValues, paired_differences, paired_t_test
+from heated.analysis.claims import MIN_SEEDS, MetricValues, paired_differences, paired_t_test
+from heated.analysis.class_bootstrap import bootstrap_interval, class_effects
 from heated.analysis.random_effects import combine
-from heated.reporting.figures.base import WIDTH, report_style, set_ticks, svg_text
+from heated.reporting.figures.base import WIDTH, report_style, svg_text
+from heated.reporting.run_results import RunResult
 from heated.reporting.tables import markdown_table
 from heated.reporting.verdicts import format_points
 
 NORMALIZATIONS = {"bn": "batch norm", "ln": "L2 normalization"}
 EFFECTS = {"heat": "lower α", "drop": "lower learning rate", "interaction": "interaction"}
 METRICS = {"recall": "Recall@1", "map": "MAP@R"}
+EFFECTS_HEADING = ("data set", "normalization", "effect", "metric", "points", "95 % CI", "n")
 Document = Mapping[str, Any]  # a results file
 
 
@@ -62,6 +65,45 @@ def summaries(documents: Sequence[Document]) -> Iterator[tuple[str, str, str, di
             yield *names, found
 
 
+def effects_by_class(
+    claims: Mapping[str, Mapping[str, Any]], results: Sequence[RunResult]
+) -> dict[str, dict[str, Any]]:
+    """Return each main effect of a data set by test class, with its interval over the classes.
+
+    By claim: `interval`, and `labels`, `queries` and `effects` (C,).
+    """
+    scores = {each.method: each.class_scores for each in results if each.class_scores}
+    found = {}
+    for claim in map("-".join, product(NORMALIZATIONS, EFFECTS, METRICS)):
+        comparison = claims[claim]["all"][0] if claim in claims else None
+        if comparison and {*comparison["higher"], *comparison["lower"]} <= scores.keys():
+            labels, queries, effects = class_effects(comparison, scores)
+            found[claim] = {
+                "interval": bootstrap_interval(effects, queries),
+                "labels": labels.astype(int).tolist(),
+                "queries": queries.astype(int).tolist(),
+                "effects": effects.tolist(),
+            }
+    return found
+
+
+def class_table(document: Document) -> str:
+    """Format the main effects of a data set with both intervals, over seeds and over classes."""
+    rows = []
+    claims = {each["claim"]: each for each in document["claims"]}
+    for names in product(NORMALIZATIONS, EFFECTS, METRICS):
+        if found := document["test_classes"].get("-".join(names)):
+            claim = claims["-".join(names)]
+            title = [t[n] for t, n in zip((NORMALIZATIONS, EFFECTS, METRICS), names, strict=True)]
+            ranges = (
+                each and f"[{', '.join(map(format_points, each))}]"
+                for each in (claim["interval"], found["interval"])
+            )
+            rows.append([*title, format_points(claim["effect"]), *(each or "" for each in ranges)])
+    heading = ["normalization", "effect", "metric", "mean", "over seeds", "over test classes"]
+    return markdown_table(heading, rows) if rows else ""
+
+
 def front_page(documents: Sequence[Document]) -> dict[str, str]:
     """Format the table and the sentences at the top of RESULTS.md."""
     rows, sentences = [], []
@@ -79,11 +121,44 @@ def front_page(documents: Sequence[Document]) -> dict[str, str]:
     return {"table": markdown_table(heading, rows), "sentences": " ".join(sentences)}
 
 
+def effect_rows(documents: Sequence[Document]) -> list[list[str]]:
+    """Format each data set's own main effects: names, effect, interval and number of seeds."""
+    rows = []
+    for normalization, effect, metric in product(NORMALIZATIONS, ("heat", "drop"), METRICS):
+        samples = effect_samples(documents, "-".join((normalization, effect, metric)))
+        for dataset, sample in samples.items():
+            found = paired_t_test(np.asarray(sample))
+            ends = ", ".join(map(format_points, found["interval"]))
+            names = [dataset, NORMALIZATIONS[normalization], EFFECTS[effect], METRICS[metric]]
+            rows.append([*names, format_points(found["effect"]), f"[{ends}]", str(len(sample))])
+    return rows
+
+
+def summary_sentences(documents: Sequence[Document]) -> list[str]:
+    """Describe the comparison, the effect of heating, and its uncertainty in plain words."""
+    names, rows = [each["dataset"] for each in documents], effect_rows(documents)
+    methods = dict.fromkeys(m for each in documents for m in each["methods"])
+    first = f"This report compares {len(methods)} ways to train an embedding on {', '.join(names)}."
+    heated = [row for row in rows if row[1:3] == [NORMALIZATIONS["bn"], EFFECTS["heat"]]]
+    if not heated:
+        return [first, "The four methods that show the effect of heating were not all trained."]
+    changes = [f"{row[3]} by {row[4]} points (95 % CI {row[5]}, {row[0]})" for row in heated]
+    found = f"With batch norm, heating (a lower alpha) changes {', and '.join(changes)}."
+    n = min(int(row[-1]) for row in heated)
+    if n < MIN_SEEDS:
+        unsure = f"That is not sure: {n} seeds are too few for a verdict, which needs {MIN_SEEDS}."
+        return [first, found, unsure]
+    clear = [f"{row[3]} on {row[0]}" for row in heated if row[5].count("−") != 1]
+    sure = f"excludes 0 for {', '.join(clear)}" if clear else "includes 0 in each case"
+    return [first, found, f"The interval {sure}. It is over seeds; other classes may differ."]
+
+
 def forest_plot(documents: Sequence[Document]) -> str:
     """Draw each recipe's main effects with batch norm, and below them the means, as SVG text."""
     independent = longest_trainings(documents)
     summary = {(n, e, m): found for n, e, m, found in summaries(documents)}
     names = [document["dataset"] for document in documents]
+    labels = [*names, "mean"] if summary else names
     with report_style():
         figure = Figure(figsize=(WIDTH, 1.2 + 0.5 * len(names)))
         panels = figure.subplots(2, 2, sharey=True)
@@ -100,9 +175,12 @@ def forest_plot(documents: Sequence[Document]) -> str:
             if mean := summary.get(("bn", effect, metric)):
                 half = 50 * np.diff(mean["interval"])
                 axes.errorbar(100 * mean["effect"], len(names), xerr=half, fmt="C1D")
-            axes.set_xlim(-6, 6)
-            set_ticks(axes.xaxis, [-5, 0, 5])
-        panels[0, 0].set_yticks(range(len(names) + 1), [*names, "mean"])
+        # One axis for all panels, to compare them: the widest interval fits, but at least 6 points.
+        limit = max(6, *(abs(end) for axes in panels.flat for end in axes.get_xlim()))
+        for axes in panels.flat:
+            axes.set_xlim(-limit, limit)
+        panels[0, 0].set_yticks(range(len(labels)), labels)
+        panels[0, 0].set_ylim(-0.5, len(labels) - 0.5)
         panels[0, 0].invert_yaxis()
-        figure.supxlabel("points, 95 % confidence interval")
+        figure.supxlabel("points, 95 % confidence interval", fontsize="medium")
         return svg_text(figure, "Main effects of heating and of the learning rate's drop")

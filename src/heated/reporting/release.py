@@ -14,7 +14,7 @@ from heated.analysis.claims import assess_claims
 from heated.common.errors import run
 from heated.common.io import read_json, require_output, write_csv, write_json, write_text
 from heated.common.outputs import check_outputs
-from heated.reporting import main_effects, tables, verdicts
+from heated.reporting import main_effects, tables, training_length, verdicts
 from heated.reporting.figures import draw_figures
 from heated.reporting.figures.base import ReportFigure
 from heated.reporting.html import template_environment
@@ -47,6 +47,7 @@ class DatasetReport:
     gallery: Sequence[GalleryQuery]
     provenance: Provenance
     departures: dict[str, list[str]]  # from the paper's protocol, by method
+    test_classes: dict[str, dict[str, Any]]  # main effects by test class, by claim
 
 
 def make_dataset_report(
@@ -62,7 +63,7 @@ def make_dataset_report(
     studies = {n: list(g["methods"]) for n, g in grids.items() if dataset in g["datasets"]}
     values = {result.method: result.values_by_seed() for result in results}
     claim_results = [*assess_claims(claims, values, dataset)]
-    competitors = select_studies(results, studies, "competitors")
+    tuned = select_studies(results, studies, "competitors", "heated_partners")
     return DatasetReport(
         dataset=dataset,
         studies=studies,
@@ -71,11 +72,12 @@ def make_dataset_report(
         claims=[verdicts.describe_claim(each, results, section, grids) for each in claim_results],
         caption=table_caption(results),
         tables=tables.study_tables(results, studies, section),
-        costs=tables.cost_table(competitors) if competitors else None,
+        costs=tables.cost_table(tuned) if tuned else None,
         figures=draw_figures(results, studies),
         gallery=gallery,
         provenance=collect_provenance(results),
         departures={result.method: departures(result.record, section) for result in results},
+        test_classes=main_effects.effects_by_class(claims, results),
     )
 
 
@@ -83,7 +85,20 @@ def render_report(reports: Sequence[DatasetReport]) -> str:
     """Render the HTML page of all data sets."""
     templates = template_environment()
     templates.filters["percent"] = tables.format_percent
-    return templates.get_template("reporting/templates/page.html").render(reports=reports)
+    every = [results_document(report) for report in reports]
+    differences = [*dict.fromkeys(each for report in every for each in report["departures"])]
+    effects = main_effects.effect_rows(every)
+    shown = [each for each in every if each["dataset"] in {row[0] for row in effects}]
+    return templates.get_template("reporting/templates/page.html").render(
+        reports=reports,
+        departures=differences,
+        changed=[*dict.fromkeys(each.split()[0] for each in differences)],
+        sentences=main_effects.summary_sentences(shown or every),
+        effects=effects,
+        effects_heading=main_effects.EFFECTS_HEADING,
+        forest=main_effects.forest_plot(shown) if shown else None,
+        summary=main_effects.front_page(every)["sentences"],
+    )
 
 
 def write_report(folder: Path, reports: Sequence[DatasetReport]) -> None:
@@ -110,6 +125,7 @@ def write_report(folder: Path, reports: Sequence[DatasetReport]) -> None:
 def results_document(report: DatasetReport) -> dict[str, Any]:
     """Collect a data set's results for programs; metrics are in [0, 1]."""
     found = {result.method: result for result in report.results}
+    before = {m: each for m, r in found.items() if (each := r.accuracy_before_heating())}
     accuracies = {m: result.values_by_seed().get("accuracy") for m, result in found.items()}
     return {
         "dataset": report.dataset,
@@ -125,8 +141,10 @@ def results_document(report: DatasetReport) -> dict[str, Any]:
         },
         # Training accuracy in the last epoch, by method and seed.
         "accuracy": {method: accuracy for method, accuracy in accuracies.items() if accuracy},
+        "accuracy_before_heating": before,
         "tuned": {method: result.tuned for method, result in found.items() if result.tuned},
         "claims": report.claim_results,
+        "test_classes": report.test_classes,
     }
 
 
@@ -137,8 +155,13 @@ def results_markdown(report: DatasetReport) -> str:
         lists = [report.departures[method] for method in methods]
         departures[study] = "; ".join(dict.fromkeys(sum(lists, []))) or "none"
     template = template_environment().get_template("reporting/templates/results.md")
-    claims, commands = claims_markdown(report.claim_results), repro_commands(report)
-    text = template.render(report=report, departures=departures, claims=claims, commands=commands)
+    parts = {
+        "departures": departures,
+        "claims": claims_markdown(report.claim_results),
+        "classes": main_effects.class_table(results_document(report)),
+        "commands": repro_commands(report),
+    }
+    text = template.render(report=report, **parts)
     return f"{text}\n"
 
 
@@ -197,8 +220,13 @@ def join_results(results: Path, joined: Path) -> None:
     texts = [path.read_text(encoding="utf-8") for path in sorted(results.glob("*.md"))]
     documents = [read_json(path) for path in sorted(results.glob("*.json"))]
     write_text(results / "forest.svg", main_effects.forest_plot(documents))
+    lengths = []
+    for group in training_length.equal_images(documents):
+        name = f"length-{group[-1]['dataset']}"
+        write_text(results / f"{name}.svg", training_length.length_plot(group))
+        lengths.append({"figure": name, "table": training_length.length_table(group)})
     template = template_environment().get_template("reporting/templates/results_head.md")
-    head = template.render(main_effects.front_page(documents))
+    head = template.render(main_effects.front_page(documents) | {"lengths": lengths})
     write_text(joined, "\n".join([f"{head}\n", *texts]))
 
 

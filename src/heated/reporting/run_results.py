@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from heated.common.class_scores import ClassScores, read_class_scores
 from heated.common.errors import InputError
 from heated.common.history import Row, read_history
-from heated.common.io import WRITERS, read_json, require_output, wrap_damage
+from heated.common.io import WRITERS, read_json, read_record, require_output, wrap_damage
 from heated.common.outputs import check_outputs
 
 HEADLINE_METRICS = ("recall_at_1", "map_at_r", "nmi_geometric")  # shown by `dvc metrics`
@@ -25,11 +26,23 @@ class RunResult:
     history: dict[int, list[Row]]  # one row per epoch, by seed
     record: dict[str, Any]  # the run's provenance
     tuned: dict[str, Any] = field(default_factory=dict)  # how a competitor's settings were chosen
+    class_scores: ClassScores = field(default_factory=dict)  # metrics of each test class
 
     @property
     def params(self) -> dict[str, Any]:
         """The settings of the training."""
         return self.record["params"]
+
+    def stage_name(self, stage: str) -> str:
+        """Return the name in dvc.yaml of one of the run's stages, which has that of its study.
+
+        >>> tags = {"study": "alphas"}
+        >>> RunResult("digits", "bn-4", Path(), {}, {}, {"tags": tags}).stage_name("train")
+        'train-alphas@digits-bn-4'
+        """
+        study = self.record["tags"]["study"]  # one: no two grids train the same run
+        suffix = "" if study == "run" else f"-{study}"
+        return f"{stage}{suffix}@{self.dataset}-{self.method}"
 
     def values_by_seed(self) -> dict[str, dict[int, float]]:
         """Return each metric by seed, and the training `accuracy` of the last epoch if any."""
@@ -55,6 +68,16 @@ class RunResult:
         pairs = zip(epochs[1:], alphas, alphas[1:], strict=False)
         return next((epoch for epoch, before, alpha in pairs if alpha < before), None)
 
+    def accuracy_before_heating(self) -> dict[int, float]:
+        """Return each seed's training accuracy in the last epoch before alpha first falls."""
+        heated = self.heating_epoch()
+        return {
+            seed: row["accuracy"]
+            for seed, rows in self.history.items()
+            for row in rows
+            if heated is not None and row["epoch"] == heated - 1 and "accuracy" in row
+        }
+
 
 def read_results(runs: Path, dataset: str, methods: Sequence[str]) -> list[RunResult]:
     """Read the runs of a data set, in the order of the methods.
@@ -62,33 +85,26 @@ def read_results(runs: Path, dataset: str, methods: Sequence[str]) -> list[RunRe
     Raises InputError if a file is damaged, differs from its digest in dvc.lock, or lacks a seed.
     """
     folders = [runs / dataset / method for method in methods]
-    files = ("metrics.json", "history.csv", "provenance.json", "tuned.json", "gradients.json")
-    check_outputs(folder / name for folder in folders for name in files)
+    required = ("metrics.json", "history.csv", "provenance.json")
+    optional = ("tuned.json", "gradients.json", "class_scores.csv")
+    check_outputs(folder / name for folder in folders for name in (*required, *optional))
     found = []
     for folder in folders:
         metrics = read_json(require_output(folder / "metrics.json", "evaluate"))
-        record = read_json(require_output(folder / "provenance.json", "train"))
+        record = read_record(require_output(folder / "provenance.json", "train"))
         history = read_history(folder / "history.csv", record["params"].get("epochs"))
-        tuned = read_json(folder / "tuned.json") if (folder / "tuned.json").exists() else {}
-        found.append(RunResult(dataset, folder.name, folder, metrics, history, record, tuned))
+        tuned = read_record(folder / "tuned.json") if (folder / "tuned.json").exists() else {}
+        path = folder / "class_scores.csv"
+        class_scores = read_class_scores(path) if path.exists() else {}
+        values = (metrics, history, record, tuned, class_scores)
+        found.append(RunResult(dataset, folder.name, folder, *values))
         check_seeds(found[-1])
     return found
 
 
-RECORD = {  # types of the parts of a provenance that the report shows
-    **dict.fromkeys(("params", "seeds", "environment", "source", "split"), dict),
-    **dict.fromkeys(("method", "data_sha256"), str),
-}
-
-
 def check_seeds(result: RunResult) -> None:
     """Raise InputError if a result of the run lacks one of the seeds in its provenance."""
-    folder = result.folder
-    with wrap_damage(folder / "provenance.json"):
-        for key, kind in RECORD.items():
-            if not isinstance(result.record[key], kind):
-                raise TypeError(f"{key}: got {result.record[key]!r:.80}, expected {kind.__name__}")
-        trained = {int(seed) for seed in result.record["seeds"]}
+    folder, trained = result.folder, {int(seed) for seed in result.record["seeds"]}
     with wrap_damage(folder / "metrics.json"):
         measured = [{int(seed) for seed in each["seeds"]} for each in result.metrics.values()]
         shared = set.intersection(*measured)
@@ -100,6 +116,8 @@ def check_seeds(result: RunResult) -> None:
     if (path := folder / "gradients.json").exists():
         with wrap_damage(path):
             found["gradients.json"] = {int(seed) for seed in read_json(path)["seeds"]}
+    if result.class_scores:
+        found["class_scores.csv"] = set(result.class_scores)
     for name, seeds in found.items():
         if seeds == trained:
             continue
@@ -111,7 +129,7 @@ def check_seeds(result: RunResult) -> None:
             stage, name = next(lost, (stage, name))
         given, expected = (", ".join(map(str, sorted(each))) or "none" for each in (seeds, trained))
         message = f"{folder / name}: got results of the seeds {given}, expected {expected}"
-        command = f"dvc repro --force {stage}@{result.dataset}-{result.method}"
+        command = f"dvc repro --force {result.stage_name(stage)}"
         raise InputError(f"{message}. Run the stage '{stage}' again ({command}), then `dvc repro`.")
 
 
@@ -132,12 +150,9 @@ def is_interval_possible(share: float, half_width: float) -> bool:
     return half_width <= min(share, 1 - share)
 
 
-def headline_means(results: Sequence[RunResult]) -> dict[str, dict[str, float]]:
-    """Return the means of the headline metrics, by method and metric."""
-    return {
-        r.method: {name: r.metrics[name]["mean"] for name in HEADLINE_METRICS if name in r.metrics}
-        for r in results
-    }
+def headline_means(result: RunResult) -> dict[str, float]:
+    """Return the means of the headline metrics."""
+    return {k: result.metrics[k]["mean"] for k in HEADLINE_METRICS if k in result.metrics}
 
 
 def curve_rows(results: Sequence[RunResult]) -> list[dict[str, Any]]:

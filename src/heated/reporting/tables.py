@@ -32,6 +32,7 @@ STUDY_TITLES = {
     "schedule_shapes": "Smooth schedules",
     "embeddings_2d": "Embeddings in two dimensions",
     "competitors": "Competitors under equal conditions",
+    "heated_partners": "Losses with a constant and with a heated scale",
 }
 LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"±": r"$\pm$", "↓": r"$\downarrow$"}
 LATEX["†"] = r"$\dagger$"
@@ -249,8 +250,10 @@ def describe_point(point: Mapping[str, Any], tried: Sequence[Mapping[str, Any]])
     """
     texts = []
     for key, value in point.items():
-        values = {each[key] for each in tried if key in each}
-        ends = {min(values): " (smallest tried)", max(values): " (largest tried)"}
-        end = ends.get(value, "") if len(values) > 2 else ""
+        values = [each[key] for each in tried if key in each]
+        end = ""
+        if isinstance(value, float | int) and len(set(values)) > 2:
+            ends = {min(values): " (smallest tried)", max(values): " (largest tried)"}
+            end = ends.get(value, "")
         texts.append(f"{key} {format_value(value)}{end}")
     return ", ".join(texts)

@@ -24,7 +24,7 @@ from heated.runtime.device import backend_settings
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
 TOOLS = ("heated", "dvc", "mlflow", "pillow", "scipy", "pydantic")  # in addition, for bug reports
-RESULTS = ("dvc.lock", "metrics.json")  # in git, and written by the stages themselves
+RESULTS = ("dvc.lock", "metrics")  # in git, and written by the stages themselves
 MIN_INTERVAL_S = 0.1  # a shorter one is too short to measure the use of a processor
 MB = 1e6
 

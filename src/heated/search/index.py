@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from heated.common import archives
 from heated.common.errors import InputError
-from heated.common.io import RESOLVED, atomic_write, read_json, wrap_damage, write_json
+from heated.common.io import RESOLVED, atomic_write, read_json, read_record, wrap_damage, write_json
+from heated.common.progress import progress_bar
 from heated.datasets.file_names import SUFFIXES, check_utf8, describe_left_out, is_image, list_files
 from heated.inference.embedder import Embedder, load_embedder, make_embedder
 from heated.tracking import pyfunc_model
@@ -108,7 +108,7 @@ def build_index(paths: Sequence[Path], model: str, folder: Path) -> int:
     shape = (len(images), embedder.model.architecture.embedding_dim)
     with atomic_write(folder) as temporary:
         temporary.mkdir()
-        progress = tqdm(read_images(images), "indexing", len(images), unit="image", disable=None)
+        progress = progress_bar(read_images(images), "indexing", total=len(images), unit="image")
         packed = (embedder.pack(content, str(image)) for image, content in progress)
         with (temporary / ARRAY).open("wb") as file:  # a map on a full disk would end the process
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
@@ -252,4 +252,4 @@ def find_model(name: str) -> Embedder:
         problem = f"got the data set {dataset!r}, which {settings} does not describe."
         advice = "Name it in params.yaml or datasets.yaml and run `python -m stages.resolve`."
         raise InputError(f"{path}: {problem} {advice}")
-    return make_embedder(path, read_json(settings)["packing"])
+    return make_embedder(path, read_record(settings)["packing"])

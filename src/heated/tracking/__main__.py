@@ -6,16 +6,20 @@ import socket
 import subprocess
 import sys
 import time
+import webbrowser
 from argparse import ArgumentParser
+from collections.abc import Mapping
+from typing import Any
 
 import requests
 
 from heated.common.errors import InputError, exit_on_error
-from heated.common.io import project_root
+from heated.common.io import RESOLVED, project_root, read_json
 from heated.tracking import local_uri, tracking_uri
+from heated.tracking.client import DATASET_TAG
+from heated.tracking.saved_view import runs_page
 from heated.tracking.store import open_store, store_address, store_lock, wrap_mlflow_errors
 
-HINT = "and choose `Model training` at the top left. The browser remembers this choice."
 PORT, TRIES = 5000, 100
 
 
@@ -28,13 +32,38 @@ def main() -> None:
     arguments, options = parser.parse_known_args()
     with exit_on_error():
         with store_lock(), wrap_mlflow_errors():
-            open_store()
+            pages = runs_pages(open_store())
         if tracking_uri().startswith("http"):
-            print(f"MLFLOW_TRACKING_URI is a server. Open {store_address()} {HINT}")
+            print("MLFLOW_TRACKING_URI is a server.")
+            open_pages(store_address(), pages)
             return
         port = free_port(arguments.host, arguments.port)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    sys.exit(serve(arguments.host, port, options))
+    sys.exit(serve(arguments.host, port, options, pages))
+
+
+def runs_pages(client: Any) -> dict[str, str]:
+    """Return each experiment's page by its name, those of the last build first, in its order."""
+    path = project_root() / RESOLVED / "tracking.json"
+    built = [*read_json(path)["datasets"]] if path.exists() else []
+    query, order = f"tags.`{DATASET_TAG}` LIKE '%'", ["creation_time"]
+    found = [*client.search_experiments(filter_string=query, order_by=order)]
+    found.sort(key=lambda each: [*built, name := each.tags[DATASET_TAG]].index(name))
+    return {each.name: runs_page(each) for each in found}
+
+
+def open_pages(address: str, pages: Mapping[str, str]) -> None:
+    """Print the addresses of the pages, and open the first in the browser of a desktop."""
+    if not pages:
+        print(f"Open {address}. It has no runs yet: `make repro` makes them.", flush=True)
+        return
+    for name, path in pages.items():
+        print(f"Open {address}{path}  ({name})", flush=True)
+    has_desktop = sys.platform in {"darwin", "win32"} or {"DISPLAY", "WAYLAND_DISPLAY"} & {
+        *os.environ
+    }
+    if sys.stdout.isatty() and has_desktop:
+        webbrowser.open(address + next(iter(pages.values())))
 
 
 def free_port(host: str, port: int | None) -> int:
@@ -55,8 +84,8 @@ def free_port(host: str, port: int | None) -> int:
     raise InputError(f"port {ports[0]} of {host}: {reason}. Choose a free one: `{command}`.")
 
 
-def serve(host: str, port: int, options: list[str]) -> int:
-    """Run MLflow's server, print its address when it answers, and return its exit status."""
+def serve(host: str, port: int, options: list[str], pages: Mapping[str, str]) -> int:
+    """Run MLflow's server, open its pages when it answers, and return its exit status."""
     # The address is not an argument, which every user of the machine could read.
     is_local = tracking_uri() == local_uri()
     uri = "sqlite:///mlflow.db" if is_local else tracking_uri()
@@ -72,7 +101,7 @@ def serve(host: str, port: int, options: list[str]) -> int:
             while server.poll() is None and not is_answering(address):
                 time.sleep(0.2)
             if server.poll() is None:
-                print(f"Open {address} {HINT}", flush=True)
+                open_pages(address, pages)
             return server.wait()
         except KeyboardInterrupt:  # which the server gets, too
             return server.wait()

@@ -16,7 +16,7 @@ from typing import Any
 from heated.common.errors import InputError
 from heated.common.io import project_root
 from heated.tracking import KEY_TAG, Record, tracking_uri
-from heated.tracking.metric_names import Points, flatten, run_tags
+from heated.tracking.metric_names import Points, run_params, run_tags
 from heated.tracking.store import open_store, store_address
 
 NOTE_TAG, PARENT_TAG = "mlflow.note.content", "mlflow.parentRunId"
@@ -113,7 +113,7 @@ class Experiment:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
         title, key, kind = self.title(record["method"]), record["key"], "run"
-        params = flatten(record["params"])
+        params = run_params(record)
         if seed is not None:
             title, key, kind = f"{title} · seed {seed}", f"{key}-{seed}", "seed"
             params["seed"] = seed

@@ -33,18 +33,27 @@ def row_metrics(row: Row) -> dict[str, float]:
 
 def final_metric(name: str) -> str:
     """Return MLflow's name of a trained model's metric."""
-    return f"{'kmeans' if 'kmeans' in name else 'final'}/{name}"
+    return f"final/{name}"
+
+
+def final_metrics(metrics: Summaries) -> Summaries:
+    """Leave out how k-means went, which the file metrics.json among the artifacts has."""
+    return {name: summary for name, summary in metrics.items() if "kmeans" not in name}
 
 
 def seed_points(seed: int, rows: Sequence[Row], metrics: Summaries) -> Points:
     """Return a seed's curves, and the metrics of its trained model."""
     points: Points = [({**row_metrics(row)}, int(row["epoch"])) for row in rows]
-    final = {final_metric(name): each["seeds"].get(str(seed)) for name, each in metrics.items()}
+    seeds = {name: each["seeds"] for name, each in final_metrics(metrics).items()}
+    final = {final_metric(name): values.get(str(seed)) for name, values in seeds.items()}
     return [*points, (final, FINAL_STEP)] if final else points
 
 
 def mean_points(histories: Mapping[int, Sequence[Row]], metrics: Summaries) -> Points:
-    """Return means over seeds: curves except `system/`, and final metrics with their intervals."""
+    """Return means over seeds: curves except `system/`, and final metrics.
+
+    Only Recall@1 has its interval: the table of runs would have three columns for each metric.
+    """
     by_epoch: dict[int, dict[str, list[float]]] = {}
     for row in (row for rows in histories.values() for row in rows):
         values = by_epoch.setdefault(int(row["epoch"]), {})
@@ -56,12 +65,38 @@ def mean_points(histories: Mapping[int, Sequence[Row]], metrics: Summaries) -> P
         for epoch, columns in sorted(by_epoch.items())
     ]
     final: dict[str, float | None] = {}
-    for name, summary in metrics.items():
+    for name, summary in final_metrics(metrics).items():
         low, high = summary["interval"] or (None, None)
         final |= {final_metric(name): summary["mean"], "interval/n": summary["n"]}
-        if final_metric(name).startswith("final/"):
+        if name == "recall_at_1":
             final |= {f"interval/{name}_low": low, f"interval/{name}_high": high}
     return [*points, (final, FINAL_STEP)] if final else points
+
+
+def schedule_params(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """Return shape, start, end, and the progress `at` which it reaches its end, for any schedule.
+
+    A learned alpha has no end before it is trained.
+
+    >>> schedule_params({"name": "constant", "value": 16})
+    {'shape': 'constant', 'start': 16, 'end': 16, 'at': 0}
+    >>> schedule_params({"name": "linear", "start": 16, "end": 4})
+    {'shape': 'linear', 'start': 16, 'end': 4, 'at': 1}
+    """
+    options = {("shape" if key == "name" else key): value for key, value in schedule.items()}
+    if "value" in options:
+        value = options.pop("value")
+        return options | {"start": value, "end": value, "at": 0}
+    if points := options.get("points"):
+        return options | {"start": points[0][1], "end": points[-1][1], "at": points[-1][0]}
+    return options | ({"at": options.get("at", 1)} if "end" in options else {})
+
+
+def run_params(record: Record) -> dict[str, Any]:
+    """Return a run's parameters, flat; those of schedules have the same names in every run."""
+    params = dict(record["params"])
+    schedules = {name: params[name] for name in ("alpha", "lr_schedule") if name in params}
+    return flatten(params | {name: schedule_params(each) for name, each in schedules.items()})
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

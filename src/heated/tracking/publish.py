@@ -16,6 +16,7 @@ from heated import reporting
 from heated.common.history import Row, add_system_metrics
 from heated.common.io import require_output, sha256
 from heated.reporting.figures import FIGURES, draw_figure
+from heated.reporting.figures.base import method_colors
 from heated.reporting.figures.embeddings_2d import draw_epoch_embeddings
 from heated.reporting.paper_results import paper_value
 from heated.reporting.run_results import RunResult
@@ -31,7 +32,8 @@ from heated.tracking.client import (
     content_digest,
     time_ms,
 )
-from heated.tracking.metric_names import mean_points, seed_points
+from heated.tracking.metric_names import final_metrics, mean_points, seed_points
+from heated.tracking.saved_view import VIEW_DIGEST_TAG, VIEW_TAG, is_view_supported, view_text
 from heated.tracking.store import TransientError, store_lock, wrap_mlflow_errors
 
 Artifacts = Mapping[int | None, Mapping[str, str]]  # texts by path, by seed; None for the method
@@ -41,9 +43,10 @@ PAPER = "https://arxiv.org/abs/1809.04157"
 GROUPS = (
     "`train/`, `schedule/` and `unseen/` are curves by epoch; a method's run has their means over "
     "seeds. `final/` are metrics of the trained model. `interval/` has the ends of the 95 % "
-    "confidence interval of the mean, and the number of seeds. `kmeans/` describes the clustering, "
-    "and `system/` the use of the machine during training."
+    "confidence interval of Recall@1, and the number of seeds. `system/` is the use of the machine "
+    "during training. A run's description has all intervals, `metrics.json` all metrics."
 )
+EMPTY: Mapping[str, str] = {}
 COLUMNS = ("mean", "95 % interval", "n", "paper")
 T = TypeVar("T")
 
@@ -58,9 +61,10 @@ def publish_dataset(
 
     `section` is the data set's in datasets.yaml; `tags` are those of each method.
     """
-    runs, papers = [], {}
+    runs, papers, colors = [], {}, method_colors(results)
     for result in results:
-        record, metrics = result.record | {"tags": tags[result.method]}, result.metrics
+        color = {"mlflow.runColor": colors[result.method]}
+        record, metrics = result.record | {"tags": {**tags[result.method], **color}}, result.metrics
         values = {name: paper_value(record, section, name) for name in metrics}
         paper = {name: value for name, value in values.items() if value is not None}
         history = add_system_metrics(result.history, record.get("usage", {}))
@@ -127,12 +131,13 @@ def publish_report(record: Record, artifacts: Mapping[str, str], *, note: str) -
     with store_lock():
         experiment = Experiment(record["dataset"], experiment_name(record))
         mlflow, title = experiment.client, experiment.title("report")
-        digests = [run.data.tags.get(DIGEST_TAG) for run in experiment.find_runs(key=key)]
-        own = experiment.find_own(key, "report")
-        if not own and digest not in digests:
+        every, own = experiment.find_runs(key=key), experiment.find_own(key, "report")
+        equal = [run for run in every if run.data.tags.get(DIGEST_TAG) == digest]
+        if not own and not equal:
             tags = {TAGS["key"]: key, TAGS["kind"]: "report", OWNER_TAG: experiment.owner}
             tags |= {name: record["tags"][name] for name in ("dataset", "recipe")}
-            mlflow.create_run(experiment.id, tags=tags, run_name=title)
+            # Before all methods: it has no metrics, and MLflow draws the latest runs.
+            mlflow.create_run(experiment.id, time_ms(record, -1), tags, title)
             own = experiment.find_own(key, "report")
         for duplicate in own[1:]:
             mlflow.delete_run(duplicate.info.run_id)
@@ -142,24 +147,28 @@ def publish_report(record: Record, artifacts: Mapping[str, str], *, note: str) -
                     mlflow.log_text(run.info.run_id, text, path)
                 mlflow.set_terminated(run.info.run_id)
                 mlflow.set_tag(run.info.run_id, DIGEST_TAG, digest)
-        write_note(experiment, note)
+        run_id = (own or equal)[0].info.run_id
+        page = f"#/experiments/{experiment.id}/runs/{run_id}/artifacts/index.html"
+        owner = {OWNER_TAG: experiment.owner}
+        write_tag(experiment, NOTE_TAG, NOTE_DIGEST_TAG, f"[The report]({page}). {note}", owner)
+        if is_view_supported():
+            created = mlflow.get_experiment(experiment.id).creation_time
+            write_tag(experiment, VIEW_TAG, VIEW_DIGEST_TAG, view_text(created))
 
 
-def write_note(experiment: Experiment, note: str) -> None:
-    """Describe an MLflow experiment, unless a user or another workspace has described it."""
+def write_tag(
+    experiment: Experiment, name: str, digest_name: str, text: str, owner: Mapping[str, str] = EMPTY
+) -> None:
+    """Set an MLflow experiment's tag, unless a user has edited it or has another `owner`."""
     tags = experiment.client.get_experiment(experiment.id).tags
-    old, digests = tags.get(NOTE_TAG), tags.get(NOTE_DIGEST_TAG, "").split()
-    is_own = content_digest(old) in digests and tags.get(OWNER_TAG) == experiment.owner
-    if old == note or not (old is None or is_own):
+    old, digests = tags.get(name), tags.get(digest_name, "").split()
+    is_own = content_digest(old) in digests and owner.items() <= tags.items()
+    if old == text or not (old is None or is_own):
         return
-    # Both digests, since this may be killed before the note is set.
-    written = {
-        OWNER_TAG: experiment.owner,
-        NOTE_DIGEST_TAG: f"{content_digest(old)} {content_digest(note)}",
-        NOTE_TAG: note,
-    }
-    for name, value in written.items():
-        experiment.client.set_experiment_tag(experiment.id, name, value)
+    # Both digests, since this may be killed before the tag is set.
+    both = f"{content_digest(old)} {content_digest(text)}"
+    for key, value in {**owner, digest_name: both, name: text}.items():
+        experiment.client.set_experiment_tag(experiment.id, key, value)
 
 
 def draw_artifacts(result: RunResult) -> Artifacts:
@@ -212,8 +221,8 @@ def run_note(record: Record, metrics: Summaries, paper: Mapping[str, float]) -> 
         f"**{record['method']}** on **{record['dataset']}** ({tags['backbone']}, "
         f"D = {record['params']['embedding_dim']}), study: {tags['study']}."
     )
-    names = [*paper] or [name for name in metrics if name.startswith("recall")][:1]
-    rows = [[name, *table_cells(metrics[name], paper.get(name))] for name in names]
+    shown = final_metrics(metrics).items()
+    rows = [[name, *table_cells(summary, paper.get(name))] for name, summary in shown]
     reported = "one training" if paper else "no result for this method with this recipe"
     source = f"Paper: [arXiv 1809.04157]({PAPER}), which reports {reported}."
     return "\n\n".join([head, markdown_table(["metric", *COLUMNS], rows), source])

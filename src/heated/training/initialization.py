@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from heated.common.errors import InputError
 from heated.common.geometry import class_means
+from heated.common.progress import progress_bar
 from heated.data.packed_dataset import Images
 from heated.data.samplers import split_batches
 from heated.losses.heated_softmax import HeatedSoftmax
@@ -29,9 +29,9 @@ def update_batch_norm(
     model.train()
     pieces = split_batches(torch.arange(len(labels)), batch_size)
     local = [piece[local_slice(len(piece))] for piece in pieces]
-    disable = None if is_main_process() else True  # None: without a terminal
+    quiet = {"disable": not is_main_process()}
     with torch.no_grad(), float32_products(tf32=precision == "tf32"):
-        for pixels in tqdm(images.iter_batches(local), "warm-up", len(local), disable=disable):
+        for pixels in progress_bar(images.iter_batches(local), "init", total=len(local), **quiet):
             model.normalization(raw_embeddings(model, model.prepare(pixels), precision))
 
 

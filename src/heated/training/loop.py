@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from tqdm import tqdm
 
 from heated.common.history import Row
+from heated.common.progress import progress_bar
 from heated.data.packed_dataset import Images
 from heated.data.samplers import SAMPLERS
 from heated.data.transforms import AugmentationRNG
@@ -48,20 +48,20 @@ def train(
     """
     epoch_values = recipe.per_epoch_values()
     epochs = range(len(state.history), len(epoch_values))
-    disable = None if is_main_process() else True  # None: without a terminal
-    for epoch in tqdm(epochs, f"seed {state.seed}", unit="epoch", disable=disable):
-        alpha, lr, is_evaluated = epoch_values[epoch]
-        head = state.model.head
-        if alpha is not None and state.step == 0:  # else restored, perhaps with a learned factor
-            head.alpha = alpha
+    quiet = {"disable": not is_main_process()}
+    bar = progress_bar(epochs, f"seed {state.seed}", unit="epoch", **quiet)
+    for epoch in bar:
+        _, lr, is_evaluated = epoch_values[epoch]
+        if state.alpha_scheduler and state.step == 0:  # else restored, perhaps a learned alpha
+            state.alpha_scheduler.step(epoch)
         for group in state.optimizer.param_groups:
             group["lr"] = lr * group["lr_mult"]
         with float32_products(tf32=recipe.precision == "tf32"):
             train_epoch(state, images, labels, recipe, on_step_end)
         loss, correct, finite_steps = state.sums.tolist()
         row: Row = {"epoch": epoch}
-        if not isinstance(head, PMLLoss):
-            row |= {"alpha": (scale := head.alpha), "temperature": 1 / scale if scale else math.inf}
+        if (alpha := state.alpha()) is not None:
+            row |= {"alpha": alpha, "temperature": 1 / alpha if alpha else math.inf}
         row["lr"] = lr
         if not math.isfinite(loss):
             raise FloatingPointError(
@@ -76,6 +76,7 @@ def train(
             expected = "expected finite numbers. Check the data, or try a smaller lr."
             raise FloatingPointError(f"seed {state.seed}: got {bad} of {row}, {expected}")
         state.history.append(row)
+        bar.set_postfix({key: row[key] for key in ("loss", "alpha") if key in row}, refresh=False)
         state.step = 0
         on_step_end(state)
 

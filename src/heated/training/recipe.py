@@ -43,6 +43,8 @@ class Recipe:
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         """Build the recipe from settings with `epochs`, `lr`, and schedules of both values."""
         fields = dict(settings)
+        if pooling := fields.pop("pooling", None):
+            fields["backbone"] = {**fields["backbone"], "pooling": pooling}
         epochs, alpha, lr = fields.pop("epochs"), fields.pop("alpha", None), fields.pop("lr")
         if alpha is None:
             fields["alphas"] = [None] * epochs

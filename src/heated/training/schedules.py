@@ -49,6 +49,18 @@ def exponential(progress: float, *, start: float, end: float) -> float:
     return float(start ** (1 - progress) * end**progress)
 
 
+def periodic_cosine(progress: float, *, start: float, end: float, periods: float) -> float:
+    """Swing from `start` to `end` and back, along a cosine of 1 / value, the temperature.
+
+    Kukleva et al. (arXiv 2303.13664) swing the temperature between 1 and 0.1.
+
+    >>> [round(periodic_cosine(p, start=1, end=10, periods=2), 2) for p in (0, 0.25, 0.375, 1)]
+    [1.0, 10.0, 1.82, 1.0]
+    """
+    position = (1 - math.cos(2 * math.pi * periods * progress)) / 2
+    return 1 / linear(position, start=1 / start, end=1 / end)
+
+
 def piecewise(progress: float, *, points: Sequence[tuple[float, float]]) -> float:
     """Interpolate (progress, value) points linearly; constant before the first and after the last.
 
@@ -83,6 +95,7 @@ SCHEDULES: dict[str, Callable[..., float]] = {
     "linear": linear,
     "cosine": cosine,
     "exponential": exponential,
+    "periodic_cosine": periodic_cosine,
     "piecewise": piecewise,
 }
 

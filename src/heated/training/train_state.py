@@ -4,7 +4,7 @@ All state of an optimizer is in tensors, so that checkpoints hold it.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
@@ -14,9 +14,12 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 
 from heated.common.history import Row
+from heated.losses.heated_softmax import HeatedSoftmax
+from heated.losses.pml import PMLLoss
 from heated.models.backbones import bottleneck_name
 from heated.models.embedding_model import ModelWithLoss, name_and_options
 from heated.runtime.distributed import sync_batch_norm
+from heated.training.alpha_scheduler import AlphaScheduler
 from heated.training.checkpoints import Checkpoint
 from heated.training.recipe import Recipe
 
@@ -58,6 +61,7 @@ class TrainState:
 
     model: ModelWithLoss
     optimizer: Optimizer  # each parameter group has an `lr_mult`
+    alpha_scheduler: AlphaScheduler | None  # None if the loss has no alpha to set
     seed: int  # determines, with the epoch, the order of the images and their augmentation
     sums: Tensor  # (3,) float64, of this epoch: loss, correct predictions, steps with a finite loss
     generator: Generator = field(default_factory=Generator)  # of the rest of the epoch
@@ -79,7 +83,14 @@ class TrainState:
         ]
         sync_batch_norm(model)
         sums = torch.zeros(3, dtype=torch.float64, device=model.device)
-        return cls(model, OPTIMIZERS[name](groups, lr=0.0, **options), seed, sums)
+        optimizer = OPTIMIZERS[name](groups, lr=0.0, **options)
+        return cls(model, optimizer, make_alpha_scheduler(model.head, recipe.alphas), seed, sums)
+
+    def alpha(self) -> float | None:
+        """Return alpha as trained or as last set, None if the loss has none to set."""
+        if isinstance(self.model.head, HeatedSoftmax):
+            return self.model.head.alpha
+        return None if self.alpha_scheduler is None else self.alpha_scheduler.get_last_alpha()
 
     def to_checkpoint(self, **record: Any) -> Checkpoint:
         """Return the state as a checkpoint, whose record has further values."""
@@ -113,3 +124,16 @@ class TrainState:
         self.generator.set_state(checkpoint.tensors["generator"])
         self.angles = {int(epoch): angles for epoch, angles in parts["angles"].items()}
         self.history, self.step = checkpoint.record["history"], checkpoint.record["step"]
+        if self.alpha_scheduler is not None:
+            self.alpha_scheduler.load_state_dict({"last_epoch": len(self.history)})
+
+
+def make_alpha_scheduler(
+    head: HeatedSoftmax | PMLLoss, alphas: Sequence[float | None]
+) -> AlphaScheduler | None:
+    """Return the scheduler of a loss, None for one of the library without a scale to set."""
+    if isinstance(head, HeatedSoftmax):
+        return AlphaScheduler(head, alphas)
+    if head.scale_option is None:
+        return None
+    return AlphaScheduler(head.criterion, alphas, attribute=head.scale_option)

@@ -135,7 +135,7 @@ class TrainingRun:
         start, cache, recipe = time.monotonic() - seconds, self.checkpoints(seed), self.recipe
         shared_epochs = max(recipe.divergence_epochs(self.sibling_recipes), default=0)
         images, labels = self.mapped_images(self.data.split.train)
-        queries, query_labels = self.mapped_images(self.data.split.query)
+        test_images, test_labels, masks = self.test_samples()
         results = {
             "seconds": seconds,
             "epochs_trained": recipe.epochs - len(state.history),
@@ -159,7 +159,7 @@ class TrainingRun:
             device_images(self.data.images, images.indices, self.device),
             labels,
             recipe,
-            monitor_fn=make_monitor(state, queries, query_labels),
+            monitor_fn=make_monitor(state, test_images, test_labels, **masks),
             on_step_end=on_step_end,
         )
         if is_main_process():
@@ -167,7 +167,7 @@ class TrainingRun:
             if state.angles:
                 epochs, angles = zip(*sorted(state.angles.items()), strict=True)
                 arrays = {"epochs": np.array(epochs), "angles": torch.stack(angles).numpy()}
-                arrays["labels"] = self.data.labels[self.data.split.query]
+                arrays["labels"] = self.data.labels[test_images.indices]
                 write_arrays(path.with_suffix(".npz"), **arrays)
         return {"history": state.history, **results, "peak_mib": peak_memory_mib(self.device)}
 
@@ -189,6 +189,17 @@ class TrainingRun:
         options = {"batch_size": recipe.batch_size, "precision": recipe.precision}
         INITIALIZERS[recipe.init](model, images, labels, **options)
         return state, time.monotonic() - start
+
+    def test_samples(self) -> tuple[MemmapImages, Tensor, dict[str, Tensor]]:
+        """Return the test images, their labels from 0, and which are queries and gallery."""
+        split = self.data.split
+        images, labels = self.mapped_images(split.query | split.gallery)
+        masks = {"query": split.query, "gallery": split.gallery}
+        on_device = {
+            name: torch.from_numpy(mask[images.indices]).to(self.device)
+            for name, mask in masks.items()
+        }
+        return images, labels, on_device
 
     def mapped_images(self, mask: Mask) -> tuple[MemmapImages, Tensor]:
         """Return a part's images, and its labels from 0 on the device."""

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
@@ -18,6 +19,7 @@ from heated.reporting.run_results import RunResult, half_width
 WIDTH = 6.4  # inches
 RECALL = "Recall@1 (%)"
 DASHES = ("-", "--", ":", "-.")
+SHADES = (0.4, 0.65, -0.4, 0)  # of the same length; the last member is the heated method
 MARKERS = "so^DvPX"  # one per color of the style
 NORMALIZATIONS = {
     "none": "no normalization",
@@ -93,6 +95,25 @@ def method_styles(results: Sequence[RunResult]) -> dict[str, LineStyle]:
         for name, group in by_normalization(results).items()
         for member, result in enumerate(group)
     }
+
+
+def method_colors(results: Sequence[RunResult]) -> dict[str, str]:
+    """Return each method's color where no dashes are drawn: a shade of its color per dash."""
+    with report_style():
+        return {
+            method: to_hex(shade(style["color"], SHADES[DASHES.index(style["linestyle"])]))
+            for method, style in method_styles(results).items()
+        }
+
+
+def shade(color: str, share: float) -> tuple[float, float, float]:
+    """Mix a color with a share of white, or of black if it is negative.
+
+    >>> [tuple(map(float, shade("red", share))) for share in (0, 0.5, -0.5)]
+    [(1.0, 0.0, 0.0), (1.0, 0.5, 0.5), (0.5, 0.0, 0.0)]
+    """
+    red, green, blue = ((1 - abs(share)) * part + max(share, 0) for part in to_rgb(color))
+    return red, green, blue
 
 
 def add_legend(figure: Figure, results: Sequence[RunResult]) -> None:

@@ -1,5 +1,5 @@
 "use strict";
-// Clicking a heading sorts its table: ascending, then descending.
+// Clicking anywhere in a heading sorts its table: numbers best first, texts from A to Z, then reversed.
 const key = (row, column) => {
   const cell = row.cells[column];
   return "value" in cell.dataset ? Number(cell.dataset.value) : cell.textContent;
@@ -12,8 +12,11 @@ for (const table of document.querySelectorAll("table.sortable")) {
     button.type = "button";
     button.append(...heading.childNodes);
     heading.append(button);
-    button.addEventListener("click", () => {
-      const descending = heading.getAttribute("aria-sort") === "ascending";
+    heading.addEventListener("click", () => {
+      const order = heading.getAttribute("aria-sort");
+      const cell = table.tBodies[0].rows[0].cells[column];
+      const highIsBest = "value" in cell.dataset && !heading.textContent.includes("↓");
+      const descending = order ? order === "ascending" : highIsBest;
       headings.forEach((each) => each.removeAttribute("aria-sort"));
       heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
       const rows = [...table.tBodies[0].rows];
