@@ -51,9 +51,9 @@ def mlflow(project: Path) -> Iterator[str]:
 
 
 def save(picture: bytes, path: Path) -> None:
-    """Write a screenshot with few colors, so that it is small."""
+    """Write a screenshot with 256 colors, so that it is small."""
     image = Image.open(io.BytesIO(picture))
-    image.convert("RGB").quantize(64).save(path, optimize=True)
+    image.convert("RGB").quantize(256).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size} bytes, expected at most {LARGEST}")
 
 
@@ -77,7 +77,7 @@ def compare(browser: Browser, address: str, folder: Path) -> None:
     save(page.screenshot(clip=clip), folder / "mlflow-parallel.png")
     page.get_by_role("link", name="schedule/alpha").click()
     page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length > 0")
-    page.get_by_text("Step", exact=True).click()
+    page.get_by_text("Step", exact=True).first.click()
     page.wait_for_timeout(5000)
     save(page.screenshot(clip=clip), folder / "mlflow-compare.png")
 

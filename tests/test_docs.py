@@ -58,6 +58,10 @@ DRY_RUNS = {  # commands that make starts: they take long, and other tests run t
     "bench": "python benchmarks/run.py",
     "docs": "mkdocs build --strict",
     "format": "ruff format",
+    "debug": "python -m stages.debug_build",  # tests/test_new_dataset.py runs both
+    "new NAME=my-images IMAGES=../my-images": (
+        'python -m stages.new_dataset "my-images" "../my-images"'
+    ),
     "lint": "lint-imports",
     "results": "python -m heated.reporting.release",
     "test-all": "pytest --numprocesses auto",

@@ -60,7 +60,7 @@ def test_a_debug_build_has_a_report_and_changes_no_file_of_the_project(with_imag
     copy = with_images.folder / ".local/debug"
     assert output.endswith(f"The report of the debug build is {copy / 'report/index.html'}.\n")
     page = (copy / "report/index.html").read_text(encoding="utf-8")
-    assert page.count('src="data:image/webp') > 9  # queries with their neighbors
+    assert page.count('src="data:image/png') > 9  # queries with their neighbors
     record = json.loads((copy / "runs/my-images/hbn/provenance.json").read_text())
     assert (record["params"]["epochs"], [*record["seeds"]]) == (2, ["0"])
     assert [path.name for path in (copy / "runs").glob("*/*")] == ["hbn"]

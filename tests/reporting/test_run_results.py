@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from heated.common.errors import InputError
 from heated.common.io import write_csv, write_json
 from heated.common.outputs import check_outputs, dvc_md5
+from heated.evaluation.metrics import mean_with_interval
 from heated.reporting.run_results import curve_rows, headline_means, read_results
 
 
@@ -83,6 +84,17 @@ def test_files_that_differ_from_their_digests_are_refused_and_made_new(runs, mon
         after = path.stat()
         assert (after.st_mode & 0o200, after.st_mtime_ns > before.st_mtime_ns) == (0o200, True)
         path.write_bytes(content)
+
+
+def test_the_band_of_a_curve_is_the_interval_of_the_mean(results):
+    hbn, bn = results
+    for result in results:
+        epochs = range(len(result.curve("loss")[0]))
+        for epoch, half in zip(epochs, result.curve_half_widths("loss"), strict=True):
+            seeds = {seed: rows[epoch]["loss"] for seed, rows in result.history.items()}
+            low, high = mean_with_interval(seeds)["interval"] or (0, 0)  # of one seed
+            assert half == pytest.approx((high - low) / 2)
+    assert any(bn.curve_half_widths("loss")) or any(hbn.curve_half_widths("loss"))
 
 
 def test_a_curve_is_the_mean_over_seeds_of_the_epochs_that_have_the_column(results):

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import sem, t
+
 from heated.common.class_scores import ClassScores, read_class_scores
 from heated.common.errors import InputError
 from heated.common.history import Row, read_history
@@ -55,12 +57,24 @@ class RunResult:
 
     def curve(self, column: str) -> tuple[list[int], list[float]]:
         """Return the epochs that have the column, and its mean over the seeds in each."""
+        values = self.values_by_epoch(column)
+        return list(values), [sum(seeds) / len(seeds) for seeds in values.values()]
+
+    def curve_half_widths(self, column: str) -> list[float]:
+        """Return half the width of the 95 % interval of each of a curve's means, 0 for one seed."""
+        return [
+            float(t.ppf(0.975, len(seeds) - 1) * sem(seeds)) if len(seeds) > 1 else 0.0
+            for seeds in self.values_by_epoch(column).values()
+        ]
+
+    def values_by_epoch(self, column: str) -> dict[int, list[float]]:
+        """Return the seeds' values of a column in each epoch that has it."""
         values: dict[int, list[float]] = {}
         for rows in self.history.values():
             for row in rows:
                 if column in row:
                     values.setdefault(int(row["epoch"]), []).append(row[column])
-        return list(values), [sum(seeds) / len(seeds) for seeds in values.values()]
+        return values
 
     def heating_epoch(self) -> int | None:
         """Return the first epoch with a smaller alpha than the epoch before, None if none has."""

@@ -21,6 +21,7 @@ GEOMETRY = {
     "inter_class_distance": "inter-class distance",
 }
 HEATING_MARKS = "A dotted line marks the start of heating, and a dot the first epoch after it"
+BANDS = ("-", "-.")  # lines whose intervals are drawn: all of them would cover each other
 KINDS = {
     "centroid": "near the centroid",
     "boundary": "near the boundary",
@@ -45,7 +46,8 @@ def draw_training_curves(results: Sequence[RunResult], studies: Studies) -> Desc
     epochs = [(run.method, run.heating_epoch()) for run in runs]
     heated = ", ".join(f"{method} from epoch {at}" for method, at in epochs if at is not None)
     return (
-        f"Recall@1, alpha and training loss by epoch, means over {base.seed_count(runs)}. Final "
+        f"Recall@1, alpha and training loss by epoch, means over {base.seed_count(runs)}. Bands "
+        "are 95 % intervals of Recall@1, of solid and dash-dotted lines only. Final "
         f"Recall@1 (%): {ends}. {HEATING_MARKS}: {heated or 'no heated method'}."
     ), figure
 
@@ -57,6 +59,12 @@ def plot_curve(
     epochs, values = result.curve(column)
     heights = [100 * value for value in values] if column == "recall_at_1" else values
     axes.plot(epochs, heights, label=result.method, markevery=max(1, len(epochs) // 8), **style)
+    if column == "recall_at_1" and style["linestyle"] in BANDS:
+        halves = [100 * half for half in result.curve_half_widths(column)]
+        low, high = (
+            [h + sign * half for h, half in zip(heights, halves, strict=True)] for sign in (-1, 1)
+        )
+        axes.fill_between(epochs, low, high, color=style["color"], alpha=0.1, linewidth=0)
     heated = result.heating_epoch()
     if mark_heating and heated is not None:
         line = {"color": style["color"], "linestyle": ":", "linewidth": 1}
