@@ -285,7 +285,7 @@ def restore(entries: Mapping[str, Any]) -> None:
         dump_yaml(path, lock)
     runner.dvc("pull", "--quiet", "--allow-missing")  # what later stages write is in no remote
     if lost := sorted(runner.outdated_stages() & entries.keys()):
-        advice = "Run the same command again: it trains what is missing."
+        advice = "Run the same command again: it trains missing runs."
         raise InputError(f"DVC's remote: got no files of {', '.join(lost)}. {advice}")
 
 
