@@ -43,9 +43,9 @@ RAY += ["--object-store-memory", "100000000", "--disable-usage-stats"]
 RAY += ["--node-ip-address", "127.0.0.1"]
 WAIT_S = 600  # on a busy machine
 
-# `python pauses.py` runs a module of which a training waits after an epoch while a file exists.
+# A training that imports this module waits after an epoch while a file exists.
 PAUSES = """
-import os, runpy, sys, time
+import os, time
 from heated.tracking.live_logger import LiveLogger
 log = LiveLogger.log
 def pausing(self, *arguments):
@@ -53,8 +53,6 @@ def pausing(self, *arguments):
     while os.path.exists(os.environ["PAUSE"]):
         time.sleep(.1)
 LiveLogger.log = pausing
-del sys.argv[0]
-runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 
 
@@ -278,10 +276,14 @@ def test_an_interrupt_ends_all_tasks_and_a_node_may_die(clone, printed, nodes, t
 
 def pausing_project(folder: Path) -> Project:
     """Return a project of two runs whose trainings wait after an epoch."""
-    changes = {"run.methods": ["ln", "hbn"], "run.launcher": "python pauses.py"}
-    changes["tracking.interval_s"] = 0.1
+    changes = {"run.methods": ["ln", "hbn"], "tracking.interval_s": 0.1}
     project = make_project(folder, SETTINGS | changes, "two")
     (folder / "pauses.py").write_text(PAUSES, encoding="utf-8")
+    train = folder / "stages/train.py"
+    text = train.read_text(encoding="utf-8").replace(
+        "\nif __name__", "\nimport pauses\n\nif __name__"
+    )
+    train.write_text(text, encoding="utf-8")
     commit(project, "pauses")
     return project
 
