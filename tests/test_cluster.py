@@ -10,16 +10,21 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from copy import copy
 from dataclasses import replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
+import boto3
 import psutil
 import pytest
+import yaml
 from conftest import ROOT, SHORT, Project
 from server_process import Server
 from test_parallel import reset_signals
@@ -38,6 +43,7 @@ SETTINGS = SHORT | {
 RAY = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus", "1"]
 RAY += ["--object-store-memory", "100000000", "--disable-usage-stats"]
 RAY += ["--node-ip-address", "127.0.0.1"]
+S3 = dict.fromkeys(("aws_access_key_id", "aws_secret_access_key"), "test")
 WAIT_S = 600  # on a busy machine
 
 # A training that imports this module waits after an epoch while a file exists.
@@ -141,7 +147,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     folder = tmp_path_factory.mktemp("nodes")
     removed = ("GIT_", "DVC_", "MLFLOW_", "HEATED_", "MAKE", "PYTEST_", "PYTHONPATH")
     env = {k: v for k, v in os.environ.items() if not k.startswith(removed)}
-    env |= dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "test")
+    env |= {name.upper(): value for name, value in S3.items()}
     env |= {"AWS_REGION": "us-east-1", "PAUSE": str(folder / "pause")}
     # without a token in the home directory; with the priority of this process
     env |= {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
@@ -224,53 +230,107 @@ def test_a_second_driver_on_another_clone_trains_nothing(baseline, clone, printe
     output = second.run(*nodes.driver(), **nodes.environment())
     assert nodes.ran("train") == before
     assert re.findall(r"^Running stage '(.+)'", output, re.MULTILINE) == ["report", "track"]
-    assert (second.folder / "metrics.json").read_bytes() == (
-        clone.folder / "metrics.json"
-    ).read_bytes()
+    assert "DVC's remote has 20 of 22 outdated stages." in output
+    for path in clone.folder.glob("metrics/*"):
+        assert (second.folder / "metrics" / path.name).read_bytes() == path.read_bytes()
+
+
+CONNECT = """
+import sys
+import ray
+from heated.common.errors import exit_on_error
+from heated.pipeline import cluster
+address, ray.__version__, gpus = sys.argv[1:]
+with exit_on_error(), cluster.cluster(address, None) as connected:
+    cluster.task_options(connected, num_gpus=float(gpus))
+"""
 
 
 @pytest.mark.slow
-def test_a_version_of_ray_that_differs_is_refused(clone, printed, nodes):
-    shutil.rmtree(clone.folder / "runs/digits/ln")  # outdated
-    code = "import ray, runpy, sys; ray.__version__ = '2.0.0'; del sys.argv[0]; "
-    code += "runpy.run_module('stages.cluster', run_name='__main__', alter_sys=True)"
-    command = [sys.executable, "-c", code, *nodes.driver()[2:]]
-    output = clone.run(*command, status=1, **nodes.environment())
-    assert "Version mismatch: The cluster was started with" in output
-    assert "expected a running cluster with this version of Ray and Python" in output
-    assert "Traceback" not in output
-    clone.run("dvc", "checkout", "--quiet")
+def test_a_cluster_that_does_not_fit_is_refused(clone, printed, nodes):
+    this = version("ray")
+    cases = [
+        (nodes.address, "2.0.0", 0, "Version mismatch: The cluster was started with"),
+        ("127.0.0.1:1", this, 0, "Connection refused"),
+        (nodes.address, this, 1, "'num_gpus': 1.0"),
+        (nodes.address, this, 1.5, "--num-gpus: got 1.5, expected 0, a whole number"),
+    ]
+    for address, ray, gpus, message in cases:
+        command = [sys.executable, "-c", CONNECT, address, ray, str(gpus)]
+        output = clone.run(*command, status=1, **nodes.environment())
+        assert message in output
+        assert "expected" in output
+        assert "Traceback" not in output
+
+
+@pytest.fixture(scope="module")
+def paused(baseline: Project, nodes: Nodes) -> Iterator[Project]:
+    """A project of two runs whose trainings wait after an epoch, while a file exists."""
+    project = pausing_project(baseline.folder.with_name("paused"))
+    Path(nodes.env["PAUSE"]).touch()
+    yield project
+    Path(nodes.env["PAUSE"]).unlink(missing_ok=True)
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_all_tasks_and_a_node_may_die(clone, printed, nodes, tmp_path):
-    """The other node trains the runs of a node that is killed, and MLflow has each run once."""
-    project = pausing_project(tmp_path / "project")
-    pause, before = Path(nodes.env["PAUSE"]), len(nodes.ran("train"))
-    pause.touch()
-    with mlflow_server(project) as server:
+def test_an_interrupt_ends_all_tasks_and_leaves_a_remote_with_all_files_it_names(paused, nodes):
+    before = len(nodes.ran("train"))
+    with start(paused, nodes.driver(), nodes.environment()) as driver:
+        wait_until(lambda: len(nodes.ran("train")) == before + 2)
+        driver.send_signal(signal.SIGINT)
+        assert driver.wait(WAIT_S) == 130
+    wait_until(lambda: not any(node.tasks() for node in nodes.nodes))
+    data = {f"data/{name}" for name in ("resolved", "raw/digits", "packed/digits")}
+    assert outputs_in_remote(nodes, "two") == data
+
+
+@pytest.mark.slow
+def test_the_run_of_a_node_that_is_killed_ends_on_the_other(paused, clone, printed, nodes):
+    """Its results are the same, and MLflow has each run once. A second driver is refused."""
+    with mlflow_server(paused) as server:
+        database = paused.folder.with_name("mlflow.db")
         env = nodes.environment(MLFLOW_TRACKING_URI=server.address, HEATED_TRACKING="on")
-        with start(project, nodes.driver(), env) as driver:
-            wait_until(lambda: len(nodes.ran("train")) == before + 2)
-            driver.send_signal(signal.SIGINT)
-            assert driver.wait(WAIT_S) == 130
-        wait_until(lambda: not any(node.tasks() for node in nodes.nodes))
-
-        with start(project, nodes.driver(), env) as driver:
-            wait_until(lambda: len(live_seeds(tmp_path / "mlflow.db")) == 2)
-            second = clone_of(project, "second")
-            output = second.run(*nodes.driver(), status=1, **env)
+        with start(paused, nodes.driver(), env) as driver:
+            wait_until(lambda: len(live_seeds(database)) == 2)
+            output = clone_of(paused, "refused").run(*nodes.driver(), status=1, **env)
             assert "got a second driver with this DVC remote, expected one" in output
+            started = [Counter(node.ran("train")) for node in nodes.nodes]
             nodes.nodes[1].kill()
             wait_until(lambda: not nodes.nodes[1].tasks())
-            pause.unlink()
+            Path(nodes.env["PAUSE"]).unlink()
             assert driver.wait(WAIT_S) == 0
-    for path in (f"runs/digits/{name}/metrics.json" for name in ("ln", "hbn")):
-        assert (project.folder / path).read_bytes() == (clone.folder / path).read_bytes()
-    names = [name for name, _ in published(tmp_path / "mlflow.db")]
+    (again,) = (Counter(nodes.nodes[0].ran("train")) - started[0]).elements()
+    assert again in started[1]
+    for folder in (f"runs/digits/{name}" for name in ("ln", "hbn")):
+        assert f"{folder}/models" in outputs_in_remote(nodes, "two")
+        for name in ("models/seed-0.safetensors", "metrics.json"):
+            path = f"{folder}/{name}"
+            assert (paused.folder / path).read_bytes() == (clone.folder / path).read_bytes()
+    names, statuses = zip(*published(database), strict=True)
     assert sorted(names) == sorted(set(names))
     assert {f"{m} · digits · seed 0" for m in ("ln", "hbn")} < set(names)
-    assert {status for _, status in published(tmp_path / "mlflow.db")} == {"FINISHED"}
+    assert {*statuses} == {"FINISHED"}
+
+
+def outputs_in_remote(nodes: Nodes, bucket: str) -> set[str]:
+    """Return the outputs that a remote's run cache names, after a check that it has their files."""
+    s3 = boto3.client("s3", endpoint_url=nodes.env["AWS_ENDPOINT_URL"], **S3)
+    keys = {each["Key"] for each in s3.list_objects_v2(Bucket=bucket)["Contents"]}
+
+    def read(key: str) -> Any:
+        return yaml.safe_load(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+
+    entries = [read(key) for key in keys if key.startswith("heated/runs/")]
+    outs = {out["path"]: out["md5"] for entry in entries for out in entry["outs"]}
+    digests = {*outs.values()}
+    folders = [read(object_key(digest)) for digest in digests if digest.endswith(".dir")]
+    digests |= {file["md5"] for folder in folders for file in folder}
+    assert {object_key(digest) for digest in digests} <= keys
+    return {*outs}
+
+
+def object_key(digest: str) -> str:
+    return f"heated/files/md5/{digest[:2]}/{digest[2:]}"
 
 
 def pausing_project(folder: Path) -> Project:

@@ -28,7 +28,7 @@ from dvc.utils.serialize import dump_yaml, load_yaml
 
 from heated.common.errors import InputError, run
 from heated.common.io import atomic_write, load_settings, read_json
-from heated.pipeline import cluster_node, runner
+from heated.pipeline import cluster_node, run_cache, runner
 from heated.pipeline.cluster_checks import (
     check_commit,
     check_nodes,
@@ -59,7 +59,7 @@ def main(address: str, runtime_env: Path | None, **resources: float | None) -> N
         restore_lock_file()
         if runner.dvc("repro", "--quiet", "resolve").returncode:
             sys.exit(1)
-        if tasks := plan_tasks(runner.outdated_stages()):
+        if tasks := plan_tasks(take_from_remote(runner.outdated_stages())):
             with cluster(address, runtime_env) as ray:
                 options = task_options(ray, **resources)
                 job = Job(sha256(url.encode()).hexdigest()[:12], commit, environment(options))
@@ -67,10 +67,23 @@ def main(address: str, runtime_env: Path | None, **resources: float | None) -> N
                 with one_driver(ray, job.project):
                     check_nodes(ray, repository, job)
                     entries = build(ray, tasks, options, repository, job)
-            restore(entries)
+            if lost := restore(entries):
+                advice = "Run the same command again: it trains missing runs."
+                got = f"got no files of {', '.join(sorted(lost))}, expected those just pushed"
+                raise InputError(f"DVC's remote: {got}. {advice}")
             if any(not entries.keys() >= {*task.stages} for task in tasks.values()):
                 sys.exit(1)
         sys.exit(runner.dvc("repro").returncode)
+
+
+def take_from_remote(outdated: set[str]) -> set[str]:
+    """Pull what the remote has of outdated runs, and return the stages that are still outdated."""
+    names = [name for task in plan_tasks(outdated).values() for name in task.stages]
+    found = run_cache.lock_entries_in_remote(names) if names else {}
+    if entries := {name: entry for name, entry in found.items() if name in outdated}:
+        print(f"DVC's remote has {len(entries)} of {len(outdated)} outdated stages.", flush=True)
+        return outdated - entries.keys() | restore(entries)
+    return outdated
 
 
 def packed_commit() -> bytes:
@@ -137,7 +150,7 @@ def cluster(address: str, runtime_env: Path | None) -> Iterator[Any]:
 def task_options(ray: Any, **given: float | None) -> dict[str, float]:
     """Return Ray's options for a run, with default values in place of None.
 
-    Raises InputError if no machine has enough.
+    Raises InputError if an option is out of range, or if no machine has enough.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     defaults: dict[str, float] = {
@@ -146,11 +159,16 @@ def task_options(ray: Any, **given: float | None) -> dict[str, float]:
         "memory": 0,
     }
     options = defaults | {k: v for k, v in given.items() if v is not None}
+    for name, value in options.items():
+        if value < 0 or (name == "num_gpus" and value > 1 and value % 1):
+            expected = "0, a whole number, or of a GPU a share below 1"
+            raise InputError(f"--{name.replace('_', '-')}: got {value:g}, expected {expected}.")
     options["memory"] = int(options["memory"] * 2**30)
     names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
     if not any(all(node.get(names[k], 0) >= v for k, v in options.items()) for node in nodes):
         found = json.dumps([{k: node.get(k, 0) for k in names.values()} for node in nodes])
-        raise InputError(f"cluster: got machines with {found}, expected one with {options}.")
+        advice = "Name less by --num-cpus, --num-gpus or --memory."
+        raise InputError(f"Ray: got machines with {found}, expected {options}. {advice}")
     return options
 
 
@@ -192,8 +210,8 @@ def build(
     return entries
 
 
-def restore(entries: Mapping[str, Any]) -> None:
-    """Add entries to dvc.lock, and pull all files; raise InputError if the remote lacks some.
+def restore(entries: Mapping[str, Any]) -> set[str]:
+    """Add entries to dvc.lock, and pull all files; return the stages whose files are missing.
 
     `dvc repro --pull` would do both for one stage after the other, and write dvc.lock each time.
     """
@@ -202,9 +220,7 @@ def restore(entries: Mapping[str, Any]) -> None:
     with atomic_write(LOCK) as path:
         dump_yaml(path, lock)
     runner.dvc("pull", "--quiet", "--allow-missing")  # what later stages write is in no remote
-    if lost := sorted(runner.outdated_stages() & entries.keys()):
-        advice = "Run the same command again: it trains missing runs."
-        raise InputError(f"DVC's remote: got no files of {', '.join(lost)}. {advice}")
+    return runner.outdated_stages() & entries.keys()
 
 
 def summary(result: Mapping[str, Any]) -> str:

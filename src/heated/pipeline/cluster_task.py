@@ -6,26 +6,30 @@ standard input closes.
 """
 
 import os
-import re
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 from dvc.cli import main as dvc
 from dvc.repo import Repo
 from dvc.stage.cache import StageCache, _get_stage_hash
 from dvc.stage.serialize import to_single_stage_lockfile
-from dvc_objects.fs import generic
 
 from heated.common.io import write_json
-from heated.pipeline.runner import end_session_at_eof, fork_server, stopping
+from heated.pipeline import run_cache
+from heated.pipeline.runner import (
+    RUN_STAGES,
+    end_session_at_eof,
+    fork_server,
+    stage_parts,
+    stopping,
+)
 
 LOCK_ENTRIES = Path(".dvc/tmp/lock-entries.json")
-ENTRY = re.compile(r"runs/[0-9a-f]{2}/[0-9a-f]{64}/[0-9a-f]{64}")  # of the run cache
 
 
 def build(stages: Sequence[str]) -> int:
@@ -34,47 +38,21 @@ def build(stages: Sequence[str]) -> int:
     LOCK_ENTRIES then has the stages' part of dvc.lock. Results are pushed before the entries of
     the run cache that name them: a kill leaves no entry without files.
     """
-    StageCache.transfer = lambda cache, source, target, force=True: copy(
-        source, target, missing_entries(source, target)
-    )
-    with fork_server():
+    StageCache.transfer = run_cache.copy_missing_entries
+    trains = any(stage_parts(name)[0] in RUN_STAGES for name in stages)
+    with fork_server() if trains else nullcontext():
         status: int = dvc(["repro", "--pull", *stages])
-    if status:
+    if status := status or dvc(["push", *stages]):
         return status
     with Repo() as repo:
         built = [each for name in stages for each in repo.stage.collect(name)]
         entries = {each.name: to_single_stage_lockfile(each) for each in built}
         write_json(LOCK_ENTRIES, entries)
         keys = {*map(_get_stage_hash, built)}
-        cache = repo.cache.legacy
-        remote = repo.cloud.get_remote_odb(None, "push", hash_name="md5-dos2unix")
-        names = [n for n in missing_entries(cache, remote) if n.split("/")[2] in keys]
-        if names:
-            status = dvc(["push", *stages])
-        if not status:
-            copy(cache, remote, names)
-    return status
-
-
-def missing_entries(source: Any, target: Any) -> list[str]:
-    """Return the entries of the run cache in `source` that `target` lacks.
-
-    DVC 3.67 copies all entries each time, so that each run would take longer than the one before.
-    """
-    names: list[set[str]] = []
-    for odb in (source, target):
-        files = odb.fs.find(odb.fs.join(odb.path, "runs"))
-        found = (odb.fs.as_posix(odb.fs.relpath(file, odb.path)) for file in files)
-        names.append({name for name in found if ENTRY.fullmatch(name)})
-    return sorted(names[0] - names[1])
-
-
-def copy(source: Any, target: Any, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Copy entries of the run cache; return the key and the name of each, as DVC does."""
-    if names:
-        paths = [[odb.fs.join(odb.path, *n.split("/")) for n in names] for odb in (source, target)]
-        generic.copy(source.fs, paths[0], target.fs, paths[1])
-    return [tuple(name.split("/")[-2:]) for name in names]
+        cache, remote = repo.cache.legacy, run_cache.remote_odb(repo)
+        names = run_cache.missing_entries(cache, remote)
+        run_cache.copy_entries(cache, remote, [n for n in names if n.split("/")[2] in keys])
+    return 0
 
 
 def check(token: str) -> int:

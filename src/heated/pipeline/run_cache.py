@@ -1,0 +1,69 @@
+"""The run cache of DVC's remote, which says what a stage with given inputs wrote."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from dvc.repo import Repo
+from dvc.repo.reproduce import plan_repro
+from dvc.stage.cache import _can_hash
+from dvc_objects.fs import generic
+
+ENTRY = re.compile(r"runs/[0-9a-f]{2}/[0-9a-f]{64}/[0-9a-f]{64}")
+
+
+def lock_entries_in_remote(names: Sequence[str]) -> dict[str, Any]:
+    """Return the part of dvc.lock of stages, and of those before them, that the remote has.
+
+    The files that it names need not be in the remote any more.
+    """
+    entries, hashes = {}, dict[str, Any]()
+    with Repo() as repo:
+        remote, cache = remote_odb(repo), repo.cache.legacy
+        copy_entries(remote, cache, missing_entries(remote, cache))
+        stages = [stage for name in names for stage in repo.stage.collect(name)]
+        for stage in plan_repro(repo.index.graph, stages):
+            for dep in stage.deps:
+                if dep.def_path in hashes:
+                    dep.hash_info = hashes[dep.def_path]
+                else:  # of the working copy
+                    dep.save()
+            outs = stage.outs
+            if entry := repo.stage_cache._load(stage) if _can_hash(stage) else None:
+                entries[stage.addressing] = entry
+                outs = repo.stage_cache._create_stage(entry, wdir=stage.wdir).outs
+            hashes |= {out.def_path: out.hash_info if entry else None for out in outs}
+    return entries
+
+
+def remote_odb(repo: Repo) -> Any:
+    """Return the default remote's part that has the run cache."""
+    return repo.cloud.get_remote_odb(None, "push", hash_name="md5-dos2unix")
+
+
+def missing_entries(source: Any, target: Any) -> list[str]:
+    """Return the entries of the run cache in `source` that `target` lacks."""
+    names: list[set[str]] = []
+    for odb in (source, target):
+        files = odb.fs.find(odb.fs.join(odb.path, "runs"))
+        found = (odb.fs.as_posix(odb.fs.relpath(file, odb.path)) for file in files)
+        names.append({name for name in found if ENTRY.fullmatch(name)})
+    return sorted(names[0] - names[1])
+
+
+def copy_entries(source: Any, target: Any, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Copy entries of the run cache; return the key and the name of each, as DVC does."""
+    if names:
+        paths = [[odb.fs.join(odb.path, *n.split("/")) for n in names] for odb in (source, target)]
+        generic.copy(source.fs, paths[0], target.fs, paths[1])
+    return [tuple(name.split("/")[-2:]) for name in names]
+
+
+def copy_missing_entries(
+    _: Any, source: Any, target: Any, force: bool = True
+) -> list[tuple[str, ...]]:
+    """Do the same as `StageCache.transfer`, which copies all entries each time.
+
+    With DVC 3.67, each run would take longer than the one before.
+    """
+    return copy_entries(source, target, missing_entries(source, target))
