@@ -89,14 +89,19 @@ def check_nodes(ray: Any, repository: Any, job: Job) -> None:
     for node in (node for node in ray.nodes() if node["Alive"]):
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         check = ray.remote(num_cpus=0, scheduling_strategy=strategy)(cluster_node.check)
-        checks[node["NodeManagerAddress"], node["NodeID"][:8]] = check.remote(
-            repository, job, token
-        )
+        name = f"worker {node['NodeManagerAddress']} ({node['NodeID'][:8]})"
+        checks[name] = check.remote(repository, job, token)
+    messages = []
     try:
-        reasons = [(node, ray.get(check)) for node, check in checks.items()]
+        for name, check in checks.items():
+            try:
+                reason = ray.get(check)
+            except ray.exceptions.RayError as error:
+                reason = str(error)
+            if reason:
+                messages.append(f"{name}: {reason}")
     finally:
         remote.fs.rm_file(path)
-    messages = [f"worker {host} ({node}): {why}" for (host, node), why in reasons if why]
     if messages:
         advice = "Each worker needs git, this project's environment and access to the DVC remote."
         raise InputError("\n".join([*messages, advice]))

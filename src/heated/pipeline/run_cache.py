@@ -21,13 +21,13 @@ def lock_entries_in_remote(names: Sequence[str]) -> dict[str, Any]:
     with Repo() as repo:
         remote, cache = remote_odb(repo), repo.cache.legacy
         copy_entries(remote, cache, missing_entries(remote, cache))
-        stages = [stage for name in names for stage in repo.stage.collect(name)]
-        for stage in plan_repro(repo.index.graph, stages):
+        stages = {stage.addressing: stage for stage in repo.index.stages}
+        for stage in plan_repro(repo.index.graph, [stages[name] for name in names]):
             for dep in stage.deps:
-                if dep.def_path in hashes:
-                    dep.hash_info = hashes[dep.def_path]
-                else:  # of the working copy
+                if dep.def_path not in hashes:  # of the working copy
                     dep.save()
+                    hashes[dep.def_path] = dep.hash_info
+                dep.hash_info = hashes[dep.def_path]
             outs = stage.outs
             if entry := repo.stage_cache._load(stage) if _can_hash(stage) else None:
                 entries[stage.addressing] = entry
