@@ -32,7 +32,7 @@ from heated.common.geometry import l2_normalize
 from heated.evaluation.clustering import lloyd, squared_distances
 from heated.evaluation.metrics import RetrievalScores, retrieval_metrics
 from heated.evaluation.ranking import NeighborSearch
-from heated.runtime.device import fast_dtype, setup_device
+from heated.runtime.device import fast_dtype, machine_kmeans, setup_device
 from heated.runtime.environment import collect_environment
 
 KS = [1, 10, 100, 1000]
@@ -252,6 +252,7 @@ def bench_kmeans(embeddings: Tensor, options: argparse.Namespace) -> Figures:
         "kmeans_iterations": found.iterations,
         "kmeans_converged": found.converged,
         "kmeans_objective": found.objective,
+        "kmeans_auto": machine_kmeans({"name": "auto", "restarts": 1}, device)["name"],
     }
     print(f"{'kmeans':>24} {seconds:8.2f} s {memory:8.0f} MiB", flush=True)
     peers = {"faiss": faiss_kmeans, "sklearn": scikit_learn_kmeans}

@@ -8,7 +8,10 @@ import torch
 from conftest import ROOT
 
 PAGE = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
-SETUP, *CODES = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+SETUP, PLAIN, TRAINER, MODULE, LIGHTNING, OTHER = re.findall(
+    r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE
+)
+LOOPS = {"plain": PLAIN, "trainer": TRAINER, "lightning": MODULE + LIGHTNING}
 
 
 def run(code):
@@ -19,13 +22,13 @@ def run(code):
     return scope
 
 
-@pytest.mark.parametrize("code", CODES[:3], ids=["plain", "trainer", "lightning"])
+@pytest.mark.parametrize("code", LOOPS.values(), ids=LOOPS)
 def test_a_loop_of_the_page_trains_with_alpha_by_schedule(code, tmp_path, monkeypatch):
     if "lightning" in code:
         pytest.importorskip("pytorch_lightning", reason="needs pytorch-lightning")
     monkeypatch.chdir(tmp_path)  # where Lightning writes
     with warnings.catch_warnings():
-        if code != CODES[0]:
+        if code != PLAIN:
             warnings.simplefilter("ignore")  # of the other library
         scope = run(code)
     loss, before = scope["loss"], run("")["loss"]
@@ -39,4 +42,9 @@ def test_a_loop_of_the_page_trains_with_alpha_by_schedule(code, tmp_path, monkey
 
 
 def test_a_temperature_of_another_loss_follows_the_schedule():
-    assert 0.1 < run(CODES[3])["loss"].temperature < 0.25
+    assert 0.1 < run(OTHER)["loss"].temperature < 0.25
+
+
+def test_what_each_loop_adds_is_at_most_six_lines():
+    for code in (PLAIN, TRAINER, LIGHTNING):
+        assert len([line for line in code.splitlines() if line]) <= 6

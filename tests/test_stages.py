@@ -4,6 +4,8 @@ import ast
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -190,3 +192,27 @@ def test_an_entry_is_printed_with_the_origin_of_each_value(project):
 @pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process runs all tests")
 def test_tests_of_one_group_share_a_process_and_its_fixtures(request):
     assert request.node.nodeid.endswith("@together")  # by which pytest-xdist knows the group
+
+
+HEAVY = {
+    *("dvc", "matplotlib", "mlflow", "pandas", "pytorch_metric_learning", "sklearn", "torch"),
+    "torchvision",
+}
+IMPORTS = """
+import sys
+from importlib import import_module
+for stages, allowed in (
+    (("resolve", "download", "split"), set()),
+    (("track",), {"matplotlib"}),
+    (("tune", "train", "embed", "evaluate", "gradients", "report"), {"matplotlib", "torch"}),
+):
+    for stage in stages:
+        import_module(f"stages.{stage}")
+        assert HEAVY & {*sys.modules} <= allowed, (stage, HEAVY & {*sys.modules})
+"""
+
+
+@pytest.mark.slow
+def test_a_stage_imports_no_heavy_package_before_it_needs_it():
+    code = IMPORTS.replace("HEAVY", repr(HEAVY))
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -244,6 +244,11 @@ def test_invalid_arguments_raise(case):
         NeighborSearch(embeddings, labels, max_k=1)
 
 
+def test_finite_embeddings_whose_sum_overflows_are_ranked():
+    embeddings = torch.full((4, 3), 60_000.0, dtype=torch.float16)
+    assert collect(NeighborSearch(embeddings, ZEROS, max_k=1))[0][0] == (1, [1, 2, 3])
+
+
 def test_an_empty_query_or_gallery_raises():
     for mask, message in (("query", "got 0 queries and 4"), ("gallery", "4 queries and 0 gallery")):
         with pytest.raises(InputError, match=message):

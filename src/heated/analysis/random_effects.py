@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from statsmodels.stats.meta_analysis import combine_effects
 
 LEVEL = 0.95
 
@@ -34,6 +33,8 @@ def combine(samples: Sequence[NDArray[np.float64]]) -> dict[str, Any] | None:
     squares = sum(((sample - sample.mean()) ** 2).sum() for sample in samples)
     if k < 3 or not squares:
         return None
+    from statsmodels.stats.meta_analysis import combine_effects  # imports pandas: two seconds
+
     means = np.array([sample.mean() for sample in samples])
     variances = squares / (sizes - 1).sum() / sizes
     result = combine_effects(means, variances, method_re="pm", use_t=True)

@@ -17,6 +17,7 @@ of two samples is computed once and serves both as queries.
 
 import threading
 from dataclasses import KW_ONLY, dataclass, fields
+from itertools import combinations_with_replacement
 
 import torch
 from torch import Tensor
@@ -96,9 +97,9 @@ class NeighborSearch:
                 f"{tuple(labels.shape)} of {labels.dtype}, expected floating-point embeddings "
                 "(N, D) and int64 labels (N,), N at least 1"
             )
-        finite = torch.isfinite(self.embeddings)
-        if not finite.all():
-            invalid = int((~finite).any(dim=1).sum())
+        # a sum is fast; only if it is not finite, each value is looked at
+        invalid = 0 if torch.isfinite(self.embeddings.sum()) else count_invalid(self.embeddings)
+        if invalid:
             raise InputError(
                 f"embeddings: got NaN or infinity in {invalid} of {len(labels)}, expected finite "
                 "ones"
@@ -189,6 +190,13 @@ class NeighborSearch:
 
         def add_tile(place: tuple[int, int]) -> int:
             row, column = rows[place[0]], columns[place[1]]
+            if not symmetric or place[0] != place[1]:
+                return add_products(place, row, column)
+            # the products below the diagonal are known
+            pairs = combinations_with_replacement(halve(row), 2)
+            return sum(add_products(place, *pair) for pair in pairs)
+
+        def add_products(place: tuple[int, int], row: slice, column: slice) -> int:
             if not hasattr(buffers, "products"):
                 buffers.products = vectors.left.new_empty(self.tile**2)
             products = multiply(
@@ -203,7 +211,7 @@ class NeighborSearch:
 
             with locks[place[0]]:
                 recomputed = counts[row].add(Tile(products, 0, self.width), exact)
-            if symmetric and place[0] != place[1]:
+            if symmetric and row != column:
                 with locks[place[1]]:
                     recomputed += counts[column].add(
                         Tile(products, 1, self.width), lambda query, sample: exact(sample, query)
@@ -243,6 +251,11 @@ class NeighborSearch:
         return torch.cat(parts).sort(dim=1, descending=True).values[:, :width]
 
 
+def count_invalid(embeddings: Tensor) -> int:
+    """Count the rows of (N, D) that have NaN or infinity."""
+    return int((~torch.isfinite(embeddings)).any(dim=1).sum())
+
+
 def mask_positives(products: Tensor, queries: Tensor, gallery: Tensor) -> None:
     """Set products of one class, and padding, to -inf; the labels (Q,) and (G,) are ascending."""
     products[len(queries) :] = products[:, len(gallery) :] = -torch.inf
@@ -256,6 +269,13 @@ def split_evenly(size: int, most: int) -> list[slice]:
     step = -(-size // -(-size // most))
     step += -step % ALIGNMENT
     return [slice(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+def halve(block: slice) -> list[slice]:
+    """Split a slice into two of about equal, aligned length, or one if it is short."""
+    size = block.stop - block.start
+    parts = split_evenly(size, -(-size // 2))
+    return [slice(block.start + part.start, block.start + part.stop) for part in parts]
 
 
 def index_positions(indices: Tensor, size: int) -> Tensor:
