@@ -17,14 +17,8 @@ from conftest import ROOT
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 
 from heated.pipeline import lock_file, runner
-from stages.__main__ import (
-    RUN_STAGES,
-    is_cut_off,
-    outdated_runs,
-    restore_lock_file,
-    shared_stages,
-    stage_parts,
-)
+from heated.pipeline.lock_file import is_cut_off, restore_lock_file
+from heated.pipeline.runner import RUN_STAGES, outdated_runs, shared_stages, stage_parts
 
 STAGES = [f"{kind}@digits-{m}" for kind in ("evaluate", "train", "embed") for m in ("bn", "ln")]
 
