@@ -30,7 +30,7 @@ from server_process import Server
 from test_parallel import reset_signals
 
 from heated.common.errors import InputError
-from heated.pipeline import cluster, cluster_checks, cluster_node
+from heated.pipeline import cluster, cluster_checks, cluster_node, run_cache
 from heated.pipeline.cluster_node import Job, git
 
 pytestmark = pytest.mark.xdist_group("cluster")
@@ -463,12 +463,37 @@ def test_a_worker_without_the_commit_or_a_remote_to_write_is_refused(repository,
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:_NoneStep.value")  # in DVC
+def test_a_remote_tells_a_driver_what_workers_built(repository, tmp_path):
+    def stage(dep: str, out: str) -> dict[str, Any]:
+        return {"cmd": f"cat {dep} > {out}", "deps": [dep], "outs": [out]}
+
+    stages = {"packed": stage("images", "packed"), "model": stage("packed", "model")}
+    stages |= {"metrics": stage("model", "metrics")}
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
+    Path("images").write_text("images", encoding="utf-8")
+    assert run_cache.lock_entries_in_remote(["metrics"]) == {}
+    job = Job("project", commit_all(repository))
+    built = cluster_node.build(cluster.packed_commit(), job, "a", ["packed", "model"])
+    assert built["ran"] == ["packed", "model"]
+    assert run_cache.lock_entries_in_remote(["metrics"]) == built["lock"]
+    assert cluster.restore(built["lock"]) == set()
+    assert Path("model").read_text(encoding="utf-8") == "images"
+    shutil.rmtree(tmp_path / "worker")
+    again = cluster_node.build(cluster.packed_commit(), job, "a", ["packed", "model"])
+    assert (again["ran"], again["lock"]) == ([], built["lock"])
+    Path("images").write_text("others", encoding="utf-8")
+    assert run_cache.lock_entries_in_remote(["metrics"]) == {}
+
+
+@pytest.mark.slow
 def test_a_worker_without_git_is_refused(repository, tmp_path, monkeypatch):
     packed, job = cluster.packed_commit(), Job("project", cluster_checks.check_commit())
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "No such file or directory: 'git'" in cluster_node.check(packed, job, "token")
 
 
+@pytest.mark.slow
 def test_a_clone_is_moved_to_another_commit_and_keeps_its_results(repository, tmp_path):
     clone, first = tmp_path / "clone", cluster_checks.check_commit()
     cluster_node.check_out(clone, cluster.packed_commit(), first)

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from dvc.repo import Repo
 from dvc.repo.reproduce import plan_repro
-from dvc.stage.cache import _can_hash
+from dvc.stage.cache import _get_cache_hash
+from dvc.stage.serialize import to_single_stage_lockfile
 from dvc_objects.fs import generic
 
 ENTRY = re.compile(r"runs/[0-9a-f]{2}/[0-9a-f]{64}/[0-9a-f]{64}")
@@ -28,12 +30,23 @@ def lock_entries_in_remote(names: Sequence[str]) -> dict[str, Any]:
                     dep.save()
                     hashes[dep.def_path] = dep.hash_info
                 dep.hash_info = hashes[dep.def_path]
-            outs = stage.outs
-            if entry := repo.stage_cache._load(stage) if _can_hash(stage) else None:
+            hashes |= {out.def_path: None for out in stage.outs}
+            if all(dep.hash_info for dep in stage.deps) and (entry := newest_entry(repo, stage)):
                 entries[stage.addressing] = entry
                 outs = repo.stage_cache._create_stage(entry, wdir=stage.wdir).outs
-            hashes |= {out.def_path: out.hash_info if entry else None for out in outs}
+                hashes |= {out.def_path: out.hash_info for out in outs}
     return entries
+
+
+def newest_entry(repo: Repo, stage: Any) -> Any:
+    """Return the entry of the local run cache that DVC would take, None if there is none.
+
+    `StageCache._load` would hash all inputs in the working copy.
+    """
+    key = _get_cache_hash(to_single_stage_lockfile(stage), key=True)
+    folder = Path(repo.stage_cache._get_cache_dir(key))
+    newest = max(folder.glob("*"), key=lambda path: path.stat().st_mtime, default=None)
+    return newest and repo.stage_cache._load_cache(key, newest.name)
 
 
 def remote_odb(repo: Repo) -> Any:
