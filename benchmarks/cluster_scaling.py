@@ -52,9 +52,14 @@ def make_repository(folder: Path, runs: int, sleep: float) -> None:
     task.write_text(text.replace("import os\n", f"import os\n{USAGE}", 1), encoding="utf-8")
     matrix = {"dataset": ["d"], "method": [f"m{number}" for number in range(runs)]}
     settings, packed = "data/resolved", "data/packed/${item.dataset}"
-    machine = f"mkdir -p {settings} && echo '{{\"threads\": 1}}' > {settings}/machine.json"
+    code = "from pathlib import Path; from heated.common.io import write_record; "
+    code += f"write_record(Path('{settings}/machine.json'), dict(threads=1))"
     stages: dict[str, Any] = {
-        "resolve": {"cmd": machine, "deps": ["params.yaml"], "outs": [settings]},
+        "resolve": {
+            "cmd": f'{sys.executable} -c "{code}"',
+            "deps": ["params.yaml"],
+            "outs": [settings],
+        },
         "split": {"matrix": {"dataset": ["d"]}, **stage("", settings, packed)},
     }
     dep = packed

@@ -33,7 +33,10 @@ from heated.common.errors import InputError
 from heated.pipeline import cluster, cluster_checks, cluster_node, run_cache
 from heated.pipeline.cluster_node import Job, git
 
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = [
+    pytest.mark.xdist_group("cluster"),
+    pytest.mark.timeout(1800),  # of the first test with its fixtures, on a busy machine
+]
 METHODS = ["sm", "ln", "hln", "bn", "hbn", "bn-heat"]
 SETTINGS = SHORT | {
     "run.methods": METHODS,
@@ -264,9 +267,9 @@ def test_a_cluster_that_does_not_fit_is_refused(clone, printed, nodes):
 
 
 @pytest.fixture(scope="module")
-def paused(baseline: Project, nodes: Nodes) -> Iterator[Project]:
+def paused(tmp_path_factory: pytest.TempPathFactory, nodes: Nodes) -> Iterator[Project]:
     """A project of two runs whose trainings wait after an epoch, while a file exists."""
-    project = pausing_project(baseline.folder.with_name("paused"))
+    project = pausing_project(tmp_path_factory.mktemp("two") / "project")
     Path(nodes.env["PAUSE"]).touch()
     yield project
     Path(nodes.env["PAUSE"]).unlink(missing_ok=True)

@@ -23,6 +23,8 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 FOLDER = "HEATED_WORKER_FOLDER"  # variable with a worker's folder
+# Ray kills the children of a worker that ends: its grandchild is left, and ends all of the session.
+SHELL = ("sh", "-c", '"$0" "$@"; exit $?')
 TAIL = 15  # lines of a failed task's output for the driver
 
 
@@ -84,7 +86,7 @@ def run_task(
     with log.open("ab") as stream:  # earlier attempts stay there
         start = stream.tell()
         process = subprocess.Popen(
-            [sys.executable, "-m", "heated.pipeline.cluster_task", *arguments],
+            [*SHELL, sys.executable, "-m", "heated.pipeline.cluster_task", *arguments],
             cwd=clone,
             env={**os.environ, **local, **job.environment},
             stdin=subprocess.PIPE,

@@ -40,7 +40,7 @@ def build(stages: Sequence[str]) -> int:
     """
     StageCache.transfer = run_cache.copy_missing_entries
     trains = any(stage_parts(name)[0] in RUN_STAGES for name in stages)
-    with fork_server() if trains else nullcontext():
+    with fork_server(wait=True) if trains else nullcontext():
         status: int = dvc(["repro", "--pull", *stages])
     if status := status or dvc(["push", *stages]):
         return status

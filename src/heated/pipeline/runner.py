@@ -121,15 +121,18 @@ def repro(jobs: int) -> int:
 
 
 @contextmanager
-def fork_server() -> Iterator[None]:
-    """Let stages be forks of a process that has done their imports, on Linux."""
+def fork_server(*, wait: bool = False) -> Iterator[None]:
+    """Let stages be forks of a process that has done their imports, on Linux.
+
+    With `wait`, all stages are; otherwise not those that start while it imports.
+    """
     if sys.platform != "linux":
         yield
         return
     with TemporaryDirectory() as folder:
         address = str(Path(folder) / "socket")
         code = "import stages; from heated.pipeline.fork_server import serve; "
-        command = [sys.executable, "-c", code + f"serve({address!r})"]
+        command = [sys.executable, "-c", code + f"serve({address!r}, wait={wait})"]
         with subprocess.Popen(command, stdin=subprocess.DEVNULL) as server:
             os.environ[ADDRESS] = address
             try:
