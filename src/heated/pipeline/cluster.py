@@ -77,7 +77,7 @@ def main(address: str, runtime_env: Path | None, **resources: float | None) -> N
 
 
 def take_from_remote(outdated: set[str]) -> set[str]:
-    """Pull what the remote has of outdated runs, and return the stages that are still outdated."""
+    """Pull results of outdated runs that the remote has; return the stages still outdated."""
     names = [name for task in plan_tasks(outdated).values() for name in task.stages]
     found = run_cache.lock_entries_in_remote(names) if names else {}
     if entries := {name: entry for name, entry in found.items() if name in outdated}:

@@ -1,4 +1,4 @@
-"""The run cache of DVC's remote, which says what a stage with given inputs wrote."""
+"""The run cache of DVC's remote: the results of stages, by their inputs."""
 
 import re
 from collections.abc import Sequence
