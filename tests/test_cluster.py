@@ -250,7 +250,7 @@ with exit_on_error(), cluster.cluster(address, None) as connected:
 
 
 @pytest.mark.slow
-def test_a_cluster_that_does_not_fit_is_refused(clone, printed, nodes):
+def test_a_cluster_that_does_not_fit_is_refused(baseline, nodes):
     this = version("ray")
     cases = [
         (nodes.address, "2.0.0", 0, "Version mismatch: The cluster was started with"),
@@ -260,7 +260,7 @@ def test_a_cluster_that_does_not_fit_is_refused(clone, printed, nodes):
     ]
     for address, ray, gpus, message in cases:
         command = [sys.executable, "-c", CONNECT, address, ray, str(gpus)]
-        output = clone.run(*command, status=1, **nodes.environment())
+        output = baseline.run(*command, status=1, **nodes.environment())
         assert message in output
         assert "expected" in output
         assert "Traceback" not in output
@@ -288,7 +288,7 @@ def test_an_interrupt_ends_all_tasks_and_leaves_a_remote_with_all_files_it_names
 
 
 @pytest.mark.slow
-def test_the_run_of_a_node_that_is_killed_ends_on_the_other(paused, clone, printed, nodes):
+def test_the_run_of_a_node_that_is_killed_ends_on_the_other(paused, baseline, nodes):
     """Its results are the same, and MLflow has each run once. A second driver is refused."""
     with mlflow_server(paused) as server:
         database = paused.folder.with_name("mlflow.db")
@@ -308,7 +308,7 @@ def test_the_run_of_a_node_that_is_killed_ends_on_the_other(paused, clone, print
         assert f"{folder}/models" in outputs_in_remote(nodes, "two")
         for name in ("models/seed-0.safetensors", "metrics.json"):
             path = f"{folder}/{name}"
-            assert (paused.folder / path).read_bytes() == (clone.folder / path).read_bytes()
+            assert (paused.folder / path).read_bytes() == (baseline.folder / path).read_bytes()
     names, statuses = zip(*published(database), strict=True)
     assert sorted(names) == sorted(set(names))
     assert {f"{m} · digits · seed 0" for m in ("ln", "hbn")} < set(names)
