@@ -293,8 +293,8 @@ def runner(copy: Copy, number: int) -> str:
     time.sleep(copy.random.uniform(0.1, 0.95) * copy.reference.seconds["build"])
     with suppress(ProcessLookupError):
         os.kill(process.pid, number)
-    end = time.monotonic() + 60
     process.wait()
+    end = time.monotonic() + 60  # on a busy machine, killed processes take a while to end
     while (running := processes_in(copy.folder)) and time.monotonic() < end:
         time.sleep(0.2)
     for each in running:

@@ -1,6 +1,5 @@
 """`python -m stages JOBS`, in small DVC repositories whose stages are named as the pipeline's."""
 
-import doctest
 import os
 import shutil
 import signal
@@ -16,8 +15,8 @@ import yaml
 from conftest import ROOT
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 
-from heated.pipeline import lock_file, runner
-from heated.pipeline.lock_file import is_cut_off, restore_lock_file
+from heated.pipeline import runner
+from heated.pipeline.lock_file import LOCK_COPY, is_cut_off, restore_lock_file
 from heated.pipeline.runner import RUN_STAGES, outdated_runs, shared_stages, stage_parts
 
 STAGES = [f"{kind}@digits-{m}" for kind in ("evaluate", "train", "embed") for m in ("bn", "ln")]
@@ -63,7 +62,6 @@ def test_stages_before_the_last_run_are_shared_and_reports_follow_all_runs():
     names = list(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
     kinds, shared = ({stage_parts(name)[0] for name in n} for n in (names, shared_stages(names)))
     assert kinds - {*RUN_STAGES} - shared == {"report", "track"}
-    assert doctest.testmod(runner) == (0, 2)  # pytest leaves out __main__.py
 
 
 # As DVC writes it, with a folder and a file that is not in its cache.
@@ -114,8 +112,8 @@ def test_a_committed_lock_file_with_fewer_stages_than_its_copy_is_left_alone(mon
     monkeypatch.chdir(tmp_path)
     earlier = LOCK[: LOCK.index(b"  report:")]
     Path("dvc.lock").write_bytes(earlier)
-    lock_file.LOCK_COPY.parent.mkdir(parents=True)
-    lock_file.LOCK_COPY.write_bytes(LOCK)
+    LOCK_COPY.parent.mkdir(parents=True)
+    LOCK_COPY.write_bytes(LOCK)
     user = ("-c", "user.name=a", "-c", "user.email=a@example.org")
     for command in (["init", "-q"], ["add", "dvc.lock"], [*user, "commit", "-qm", "build"]):
         subprocess.run(["git", *command], check=True)
@@ -272,7 +270,7 @@ def test_a_lock_file_that_is_cut_off_is_replaced_by_its_copy(
     assert runner.repro(2) == 0
     assert "dvc.lock was cut off, probably by a kill: replaced by" in capsys.readouterr().out
     assert (Path("dvc.lock").read_bytes(), started()) == (lock, set())
-    lock_file.LOCK_COPY.unlink()
+    LOCK_COPY.unlink()
     os.truncate("dvc.lock", 10)
     with pytest.raises(SystemExit, match="dvc.lock is cut off.* `git checkout dvc.lock`"):
         runner.repro(2)

@@ -193,6 +193,7 @@ RERUN = {
     "training": {"train", "train-embeddings_2d"},
     "datasets": {"download", "download-embeddings_2d", "split", "split-embeddings_2d"},
     "preprocessing": {"split", "split-embeddings_2d", "track"},
+    "pipeline": set(),
 }
 
 

@@ -1,6 +1,7 @@
 """The stage `track` restores a deleted store from the files that DVC tracks, and adds nothing."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 import pytest
 import tracked
 from conftest import Project
+
+from heated.tracking.client import NOTE_DIGEST_TAG, NOTE_TAG
+from heated.tracking.saved_view import VIEW_DIGEST_TAG, VIEW_TAG
 
 pytestmark = [
     pytest.mark.mlflow,
@@ -19,12 +23,19 @@ Fields = dict[str, list[dict[str, Any]]]
 
 
 def stored(project: Project, copy: Path) -> Fields:
-    """Return note and runs of each experiment, from a copy, since a client keeps its file open."""
+    """Return tags and runs of each experiment, from a copy, since a client keeps its file open."""
     shutil.copy(project.folder / "mlflow.db", copy)
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{copy}")
-    notes = {name: client.get_experiment_by_name(name).tags for name in EXPERIMENTS}
+    notes = {name: dict(client.get_experiment_by_name(name).tags) for name in EXPERIMENTS}
+    for tags in notes.values():  # without times and ids
+        del tags[VIEW_DIGEST_TAG], tags[NOTE_DIGEST_TAG]
+        view = json.loads(tags[VIEW_TAG])
+        tags[VIEW_TAG] = {key: view[key] for key in ("name", "state")}
+        link = r"#/experiments/\d+/runs/\w+"
+        tags[NOTE_TAG], links = re.subn(link, "#", tags[NOTE_TAG])
+        assert links == 1
     return {name: [notes[name], *tracked.experiment_fields(client, name)] for name in EXPERIMENTS}
 
 
