@@ -219,7 +219,7 @@ def test_every_run_is_trained_once_by_workers_with_the_bits_of_one_machine(
     assert (lines[0], sorted(lines[1:])) == ("digits", runs)
     models = sorted(clone.folder.glob("runs/digits/*/models/*.safetensors"))
     assert len(models) == len(METHODS)
-    metrics = [*clone.folder.glob("metrics/*"), *clone.folder.glob("runs/digits/*/metrics.json")]
+    metrics = [*clone.folder.glob("metrics/*/*"), *clone.folder.glob("runs/digits/*/metrics.json")]
     assert len(metrics) == 2 * len(METHODS)
     for path in (*models, *metrics):
         other = baseline.folder / path.relative_to(clone.folder)
@@ -234,8 +234,9 @@ def test_a_second_driver_on_another_clone_trains_nothing(baseline, clone, printe
     assert nodes.ran("train") == before
     assert re.findall(r"^Running stage '(.+)'", output, re.MULTILINE) == ["report", "track"]
     assert "DVC's remote has 20 of 22 outdated stages." in output
-    for path in clone.folder.glob("metrics/*"):
-        assert (second.folder / "metrics" / path.name).read_bytes() == path.read_bytes()
+    for path in clone.folder.glob("metrics/*/*"):
+        other = second.folder / path.relative_to(clone.folder)
+        assert path.read_bytes() == other.read_bytes(), path
 
 
 CONNECT = """
