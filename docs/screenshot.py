@@ -2,7 +2,7 @@
 
 Run `python docs/screenshot.py` after `make repro`. It starts MLflow on a free port, opens the
 address that it prints, and compares `bn` and `hbn` on `digits`. It also opens the report on a
-desktop, in the dark, on a phone and as it is printed.
+desktop, in the dark, on a phone and as it is printed, and takes the part on neighbors.
 """
 
 import argparse
@@ -26,11 +26,12 @@ RUNS = ("bn · digits", "hbn · digits")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 TIMEOUT = 300_000  # milliseconds
 LARGEST = 200_000  # bytes
-REPORT = {  # widths and heights in pixels, and options of the browser
-    "report-desktop": (1280, 900, {}),
-    "report-dark": (1280, 900, {"color_scheme": "dark"}),
-    "report-phone": (360, 900, {"device_scale_factor": 2}),
-    "report-printed": (1032, 900, {}),  # A4 on its side, less the margins
+REPORT = {  # widths and heights in pixels, options of the browser, and a part of the page
+    "report-desktop": (1280, 900, {}, ""),
+    "report-dark": (1280, 900, {"color_scheme": "dark"}, ""),
+    "report-phone": (390, 900, {"device_scale_factor": 2}, ""),
+    "report-printed": (1032, 900, {}, ""),  # A4 on its side, less the margins
+    "report-neighbors": (1280, 900, {}, "#neighbors"),
 }
 
 
@@ -82,18 +83,26 @@ def compare(browser: Browser, address: str, folder: Path) -> None:
     save(page.screenshot(clip=clip), folder / "mlflow-compare.png")
 
 
+def open_report(browser: Browser, project: Path, folder: Path) -> None:
+    """Save the report's pages of REPORT."""
+    for name, (width, height, options, part) in REPORT.items():
+        page = browser.new_page(viewport={"width": width, "height": height}, **options)
+        page.set_default_timeout(TIMEOUT)
+        page.goto((project.resolve() / "report/index.html").as_uri() + part)
+        if name == "report-printed":
+            page.emulate_media(media="print")
+        save(page.screenshot(), folder / f"{name}.png")
+        page.close()
+
+
 def main(project: Path, output: Path) -> None:
-    """Write the screenshots of a project's runs and report into a folder."""
+    """Write the screenshots of a project's report and runs into a folder."""
     browser_path = next(filter(None, map(shutil.which, BROWSERS)))
-    with mlflow(project) as address, sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path)
-        compare(browser, address, output)
-        for name, (width, height, options) in REPORT.items():
-            page = browser.new_page(viewport={"width": width, "height": height}, **options)
-            page.goto((project.resolve() / "report/index.html").as_uri())
-            if name == "report-printed":
-                page.emulate_media(media="print")
-            save(page.screenshot(), output / f"{name}.png")
+        open_report(browser, project, output)
+        with mlflow(project) as address:
+            compare(browser, address, output)
         browser.close()
 
 

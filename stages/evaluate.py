@@ -14,7 +14,7 @@ from heated.common.io import (
     write_csv,
     write_json,
 )
-from heated.evaluation.metrics import evaluate, summarize_seeds
+from heated.evaluation.metrics import evaluate_by_class, summarize_seeds
 from heated.runtime.device import machine_kmeans, setup_device
 from heated.runtime.distributed import is_main_process
 
@@ -27,7 +27,7 @@ def main(dataset: str, method: str) -> None:
     values, class_rows = {}, []
     for seed, path in seed_files(folder / "embeddings", "embed").items():
         arrays = {k: torch.from_numpy(v).to(device) for k, v in read_embeddings(path).items()}
-        values[seed], by_class = evaluate(arrays, **settings)
+        values[seed], by_class = evaluate_by_class(arrays, **settings)
         class_rows += [{"seed": seed, **row} for row in by_class]
     if is_main_process():
         write_json(folder / "metrics.json", summarize_seeds(values, settings["kmeans"]["name"]))

@@ -5,6 +5,7 @@ from pathlib import Path
 from heated.common import io
 from heated.common.errors import run
 from heated.common.outputs import check_outputs
+from heated.reporting.figures.heating_pair import PAIRS
 from heated.reporting.query_gallery import load_gallery
 from heated.reporting.release import make_dataset_report, write_report
 from heated.reporting.run_results import headline_means, read_results
@@ -19,10 +20,13 @@ def main() -> None:
     for dataset, resolved in settings["datasets"].items():
         section, count = resolved["section"], resolved["gallery_queries"]
         results = read_results(io.RUNS, dataset, resolved["methods"])
-        folder = io.run_folder(dataset, settings["gallery_method"])
+        heated, seed = settings["gallery_method"], settings["gallery_seed"]
+        shown = dict.fromkeys([heated, PAIRS.get(heated, heated)])
+        methods = [method for method in shown if method in resolved["methods"]]
+        folders = {name: io.run_folder(dataset, name) / "embeddings" for name in methods}
         if count:
-            check_outputs([io.packed_folder(dataset), folder / "embeddings"])
-        embeddings = folder / f"embeddings/seed-{settings['gallery_seed']}.npz"
+            check_outputs([io.packed_folder(dataset), *folders.values()])
+        embeddings = {name: folder / f"seed-{seed}.npz" for name, folder in folders.items()}
         options = {"count": count, "memory_mib": section["evaluation"]["memory_mib"]}
         gallery = load_gallery(io.packed_folder(dataset), embeddings, **options)
         texts = {"grids": settings["grids"], "claims": settings["claims"], "gallery": gallery}

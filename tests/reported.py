@@ -7,7 +7,7 @@ from typing import Any
 from heated.common.history import write_history
 from heated.common.io import write_json, write_record
 from heated.evaluation.metrics import summarize_seeds
-from heated.reporting.query_gallery import GalleryQuery, Thumbnail
+from heated.reporting.query_gallery import GalleryQuery, GalleryRow, Thumbnail
 from heated.reporting.release import DatasetReport, make_dataset_report
 
 METHODS = ["hbn", "bn"]  # not in alphabetical order
@@ -44,7 +44,8 @@ GRIDS = {
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 MATCH = Thumbnail(PIXEL, "cat & dog", matches=True, pixelated=True)
 MISS = Thumbnail(PIXEL, "bee", matches=False, pixelated=False)
-QUERIES = [GalleryQuery(k, 0.5, MATCH, [MATCH, MISS]) for k in ("best", "typical", "worst")]
+ROWS = [GalleryRow("hbn", 0.5, [MATCH, MISS]), GalleryRow("bn", 0.25, [MISS, MISS])]
+QUERIES = [GalleryQuery(kind, MATCH, ROWS) for kind in ("best", "typical", "worst")]
 
 
 def comparison(higher: str, lower: str, margin: float = 0.0) -> dict[str, Any]:

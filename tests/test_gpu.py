@@ -18,7 +18,7 @@ from torch import nn
 from heated.common.history import NullLogger
 from heated.common.samples import Split
 from heated.data.packed_dataset import MemmapImages, PackedDataset, device_images
-from heated.evaluation.metrics import evaluate
+from heated.evaluation.metrics import evaluate_by_class
 from heated.models.embedding_model import Architecture, ModelWithLoss, embed, load_model
 from heated.runtime.device import has_tf32, peak_memory_mib, setup_device
 from heated.runtime.environment import SystemMetricsLogger
@@ -230,7 +230,9 @@ def test_metrics_equal_those_of_the_cpu(name):
     for each in (CPU, GPU):
         every = torch.ones(2000, dtype=torch.bool)
         arrays = {"embeddings": embeddings, "labels": labels, "query": every, "gallery": every}
-        found[each], rows = evaluate({k: v.to(each) for k, v in arrays.items()}, **settings)
+        found[each], rows = evaluate_by_class(
+            {k: v.to(each) for k, v in arrays.items()}, **settings
+        )
         assert len(rows) == len(labels.unique())
     assert found[GPU] == pytest.approx(found[CPU], rel=1e-6)
 

@@ -6,13 +6,16 @@ from copy import deepcopy
 from dataclasses import replace
 from math import hypot
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from safetensors.numpy import save_file
+from scipy import stats
 
 from heated import config
 from heated.common.history import write_history
@@ -108,6 +111,8 @@ def results(tmp_path_factory):
     for method in METHODS:
         write_run(folder, "digits", method)
     write_gradients(folder / "digits" / "hbn")
+    for method in ("bn", "hbn"):
+        write_embeddings(folder / "digits" / method, 0.1)
     return read_results(folder, "digits", METHODS)
 
 
@@ -182,7 +187,7 @@ def test_the_users_environment_does_not_change_the_figures(results, tmp_path):
         env |= {"PYTHONPATH": python_path, **more}
         printed.add(subprocess.check_output(command, cwd=ROOT, env=env, text=True))
     assert len(printed) == 1
-    assert printed.pop().startswith("3 ")
+    assert printed.pop().startswith("5 ")
 
 
 def test_figures_without_data_are_left_out(results, main):
@@ -190,7 +195,7 @@ def test_figures_without_data_are_left_out(results, main):
     for studies in ({}, {"run": [], "alphas": []}, {"embeddings_2d": ["ln", "hln"]}):  # D is not 2
         assert [each.name for each in draw_figures(results, studies)] == ["gradients"]
     names = {name for name in FIGURES if name != "curves" and draw_figure(name, main, MAIN)}
-    assert names == {"factorial", "gradients", "geometry"}
+    assert names == {"factorial", "components", "similarities", "gradients", "geometry"}
     assert draw_figure("gradients", select(results, "bn", "ln"), ZERO_SHOT) is None
 
 
@@ -216,6 +221,36 @@ def test_curves_have_a_color_per_normalization_and_dots_at_the_start_of_heating(
     end = 100 * np.mean([recall_at_1("hbn", seed) for seed in range(3)])
     assert f"hbn {end:.2f}" in drawn["curves"].description
     assert "hbn from epoch 6" in drawn["curves"].description
+
+
+def test_bn_and_hbn_are_compared_with_a_note_on_the_learning_rate(drawn):
+    for name in ("components", "similarities"):
+        assert drawn[name].description.endswith(" hbn also lowers the learning rate.")
+        assert "bn: alpha 16, " in drawn[name].description
+
+
+def test_each_point_of_a_curve_shows_its_method_epoch_and_value(results, drawn):
+    titles = re.findall(r"<g><title>([^<]*)</title>", drawn["curves"].svg)
+    main = select(results, *MAIN["run"])
+    counts = [len(run.curve(column)[0]) for run in main for column in line_plots.PANELS]
+    assert len(titles) == len(set(titles)) == sum(counts)
+    values = [100 * recall_at_1("hbn", seed) for seed in range(3)]
+    half = stats.t.ppf(0.975, 2) * stats.sem(values)
+    epochs = [row["epoch"] for row in main[0].history[0]]
+    assert f"hbn, epoch {epochs[-1]}: Recall@1 {np.mean(values):.4g} ± {half:.2g} %" in titles
+    assert {"hbn, epoch 0: alpha 16", f"hbn, epoch {epochs[-1]}: alpha 4"} < {*titles}
+    assert base.VALUE not in drawn["curves"].svg
+    ElementTree.fromstring(drawn["curves"].svg)
+
+
+def test_a_long_curve_shows_few_values_and_its_last(results):
+    run = replace(results[0], history={0: [{"epoch": n, "loss": n / 7} for n in range(1000)]})
+    axes = Figure().subplots()
+    line_plots.plot_curve(axes, run, "loss", base.line_style(0, 0))
+    (areas,) = axes.collections
+    texts = areas.get_urls()
+    assert len(texts) == len(areas.get_offsets()) == line_plots.MAX_VALUES
+    assert texts[0] == "value:sm, epoch 999: loss 142.7"
 
 
 def test_dots_lines_and_words_agree_on_the_start_of_heating(results):

@@ -59,7 +59,13 @@ def test_the_mean_has_the_longest_training_of_each_set_of_images():
     page = front_page(documents)
     assert "Lower α, MAP@R: +3.00 points" in page["sentences"]
     assert page["table"].count("\n") == 2
-    assert forest_plot(documents).count("<svg") == 1
+    svg = forest_plot(documents)
+    assert svg.count("<svg") == 1
+    # Each set's effect, and their mean, has its numbers at the pointer.
+    titles = re.findall(r"<g><title>([^<]*)</title>", svg)
+    assert [title.partition(":")[0] for title in titles] == ["short", "long", "b", "c", "mean"]
+    low, high = (f"{100 * x:+.2f}" for x in stats.t.interval(0.95, 1, 0.02, 0.01))
+    assert f"long: +2.00 points, 95 % CI [{low.replace('-', '−')}, {high}]" in titles
 
 
 def test_fewer_than_three_sets_of_images_have_no_front_page():

@@ -17,6 +17,8 @@ from heated.reporting.release import render_report
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("built")]
 ARTEFACTS = ROOT / "tests" / "artifacts"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CUT = """[...document.querySelectorAll(".wide")]
+    .filter((each) => each.scrollWidth > each.clientWidth + 1).map((each) => each.ariaLabel)"""
 LONG_NAME = "a-method-with-a-name-that-does-not-end-soon"
 
 
@@ -77,6 +79,22 @@ def long_page(results, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "index.html"
     report = dataset_report(runs, grids=grids, claims=claims, gallery=gallery)
     write_text(path, render_report([report]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def full_page(results, tmp_path_factory):
+    """A page with every metric of digits, and intervals, which has the widest table."""
+    clusters = ("nmi_geometric", "nmi_arithmetic", "ami", "f1")
+    names = [*(f"recall_at_{k}" for k in (1, 2, 4, 8)), "map_at_r", "r_precision", *clusters]
+    names += ["intra_class_variance", "inter_class_distance"]
+    seeds = {seed: dict.fromkeys(names, 0.2 + seed / 5) for seed in range(3)}
+    metrics = summarize_seeds(seeds)
+    metrics |= {name: metrics[name] | {"engine": "scikit-learn"} for name in clusters}
+    runs = [replace(results[0], method=name, metrics=metrics) for name in ("bn", "bn-drop")]
+    path = tmp_path_factory.mktemp("full") / "index.html"
+    grids = GRIDS | {"run": {"datasets": ["digits"], "methods": ["bn", "bn-drop"]}}
+    write_text(path, render_report([dataset_report(runs, grids=grids)]))
     return path
 
 
@@ -167,6 +185,30 @@ def test_the_page_never_scrolls_sideways(visit, built_page, long_page):
             assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.parametrize("name", ["built_page", "full_page"])
+def test_no_table_is_cut_off_on_a_desktop(visit, request, name):
+    page = visit(request.getfixturevalue(name)).page
+    page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+    assert page.locator(".wide").count() > 0
+    assert page.evaluate(CUT) == []
+
+
+def test_a_point_of_a_curve_has_its_value_where_the_pointer_is(visit, built_page):
+    page = visit(built_page).page
+    figure = page.locator("figure", has_text="Training curves").locator("svg")
+    figure.scroll_into_view_if_needed()
+    texts = figure.evaluate("""(svg) => [...svg.querySelectorAll("g > title")].map((title) => {
+        const box = title.nextElementSibling.getBoundingClientRect();
+        const at = [box.x + box.width / 2, box.y + box.height / 2];
+        const shown = document.elementFromPoint(...at)?.closest("g:has(> title)");
+        return [title.textContent, shown?.querySelector("title").textContent];
+    })""")
+    names = ["epoch 1: Recall@1", *(f"epoch {e}: {n}" for n in ("alpha", "loss") for e in (1, 0))]
+    assert [text.rpartition(" ")[0] for text, _ in texts[1:]] == [f"hbn, {n}" for n in names[1:]]
+    assert texts[0][0].startswith(f"hbn, {names[0]}")
+    assert all(text == shown for text, shown in texts)
+
+
 def column(page, number):
     """Return the texts of a column of the first table, without the intervals."""
     cells = page.locator("table.sortable").first.locator(f"tbody tr > :nth-child({number})")
@@ -209,8 +251,7 @@ def test_the_keyboard_skips_to_the_results_and_in_print_nothing_is_folded_or_cut
     folded = page.locator("details dl, details ul")
     assert folded.count() > 0
     assert all(folded.nth(index).is_visible() for index in range(folded.count()))
-    cut = "[...document.querySelectorAll('.wide')].filter((e) => e.scrollWidth > e.clientWidth + 1)"
-    assert page.evaluate(f"{cut}.map((each) => each.ariaLabel)") == []
+    assert page.evaluate(CUT) == []
 
 
 def test_dvcs_page_of_curves_is_drawn_without_a_network(built, visit):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from heated.common.io import write_arrays
 from heated.reporting import query_gallery
-from heated.reporting.query_gallery import MAX_PNG_SIDE, data_uri, load_gallery, select_queries
+from heated.reporting.query_gallery import MAX_PNG_SIDE, data_uri, load_gallery, rank_queries
 
 KINDS = ["best", "typical", "worst"]
 RANDOM = np.random.default_rng(0)
@@ -44,13 +44,13 @@ def by_hand(arrays):
 def test_scores_and_neighbors_are_those_of_a_full_sort_with_any_memory():
     for apart, seed in product([False, True], range(3)):
         arrays = random_arrays(seed, apart=apart)
-        expected, queries = by_hand(arrays), select_queries(arrays, count=3, memory_mib=16)
+        expected, queries = by_hand(arrays), rank_queries(arrays, count=3, memory_mib=16)
         for each in queries:
             score, ranked = expected[each.query]
             assert each.map_at_r == pytest.approx(score)
             assert each.neighbors == ranked[: query_gallery.NEIGHBORS]
         for memory_mib in (1, 64):
-            assert select_queries(arrays, count=3, memory_mib=memory_mib) == queries
+            assert rank_queries(arrays, count=3, memory_mib=memory_mib) == queries
         # Best and worst are the extremes, typical is closest to the median.
         scores = np.array([score for score, _ in expected.values()])
         first = {each.kind: each.map_at_r for each in queries[::3]}
@@ -60,10 +60,22 @@ def test_scores_and_neighbors_are_those_of_a_full_sort_with_any_memory():
         assert abs(first["typical"] - np.median(scores)) == pytest.approx(distances.min())
 
 
+def test_another_method_answers_the_same_queries_with_its_own_neighbors_and_scores():
+    first, second = random_arrays(1), random_arrays(1)
+    second["embeddings"] = RANDOM.normal(size=(24, 8)).astype(np.float32)
+    chosen = [(e.kind, e.query) for e in rank_queries(first, count=2, memory_mib=16)]
+    answers, expected = rank_queries(second, chosen, count=2, memory_mib=16), by_hand(second)
+    assert [(each.kind, each.query) for each in answers] == chosen
+    for each in answers:
+        score, ranked = expected[each.query]
+        assert each.map_at_r == pytest.approx(score)
+        assert each.neighbors == ranked[: query_gallery.NEIGHBORS]
+
+
 def test_each_kind_has_as_many_queries_as_asked_for_of_distinct_classes_if_possible():
     for classes, count in ((6, 1), (6, 3), (6, 6), (2, 5)):
         arrays = random_arrays(0, classes=classes)
-        found = select_queries(arrays, count=count, memory_mib=16)
+        found = rank_queries(arrays, count=count, memory_mib=16)
         assert [each.kind for each in found] == [kind for kind in KINDS for _ in range(count)]
         for kind in KINDS:
             queries = [each.query for each in found if each.kind == kind]
@@ -84,7 +96,7 @@ def test_ties_are_broken_by_the_size_of_the_class_then_by_index():
     arrays = random_arrays(0, classes=3)
     arrays["embeddings"][:] = 1
     arrays["labels"] = np.array([0, 0, 1, 1, 1, 2, 2, 2, 2, 1, 0, 1])
-    found = select_queries(arrays, count=3, memory_mib=16)
+    found = rank_queries(arrays, count=3, memory_mib=16)
     for each in found:
         assert each.map_at_r == 0  # ties count against the query
         assert not (arrays["labels"][each.neighbors] == arrays["labels"][each.query]).any()
@@ -110,9 +122,10 @@ def test_a_small_image_keeps_every_pixel_and_a_photograph_becomes_a_thumbnail():
             assert len(uri) < 20_000  # of noise: the worst case
 
 
-def test_a_row_of_the_embeddings_is_shown_as_its_test_image(tmp_path):
-    """Ten images are filled with their index, four of them for training."""
-    packed, path = tmp_path / "packed", tmp_path / "seed-0.npz"
+@pytest.fixture
+def ten_images(tmp_path):
+    """Ten images that are filled with their index, four of them for training, and embeddings."""
+    packed = tmp_path / "packed"
     packed.mkdir()
     labels, tested = np.array([0, 0, 1, 1, 2, 3, 2, 3, 2, 3]), np.arange(10) >= 4
     np.save(packed / "images.npy", np.arange(10, dtype=np.uint8).repeat(64).reshape(10, 8, 8, 1))
@@ -120,24 +133,36 @@ def test_a_row_of_the_embeddings_is_shown_as_its_test_image(tmp_path):
     names = np.array(["ape", "bee", "cat", "dog"])
     index = {"labels": labels, "class_names": names, "tested": np.array("test classes"), **masks}
     write_arrays(packed / "index.npz", **index)
-    embeddings = np.eye(4, dtype=np.float32)[labels[tested]]
-    embeddings += 0.01 * RANDOM.normal(size=embeddings.shape).astype(np.float32)
-    every = np.ones(len(embeddings), bool)
-    rows = {"labels": labels[tested], "query": every, "gallery": every}
-    write_arrays(path, embeddings=embeddings, **rows)
-    found = load_gallery(packed, path, count=2, memory_mib=16)
+    noise = RANDOM.normal(size=(2, 6, 4))
+    vectors = {"hbn": np.eye(4)[labels[tested]] + 0.01 * noise[0], "bn": noise[1]}
+    rows = {"labels": labels[tested], "query": np.ones(6, bool), "gallery": np.ones(6, bool)}
+    for method, each in vectors.items():
+        write_arrays(tmp_path / f"{method}.npz", embeddings=each.astype(np.float32), **rows)
+    return packed, {method: tmp_path / f"{method}.npz" for method in vectors}
+
+
+def test_a_row_of_the_embeddings_is_shown_as_its_test_image(ten_images):
+    found = load_gallery(*ten_images, count=2, memory_mib=16)
     assert [each.kind for each in found] == [kind for kind in KINDS for _ in range(2)]
     for each in found:
-        assert each.map_at_r == 1.0
-        for image in (each.query, *each.neighbors):
+        assert [row.method for row in each.rows] == ["hbn", "bn"]
+        row, other = each.rows
+        assert row.map_at_r == 1.0 > other.map_at_r
+        assert {image.uri for image in row.neighbors} == {image.uri for image in other.neighbors}
+        for image in (each.query, *row.neighbors, *other.neighbors):
             value = int(np.asarray(decode_uri(image.uri)[1])[0, 0])
             assert 4 <= value <= 9
             assert image.class_name == ("cat" if value % 2 == 0 else "dog")
             assert image.matches == (image.class_name == each.query.class_name)
             assert image.pixelated
-        assert [image.matches for image in each.neighbors] == [True, True, False, False, False]
+        assert [image.matches for image in row.neighbors] == [True, True, False, False, False]
+
+
+def test_a_missing_file_names_its_stage_and_without_queries_none_is_read(ten_images, tmp_path):
+    packed, paths = ten_images
+    absent = {**paths, "bn": tmp_path / "absent.npz"}
     with pytest.raises(FileNotFoundError, match="'embed'"):
-        load_gallery(packed, tmp_path / "seed-1.npz", count=1, memory_mib=16)
+        load_gallery(packed, absent, count=1, memory_mib=16)
     with pytest.raises(FileNotFoundError, match="'split'"):
-        load_gallery(tmp_path / "other", path, count=1, memory_mib=16)
-    assert load_gallery(packed, tmp_path / "absent.npz", count=0, memory_mib=16) == []  # none read
+        load_gallery(tmp_path / "other", paths, count=1, memory_mib=16)
+    assert load_gallery(packed, absent, count=0, memory_mib=16) == []

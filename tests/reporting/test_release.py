@@ -61,6 +61,7 @@ def test_a_claim_shows_word_and_symbol_or_what_to_change(html, more_html):
     assert folded.count("<li>") == 2
 
 
+FOLDERS = ("tables/", "figures/")  # next to the page; links, too
 PAPER = "https://arxiv.org/abs/1809.04157"  # a link, loaded by a click only
 
 
@@ -69,18 +70,23 @@ def test_the_page_loads_nothing_from_outside(both):
     addresses = re.findall(r'\b(?:src|href|srcset|data|action|poster)="([^"]*)', both)
     addresses += re.findall(r"url\(([^)]*)\)", both)
     assert addresses
-    assert [a for a in addresses if not a.strip("'\"").startswith(("#", "data:"))] == [PAPER]
+    outside = [a for a in addresses if not a.strip("'\"").startswith(("#", "data:", *FOLDERS))]
+    assert outside == [PAPER]
     assert "@import" not in both
     assert not {"iframe", "object", "embed"} & {tag for tag, _ in tags}
     assert [attributes for tag, attributes in tags if tag == "script"] == [{}]
 
 
-def test_ids_are_unique_and_links_lead_to_them(html, both):
+def test_ids_are_unique_and_links_lead_to_them_or_to_files(html, both, report):
     tags = Page(both).tags
     ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
     assert len(set(ids)) == len(ids)
     links = {attributes["href"].removeprefix("#") for tag, attributes in tags if tag == "a"}
     links.remove(PAPER)
+    files = {link for link in links if link.startswith(FOLDERS)}
+    assert len(files) == len(BOTH) * 4  # three of tables, and a figure
+    assert all((report / file).exists() for file in files)
+    links -= files
     assert links | {a["aria-labelledby"] for _, a in tags if "aria-labelledby" in a} <= set(ids)
     assert all(f'href="#{name}"' in both for name in ("tables-more", "neighbors-digits"))
     assert 'href="#neighbors-more"' not in both
@@ -99,11 +105,19 @@ def test_figures_and_neighbors_have_text_alternatives(digits, html, more_html):
         "neighbor 1 of class cat & dog: right",
         "neighbor 2 of class bee: wrong",
     ]
-    assert len(images) == 9
+    assert len(images) == 15
+    assert html.count("<p>hbn, MAP@R 50.00</p>") == html.count("<p>bn, MAP@R 25.00</p>") == 3
     assert ["class" in image for image in images[:3]] == [True, True, False]
     assert re.findall(r"<h4>(.*?)</h4>", html) == ["Best", "Typical", "Worst"]
     assert "✗ <span" in html
     assert not re.search("Neighbors|<img", more_html)
+
+
+def test_the_provenance_has_a_filter_for_each_run_in_mlflow(html):
+    texts = Page(html).texts
+    for method in METHODS:
+        place = texts.index("tags.`heated.key` = 'k'", texts.index("Runs in MLflow"))
+        assert method in texts[texts.index("Runs in MLflow") : place + 4]
 
 
 def test_the_page_is_reproducible_shows_the_provenance_and_escapes_texts(digits, results, html):

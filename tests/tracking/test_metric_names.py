@@ -47,13 +47,13 @@ def test_every_value_of_params_yaml_is_kept_and_short_enough_to_read(subtests):
             assert all(len(str(value)) <= 40 and len(key) <= 40 for key, value in flat.items())
 
 
-def test_means_are_over_the_seeds_that_have_a_value_and_omit_the_machine():
+def test_means_are_over_the_seeds_that_have_a_value_and_include_the_use_of_the_machine():
     histories = {
         0: [{"epoch": 0, "loss": 1.0, "system/x": 5.0}, {"epoch": 1, "loss": 2.0}],
-        1: [{"epoch": 0, "loss": 3.0, "recall_at_1": 0.5}],
+        1: [{"epoch": 0, "loss": 3.0, "recall_at_1": 0.5, "system/x": 7.0}],
     }
     assert mean_points(histories, {}) == [
-        ({"train/loss": 2.0, "unseen/recall_at_1": 0.5}, 0),
+        ({"train/loss": 2.0, "system/x": 6.0, "unseen/recall_at_1": 0.5}, 0),
         ({"train/loss": 2.0}, 1),
     ]
 

@@ -89,6 +89,8 @@ def test_runs_have_the_report_their_curves_pictures_and_use_of_the_machine(follo
     assert report["index.html"] == (followed.folder / "report/index.html").read_bytes()
     assert {"tables/digits.csv", "figures/digits-curves.svg"} <= report.keys()
     assert not any("upright" in name for name in report)
-    memory = runs["hbn · digits · seed 0"]["histories"]["system/process_memory_megabytes"]
-    assert memory
+    names = ("hbn · digits", "hbn · digits · seed 0")
+    of_run, memory = (runs[n]["histories"]["system/process_memory_megabytes"] for n in names)
+    assert memory == of_run  # of the only seed
     assert {step for step, _ in memory} <= {0, 1}
+    assert memory

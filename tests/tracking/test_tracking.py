@@ -1,9 +1,11 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from datetime import datetime
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from heated import reporting
 from heated.common.errors import InputError
 from heated.common.history import read_history, write_history
 from heated.evaluation.metrics import summarize_seeds
+from heated.reporting.html import template_environment
+from heated.reporting.run_results import Provenance
 from heated.tracking import is_tracking_enabled, publish, tracking_uri
 from heated.tracking.client import (
     DIGEST_TAG,
@@ -72,6 +76,15 @@ def test_a_method_is_a_parent_run_and_a_seed_a_child_with_its_curves_and_final_m
             final = metric_points(client, run, f"final/{name}")
             assert final == [(0, summary["seeds"][str(seed)])]
         assert "epoch" not in run.data.metrics
+
+
+def test_the_filter_in_the_report_finds_the_methods_run(client, parent):
+    template = template_environment().get_template("reporting/templates/provenance.html")
+    text = template.module.provenance(Provenance([], {}, {"hbn": {}}, {"hbn": "whole"}), "digits")
+    (query,) = re.findall("<code>(tags.*?)</code>", unescape(text))
+    experiment = client.get_experiment_by_name("digits")
+    found = client.search_runs([experiment.experiment_id], query)
+    assert [run.info.run_id for run in found] == [parent.info.run_id]
 
 
 def test_the_parent_has_the_means_their_intervals_and_n(client, parent):

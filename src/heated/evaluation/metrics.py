@@ -25,7 +25,12 @@ GEOMETRY: dict[str, Callable[[Tensor], float]] = {
 }
 
 
-def evaluate(
+def evaluate(arrays: Mapping[str, Any], **settings: Any) -> dict[str, float]:
+    """Compute every metric by name; see `evaluate_by_class` for the arguments."""
+    return evaluate_by_class(arrays, **settings)[0]
+
+
+def evaluate_by_class(
     arrays: Mapping[str, Any],
     *,
     recall_at: Sequence[int],
@@ -33,11 +38,11 @@ def evaluate(
     kmeans_seeds: Sequence[int],
     memory_mib: int,
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Compute every metric by name: retrieval in the gallery, the rest of all samples.
+    """Compute every metric by name, and `RetrievalScores.by_class`.
 
-    `arrays` has `embeddings` (N, D), `labels` (N,) int64, `query` and `gallery` (N,) bool. See
-    `retrieval_metrics` and `clustering_metrics` for the other arguments and for errors. The second
-    result is `RetrievalScores.by_class`.
+    Retrieval is in the gallery, the rest of all samples. `arrays` has `embeddings` (N, D), `labels`
+    (N,) int64, `query` and `gallery` (N,) bool. For the other arguments and for errors see
+    `retrieval_metrics` and `clustering_metrics`.
     """
     retrieval = retrieval_metrics(**arrays, recall_at_k=recall_at, memory_mib=memory_mib)
     unit, labels = geometry.l2_normalize(arrays["embeddings"]), arrays["labels"]

@@ -6,12 +6,14 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from heated.analysis.claims import MIN_SEEDS, MetricValues, paired_differences, paired_t_test
 from heated.analysis.class_bootstrap import bootstrap_interval, class_effects
 from heated.analysis.random_effects import combine
-from heated.reporting.figures.base import WIDTH, report_style, svg_text
+from heated.reporting.figures.base import WIDTH, add_values, report_style, svg_text
 from heated.reporting.run_results import RunResult
 from heated.reporting.tables import markdown_table
 from heated.reporting.verdicts import format_points
@@ -134,6 +136,11 @@ def effect_rows(documents: Sequence[Document]) -> list[list[str]]:
     return rows
 
 
+def with_effects(documents: Sequence[Document]) -> list[Document]:
+    """Return the documents that have a main effect."""
+    return [document for document in documents if effect_rows([document])]
+
+
 def summary_sentences(documents: Sequence[Document]) -> list[str]:
     """Describe the comparison, the effect of heating, and its uncertainty in plain words."""
     names, rows = [each["dataset"] for each in documents], effect_rows(documents)
@@ -160,7 +167,7 @@ def forest_plot(documents: Sequence[Document]) -> str:
     names = [document["dataset"] for document in documents]
     labels = [*names, "mean"] if summary else names
     with report_style():
-        figure = Figure(figsize=(WIDTH, 1.2 + 0.5 * len(names)))
+        figure = Figure(figsize=(WIDTH, 1.5 + 0.5 * len(names)))
         panels = figure.subplots(2, 2, sharey=True)
         kinds = product(("heat", "drop"), METRICS)
         for axes, (effect, metric) in zip(panels.flat, kinds, strict=True):
@@ -168,19 +175,28 @@ def forest_plot(documents: Sequence[Document]) -> str:
             axes.axvline(0, color="black", linewidth=0.8)
             for name, sample in effect_samples(documents, f"bn-{effect}-{metric}").items():
                 found = paired_t_test(np.asarray(sample))
-                half = 50 * np.diff(found["interval"])
                 fill = "C0" if name in independent else "white"  # not in the means: hollow
-                position = (100 * found["effect"], names.index(name))
-                axes.errorbar(*position, xerr=half, fmt="C0o", markerfacecolor=fill)
+                draw_effect(axes, names.index(name), name, found, fmt="C0o", markerfacecolor=fill)
             if mean := summary.get(("bn", effect, metric)):
-                half = 50 * np.diff(mean["interval"])
-                axes.errorbar(100 * mean["effect"], len(names), xerr=half, fmt="C1D")
+                draw_effect(axes, len(names), "mean", mean, fmt="C1D")
         # One axis for all panels, to compare them: the widest interval fits, but at least 6 points.
         limit = max(6, *(abs(end) for axes in panels.flat for end in axes.get_xlim()))
         for axes in panels.flat:
             axes.set_xlim(-limit, limit)
+            axes.xaxis.set_major_locator(
+                MaxNLocator(5, integer=True, prune="both")
+            )  # for the next panel's
         panels[0, 0].set_yticks(range(len(labels)), labels)
         panels[0, 0].set_ylim(-0.5, len(labels) - 0.5)
         panels[0, 0].invert_yaxis()
         figure.supxlabel("points, 95 % confidence interval", fontsize="medium")
         return svg_text(figure, "Main effects of heating and of the learning rate's drop")
+
+
+def draw_effect(axes: Axes, row: int, name: str, found: Mapping[str, Any], **style: Any) -> None:
+    """Draw an effect and its 95 % interval in points, with the numbers at the pointer."""
+    effect, interval = found["effect"], found["interval"]
+    axes.errorbar(100 * effect, row, xerr=50 * np.diff(interval), **style)
+    ends = ", ".join(map(format_points, interval))
+    text = f"{name}: {format_points(effect)} points, 95 % CI [{ends}]"
+    add_values(axes, [100 * effect], [row], [text])

@@ -1,5 +1,6 @@
-"""Neighbor galleries: some queries of a trained method with the nearest images in the gallery.
+"""Neighbor galleries: some queries with the nearest images in the gallery, by method.
 
+The first method chooses the queries, and the others answer the same ones.
 Queries are ranked by MAP@R (Musgrave et al., arXiv 2003.08505) over all queries that have a match
 in the gallery: *best* are the highest, *worst* the lowest, *typical* those closest to the median.
 Ties are broken by the number of matches (more first: a full score is harder, a score of 0 is
@@ -8,7 +9,7 @@ worse), then by index. Each kind shows a class once, unless there are too few cl
 
 import io
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from PIL import Image
 
 from heated.common.geometry import l2_normalize
 from heated.common.io import read_embeddings, require_output, wrap_damage
-from heated.data.packed_dataset import load_packed
+from heated.data.packed_dataset import PackedDataset, load_packed
 from heated.evaluation.metrics import map_at_r
 from heated.evaluation.negative_counts import GRID
 from heated.evaluation.ranking import NeighborSearch
@@ -29,7 +30,9 @@ NEIGHBORS = 5
 MAX_PNG_SIDE = 64  # pixels; larger images become thumbnails
 THUMBNAIL = 112
 Indices = NDArray[np.int64]
+Scores = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[Any]]
+Choice = tuple[str, int]  # the kind and the row of a query
 
 
 @dataclass(frozen=True)
@@ -53,41 +56,60 @@ class Thumbnail:
 
 
 @dataclass(frozen=True)
-class GalleryQuery:
-    """A query with its kind, its MAP@R and its nearest images, nearest first."""
+class GalleryRow:
+    """A method's MAP@R for a query, and its nearest images, nearest first."""
 
-    kind: str
+    method: str
     map_at_r: float
-    query: Thumbnail
     neighbors: list[Thumbnail]
 
 
+@dataclass(frozen=True)
+class GalleryQuery:
+    """A query with its kind, and a row for each method."""
+
+    kind: str
+    query: Thumbnail
+    rows: list[GalleryRow]
+
+
 def load_gallery(
-    packed: Path, embeddings: Path, *, count: int, memory_mib: int
+    packed: Path, embeddings: Mapping[str, Path], *, count: int, memory_mib: int
 ) -> list[GalleryQuery]:
     """Load `count` queries of each kind with their nearest images, from one seed's embeddings.
 
-    `memory_mib` limits what grows with queries x gallery.
+    `embeddings` has the file of each method; the first method chooses the queries. `memory_mib`
+    limits what grows with queries x gallery.
     """
     if count == 0:
         return []
-    data, arrays = load_packed(packed), read_embeddings(require_output(embeddings, "embed"))
+    data = load_packed(packed)
     indices = np.flatnonzero(data.split.query | data.split.gallery)
-    labels = data.labels[indices]
-    with wrap_damage(embeddings):
-        if not np.array_equal(labels, arrays["labels"]):
-            raise ValueError(f"got other labels than {packed}")
+    ranked: dict[str, list[RankedQuery]] = {}
+    chosen: list[Choice] = []
+    for method, path in embeddings.items():
+        arrays = read_embeddings(require_output(path, "embed"))
+        with wrap_damage(path):
+            if not np.array_equal(data.labels[indices], arrays["labels"]):
+                raise ValueError(f"got other labels than {packed}")
+        ranked[method] = rank_queries(arrays, chosen, count=count, memory_mib=memory_mib)
+        chosen = [(each.kind, each.query) for each in ranked[method]]
     found = []
-    for ranked in select_queries(arrays, count=count, memory_mib=memory_mib):
-        thumbnails = []
-        for row in (ranked.query, *ranked.neighbors):
-            image = data.images[indices[row]]
-            name, matches = data.class_names[labels[row]], labels[row] == labels[ranked.query]
-            pixelated = max(image.shape[:2]) <= MAX_PNG_SIDE
-            thumbnails.append(Thumbnail(data_uri(image), name, bool(matches), pixelated))
-        query, *neighbors = thumbnails
-        found.append(GalleryQuery(ranked.kind, ranked.map_at_r, query, neighbors))
+    for answers in zip(*ranked.values(), strict=True):
+        query, rows = indices[answers[0].query], []
+        for method, each in zip(ranked, answers, strict=True):
+            neighbors = [make_thumbnail(data, indices[row], query) for row in each.neighbors]
+            rows.append(GalleryRow(method, each.map_at_r, neighbors))
+        found.append(GalleryQuery(answers[0].kind, make_thumbnail(data, query, query), rows))
     return found
+
+
+def make_thumbnail(data: PackedDataset, index: int, query: int) -> Thumbnail:
+    """Return an image of a data set as the answer to a query."""
+    image, label = data.images[index], data.labels[index]
+    pixelated = max(image.shape[:2]) <= MAX_PNG_SIDE
+    matches = bool(label == data.labels[query])
+    return Thumbnail(data_uri(image), data.class_names[label], matches, pixelated)
 
 
 def data_uri(image: NDArray[np.uint8]) -> str:
@@ -100,8 +122,10 @@ def data_uri(image: NDArray[np.uint8]) -> str:
     return f"data:image/{kind};base64,{b64encode(file.getvalue()).decode()}"
 
 
-def select_queries(arrays: Arrays, *, count: int, memory_mib: int) -> list[RankedQuery]:
-    """Select `count` queries of each kind, with their nearest images in the gallery.
+def rank_queries(
+    arrays: Arrays, chosen: Sequence[Choice] = (), *, count: int, memory_mib: int
+) -> list[RankedQuery]:
+    """Rank the gallery for the chosen queries, by default for `count` of each kind.
 
     `arrays`: embeddings (N, D); labels, query, gallery (N,). Neighbors' ties are against the query.
     """
@@ -109,25 +133,31 @@ def select_queries(arrays: Arrays, *, count: int, memory_mib: int) -> list[Ranke
     queries, scores, relevant = score_queries(tensors, memory_mib)
     unit, labels = l2_normalize(tensors["embeddings"]), arrays["labels"]
     gallery = np.flatnonzero(arrays["gallery"])
-    keys = {"best": -scores, "typical": np.abs(scores - np.median(scores)), "worst": scores}
+    score = dict(zip(queries.tolist(), scores.tolist(), strict=True))
     found = []
-    for kind, key in keys.items():
-        order = np.lexsort((queries, -relevant, key))
-        firsts = np.sort(np.unique(labels[queries][order], return_index=True)[1])
-        rest = np.setdiff1d(np.arange(len(order)), firsts)
-        for i in order[np.concatenate([firsts, rest])[:count]]:  # distinct classes first
-            query = int(queries[i])
-            candidates = gallery[gallery != query]
-            cosines = np.rint((unit[candidates] @ unit[query]).numpy() * GRID)
-            nearest = np.lexsort((candidates, labels[candidates] == labels[query], -cosines))
-            neighbors = candidates[nearest[:NEIGHBORS]].tolist()
-            found.append(RankedQuery(kind, query, float(scores[i]), neighbors))
+    for kind, query in chosen or choose_queries(labels[queries], queries, scores, relevant, count):
+        candidates = gallery[gallery != query]
+        cosines = np.rint((unit[candidates] @ unit[query]).numpy() * GRID)
+        nearest = np.lexsort((candidates, labels[candidates] == labels[query], -cosines))
+        neighbors = candidates[nearest[:NEIGHBORS]].tolist()
+        found.append(RankedQuery(kind, query, score[query], neighbors))
     return found
 
 
-def score_queries(
-    tensors: Mapping[str, Any], memory_mib: int
-) -> tuple[Indices, NDArray[np.float64], Indices]:
+def choose_queries(
+    labels: Indices, queries: Indices, scores: Scores, relevant: Indices, count: int
+) -> Iterator[Choice]:
+    """Yield `count` queries of each kind; all arguments have a value per query."""
+    keys = {"best": -scores, "typical": np.abs(scores - np.median(scores)), "worst": scores}
+    for kind, key in keys.items():
+        order = np.lexsort((queries, -relevant, key))
+        firsts = np.sort(np.unique(labels[order], return_index=True)[1])
+        rest = np.setdiff1d(np.arange(len(order)), firsts)
+        for i in order[np.concatenate([firsts, rest])[:count]]:  # distinct classes first
+            yield kind, int(queries[i])
+
+
+def score_queries(tensors: Mapping[str, Any], memory_mib: int) -> tuple[Indices, Scores, Indices]:
     """Return the index, MAP@R and R of each query with a match, in the order of the indices."""
     search = NeighborSearch(**tensors, max_k=1, memory_mib=memory_mib)
     scores = torch.cat([map_at_r(search.ranks(block)) for block in search.blocks])

@@ -88,7 +88,7 @@ def render_report(reports: Sequence[DatasetReport]) -> str:
     every = [results_document(report) for report in reports]
     differences = [*dict.fromkeys(each for report in every for each in report["departures"])]
     effects = main_effects.effect_rows(every)
-    shown = [each for each in every if each["dataset"] in {row[0] for row in effects}]
+    shown = main_effects.with_effects(every)
     return templates.get_template("reporting/templates/page.html").render(
         reports=reports,
         departures=differences,
@@ -106,6 +106,8 @@ def write_report(folder: Path, reports: Sequence[DatasetReport]) -> None:
     write_text(folder / "index.html", render_report(reports))
     write_json(folder / "claims.json", [one for each in reports for one in each.claim_results])
     write_csv(folder / "curves.csv", [row for each in reports for row in curve_rows(each.results)])
+    if shown := main_effects.with_effects([results_document(each) for each in reports]):
+        write_text(folder / "figures/forest.svg", main_effects.forest_plot(shown))
     texts = []
     for report in reports:
         name = report.dataset

@@ -194,6 +194,7 @@ class Provenance:
     facts: list[tuple[str, str]]  # names and values
     shared: dict[str, str]  # the parameters with the same value in all runs
     by_method: dict[str, dict[str, str]]  # the other parameters
+    keys: dict[str, str]  # of the trainings, by method; MLflow's runs have them as a tag
 
 
 def collect_provenance(results: Sequence[RunResult]) -> Provenance:
@@ -214,7 +215,7 @@ def collect_provenance(results: Sequence[RunResult]) -> Provenance:
     by_method = {m: {key: each.get(key, "") for key in differing} for m, each in params.items()}
     shared = {key: values[key].pop() for key in keys if key not in differing}
     texts = [(NAMES.get(key, key), ", ".join(distinct)) for key, distinct in facts.items()]
-    return Provenance(texts, shared, by_method)
+    return Provenance(texts, shared, by_method, {r.method: r.record["key"] for r in results})
 
 
 def format_value(value: Any) -> str:

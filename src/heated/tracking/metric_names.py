@@ -50,7 +50,7 @@ def seed_points(seed: int, rows: Sequence[Row], metrics: Summaries) -> Points:
 
 
 def mean_points(histories: Mapping[int, Sequence[Row]], metrics: Summaries) -> Points:
-    """Return means over seeds: curves except `system/`, and final metrics.
+    """Return means over seeds: curves, and final metrics.
 
     Only Recall@1 has its interval: the table of runs would have three columns for each metric.
     """
@@ -58,7 +58,7 @@ def mean_points(histories: Mapping[int, Sequence[Row]], metrics: Summaries) -> P
     for row in (row for rows in histories.values() for row in rows):
         values = by_epoch.setdefault(int(row["epoch"]), {})
         for name, value in row_metrics(row).items():
-            if value is not None and not name.startswith("system/"):
+            if value is not None:
                 values.setdefault(name, []).append(value)
     points: Points = [
         ({name: sum(values) / len(values) for name, values in columns.items()}, epoch)

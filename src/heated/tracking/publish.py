@@ -75,7 +75,7 @@ def publish_dataset(
         papers[result.method] = paper
     note = experiment_note([(run.record, run.metrics) for run in runs], papers)
     dataset = results[0].dataset
-    figures = [f"figures/{dataset}-{name}.svg" for name in FIGURES]
+    figures = ["figures/forest.svg", *(f"figures/{dataset}-{name}.svg" for name in FIGURES)]
     names = ["index.html", *(f"tables/{dataset}.{suffix}" for suffix in ("md", "csv", "tex"))]
     names += [name for name in figures if (report / name).exists()]
     paths = {name: require_output(report / name, "report") for name in names}

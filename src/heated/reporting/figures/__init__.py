@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from heated.reporting.figures import embeddings_2d, final_recall, line_plots
+from heated.reporting.figures import embeddings_2d, final_recall, heating_pair, line_plots
 from heated.reporting.figures.base import DescribedFigure, ReportFigure, report_style, svg_text
 from heated.reporting.run_results import RunResult, Studies
 
@@ -12,6 +12,11 @@ FIGURES: dict[str, tuple[str, Callable[[Sequence[RunResult], Studies], Described
     "factorial": (
         "Lower alpha and lower learning rate, alone and together",
         final_recall.draw_factorial,
+    ),
+    "components": ("Test embeddings, alpha constant and heated", heating_pair.draw_components),
+    "similarities": (
+        "Similarity within and between classes, alpha constant and heated",
+        heating_pair.draw_similarities,
     ),
     "alphas": ("Constant alphas", final_recall.draw_constant_alphas),
     "timing": ("Start, end and time of heating", final_recall.draw_heating_steps),

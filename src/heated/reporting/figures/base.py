@@ -1,6 +1,7 @@
 """What figures share: styles (readable without colors), legends, Recall@1 with its interval."""
 
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ NORMALIZATIONS = {
     "l2_embeddings": "L2-normalized embeddings",
 }
 LineStyle = dict[str, Any]  # properties of a line
+VALUE = "value:"  # marks a link whose address is a text for its point
+VALUE_LINK = re.compile(f'<a xlink:href="{VALUE}([^"]*)"[^>]*>(.*?)</a>', re.DOTALL)
 DescribedFigure = tuple[str, Figure]  # the text alternative, and the figure
 
 
@@ -52,10 +55,27 @@ def report_style() -> Iterator[None]:
 
 
 def svg_text(figure: Figure, title: str) -> str:
-    """Save a figure as SVG text; `report_style` must be active since before it was made."""
+    """Save a figure as SVG text; `report_style` must be active since before it was made.
+
+    The texts of `add_values` become SVG titles, which viewers show at the pointer.
+    """
     text = io.StringIO()
     figure.savefig(text, format="svg", dpi=150, metadata={"Date": None, "Title": title})
-    return text.getvalue()
+    return VALUE_LINK.sub(r"<g><title>\1</title>\2</g>", text.getvalue())
+
+
+def add_values(
+    axes: Axes, x: Sequence[float], y: Sequence[float], texts: Sequence[str], size: float = 11
+) -> None:
+    """Give points a text each, shown while the pointer is within `size` / 2 points of them.
+
+    Matplotlib's only texts for single points are the addresses of links.
+    """
+    # A face that is fully transparent has no fill, and a shape without fill ignores the pointer.
+    areas = axes.scatter(x, y, s=size**2, color="white", alpha=0.001, linewidths=0, clip_on=False)
+    areas.set_urls([f"{VALUE}{text}" for text in texts])
+    areas.set_in_layout(False)
+    areas.set_zorder(9)
 
 
 def schedule_of(result: RunResult, key: str) -> Mapping[str, Any]:
@@ -69,6 +89,13 @@ def heating_step(result: RunResult) -> tuple[float, float, float] | None:
     if (alpha["name"], lr["name"]) == ("step", "step") and alpha["at"] == lr["at"]:
         return float(alpha["start"]), float(alpha["end"]), float(alpha["at"])
     return None
+
+
+def alpha_title(result: RunResult) -> str:
+    """Return a run's method with its first and last alpha, such as "hbn: alpha 16, then 4"."""
+    alphas = result.curve("alpha")[1]
+    ends = dict.fromkeys((alphas[0], alphas[-1]))
+    return f"{result.method}: alpha {', then '.join(f'{alpha:g}' for alpha in ends)}"
 
 
 def by_normalization(results: Sequence[RunResult]) -> dict[str, list[RunResult]]:
@@ -151,6 +178,8 @@ def plot_recall(axes: Axes, x: float, result: RunResult, style: LineStyle, **cha
     width = half_width(result.metrics["recall_at_1"])
     options = {**style, "linestyle": "none", "markersize": 6, "zorder": 3, **changes}
     axes.errorbar(x, mean_recall(result), None if width is None else 100 * width, **options)
+    text = f"{result.method}: Recall@1 {format_recall(result, ' ')} %"
+    add_values(axes, [x], [mean_recall(result)], [text])
 
 
 def clip_to_percent(axes: Axes) -> None:

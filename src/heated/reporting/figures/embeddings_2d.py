@@ -18,6 +18,7 @@ from heated.common.io import read_arrays, read_embeddings, require_output
 from heated.reporting.figures.base import (
     WIDTH,
     DescribedFigure,
+    alpha_title,
     report_style,
     schedule_of,
     svg_text,
@@ -64,9 +65,7 @@ def draw_embeddings(results: Sequence[RunResult], studies: Studies) -> Described
         axes.set_axis_off()
     texts = []
     for axes, each in zip(panels, embeddings, strict=False):
-        alphas = each.result.curve("alpha")[1]
-        ends = ", then ".join(f"{a:g}" for a in dict.fromkeys((alphas[0], alphas[-1])))
-        title = f"{each.result.method}: alpha {ends}"
+        title = alpha_title(each.result)
         plot_circle(axes, each, title)
         texts.append(f"{title}: {each.median_angle():.1f}°")
     handles = [
@@ -117,7 +116,7 @@ def draw_epoch_embeddings(result: RunResult, seed: int) -> dict[int, str]:
 
 
 def normalize_rows(vectors: NDArray[Any]) -> Points:
-    """Scale (N, 2) vectors to length 1; zero vectors stay unchanged."""
+    """Scale vectors (N, D) to length 1; zero vectors stay unchanged."""
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     return vectors / np.where(lengths == 0, 1, lengths)
 

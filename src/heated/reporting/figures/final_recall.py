@@ -11,6 +11,7 @@ from heated.reporting.figures import base
 from heated.reporting.figures.base import DescribedFigure
 from heated.reporting.run_results import RunResult, Studies, select_studies
 from heated.reporting.tables import median_seconds
+from heated.reporting.verdicts import format_points
 
 CELLS = {  # whether alpha falls, and whether the learning rate falls
     (False, False): "neither",
@@ -45,7 +46,7 @@ def draw_factorial(results: Sequence[RunResult], studies: Studies) -> DescribedF
         axes.grid(visible=False, axis="x")
         texts = ", ".join(f"{cell} {base.format_recall(run)} ({run.method})" for cell, run in cells)
         added = base.mean_recall(runs[3]) - base.mean_recall(runs[1])
-        sentences.append(f"{family}: {texts}; both − lr drop: {added:+.2f}.")
+        sentences.append(f"{family}: {texts}; both − lr drop: {format_points(added / 100)}.")
     base.clip_to_percent(panels[0])  # all panels share its axis
     panels[0].set_ylabel(base.RECALL)
     return (

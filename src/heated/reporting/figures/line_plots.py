@@ -21,6 +21,7 @@ GEOMETRY = {
     "inter_class_distance": "inter-class distance",
 }
 HEATING_MARKS = "A dotted line marks the start of heating, and a dot the first epoch after it"
+MAX_VALUES = 40  # points of a curve with a text, for the size of the page
 BANDS = ("-", "-.")  # lines whose intervals are drawn: all of them would cover each other
 KINDS = {
     "centroid": "near the centroid",
@@ -57,10 +58,14 @@ def plot_curve(
 ) -> None:
     """Plot a column's mean over the seeds, if wanted with HEATING_MARKS."""
     epochs, values = result.curve(column)
-    heights = [100 * value for value in values] if column == "recall_at_1" else values
+    scale = 100 if column == "recall_at_1" else 1
+    heights = [scale * value for value in values]
+    halves = [scale * half for half in result.curve_half_widths(column)]
     axes.plot(epochs, heights, label=result.method, markevery=max(1, len(epochs) // 8), **style)
+    texts = value_texts(result, column, epochs, heights, halves)
+    step = -(-len(texts) // MAX_VALUES) or 1
+    base.add_values(axes, epochs[::-step], heights[::-step], texts[::-step])
     if column == "recall_at_1" and style["linestyle"] in BANDS:
-        halves = [100 * half for half in result.curve_half_widths(column)]
         low, high = (
             [h + sign * half for h, half in zip(heights, halves, strict=True)] for sign in (-1, 1)
         )
@@ -75,6 +80,18 @@ def plot_curve(
     if column == "alpha":
         axes.set_yscale("log", base=2)
         axes.yaxis.set_major_formatter("{x:g}")
+
+
+def value_texts(
+    result: RunResult, column: str, epochs: Sequence[int], *values: Sequence[float]
+) -> list[str]:
+    """Return a text for each point of a curve; `values` are heights and half widths."""
+    name, unit = {"recall_at_1": ("Recall@1", " %")}.get(column, (column.replace("_", " "), ""))
+    texts = []
+    for epoch, height, half in zip(epochs, *values, strict=True):
+        width = f" ± {half:.2g}" if half else ""
+        texts.append(f"{result.method}, epoch {epoch}: {name} {height:.4g}{width}{unit}")
+    return texts
 
 
 def draw_class_geometry(results: Sequence[RunResult], studies: Studies) -> DescribedFigure | None:
