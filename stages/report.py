@@ -19,7 +19,7 @@ def main() -> None:
     reports = []
     for dataset, resolved in settings["datasets"].items():
         section, count = resolved["section"], resolved["gallery_queries"]
-        results = read_results(io.RUNS, dataset, resolved["methods"])
+        results = read_results(io.RUNS, dataset, resolved["methods"], resolved["files"])
         heated, seed = settings["gallery_method"], settings["gallery_seed"]
         shown = dict.fromkeys([heated, PAIRS.get(heated, heated)])
         methods = [method for method in shown if method in resolved["methods"]]

@@ -79,6 +79,7 @@ INPUTS = {  # damaged inputs by stage
         for n in (
             "metrics.json",
             "class_scores.csv",
+            "gradients.json",
             "history.csv",
             "provenance.json",
             "embeddings/seed-0.npz",

@@ -17,7 +17,7 @@ from heated.reporting.main_effects import (
     summaries,
     summary_sentences,
 )
-from heated.reporting.verdicts import format_points
+from heated.reporting.tables import format_points
 
 RELEASED = [read_json(path) for path in sorted((ROOT / "results").glob("*.json"))]
 

@@ -62,6 +62,16 @@ def test_a_missing_seed_is_refused_with_the_stage_that_lost_it(runs):
     assert "metrics.json: got results of the seeds 0, expected 0, 1. Run the stage 'eval" in error()
 
 
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    {"class_scores.csv": "evaluate", "tuned.json": "tune", "gradients.json": "gradients"}.items(),
+)
+def test_a_missing_file_is_refused_where_the_settings_say_that_the_run_has_it(runs, name, stage):
+    read_results(runs, "digits", METHODS)
+    with pytest.raises(FileNotFoundError, match=f"bn/{name}.*'{stage}'"):
+        read_results(runs, "digits", METHODS, {"bn": [name]})
+
+
 def test_files_that_differ_from_their_digests_are_refused_and_made_new(runs, monkeypatch):
     monkeypatch.chdir(runs.parent)
     folder = runs.relative_to(runs.parent) / "digits/bn"

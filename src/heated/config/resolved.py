@@ -26,7 +26,12 @@ def resolved_files(params: Params) -> dict[str, Any]:
         files[f"packing/{name}.json"] = {key: section[key] for key in ("source", "packing")}
         files[f"evaluation/{name}.json"] = {"evaluation": section["evaluation"], **machine}
         queries = params.report.gallery_queries if name in params.run.datasets else 0
-        in_report[name] = {"section": section, "methods": methods, "gallery_queries": queries}
+        in_report[name] = {
+            "section": section,
+            "methods": methods,
+            "files": {method: evaluation_files(params, name, method) for method in methods},
+            "gallery_queries": queries,
+        }
         tags = {method: params.tags(name, method) for method in methods}
         in_tracking[name] = {"section": section, "tags": tags, **params.model_selection(name)}
     return files | {
@@ -50,6 +55,14 @@ def resolved_files(params: Params) -> dict[str, Any]:
             "tracking": params.tracking.model_dump(include={"enabled", "interval_s"}),
         },
     }
+
+
+def evaluation_files(params: Params, dataset: str, method: str) -> list[str]:
+    """Return the files of a run that `report` expects beside those of every training."""
+    is_tuned = any((dataset, method) in study.runs() for study in params.studies.tuned().values())
+    has_gradients = dataset in params.run.datasets and method in params.studies.gradients.methods
+    tuned, gradients = ["tuned.json"] * is_tuned, ["gradients.json"] * has_gradients
+    return ["class_scores.csv", *tuned, *gradients]
 
 
 def machine_params(params: Params) -> dict[str, Any]:

@@ -15,8 +15,7 @@ from heated.analysis.class_bootstrap import bootstrap_interval, class_effects
 from heated.analysis.random_effects import combine
 from heated.reporting.figures.base import WIDTH, add_values, report_style, svg_text
 from heated.reporting.run_results import RunResult
-from heated.reporting.tables import markdown_table
-from heated.reporting.verdicts import format_points
+from heated.reporting.tables import format_points, markdown_table
 
 NORMALIZATIONS = {"bn": "batch norm", "ln": "L2 normalization"}
 EFFECTS = {"heat": "lower α", "drop": "lower learning rate", "interaction": "interaction"}

@@ -173,12 +173,12 @@ def claims_markdown(claims: Sequence[verdicts.ClaimResult]) -> str:
     for claim in claims:
         if claim["claim"] in not_run:
             continue
-        interval = claim["interval"] and [*map(verdicts.format_points, claim["interval"])]
-        margin = f" > {verdicts.format_points(-claim['margin'])}" if claim["margin"] else ""
+        interval = claim["interval"] and [*map(tables.format_points, claim["interval"])]
+        margin = f" > {tables.format_points(-claim['margin'])}" if claim["margin"] else ""
         row = [
             f"{claim['statement']} ({claim['status']})",
             f"{claim['metric']}: {verdicts.comparison_title(claim)}{margin}",
-            "" if claim["effect"] is None else verdicts.format_points(claim["effect"]),
+            "" if claim["effect"] is None else tables.format_points(claim["effect"]),
             f"[{', '.join(interval)}]" if interval else "",
             str(claim["n"]),
             "" if claim["p"] is None else verdicts.format_deciding_p(claim)[1],

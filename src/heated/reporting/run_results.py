@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from scipy.stats import sem, t
@@ -93,10 +94,16 @@ class RunResult:
         }
 
 
-def read_results(runs: Path, dataset: str, methods: Sequence[str]) -> list[RunResult]:
+def read_results(
+    runs: Path,
+    dataset: str,
+    methods: Sequence[str],
+    expected: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> list[RunResult]:
     """Read the runs of a data set, in the order of the methods.
 
-    Raises InputError if a file is damaged, differs from its digest in dvc.lock, or lacks a seed.
+    `expected` names files by method that not every run has. Raises InputError if a file is missing
+    or damaged, differs from its digest in dvc.lock, or lacks a seed.
     """
     folders = [runs / dataset / method for method in methods]
     required = ("metrics.json", "history.csv", "provenance.json")
@@ -104,6 +111,8 @@ def read_results(runs: Path, dataset: str, methods: Sequence[str]) -> list[RunRe
     check_outputs(folder / name for folder in folders for name in (*required, *optional))
     found = []
     for folder in folders:
+        for name in expected.get(folder.name, ()):
+            require_output(folder / name, WRITERS[name])
         metrics = read_json(require_output(folder / "metrics.json", "evaluate"))
         record = read_record(require_output(folder / "provenance.json", "train"))
         history = read_history(folder / "history.csv", record["params"].get("epochs"))

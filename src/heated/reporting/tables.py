@@ -95,6 +95,16 @@ def format_percent(share: float, half_width: float | None = None) -> str:
     return f"{100 * share:.2f}" + ("" if half_width is None else f" ± {100 * half_width:.2f}")
 
 
+def format_points(share: float) -> str:
+    """Format a difference of values in [0, 1] in percentage points, with its sign.
+
+    >>> format_points(0.0123), format_points(-0.5), format_points(-1e-9)
+    ('+1.23', '−50.00', '0.00')
+    """
+    text = f"{100 * share:+.2f}"
+    return text.replace("-", "−") if float(text) else "0.00"
+
+
 def metric_title(metric: str, summary: Mapping[str, Any] | None = None) -> str:
     """Return a metric's title, with the k-means implementation if the summary names one.
 

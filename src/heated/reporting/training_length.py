@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from heated.analysis.claims import paired_t_test
 from heated.reporting.figures.base import WIDTH, report_style, svg_text
 from heated.reporting.main_effects import METRICS, Document, effect_samples
-from heated.reporting.tables import markdown_table
-from heated.reporting.verdicts import format_points
+from heated.reporting.tables import format_points, markdown_table
 
 MIN_RECIPES = 3  # with the same images
 EFFECTS = {  # claims by metric

@@ -8,7 +8,7 @@ from typing import Any
 from heated.analysis.claims import MIN_SEEDS, TARGET_POWER
 from heated.reporting.paper_results import paper_value
 from heated.reporting.run_results import RunResult
-from heated.reporting.tables import metric_title
+from heated.reporting.tables import format_points, metric_title
 
 ClaimResult = Mapping[str, Any]
 Runs = Sequence[RunResult]
@@ -114,16 +114,6 @@ def format_deciding_p(part: ClaimResult) -> tuple[str, str]:
         for p in (part[key], part.get(f"{key}_adjusted"))
     )
     return f"{name} {p}" if p[0] == "<" else f"{name} = {p}", adjusted
-
-
-def format_points(share: float) -> str:
-    """Format a difference of values in [0, 1] in percentage points, with its sign.
-
-    >>> format_points(0.0123), format_points(-0.5), format_points(-1e-9)
-    ('+1.23', '−50.00', '0.00')
-    """
-    text = f"{100 * share:+.2f}"
-    return text.replace("-", "−") if float(text) else "0.00"
 
 
 def paper_difference(part: ClaimResult, results: Runs, section: Section) -> float | None:

@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from heated.reporting.figures import base
 from heated.reporting.figures.base import DescribedFigure
 from heated.reporting.run_results import RunResult, Studies, select_studies
-from heated.reporting.tables import median_seconds
-from heated.reporting.verdicts import format_points
+from heated.reporting.tables import format_points, median_seconds
 
 CELLS = {  # whether alpha falls, and whether the learning rate falls
     (False, False): "neither",

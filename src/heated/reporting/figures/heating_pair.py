@@ -8,8 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
-from sklearn.metrics import roc_auc_score
 
 from heated.common.io import read_embeddings
 from heated.reporting.figures.base import WIDTH, DescribedFigure, alpha_title
@@ -58,6 +56,8 @@ def load_pair(results: Sequence[RunResult], studies: Studies) -> HeatingPair | N
 
 def draw_components(results: Sequence[RunResult], studies: Studies) -> DescribedFigure | None:
     """Draw the first two principal components of the test embeddings of both methods."""
+    from sklearn.decomposition import PCA  # takes a second to import
+
     pair = load_pair(results, studies)
     if pair is None or any(unit.shape[1] < 2 for unit in pair.unit.values()):
         return None
@@ -184,5 +184,7 @@ def pair_cosines(unit: Points, pairs: Pairs) -> NDArray[np.float64]:
 
 def area_under_curve(positives: NDArray[np.float64], negatives: NDArray[np.float64]) -> float:
     """Return the share of (positive, negative) whose positive is larger; a tie counts half."""
+    from sklearn.metrics import roc_auc_score  # takes a second to import
+
     is_positive = np.repeat([True, False], [len(positives), len(negatives)])
     return float(roc_auc_score(is_positive, np.concatenate([positives, negatives])))
