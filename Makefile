@@ -2,6 +2,9 @@
 PYTHON ?= python3
 # Runs side by side; run.threads in params.yaml says how many CPU threads each has.
 JOBS ?= 2
+# A Ray cluster in place of JOBS: auto, ray://HOST:10001 or local. See docs/cluster.md.
+CLUSTER ?=
+CLUSTER_OPTIONS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -13,7 +16,7 @@ export PYTHONUTF8 := 1
 repro: $(VENV)/.ready      ## build every result that is out of date
 	python -m stages.resolve --check
 	@! ls mlflow.db.live/*.json > /dev/null 2>&1 || python -m heated.tracking.live_runs
-	python -m stages $(JOBS)
+	$(if $(CLUSTER),python -m heated.pipeline.cluster --address $(CLUSTER) $(CLUSTER_OPTIONS),python -m stages $(JOBS))
 	@echo 'The report is $(CURDIR)/report/index.html. `make ui` starts MLflow, to compare the runs.'
 
 help:                      ## list the targets

@@ -212,6 +212,7 @@ HOW: dict[str, Callable[[Project, str], None]] = {
             *("make repro", "make repro JOBS=1", "dvc repro", "python -m stages 2", "make preview"),
             *("make judge", "make dag", "dvc metrics show", "dvc plots show"),
             "python -m heated.runtime.environment",
+            "python -m heated.pipeline.cluster --help",
             "python -m stages.resolve --show methods.hbn",
         ),
         runs,

@@ -53,20 +53,31 @@ def stage_module(command: Sequence[str]) -> str | None:
     return command[2] if is_stage else None
 
 
-def serve(address: str, modules: Sequence[str] = PRELOADED) -> None:
-    """Import the modules, then fork a process for each stage that connects to the address."""
-    for name in modules:
-        import_module(name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks leave no zombies
+def serve(address: str, modules: Sequence[str] = PRELOADED, *, wait: bool = False) -> None:
+    """Import the modules, then fork a process for each stage that connects to the address.
+
+    Stages that start before the end of the imports wait for it, or run by themselves.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(address)
-        listener.listen()
+        if wait:
+            listen(listener, address)
+        for name in modules:
+            import_module(name)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks leave no zombies
+        if not wait:
+            listen(listener, address)
         while True:
             connection, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
                 sys.exit(run_stage(connection))
             connection.close()
+
+
+def listen(listener: socket.socket, address: str) -> None:
+    """Let stages connect to the address."""
+    listener.bind(address)
+    listener.listen()
 
 
 def run_stage(connection: socket.socket) -> int:

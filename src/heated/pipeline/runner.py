@@ -28,6 +28,7 @@ from heated.pipeline.lock_file import keep_lock_file, restore_lock_file
 
 RUN_STAGES = ("tune", "train", "embed", "evaluate", "gradients")  # in their order
 DVC = (sys.executable, "-m", "dvc")
+JOBS = "HEATED_JOBS"  # variable with the number of processes that share a GPU
 GRACE = 35  # seconds from SIGINT to SIGKILL; torchrun ends its workers within 30
 
 popen_lock = threading.Lock()
@@ -68,7 +69,7 @@ def exit_by_signal(number: int, frame: FrameType | None) -> None:
 
 def run_builder(jobs: int) -> None:
     """Exit with the status of `repro`; end the session when standard input closes."""
-    os.environ["HEATED_JOBS"] = str(jobs)  # stages that share a GPU limit their memory by it
+    os.environ[JOBS] = str(jobs)  # stages that share a GPU limit their memory by it
     signal.signal(signal.SIGINT, lambda number, frame: None)  # DVC would inherit SIG_IGN
     threading.Thread(target=end_session_at_eof, daemon=True).start()
     try:
@@ -120,15 +121,18 @@ def repro(jobs: int) -> int:
 
 
 @contextmanager
-def fork_server() -> Iterator[None]:
-    """Let stages be forks of a process that has done their imports, on Linux."""
+def fork_server(*, wait: bool = False) -> Iterator[None]:
+    """Let stages be forks of a process that has done their imports, on Linux.
+
+    With `wait`, all stages are; otherwise not those that start while it imports.
+    """
     if sys.platform != "linux":
         yield
         return
     with TemporaryDirectory() as folder:
         address = str(Path(folder) / "socket")
         code = "import stages; from heated.pipeline.fork_server import serve; "
-        command = [sys.executable, "-c", code + f"serve({address!r})"]
+        command = [sys.executable, "-c", code + f"serve({address!r}, wait={wait})"]
         with subprocess.Popen(command, stdin=subprocess.DEVNULL) as server:
             os.environ[ADDRESS] = address
             try:

@@ -5,6 +5,7 @@ Runs with another owner are never changed.
 """
 
 import json
+import os
 import platform
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -28,6 +29,7 @@ TITLE_TAG = "heated.title"  # the name that this package gave a run
 OLD_FILES_TAG = "heated.files"  # in earlier versions, whose notes have no NOTE_DIGEST_TAG
 RESERVED = ("heated.", "mlflow.", "source.", "environment.")  # other tags may be users' own
 MAX_BATCH = 1000  # metric values that MLflow accepts in one call
+WORKSPACE = "HEATED_WORKSPACE"  # variable with the workspace whose runs a worker trains
 YIELD_WAITS = (0, 0.5, 1, 2)  # seconds in which a later one of two equal runs deletes itself
 
 
@@ -39,8 +41,7 @@ class Experiment:
 
     def __init__(self, dataset: str, name: str = "") -> None:
         self.dataset, self.name, self.client = dataset, name, open_store()
-        workspace = content_digest([platform.node(), str(project_root())])[:12]
-        self.owner = f"{workspace} {name}".strip()
+        self.owner = f"{workspace()} {name}".strip()
         query = f"tags.`{DATASET_TAG}` = '{dataset}'"
         renamed = self.client.search_experiments(filter_string=query, order_by=["creation_time"])
         existing = self.client.get_experiment_by_name(dataset)
@@ -197,6 +198,12 @@ class Experiment:
             self.client.delete_run(child.info.run_id)
         self.client.delete_run(run_id)
         return others[0]
+
+
+def workspace() -> str:
+    """Return the id of this workspace, or of the one for which a cluster's worker trains."""
+    here = [platform.node(), str(project_root())]
+    return os.environ.get(WORKSPACE) or content_digest(here)[:12]
 
 
 def seed_names(runs: Iterable[Any]) -> set[str | None]:
