@@ -237,7 +237,7 @@ def test_each_point_of_a_curve_shows_its_method_epoch_and_value(results, drawn):
     values = [100 * recall_at_1("hbn", seed) for seed in range(3)]
     half = stats.t.ppf(0.975, 2) * stats.sem(values)
     epochs = [row["epoch"] for row in main[0].history[0]]
-    assert f"hbn, epoch {epochs[-1]}: Recall@1 {np.mean(values):.4g} ± {half:.2g} %" in titles
+    assert f"hbn, epoch {epochs[-1]}: Recall@1 {np.mean(values):.3f} ± {half:.3f} %" in titles
     assert {"hbn, epoch 0: alpha 16", f"hbn, epoch {epochs[-1]}: alpha 4"} < {*titles}
     assert base.VALUE not in drawn["curves"].svg
     ElementTree.fromstring(drawn["curves"].svg)

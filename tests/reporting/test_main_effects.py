@@ -87,6 +87,8 @@ def test_a_report_opens_with_each_data_sets_own_effect_and_its_uncertainty():
     contrary = summary_sentences([make_document("a", 6, 100, [-x for x in many])])
     assert contrary[2].startswith("The interval excludes 0 for MAP@R on a.")
     assert "2 seeds are too few" in summary_sentences([make_document("a", 6, 100, few)])[2]
+    equal = [make_document("a", 6, 100, [0.0] * 6)]
+    assert "by 0.00 points (95 % CI none: equal differences, a)" in summary_sentences(equal)[1]
     untested = make_document("a", 6, 100, [0.9])
     assert "were not all trained" in summary_sentences([untested])[1]
 

@@ -61,6 +61,14 @@ def test_a_claim_shows_word_and_symbol_or_what_to_change(html, more_html):
     assert folded.count("<li>") == 2
 
 
+def test_a_note_of_all_claims_is_shown_once(results, html):
+    claims = {name: claim(name, comparison("hbn", "bn")) for name in "abc"}
+    page = render_report([dataset_report(results, claims=claims)])
+    note = "A verdict needs at least 5 seeds with differences that vary."
+    assert "3 claims: 3 no verdict" in page
+    assert (page.count(note), html.count(note)) == (1, 1)
+
+
 FOLDERS = ("tables/", "figures/")  # next to the page; links, too
 PAPER = "https://arxiv.org/abs/1809.04157"  # a link, loaded by a click only
 

@@ -43,21 +43,27 @@ def narrow_graph(mermaid: str) -> str:
 def narrow_table(text: str) -> str:
     r"""Format DVC's CSV of experiments with each column's path in lines of its own.
 
-    >>> print(narrow_table("Experiment,rev,typ,parent,methods.hbn.alpha.end\n,main,,,4\n"))
+    >>> print(narrow_table("Experiment,rev,typ,parent,methods.hbn.alpha.end\nwarm,1a2,,,4\n"))
     name    methods
             hbn
             alpha
             end
     ------  ---------
-    main    4
+    warm    4
+    >>> print(narrow_table("rev,typ,methods.hbn.alpha.end\n,baseline,4\n").splitlines()[-1])
+    There are no experiments yet: docs/experiments.md.
     """
-    rows = [*csv.DictReader(io.StringIO(text))]
+    rows = [*csv.DictReader(io.StringIO(text))]  # DVC leaves out columns that are empty
     hidden = ("Experiment", "rev", "typ", "parent")
     columns = [name for name in rows[0] if name not in hidden]
     names = [re.sub(r"^metrics/(.*)\.json:", r"\1/", name) for name in columns]
     titles = ["name", *(re.sub(r"[./]", "\n", name) for name in names)]
-    cells = [[row["Experiment"] or row["rev"], *(row[name] for name in columns)] for row in rows]
-    return tabulate(cells, titles, disable_numparse=True)
+    first = [row.get("Experiment") or row.get("rev", "") for row in rows]
+    cells = [[name, *map(row.get, columns)] for name, row in zip(first, rows, strict=True)]
+    table = tabulate(cells, titles, disable_numparse=True)
+    if any(row.get("Experiment") for row in rows):
+        return table
+    return f"{table}\n\nThere are no experiments yet: docs/experiments.md."
 
 
 def main(*, view: str) -> None:

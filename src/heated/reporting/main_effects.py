@@ -129,9 +129,14 @@ def effect_rows(documents: Sequence[Document]) -> list[list[str]]:
         samples = effect_samples(documents, "-".join((normalization, effect, metric)))
         for dataset, sample in samples.items():
             found = paired_t_test(np.asarray(sample))
-            ends = ", ".join(map(format_points, found["interval"]))
+            low, high = found["interval"]
+            ends = (
+                f"[{format_points(low)}, {format_points(high)}]"
+                if low < high
+                else "none: equal differences"
+            )
             names = [dataset, NORMALIZATIONS[normalization], EFFECTS[effect], METRICS[metric]]
-            rows.append([*names, format_points(found["effect"]), f"[{ends}]", str(len(sample))])
+            rows.append([*names, format_points(found["effect"]), ends, str(len(sample))])
     return rows
 
 
@@ -144,7 +149,8 @@ def summary_sentences(documents: Sequence[Document]) -> list[str]:
     """Describe the comparison, the effect of heating, and its uncertainty in plain words."""
     names, rows = [each["dataset"] for each in documents], effect_rows(documents)
     methods = dict.fromkeys(m for each in documents for m in each["methods"])
-    first = f"This report compares {len(methods)} ways to train an embedding on {', '.join(names)}."
+    ways = "1 way" if len(methods) == 1 else f"{len(methods)} ways"
+    first = f"This report compares {ways} to train an embedding on {', '.join(names)}."
     heated = [row for row in rows if row[1:3] == [NORMALIZATIONS["bn"], EFFECTS["heat"]]]
     if not heated:
         return [first, "The four methods that show the effect of heating were not all trained."]
@@ -152,11 +158,21 @@ def summary_sentences(documents: Sequence[Document]) -> list[str]:
     found = f"With batch norm, heating (a lower alpha) changes {', and '.join(changes)}."
     n = min(int(row[-1]) for row in heated)
     if n < MIN_SEEDS:
-        unsure = f"That is not sure: {n} seeds are too few for a verdict, which needs {MIN_SEEDS}."
-        return [first, found, unsure]
-    clear = [f"{row[3]} on {row[0]}" for row in heated if row[5].count("−") != 1]
+        few = f"That is not sure: {n} seeds are too few for a verdict, which needs {MIN_SEEDS}."
+        longer = "RESULTS.md has longer trainings with more seeds."
+        return [first, found, f"{few} {longer}"]
+    clear = [f"{row[3]} on {row[0]}" for row in heated if is_clear(row[5])]
     sure = f"excludes 0 for {', '.join(clear)}" if clear else "includes 0 in each case"
     return [first, found, f"The interval {sure}. It is over seeds; other classes may differ."]
+
+
+def is_clear(interval: str) -> bool:
+    """Return whether a formatted interval excludes 0.
+
+    >>> is_clear("[−2.00, −1.00]"), is_clear("[−1.00, +2.00]"), is_clear("none: equal differences")
+    (True, False, False)
+    """
+    return interval.startswith("[") and interval.count("−") != 1
 
 
 def forest_plot(documents: Sequence[Document]) -> str:

@@ -86,13 +86,13 @@ def render_report(reports: Sequence[DatasetReport]) -> str:
     templates = template_environment()
     templates.filters["percent"] = tables.format_percent
     every = [results_document(report) for report in reports]
-    differences = [*dict.fromkeys(each for report in every for each in report["departures"])]
+    differences = {each["dataset"]: each["departures"] for each in every if each["departures"]}
     effects = main_effects.effect_rows(every)
     shown = main_effects.with_effects(every)
     return templates.get_template("reporting/templates/page.html").render(
         reports=reports,
         departures=differences,
-        changed=[*dict.fromkeys(each.split()[0] for each in differences)],
+        changed=[*dict.fromkeys(each.split()[0] for each in sum(differences.values(), []))],
         sentences=main_effects.summary_sentences(shown or every),
         effects=effects,
         effects_heading=main_effects.EFFECTS_HEADING,

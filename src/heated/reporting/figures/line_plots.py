@@ -86,11 +86,11 @@ def value_texts(
     result: RunResult, column: str, epochs: Sequence[int], *values: Sequence[float]
 ) -> list[str]:
     """Return a text for each point of a curve; `values` are heights and half widths."""
-    name, unit = {"recall_at_1": ("Recall@1", " %")}.get(column, (column.replace("_", " "), ""))
+    name, unit = {"recall_at_1": ("Recall@1", " %")}.get(column, (GEOMETRY.get(column, column), ""))
     texts = []
     for epoch, height, half in zip(epochs, *values, strict=True):
-        width = f" ± {half:.2g}" if half else ""
-        texts.append(f"{result.method}, epoch {epoch}: {name} {height:.4g}{width}{unit}")
+        number = f"{height:.3f} ± {half:.3f}" if half else f"{height:.4g}"
+        texts.append(f"{result.method}, epoch {epoch}: {name} {number}{unit}")
     return texts
 
 
