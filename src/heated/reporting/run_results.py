@@ -111,9 +111,9 @@ def read_results(
     check_outputs(folder / name for folder in folders for name in (*required, *optional))
     found = []
     for folder in folders:
+        metrics = read_json(require_output(folder / "metrics.json", "evaluate"))
         for name in expected.get(folder.name, ()):
             require_output(folder / name, WRITERS[name])
-        metrics = read_json(require_output(folder / "metrics.json", "evaluate"))
         record = read_record(require_output(folder / "provenance.json", "train"))
         history = read_history(folder / "history.csv", record["params"].get("epochs"))
         tuned = read_record(folder / "tuned.json") if (folder / "tuned.json").exists() else {}
