@@ -4,7 +4,6 @@ from pathlib import Path
 
 from heated.common import io
 from heated.common.errors import run
-from heated.common.outputs import check_outputs
 from heated.reporting.figures.heating_pair import PAIRS
 from heated.reporting.query_gallery import load_gallery
 from heated.reporting.release import make_dataset_report, write_report
@@ -20,13 +19,10 @@ def main() -> None:
     for dataset, resolved in settings["datasets"].items():
         section, count = resolved["section"], resolved["gallery_queries"]
         results = read_results(io.RUNS, dataset, resolved["methods"], resolved["files"])
-        heated, seed = settings["gallery_method"], settings["gallery_seed"]
-        shown = dict.fromkeys([heated, PAIRS.get(heated, heated)])
-        methods = [method for method in shown if method in resolved["methods"]]
-        folders = {name: io.run_folder(dataset, name) / "embeddings" for name in methods}
-        if count:
-            check_outputs([io.packed_folder(dataset), *folders.values()])
-        embeddings = {name: folder / f"seed-{seed}.npz" for name, folder in folders.items()}
+        heated, file = settings["gallery_method"], f"embeddings/seed-{settings['gallery_seed']}.npz"
+        pair = dict.fromkeys([heated, PAIRS.get(heated, heated)])
+        shown = [method for method in pair if method in resolved["methods"]]
+        embeddings = {method: io.run_folder(dataset, method) / file for method in shown}
         options = {"count": count, "memory_mib": section["evaluation"]["memory_mib"]}
         gallery = load_gallery(io.packed_folder(dataset), embeddings, **options)
         texts = {"grids": settings["grids"], "claims": settings["claims"], "gallery": gallery}

@@ -21,6 +21,7 @@ from PIL import Image
 
 from heated.common.geometry import l2_normalize
 from heated.common.io import read_embeddings, require_output, wrap_damage
+from heated.common.outputs import check_outputs
 from heated.data.packed_dataset import PackedDataset, load_packed
 from heated.evaluation.metrics import map_at_r
 from heated.evaluation.negative_counts import GRID
@@ -79,10 +80,12 @@ def load_gallery(
     """Load `count` queries of each kind with their nearest images, from one seed's embeddings.
 
     `embeddings` has the file of each method; the first method chooses the queries. `memory_mib`
-    limits what grows with queries x gallery.
+    limits what grows with queries x gallery. Raises InputError if a file differs from its digest in
+    dvc.lock.
     """
     if count == 0:
         return []
+    check_outputs([packed, *(path.parent for path in embeddings.values())])
     data = load_packed(packed)
     indices = np.flatnonzero(data.split.query | data.split.gallery)
     ranked: dict[str, list[RankedQuery]] = {}
