@@ -103,6 +103,12 @@ def test_a_list_of_values_is_a_schedule_and_none_leaves_alpha_to_training():
     assert loss.alpha == 8
 
 
+class ReadOnly:
+    """A loss whose scale cannot be set."""
+
+    scale = property(lambda self: 1.0)
+
+
 def test_what_does_not_fit_is_named_with_what_does():
     loss = SimpleNamespace(scale=1.0, name="x", count=torch.tensor(1))
     step = RAMP | {"at": 0.5}
@@ -113,6 +119,7 @@ def test_what_does_not_fit_is_named_with_what_does():
             {"value": 1, "total": 1},
             "object: got none of the attributes alpha",
         ),
+        (ReadOnly(), "constant", {"value": 1, "total": 1}, "ReadOnly: got none of the attributes"),
         (loss, "steps", step | {"total": 3}, "schedule: got 'steps', .* Did you mean 'step'"),
         (
             loss,

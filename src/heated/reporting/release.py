@@ -106,10 +106,10 @@ def write_report(folder: Path, reports: Sequence[DatasetReport]) -> None:
     write_text(folder / "index.html", render_report(reports))
     write_json(folder / "claims.json", [one for each in reports for one in each.claim_results])
     write_csv(folder / "curves.csv", [row for each in reports for row in curve_rows(each.results)])
-    if shown := main_effects.with_effects([results_document(each) for each in reports]):
+    texts, documents = [], [*map(results_document, reports)]
+    if shown := main_effects.with_effects(documents):
         write_text(folder / "figures/forest.svg", main_effects.forest_plot(shown))
-    texts = []
-    for report in reports:
+    for report, document in zip(reports, documents, strict=True):
         name = report.dataset
         costs = f"\n{report.costs.markdown()}\n" if report.costs else ""
         text = tables.tables_markdown(name, report.caption, report.tables) + costs
@@ -119,7 +119,7 @@ def write_report(folder: Path, reports: Sequence[DatasetReport]) -> None:
         write_csv(folder / f"tables/{name}.csv", tables.csv_rows(report.results, report.tables))
         for figure in report.figures:
             write_text(folder / f"figures/{name}-{figure.name}.svg", figure.svg)
-        write_json(folder / f"results/{name}.json", results_document(report))
+        write_json(folder / f"results/{name}.json", document)
         write_text(folder / f"results/{name}.md", results_markdown(report))
     write_text(folder / "table.md", "\n".join(texts))
 

@@ -105,12 +105,14 @@ def find_attribute(loss: Any) -> str:
 
 
 def current_value(loss: Any, name: str) -> Any:
-    """Return a loss's attribute, None if it has none; NaN for a property.
+    """Return a loss's attribute, None if it has none that can be set; NaN for a property.
 
     A property is a number, as `HeatedSoftmax.alpha`, and reading it may wait for the GPU.
     """
-    is_property = isinstance(getattr(type(loss), name, None), property)
-    return math.nan if is_property else getattr(loss, name, None)
+    found = getattr(type(loss), name, None)
+    if isinstance(found, property):
+        return None if found.fset is None else math.nan
+    return getattr(loss, name, None)
 
 
 def check_attribute(loss: Any, name: str) -> None:
