@@ -34,7 +34,8 @@ from heated.runtime.device import (
     setup_device,
 )
 from heated.runtime.environment import collect_environment
-from heated.training.loop import PRECISIONS, raw_embeddings, train
+from heated.training.gradient_step import GradientStep
+from heated.training.loop import PRECISIONS, make_step, train_epoch
 from heated.training.recipe import Recipe
 from heated.training.train_state import TrainState
 
@@ -78,7 +79,7 @@ def write_pngs(images: Tensor, labels: Tensor, folder: Path) -> None:
         path.write_bytes(buffer.getvalue())
 
 
-def make_recipe(backbone: dict[str, Any], crop: int, batch: int, dtype: str) -> Recipe:
+def make_recipe(backbone: dict[str, Any], crop: int, batch: int, here: dict[str, Any]) -> Recipe:
     """Return a recipe of one epoch with batch norm at alpha 16."""
     return Recipe(
         alphas=[16.0],
@@ -95,40 +96,46 @@ def make_recipe(backbone: dict[str, Any], crop: int, batch: int, dtype: str) -> 
         augment=[{"name": "crop", "size": crop}, {"name": "flip", "p": 0.5}],
         pixel_mean=0.5,
         pixel_std=0.5,
-        precision=dtype,
         normalize={"name": "batch", "momentum": 0.05, "eps": 1e-3},
         bias="outside",
+        **here,
     )
+
+
+def start_training(model: ModelWithLoss, recipe: Recipe) -> tuple[TrainState, GradientStep]:
+    """Return the state and the step of a training in its first epoch."""
+    state = TrainState.create(model, recipe, seed=0)
+    for group in state.optimizer.param_groups:
+        group["lr"] = LR
+    return state, make_step(state, recipe)
 
 
 def heated_epoch(model: ModelWithLoss, images: Tensor, labels: Tensor, recipe: Recipe) -> Epoch:
     """Return a function that runs one epoch of this project's loop."""
-    state = TrainState.create(model, recipe, seed=0)
+    state, step = start_training(model, recipe)
 
+    @float32_products(tf32=recipe.precision == "tf32")
     def epoch() -> None:
-        state.history.clear()
-        train(state, InMemoryImages(images), labels, recipe)  # waits for the device at the end
+        state.step = 0
+        train_epoch(state, InMemoryImages(images), labels, recipe, step)
+        state.sums.tolist()  # waits for the device
 
     return epoch
 
 
 def limit_epoch(model: ModelWithLoss, images: Tensor, labels: Tensor, recipe: Recipe) -> Epoch:
     """Return a function that runs as many steps on one fixed batch."""
-    batch, precision = recipe.batch_size, recipe.precision
-    steps, target = len(labels) // batch, labels[:batch]
-    fixed = model.prepare(images[:batch])
-    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, fused=True)
+    batch = recipe.batch_size
+    fixed, target = model.prepare(images[:batch]), labels[:batch]
+    state, step = start_training(model, recipe)
 
-    @float32_products(tf32=precision == "tf32")
+    @float32_products(tf32=recipe.precision == "tf32")
     def epoch() -> None:
         model.train()
-        for _ in range(steps):
-            raw = raw_embeddings(model, fixed, precision)
-            loss = model.head(model.normalization(raw), target)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        loss.item()
+        for _ in range(len(labels) // batch):
+            sums = step(fixed, target, batch)
+            state.optimizer.step()
+        sums.tolist()
 
     return epoch
 
@@ -190,7 +197,8 @@ def bench_network(name: str, originals: Path, options: argparse.Namespace) -> di
     """Measure images per second of all three, and this project's ratios to the others."""
     backbone, size, crop, batch = NETWORKS[name]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = machine_settings(options.precision, device, threads=1)["precision"]
+    settings = {"precision": options.precision, "cuda_graphs": not options.no_graphs}
+    here = machine_settings(settings, device, threads=1)
     images, labels = (values.to(device) for values in load_images(originals, size))
     shape, classes = (size, size, 3), int(labels.max()) + 1
     with TemporaryDirectory() as temporary:
@@ -198,7 +206,7 @@ def bench_network(name: str, originals: Path, options: argparse.Namespace) -> di
         if size < 200:
             folder = Path(temporary)
             write_pngs(images.cpu(), labels.cpu(), folder)
-        recipe, models = make_recipe(backbone, crop, batch, dtype), []
+        recipe, models = make_recipe(backbone, crop, batch, here), []
         architecture = Architecture.of(vars(recipe), image_shape=shape, num_classes=classes)
         for _ in range(3):
             torch.manual_seed(0)
@@ -219,7 +227,8 @@ def bench_network(name: str, originals: Path, options: argparse.Namespace) -> di
         "ratio_to_limit": statistics.median(to_limit),
         "share_outside_network": max(0.0, 1 - statistics.median(to_limit)),
         "batch": batch,
-        "precision": dtype,
+        "precision": here["precision"],
+        "cuda_graphs": here["cuda_graphs"],
     }
     if "otherwise" in seconds:
         to_peer = [b / a for a, b in zip(seconds["ours"], seconds["otherwise"], strict=True)]
@@ -243,6 +252,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="of the DataLoader")
     parser.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto")
+    parser.add_argument("--no-graphs", action="store_true", help="without CUDA graphs on a GPU")
     parser.add_argument("--no-peers", action="store_true", help="leave out other libraries")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()

@@ -19,7 +19,7 @@ def main(dataset: str, method: str) -> None:
     if config["tuned"]:
         settings = io.read_record(io.require_output(folder / "tuned.json", "tune"))["settings"]
     device, tracking = setup_device(**config["machine"]), side["tracking"]
-    here = machine_settings(settings["precision"], device, **config["machine"])
+    here = machine_settings(settings, device, **config["machine"])
     recipe, cache = Recipe.from_settings(settings | here), io.project_root() / "checkpoints"
     runs = map(io.read_record, sorted((io.RESOLVED / "runs" / dataset).glob("*.json")))
     siblings = [Recipe.from_settings(each["settings"] | here) for each in runs]

@@ -18,7 +18,7 @@ def main(dataset: str, method: str) -> None:
     data = with_validation_split(data, **study["validation"])
     points = [each["point"] for each in study["points"]]
     settings = [each["settings"] for each in study["points"]]
-    here = machine_settings(settings[0]["precision"], device, **study["machine"])
+    here = machine_settings(settings[0], device, **study["machine"])
     recipes = [Recipe.from_settings(s | here | {"eval_every": s["epochs"]}) for s in settings]
     training_run = TrainingRun(
         recipes[0],

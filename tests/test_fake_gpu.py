@@ -81,7 +81,7 @@ def test_steps_and_embeddings_stay_on_the_gpu_and_need_no_value_from_it(variant,
         images = InMemoryImages(torch.zeros(SIZE, *shape, dtype=torch.uint8, device="cuda"))
         labels = torch.zeros(SIZE, dtype=torch.int64, device="cuda")
         state = TrainState.create(fake, recipe, seed=0)
-        loop.train_epoch(state, images, labels, recipe, lambda _: None)
+        loop.train_epoch(state, images, labels, recipe, loop.make_step(state, recipe))
         assert state.step == 3
         assert state.sums.device.type == embed(fake, images, quiet=True).device.type == "cuda"
         if isinstance(fake.head, HeatedSoftmax):
@@ -117,7 +117,7 @@ def test_the_only_copies_of_a_step_are_the_draws_of_each_augmentation(variant, m
         images = InMemoryImages(meta(size, 8, 8, 1, dtype=torch.uint8))
         with CopyRecorder() as recorder:
             labels = meta(size, dtype=torch.int64)
-            loop.train_epoch(state, images, labels, recipe, lambda _: None)
+            loop.train_epoch(state, images, labels, recipe, loop.make_step(state, recipe))
         assert all(recorder.copies)
         copies.append(len(recorder.copies))
     per_step = sum(DRAWS[step["name"]] for step in recipe.augment)

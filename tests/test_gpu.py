@@ -6,6 +6,7 @@ Run with `pytest -m gpu`. On a machine without a GPU every test skips.
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from heated.common.samples import Split
 from heated.data.packed_dataset import MemmapImages, PackedDataset, device_images
 from heated.evaluation.metrics import evaluate_by_class
 from heated.models.embedding_model import Architecture, ModelWithLoss, embed, load_model
-from heated.runtime.device import has_tf32, peak_memory_mib, setup_device
+from heated.runtime.device import has_tf32, machine_settings, peak_memory_mib, setup_device
 from heated.runtime.environment import SystemMetricsLogger
-from heated.training.loop import train_epoch
+from heated.training.gradient_step import GraphedStep
+from heated.training.loop import make_step, train_epoch
 from heated.training.training_run import TrainingRun
 
 pytestmark = [
@@ -59,6 +61,7 @@ VARIANTS = {
     "class means": {"init": "class_means"},
     "lenet": {"backbone": {"name": "lenet"}},
     "per class": {"sampler": PER_CLASS | {"images": 2}},
+    "a smaller last batch": {"batch_size": 9},
     "flip": {"augment": [{"name": "crop", "size": 6}, {"name": "flip", "p": 0.5}]},
     "resized crop": {"augment": [RESIZED_CROP]},
     "arcface": PML | {"loss": {"name": "arcface", "margin": 28.6, "scale": 16}},
@@ -84,8 +87,10 @@ def make_data():
     return PackedDataset(images, labels, tuple("abcdefghij"), Split(train, ~train, ~train))
 
 
-def make_run(device, cache, **changes):
-    return TrainingRun(make_recipe(**CHANGES | changes), make_data(), "data", device, cache)
+def make_run(device, cache, *, cuda_graphs=True, **changes):
+    settings = SETTINGS | CHANGES | changes | {"cuda_graphs": cuda_graphs}
+    recipe = make_recipe(**settings | machine_settings(settings, device, 1))
+    return TrainingRun(recipe, make_data(), "data", device, cache)
 
 
 def all_embeddings(path, device):
@@ -149,11 +154,12 @@ def test_no_step_waits_for_the_gpu(variant, tmp_path):
     state, _ = run.load_or_initialize(0)
     mapped, labels = run.mapped_images(run.data.split.train)
     images = device_images(run.data.images, mapped.indices, GPU)
+    step = make_step(state, run.recipe)
     for mode in ("default", "error"):  # the first epoch allocates, and chooses algorithms
         state.step = 0
         torch.cuda.set_sync_debug_mode(mode)
         try:
-            train_epoch(state, images, labels, run.recipe, lambda _: None)
+            train_epoch(state, images, labels, run.recipe, step)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert state.sums.isfinite().all()
@@ -204,6 +210,55 @@ assert one[0] == three[0] and torch.equal(one[1], three[1]), "resumed"
 
 def test_deterministic_trainings_have_the_same_bits_repeated_and_resumed(tmp_path):
     run_script(tmp_path, DETERMINISTIC)
+
+
+GRAPHS = """
+from test_gpu import GPU, VARIANTS, fit, fit_in_two_parts
+setup_device(1, True)
+variant = VARIANTS[{variant!r}]
+one, two = (fit(GPU, folder / str(each), cuda_graphs=each, **variant) for each in (True, False))
+assert one[0] == two[0] and torch.equal(one[1], two[1]), "without graphs"
+three = fit_in_two_parts(folder / "3", **variant)
+assert one[0] == three[0] and torch.equal(one[1], three[1]), "resumed"
+"""
+
+
+@pytest.mark.parametrize(
+    "variant", ["batch norm", "learned alpha", "adacos", "adam_tf", "a smaller last batch", "flip"]
+)
+def test_cuda_graphs_change_no_bit_and_resume(variant, tmp_path):
+    run_script(tmp_path, GRAPHS.replace("{variant!r}", repr(variant)))
+
+
+def test_a_graph_follows_alpha_and_the_weights_and_takes_batches_of_other_sizes(tmp_path):
+    run = make_run(GPU, tmp_path)
+    state, _ = run.load_or_initialize(0)
+    step, plain = (
+        make_step(state, run.recipe),
+        make_step(state, replace(run.recipe, cuda_graphs=False)),
+    )
+    assert isinstance(step, GraphedStep)
+    assert not isinstance(plain, GraphedStep)
+    model, size = state.model.train(), run.recipe.batch_size
+    for number in range(12):
+        count = size if number % 4 else size - 3
+        images = torch.randint(256, (count, 8, 8, 1), dtype=torch.uint8, device=GPU)
+        prepared, labels = model.prepare(images), torch.randint(3, (count,), device=GPU)
+        state.model.head.alpha = 16 / (number + 1)
+        buffers = [each.clone() for each in model.buffers()]
+        expected, gradients = plain(prepared, labels, count), [*all_gradients(model)]
+        for buffer, before in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(before)  # the running mean and variance
+        torch.testing.assert_close(step(prepared, labels, count), expected)
+        for found, gradient in zip(all_gradients(model), gradients, strict=True):
+            torch.testing.assert_close(found, gradient)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.01 * torch.randn_like(parameter))
+
+
+def all_gradients(model):
+    return (each.grad.clone() for each in model.parameters())
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "googlenet", "resnet50"])

@@ -22,7 +22,8 @@ from heated.losses.heated_softmax import HeatedSoftmax
 from heated.losses.pml import LOSSES, MINERS, SCALES, PMLLoss, check_options
 from heated.models import embedding_model
 from heated.models.embedding_model import Architecture, ModelWithLoss
-from heated.training.loop import epoch_seed, raw_embeddings, train
+from heated.training.gradient_step import raw_embeddings
+from heated.training.loop import epoch_seed, train
 from heated.training.recipe import Recipe
 from heated.training.train_state import TrainState, make_alpha_scheduler
 

@@ -142,16 +142,31 @@ def test_ranking_and_kmeans_multiply_in_float32_and_restore_the_format(low_forma
 
 def test_tf32_is_refused_where_there_is_none_and_auto_names_what_runs(monkeypatch):
     with pytest.raises(InputError, match="precision: got 'tf32' on cpu, .* expected float32"):
-        machine_settings("tf32", CPU, 1)
-    assert machine_settings("auto", CPU, 2, True) == {
+        machine_settings({"precision": "tf32", "cuda_graphs": True}, CPU, 1)
+    assert machine_settings({"precision": "auto", "cuda_graphs": True}, CPU, 2, True) == {
         "precision": str(device_module.fast_dtype(CPU)).removeprefix("torch."),
         "threads": 2,
         "deterministic": True,
+        "cuda_graphs": False,
     }
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     for capability, expected in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
         assert device_module.has_tf32(GPU) == expected
+
+
+def test_cuda_graphs_need_a_gpu_one_process_and_the_heated_softmax(monkeypatch):
+    def runs(device, **changes):
+        settings = {"precision": "float32", "cuda_graphs": True} | changes
+        return machine_settings(settings, device, 1)["cuda_graphs"]
+
+    assert runs(GPU)
+    assert runs(GPU, loss=None)
+    assert not runs(CPU)
+    assert not runs(GPU, cuda_graphs=False)
+    assert not runs(GPU, loss={"name": "triplet"})
+    monkeypatch.setattr(device_module, "rank_and_world_size", lambda: (0, 2))
+    assert not runs(GPU)
 
 
 def test_kmeans_auto_takes_the_devices_engine_with_options_that_it_has():

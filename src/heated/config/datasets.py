@@ -146,6 +146,7 @@ class Training(StrictModel):
     pixel_mean: Annotated[PerChannel, PlainValidator(validate_per_channel)]
     pixel_std: Annotated[PerChannel, PlainValidator(partial(validate_per_channel, above=0))]
     precision: Literal["auto", "float32", "tf32", "bfloat16"]
+    cuda_graphs: bool
 
 
 class Evaluation(StrictModel):

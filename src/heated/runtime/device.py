@@ -14,7 +14,7 @@ from torch import Tensor
 
 from heated.common.errors import InputError
 from heated.common.io import MIB
-from heated.runtime.distributed import init_process_group
+from heated.runtime.distributed import init_process_group, rank_and_world_size
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # of the C library's mallopt
 JOBS = "HEATED_JOBS"  # variable with the number of processes that share the device
@@ -145,12 +145,15 @@ def has_tf32(device: torch.device) -> bool:
 
 
 def machine_settings(
-    precision: str, device: torch.device, threads: int, deterministic: bool = False
+    settings: Mapping[str, Any], device: torch.device, threads: int, deterministic: bool = False
 ) -> dict[str, Any]:
-    """Return the settings that depend on the machine; "auto" becomes its fast precision.
+    """Return the settings of a training that depend on the machine, as they apply here.
 
-    Raises InputError for "tf32" on a device that has no such format.
+    The precision "auto" becomes the fast one. CUDA graphs need a GPU, one process, and the heated
+    softmax: other losses may read values from the GPU. Raises InputError for "tf32" on a device
+    that has no such format.
     """
+    precision = settings["precision"]
     if precision == "auto":
         precision = str(fast_dtype(device)).removeprefix("torch.")
     if precision == "tf32" and not has_tf32(device):
@@ -158,7 +161,13 @@ def machine_settings(
             f"precision: got 'tf32' on {device.type}, which has no TF32, expected float32, "
             "bfloat16 or auto. Set `training.precision` of the data set."
         )
-    return {"precision": precision, "threads": threads, "deterministic": deterministic}
+    can_graph = device.type == "cuda" and rank_and_world_size()[1] == 1
+    return {
+        "precision": precision,
+        "threads": threads,
+        "deterministic": deterministic,
+        "cuda_graphs": can_graph and settings["cuda_graphs"] and not settings.get("loss"),
+    }
 
 
 def machine_kmeans(kmeans: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from heated.losses.heated_softmax import HeatedSoftmax
 from heated.models.embedding_model import ModelWithLoss, embed
 from heated.runtime.device import float32_products
 from heated.runtime.distributed import is_main_process, local_slice
-from heated.training.loop import raw_embeddings
+from heated.training.gradient_step import raw_embeddings
 
 EPS = 1e-4  # added to a mean's squared norm, as in the authors' code
 

@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Generator, Tensor
 
 from heated.common.history import Row
@@ -20,9 +19,10 @@ from heated.data.packed_dataset import Images
 from heated.data.samplers import SAMPLERS
 from heated.data.transforms import AugmentationRNG
 from heated.losses.pml import PMLLoss, forked_rng
-from heated.models.embedding_model import ModelWithLoss, name_and_options
+from heated.models.embedding_model import name_and_options
 from heated.runtime.device import batches_to_device, float32_products
 from heated.runtime.distributed import all_reduce_gradients, is_main_process, local_slice
+from heated.training.gradient_step import GradientStep, GraphedStep
 from heated.training.recipe import Recipe
 from heated.training.train_state import TrainState
 
@@ -49,6 +49,7 @@ def train(
     epoch_values = recipe.per_epoch_values()
     epochs = range(len(state.history), len(epoch_values))
     quiet = {"disable": not is_main_process()}
+    step = make_step(state, recipe)
     bar = progress_bar(epochs, f"seed {state.seed}", unit="epoch", **quiet)
     for epoch in bar:
         _, lr, is_evaluated = epoch_values[epoch]
@@ -57,7 +58,7 @@ def train(
         for group in state.optimizer.param_groups:
             group["lr"] = lr * group["lr_mult"]
         with float32_products(tf32=recipe.precision == "tf32"):
-            train_epoch(state, images, labels, recipe, on_step_end)
+            train_epoch(state, images, labels, recipe, step, on_step_end=on_step_end)
         loss, correct, finite_steps = state.sums.tolist()
         row: Row = {"epoch": epoch}
         if (alpha := state.alpha()) is not None:
@@ -81,8 +82,21 @@ def train(
         on_step_end(state)
 
 
+def make_step(state: TrainState, recipe: Recipe) -> GradientStep:
+    """Return the step of a training: with a CUDA graph if the recipe has one."""
+    if recipe.cuda_graphs:
+        return GraphedStep(state.model, recipe.precision, recipe.batch_size)
+    return GradientStep(state.model, recipe.precision)
+
+
 def train_epoch(
-    state: TrainState, images: Images, labels: Tensor, recipe: Recipe, on_step_end: StepCallback
+    state: TrainState,
+    images: Images,
+    labels: Tensor,
+    recipe: Recipe,
+    step: GradientStep,
+    *,
+    on_step_end: StepCallback = lambda _: None,
 ) -> None:
     """Run the remaining steps of the current epoch. Nothing waits for the device."""
     model = state.model
@@ -99,28 +113,16 @@ def train_epoch(
     is_pml_loss = isinstance(model.head, PMLLoss)
     numbers = batches_to_device(local, labels.device)
     for batch, rows, pixels in zip(batches, numbers, images.iter_batches(local), strict=True):
-        target = labels[rows]
         draws = AugmentationRNG(state.generator, len(batch), local_slice(len(batch)))
-        raw = raw_embeddings(model, model.prepare(pixels, draws), recipe.precision)
+        prepared = model.prepare(pixels, draws)
         with forked_rng(seed + 2 + state.step) if is_pml_loss else nullcontext():
-            loss, correct = model.head.loss_and_correct(model.normalization(raw), target)
-        loss = loss * (len(target) / len(batch))  # summed over processes: the batch's mean
-        state.optimizer.zero_grad()
-        loss.backward()
-        sums = torch.stack([loss.detach() * len(batch), correct.float()])
+            sums = step(prepared, labels[rows], len(batch))
         all_reduce_gradients(model.parameters(), sums)
         state.optimizer.step()
         state.sums[:2] += sums
         state.sums[2] += state.sums[0].isfinite()
         state.step += 1
         on_step_end(state)
-
-
-def raw_embeddings(model: ModelWithLoss, prepared: Tensor, precision: str) -> Tensor:
-    """Compute the network's output (N, D) in the precision; return it as float32."""
-    with torch.autocast(prepared.device.type, torch.bfloat16, precision == "bfloat16"):
-        raw: Tensor = model.network(prepared)
-    return raw.float()
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

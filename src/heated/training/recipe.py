@@ -31,6 +31,7 @@ class Recipe:
     precision: str  # of the network: one of PRECISIONS
     threads: int | None = None  # of the CPU, which can change the last bits; None: torch's default
     deterministic: bool = False  # whether a GPU computes the same bits in every run
+    cuda_graphs: bool = False  # whether steps run as CUDA graphs
     normalize: NamedOptions = field(default_factory=lambda: {"name": "none"})
     bias: str = "none"  # this and the next two: see HeatedSoftmax
     label_smoothing: float = 0.0

@@ -1,0 +1,86 @@
+"""Compute the gradients of a batch, on a GPU by replaying a CUDA graph.
+
+Without a graph, Python starts each kernel of the GPU by itself. For small networks and batches this
+takes longer than the kernels do. A graph starts all of a step's kernels at once.
+"""
+
+import torch
+from torch import Tensor
+
+from heated.models.embedding_model import ModelWithLoss
+
+WARM_UP = 3  # batches before the capture, in which libraries choose algorithms
+
+
+class GradientStep:
+    """Compute the gradients of one batch after the other."""
+
+    def __init__(self, model: ModelWithLoss, precision: str) -> None:
+        self.model, self.precision = model, precision
+
+    def __call__(self, prepared: Tensor, target: Tensor, count: int) -> Tensor:
+        """Replace all gradients by those of prepared images (B, C, H, W) with labels (B,).
+
+        `count` is the size of the whole batch, of which these images are this process's part.
+        Returns (2,): the loss, as its mean over the whole batch times `count`; correct predictions.
+        """
+        self.model.zero_grad()
+        raw = raw_embeddings(self.model, prepared, self.precision)
+        loss, correct = self.model.head.loss_and_correct(self.model.normalization(raw), target)
+        loss = loss * (len(target) / count)  # summed over processes: the batch's mean
+        loss.backward()
+        return torch.stack([loss.detach() * count, correct.float()])
+
+
+class GraphedStep(GradientStep):
+    """The same for batches of one size by a CUDA graph; other sizes run without it.
+
+    Needs one process, and a loss that reads no value from the GPU. The gradients and the result are
+    the graph's own tensors, which the next batch overwrites.
+    """
+
+    def __init__(self, model: ModelWithLoss, precision: str, batch_size: int) -> None:
+        super().__init__(model, precision)
+        self.batch_size, self.warm_up = batch_size, WARM_UP
+        self.stream = torch.cuda.Stream(model.device)
+        self.graph = torch.cuda.CUDAGraph()
+
+    def __call__(self, prepared: Tensor, target: Tensor, count: int) -> Tensor:
+        """See GradientStep."""
+        if len(target) != self.batch_size:
+            return super().__call__(prepared, target, count)
+        if self.warm_up:
+            self.warm_up -= 1
+            current = torch.cuda.current_stream(target.device)
+            self.stream.wait_stream(current)
+            with torch.cuda.stream(self.stream):
+                result = super().__call__(prepared, target, count)
+            current.wait_stream(self.stream)
+            if not self.warm_up:
+                self.capture(prepared, target, count)
+            return result
+        self.prepared.copy_(prepared)
+        self.target.copy_(target)
+        self.graph.replay()
+        for parameter, gradient in self.gradients:
+            parameter.grad = gradient
+        return self.result
+
+    def capture(self, prepared: Tensor, target: Tensor, count: int) -> None:
+        """Record a step without running it; the current gradients stay."""
+        parameters = [each for each in self.model.parameters() if each.requires_grad]
+        current = [each.grad for each in parameters]
+        self.prepared, self.target = torch.clone(prepared), torch.clone(target)
+        # other threads, such as the one that reads images, may use the GPU meanwhile
+        with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
+            self.result = super().__call__(self.prepared, self.target, count)
+        self.gradients = [(each, each.grad) for each in parameters]
+        for parameter, gradient in zip(parameters, current, strict=True):
+            parameter.grad = gradient
+
+
+def raw_embeddings(model: ModelWithLoss, prepared: Tensor, precision: str) -> Tensor:
+    """Compute the network's output (N, D) in the precision; return it as float32."""
+    with torch.autocast(prepared.device.type, torch.bfloat16, precision == "bfloat16"):
+        raw: Tensor = model.network(prepared)
+    return raw.float()
