@@ -65,7 +65,8 @@ def test_judging_changes_only_the_claims(tmp_path):
 def test_readmes_table_has_the_released_numbers():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
-    assert {row[0].split("`")[1] for row in rows} == {path.stem for path in RELEASED}
+    shown = [path.stem for path in RELEASED if path.stem != "mnist"]  # without batch norm
+    assert sorted(row[0].split("`")[1] for row in rows) == sorted(shown)
     for name, n, *effects in rows:
         path = ROOT / "results" / f"{name.split('`')[1]}.json"
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -93,15 +94,17 @@ def test_readmes_summary_follows_from_the_sets_trained_to_the_end():
     assert f"is {one}, {two} and {three} points of MAP@R" in readme
     one, two, three = percents["hbn-over-bn"]
     assert f"{one}, {two} and {three} of Recall@1" in readme
-    assert {round(float(each)) for each in percents["bn-heat-map"]} == {2, 3}
-    assert {round(float(each)) for each in percents["bn-heat-recall"]} == {1, 2, 3}
-    for name, epochs in (("e10", 10), ("e20", 20), ("e100", 100)):
+    for claim, least in (("bn-heat-map", 2), ("bn-heat-recall", 1)):  # "by 2 to 3", "by 1 to 3"
+        rounded = [round(float(each)) for each in percents[claim]]
+        assert (min(rounded), max(rounded)) == (least, 3)
+    for name, epochs in (("e10", 10), ("e20", 20), ("e40", 40), ("e100", 100)):
         document = json.loads((ROOT / f"results/omniglot-small-{name}.json").read_bytes())
         assert document["parameters"]["epochs"] == str(epochs)
         (heat,) = (one for one in document["claims"] if one["claim"] == "bn-heat-map")
         percents[name] = f"{100 * heat['effect']:+.2f}"
     longer = (
-        "after 10, 20 and 100 epochs of `omniglot-small`, {e10}, {e20} and {e100} points of MAP@R"
+        "after 10, 20, 40 and 100 epochs of `omniglot-small`, "
+        "{e10}, {e20}, {e40} and {e100} points of MAP@R"
     )
     assert longer.format(**percents) in readme
     for each in claims:
@@ -110,3 +113,24 @@ def test_readmes_summary_follows_from_the_sets_trained_to_the_end():
             assert intervals[each["hbn-over-bn"]["dataset"]][heat]["interval"][0] > 0
         for drop in ("bn-drop-recall", "bn-drop-map"):  # "the drop did not help"
             assert each[drop]["verdict_adjusted"] != "supported"
+    for control in ("heat-over-constants", "heat-over-lr"):
+        for metric in ("recall", "map"):
+            assert claims[0][f"{control}-{metric}"]["verdict_adjusted"] == "supported"
+    for metric, sentence in (("map", "MAP@R there by"), ("recall", "and Recall@1 by")):
+        heat = claims[0][f"ln-heat-{metric}"]
+        values = (f"{100 * each:+.2f}" for each in (heat["effect"], *heat["interval"]))
+        effect, low, high = (each.replace("-", "−") for each in values)
+        assert f"{sentence} {effect} ({low} to {high})" in readme
+    assert claims[0]["ln-heat-map"]["verdict_adjusted"] == "supported"
+
+
+def test_readme_names_what_the_plan_still_lacks():
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    missing = (
+        "`omniglot-e60` and one of five methods on [`mnist`](RESULTS.md#mnist) are still to train"
+    )
+    assert missing in readme
+    assert "omniglot-e60" not in {path.stem for path in RELEASED}
+    (mnist,) = (path for path in RELEASED if path.stem == "mnist")
+    methods = set(json.loads(mnist.read_bytes())["methods"])
+    assert methods == {"ln-quarter", "ln-4", "ln", "hln-mnist"}  # ln-64 is missing

@@ -38,13 +38,6 @@ def values_by_seed(document: Document) -> MetricValues:
     return found
 
 
-def longest_trainings(documents: Sequence[Document]) -> list[str]:
-    """Name one recipe for each set of images: the one with the most epochs."""
-    ordered = sorted(documents, key=lambda each: int(each["parameters"].get("epochs", 0)))
-    names = {json.dumps(each["split"], sort_keys=True): each["dataset"] for each in ordered}
-    return [*names.values()]
-
-
 def effect_samples(documents: Sequence[Document], claim: str) -> dict[str, Any]:
     """Return the effect by seed (n,) for each recipe with at least two seeds of all methods."""
     samples = {}
@@ -57,12 +50,19 @@ def effect_samples(documents: Sequence[Document], claim: str) -> dict[str, Any]:
     return samples
 
 
+def longest_trainings(documents: Sequence[Document], claim: str) -> dict[str, Any]:
+    """Return `effect_samples` of one recipe for each set of images: that with the most epochs."""
+    samples = effect_samples(documents, claim)
+    measured = [each for each in documents if each["dataset"] in samples]
+    measured.sort(key=lambda each: int(each["parameters"].get("epochs", 0)))
+    names = {json.dumps(each["split"], sort_keys=True): each["dataset"] for each in measured}
+    return {name: samples[name] for name in names.values()}
+
+
 def summaries(documents: Sequence[Document]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     """Yield normalization, effect, metric and random-effects summary over sets of images."""
-    independent = longest_trainings(documents)
     for names in product(NORMALIZATIONS, EFFECTS, METRICS):
-        samples = effect_samples(documents, "-".join(names))
-        if found := combine([x for name, x in samples.items() if name in independent]):
+        if found := combine([*longest_trainings(documents, "-".join(names)).values()]):
             yield *names, found
 
 
@@ -177,9 +177,13 @@ def is_clear(interval: str) -> bool:
 
 def forest_plot(documents: Sequence[Document]) -> str:
     """Draw each recipe's main effects with batch norm, and below them the means, as SVG text."""
-    independent = longest_trainings(documents)
     summary = {(n, e, m): found for n, e, m, found in summaries(documents)}
-    names = [document["dataset"] for document in documents]
+    shown = {
+        name
+        for part in product(("heat", "drop"), METRICS)
+        for name in effect_samples(documents, "-".join(("bn", *part)))
+    }
+    names = [each["dataset"] for each in documents if each["dataset"] in shown]
     labels = [*names, "mean"] if summary else names
     with report_style():
         figure = Figure(figsize=(WIDTH, 1.5 + 0.5 * len(names)))
@@ -188,9 +192,11 @@ def forest_plot(documents: Sequence[Document]) -> str:
         for axes, (effect, metric) in zip(panels.flat, kinds, strict=True):
             axes.set_title(f"{EFFECTS[effect]}, {METRICS[metric]}")
             axes.axvline(0, color="black", linewidth=0.8)
-            for name, sample in effect_samples(documents, f"bn-{effect}-{metric}").items():
+            claim = f"bn-{effect}-{metric}"
+            in_mean = longest_trainings(documents, claim)
+            for name, sample in effect_samples(documents, claim).items():
                 found = paired_t_test(np.asarray(sample))
-                fill = "C0" if name in independent else "white"  # not in the means: hollow
+                fill = "C0" if name in in_mean else "white"  # not in the mean: hollow
                 draw_effect(axes, names.index(name), name, found, fmt="C0o", markerfacecolor=fill)
             if mean := summary.get(("bn", effect, metric)):
                 draw_effect(axes, len(names), "mean", mean, fmt="C1D")

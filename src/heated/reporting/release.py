@@ -228,7 +228,9 @@ def join_results(results: Path, joined: Path) -> None:
         write_text(results / f"{name}.svg", training_length.length_plot(group))
         lengths.append({"figure": name, "table": training_length.length_table(group)})
     template = template_environment().get_template("reporting/templates/results_head.md")
-    head = template.render(main_effects.front_page(documents) | {"lengths": lengths})
+    faithful = [each["dataset"] for each in documents if not each["departures"]]
+    page = main_effects.front_page(documents) | {"lengths": lengths, "faithful": faithful}
+    head = template.render(page)
     write_text(joined, "\n".join([f"{head}\n", *texts]))
 
 
