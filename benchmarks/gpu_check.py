@@ -1,6 +1,6 @@
 """Check a GPU in about five minutes: the tests marked gpu, and three benchmarks with their limits.
 
-It needs neither dvc nor mlflow. Without a GPU it only says what it would run.
+It needs the packages of the stages, but not those of DVC, MLflow and params.yaml. Without a GPU it only says what it would run.
 
     python benchmarks/gpu_check.py   # or: make gpu-check
 """
@@ -50,6 +50,7 @@ def gpu_test_files() -> list[str]:
 def commands(folder: Path) -> dict[str, list[str]]:
     """Return the command of each part; results are written to `folder`."""
     tests = ["-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+    tests += ["--noconftest"]  # it needs dvc's packages
     tests += ["-p", "no:benchmark"]  # a plugin that warns beside xdist
     tests += ["--numprocesses", "6"] if find_spec("xdist") else []
     tests += [f"--junitxml={folder / 'tests.xml'}", *gpu_test_files()]
@@ -94,7 +95,7 @@ def run_part(name: str, command: list[str], folder: Path) -> dict[str, Any]:
     """Run one part and return its figures, with its exit status and seconds."""
     print(f"\n== {name}: python {' '.join(command)}", flush=True)
     started = time.monotonic()
-    paths = [str(ROOT / "src"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [*map(str, (ROOT / "src", ROOT, ROOT / "tests")), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=False)
     figures: dict[str, Any] = {"status": done.returncode}

@@ -82,8 +82,8 @@ def without(folder, *packages):
     return os.environ | {"PYTHONPATH": str(folder), "CUDA_VISIBLE_DEVICES": ""}
 
 
-def test_the_check_of_a_gpu_needs_neither_dvc_nor_mlflow_and_says_what_it_would_run(tmp_path):
-    environment = without(tmp_path, "dvc", "mlflow")
+def test_the_check_of_a_gpu_needs_no_package_of_the_pipeline_and_says_what_it_would_run(tmp_path):
+    environment = without(tmp_path, "dvc", "mlflow", "ruamel", "pydantic")
     done = subprocess.run(
         [sys.executable, CHECK], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
@@ -94,9 +94,9 @@ def test_the_check_of_a_gpu_needs_neither_dvc_nor_mlflow_and_says_what_it_would_
     assert len(listed) == len(parts)
     for line, part in zip(listed, parts, strict=True):
         assert part in line
-    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu"]
-    collect += ["-p", "no:cacheprovider", *run_path(str(CHECK))["gpu_test_files"]()]
-    paths = os.pathsep.join([str(tmp_path), str(ROOT / "src"), str(ROOT)])
+    tests = run_path(str(CHECK))["commands"](tmp_path)["tests"]
+    collect = [sys.executable, *tests, "--collect-only", "--numprocesses", "0"]
+    paths = os.pathsep.join(map(str, (tmp_path, ROOT / "src", ROOT, ROOT / "tests")))
     collected = subprocess.run(
         collect, cwd=ROOT, env=environment | {"PYTHONPATH": paths}, capture_output=True, text=True
     )

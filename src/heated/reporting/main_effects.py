@@ -208,7 +208,7 @@ def forest_plot(documents: Sequence[Document]) -> str:
                 MaxNLocator(5, integer=True, prune="both")
             )  # for the next panel's
         panels[0, 0].set_yticks(range(len(labels)), labels)
-        panels[0, 0].set_ylim(-0.5, len(labels) - 0.5)
+        panels[0, 0].set_ylim(-0.5, max(len(labels), 1) - 0.5)
         panels[0, 0].invert_yaxis()
         figure.supxlabel("points, 95 % confidence interval", fontsize="medium")
         return svg_text(figure, "Main effects of heating and of the learning rate's drop")
