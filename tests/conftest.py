@@ -137,16 +137,22 @@ SHORT = {  # a recipe of digits that takes a minute
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project on a short recipe, built by `make repro`."""
+def make_venv() -> Path:
+    """The .venv that `make` sets up, for a copy's `make` to use; skip if it is not up to date."""
     venv, pins = Path(sys.prefix), [ROOT / "pyproject.toml", *ROOT.glob("requirements*.txt")]
     ready = [venv / ".ready", venv / ".ready-dev"]
     newest = max(path.stat().st_mtime for path in pins)
     if not all(path.exists() and path.stat().st_mtime >= newest for path in ready):
         # make would install the copy into this .venv, which then forgets the original
         pytest.skip("needs the .venv that make sets up, up to date: run the tests by `make test`")
+    return venv
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory, make_venv: Path) -> Project:
+    """A project on a short recipe, built by `make repro`."""
     project = Project(tmp_path_factory.mktemp("project"))
-    (project.folder / ".venv").symlink_to(venv)
+    (project.folder / ".venv").symlink_to(make_venv)
     project.edit(SHORT)
     project.run("make", "repro")
     return project

@@ -90,7 +90,8 @@ def test_the_check_of_a_gpu_needs_no_package_of_the_pipeline_and_says_what_it_wo
     assert (done.returncode, done.stderr) == (0, "")
     first, *listed = done.stdout.splitlines()
     assert first.startswith("no GPU")
-    parts = ["pytest -q -m gpu", "benchmarks/train.py", "--parts retrieval", "--parts kmeans"]
+    parts = ["pytest -q -m gpu", "--precision float32", "--precision auto"]
+    parts += ["--parts retrieval", "--parts kmeans"]
     assert len(listed) == len(parts)
     for line, part in zip(listed, parts, strict=True):
         assert part in line
@@ -112,7 +113,8 @@ def test_the_table_counts_tests_and_has_each_benchmark_with_its_target(tmp_path,
     counts = check["test_counts"](path)
     assert counts == {"passed": 3, "failed": 3, "skipped": 3}
     training = {"googlenet_ratio_to_limit": 0.95, "googlenet_ratio_to_peer": 7.25}
-    results = {"tests": counts, "training": training, "retrieval": {}, "kmeans": {"kmeans_s": 2}}
+    results = {"tests": counts, "training": training, "kmeans": {"kmeans_s": 2}}
+    results |= {"training_auto": {}, "retrieval": {}}
     check["print_table"]({"device": "a card"}, results)
     printed = capsys.readouterr().out
     for line in (

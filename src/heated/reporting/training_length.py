@@ -21,7 +21,7 @@ EFFECTS = {  # claims by metric
 }
 X_AXES = {
     "epochs": "epochs, the last 24 % heated",
-    "accuracy": "training accuracy before heating (%)",
+    "accuracy": "accuracy before heating (%)",
 }
 Points = list[tuple[Document, float, float]]  # with an effect and half its interval, in points
 
@@ -84,8 +84,10 @@ def length_plot(group: Sequence[Document]) -> str:
             for axes, (metric, name) in zip(row, METRICS.items(), strict=True):
                 draw_effects(axes, group, metric, axis)
                 axes.set(title=name if axis == "epochs" else "", xlabel=title)
-        panels[0, 0].set_xscale("log")
-        panels[0, 1].set_xscale("log")
+        for axes in panels[0]:
+            axes.set_xscale("log")
+            axes.minorticks_off()
+            axes.set_xticks(lengths := sorted({*map(epochs, group)}), [*map(str, lengths)])
         figure.supylabel("effect (points, 95 % confidence interval)")
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
@@ -97,7 +99,11 @@ def draw_effects(axes: Axes, group: Sequence[Document], metric: str, axis: str) 
     axes.axhline(0, color="black", linewidth=0.8)
     for index, (label, claims) in enumerate(EFFECTS.items()):
         points = effect_points(group, claims[metric])
-        x = [epochs(each) if axis == "epochs" else accuracy(each) for each, *_ in points]
+        shift = index - 1  # side by side
+        x = [
+            epochs(each) * 1.05**shift if axis == "epochs" else accuracy(each) + 0.3 * shift
+            for each, *_ in points
+        ]
         means, halves = [mean for _, mean, _ in points], [half for *_, half in points]
         marker = f"C{index}{'os^'[index]}"
         axes.errorbar(x, means, yerr=halves, fmt=marker, markersize=4, label=label)
