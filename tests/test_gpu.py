@@ -18,6 +18,7 @@ from torch import nn
 
 from heated.common.history import NullLogger
 from heated.common.samples import Split
+from heated.data import packed_dataset
 from heated.data.packed_dataset import MemmapImages, PackedDataset, device_images
 from heated.evaluation.metrics import evaluate_by_class
 from heated.models.embedding_model import Architecture, ModelWithLoss, embed, load_model
@@ -255,6 +256,14 @@ def test_a_graph_follows_alpha_and_the_weights_and_takes_batches_of_other_sizes(
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.01 * torch.randn_like(parameter))
+
+
+def test_images_that_do_not_fit_are_read_while_graphs_run(monkeypatch, tmp_path):
+    expected, embeddings = fit(GPU, tmp_path / "on the GPU")
+    monkeypatch.setattr(packed_dataset, "image_budget", lambda device: 0)
+    found, others = fit(GPU, tmp_path / "mapped")
+    assert_equal_losses(found, expected)
+    assert_close(others, embeddings)
 
 
 def all_gradients(model):
