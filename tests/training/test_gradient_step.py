@@ -64,10 +64,10 @@ def make_batch(model, size):
 
 def test_after_the_warm_up_a_graph_is_replayed_for_batches_of_its_size_alone(fake_cuda):
     model, other = make_model(), make_model()
-    step, plain = GraphedStep(model, "float32", BATCH), GradientStep(other, "float32")
+    step, plain = GraphedStep(model, "float32"), GradientStep(other, "float32")
     step.graph.step = step
     optimizers = [torch.optim.SGD(each.parameters(), lr=0.1) for each in (model, other)]
-    for number in range(WARM_UP + 6):
+    for number in range(WARM_UP + 6):  # the first one resumes an epoch before its last batch
         batch = make_batch(model, BATCH if number % 3 else BATCH - 2)
         found, expected = step(*batch).clone(), plain(*batch)
         assert torch.equal(found, expected)
@@ -76,4 +76,5 @@ def test_after_the_warm_up_a_graph_is_replayed_for_batches_of_its_size_alone(fak
         for optimizer in optimizers:
             optimizer.step()
     assert fake_cuda == [step.graph]  # once
+    assert step.captured_size == BATCH
     assert all(parameter.grad is gradient for parameter, gradient in step.gradients)

@@ -187,7 +187,8 @@ def claims_markdown(claims: Sequence[verdicts.ClaimResult]) -> str:
         rows.append(row)
     heading = ["claim", "comparison", "effect", "95 % CI", "n", "adjusted p", "verdict", "adjusted"]
     template = template_environment().get_template("reporting/templates/claims.md")
-    return template.render(table=tables.markdown_table(heading, rows), not_run=not_run).rstrip()
+    table = tables.markdown_table(heading, rows) if rows else ""
+    return template.render(table=table, not_run=not_run).rstrip()
 
 
 def repro_commands(report: DatasetReport) -> list[str]:

@@ -119,9 +119,12 @@ def keep_freed_memory(keep: bool) -> None:
 
 
 def peak_memory_mib(device: torch.device) -> int:
-    """Return the peak memory of this process so far: the GPU's, or on a CPU all of its memory."""
+    """Return the peak memory of this process so far: the GPU's, or on a CPU all of its memory.
+
+    The GPU's is what PyTorch reserved: a CUDA graph's memory is in use between its steps, too.
+    """
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) // MIB
+        return torch.cuda.max_memory_reserved(device) // MIB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (MIB if sys.platform == "darwin" else 1024)
 

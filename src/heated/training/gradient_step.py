@@ -4,12 +4,14 @@ Without a graph, Python starts each kernel of the GPU by itself. For small netwo
 takes longer than the kernels do. A graph starts all of a step's kernels at once.
 """
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 
 from heated.models.embedding_model import ModelWithLoss
 
-WARM_UP = 3  # batches before the capture, in which libraries choose algorithms
+WARM_UP = 3  # batches of a size before its capture, in which libraries choose algorithms
 
 
 class GradientStep:
@@ -35,30 +37,33 @@ class GradientStep:
 class GraphedStep(GradientStep):
     """The same for batches of one size by a CUDA graph; other sizes run without it.
 
+    The size is the first that occurs WARM_UP times: the last batch of an epoch may be smaller.
     Needs one process, and a loss that reads no value from the GPU. The gradients and the result are
     the graph's own tensors, which the next batch overwrites.
     """
 
-    def __init__(self, model: ModelWithLoss, precision: str, batch_size: int) -> None:
+    def __init__(self, model: ModelWithLoss, precision: str) -> None:
         super().__init__(model, precision)
-        self.batch_size, self.warm_up = batch_size, WARM_UP
+        self.seen = Counter[int]()  # batches by their size, before the capture
+        self.captured_size = 0
         self.stream = torch.cuda.Stream(model.device)
         self.graph = torch.cuda.CUDAGraph()
 
     def __call__(self, prepared: Tensor, target: Tensor, count: int) -> Tensor:
         """See GradientStep."""
-        if len(target) != self.batch_size:
-            return super().__call__(prepared, target, count)
-        if self.warm_up:
-            self.warm_up -= 1
+        size = len(target)
+        if not self.captured_size:
             current = torch.cuda.current_stream(target.device)
             self.stream.wait_stream(current)
-            with torch.cuda.stream(self.stream):
+            with torch.cuda.stream(self.stream):  # as in the capture
                 result = super().__call__(prepared, target, count)
             current.wait_stream(self.stream)
-            if not self.warm_up:
+            self.seen[size] += 1
+            if self.seen[size] == WARM_UP:
                 self.capture(prepared, target, count)
             return result
+        if size != self.captured_size:
+            return super().__call__(prepared, target, count)
         self.prepared.copy_(prepared)
         self.target.copy_(target)
         self.graph.replay()
@@ -74,6 +79,7 @@ class GraphedStep(GradientStep):
         # other threads, such as the one that reads images, may use the GPU meanwhile
         with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
             self.result = super().__call__(self.prepared, self.target, count)
+        self.captured_size = len(target)
         self.gradients = [(each, each.grad) for each in parameters]
         for parameter, gradient in zip(parameters, current, strict=True):
             parameter.grad = gradient
