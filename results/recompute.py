@@ -313,7 +313,13 @@ def check_lengths(
 ) -> Iterator[str]:
     """Yield what differs between the tables of the training's length and the values per seed."""
     by_name = {document["dataset"]: document for document in documents}
-    splits = [json.dumps(document["split"], sort_keys=True) for document in documents]
+    compared = [
+        document
+        for document in documents
+        for claim in document["claims"]
+        if claim["claim"] == "hbn-over-bn" and claim["n"] > 1
+    ]
+    splits = [json.dumps(document["split"], sort_keys=True) for document in compared]
     if len(tables) != sum(splits.count(each) >= MIN_RECIPES for each in set(splits)):
         yield f"RESULTS.md has {len(tables)} tables of the length of the training"
     for row in (row for table in tables for row in table):

@@ -27,9 +27,12 @@ Points = list[tuple[Document, float, float]]  # with an effect and half its inte
 
 
 def equal_images(documents: Sequence[Document]) -> list[list[Document]]:
-    """Group recipes with the same images, each group by epochs; leave out groups of a few."""
+    """Group recipes with hbn and bn and the same images by epochs; leave out groups of a few."""
     groups: dict[str, list[Document]] = {}
+    compared = effect_samples(documents, "hbn-over-bn")
     for document in sorted(documents, key=epochs):
+        if document["dataset"] not in compared:
+            continue
         groups.setdefault(json.dumps(document["split"], sort_keys=True), []).append(document)
     return [group for group in groups.values() if len(group) >= MIN_RECIPES]
 
