@@ -18,6 +18,7 @@ from heated.common.progress import progress_bar
 from heated.data.packed_dataset import Images
 from heated.data.samplers import SAMPLERS
 from heated.data.transforms import AugmentationRNG
+from heated.losses.heated_softmax import HeatedSoftmax
 from heated.losses.pml import PMLLoss, forked_rng
 from heated.models.embedding_model import name_and_options
 from heated.runtime.device import batches_to_device, float32_products
@@ -83,10 +84,14 @@ def train(
 
 
 def make_step(state: TrainState, recipe: Recipe) -> GradientStep:
-    """Return the step of a training: with a CUDA graph if the recipe has one."""
-    if recipe.cuda_graphs:
-        return GraphedStep(state.model, recipe.precision)
-    return GradientStep(state.model, recipe.precision)
+    """Return the step of a training: with a CUDA graph if the recipe and the device have them.
+
+    A loss of pytorch-metric-learning may read values from the GPU, so it has none.
+    """
+    model = state.model
+    if recipe.cuda_graphs and model.device.type == "cuda" and isinstance(model.head, HeatedSoftmax):
+        return GraphedStep(model, recipe.precision)
+    return GradientStep(model, recipe.precision)
 
 
 def train_epoch(
