@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -242,30 +243,34 @@ def bench_kmeans(embeddings: Tensor, options: argparse.Namespace) -> Figures:
         generator = torch.Generator().manual_seed(0)
         return lloyd(unit, clusters, iterations=options.iterations, generator=generator)
 
-    found, seconds, memory = measure(run_lloyd, device)
     rows = max(1, options.memory * MIB // (4 * clusters))
-    _, product, _ = measure(lambda: products_with_centers(unit, clusters, rows), device)
+    peers = {"faiss": faiss_kmeans, "sklearn": scikit_learn_kmeans}
+    peers = {k: v for k, v in peers.items() if find_spec(k) and not options.no_peers}
+    for name in peers:  # not to measure the import
+        import_module({"sklearn": "sklearn.cluster"}.get(name, name))
+    found = run_lloyd()  # the peers make as many iterations
+    functions: dict[str, Callable[[], Any]] = {
+        "kmeans": run_lloyd,
+        "products": lambda: products_with_centers(unit, clusters, rows),
+        **{k: partial(v, unit, clusters, found.iterations) for k, v in peers.items()},
+    }
+    results, seconds, memory = time_in_turn(functions, device, options.repeats)
+    per_product = median_ratio(seconds, "kmeans", "products")
     figures: Figures = {
-        "kmeans_ratio_to_limit": seconds / (product * (found.iterations + 1)),
-        "kmeans_s": seconds,
-        "kmeans_mib": round(memory),
+        "kmeans_ratio_to_limit": per_product / (found.iterations + 1),
+        "kmeans_s": statistics.median(seconds["kmeans"]),
+        "kmeans_mib": round(memory["kmeans"]),
         "kmeans_iterations": found.iterations,
         "kmeans_converged": found.converged,
         "kmeans_objective": found.objective,
         "kmeans_auto": machine_kmeans({"name": "auto", "restarts": 1}, device)["name"],
     }
-    print(f"{'kmeans':>24} {seconds:8.2f} s {memory:8.0f} MiB", flush=True)
-    peers = {"faiss": faiss_kmeans, "sklearn": scikit_learn_kmeans}
-    for name, peer in peers.items():
-        if options.no_peers or not find_spec(name):
-            continue
-        objective, taken, above = measure(
-            lambda p=peer: p(unit, clusters, found.iterations), device
-        )
-        print(f"{name:>24} {taken:8.2f} s {above:8.0f} MiB", flush=True)
-        figures |= {f"{name}_s": taken, f"{name}_mib": round(above), f"{name}_objective": objective}
-        figures[f"kmeans_ratio_to_{name}"] = seconds / taken
-        figures[f"objective_ratio_to_{name}"] = found.objective / objective
+    for name in peers:
+        figures[f"{name}_s"] = statistics.median(seconds[name])
+        figures[f"{name}_mib"] = round(memory[name])
+        figures[f"{name}_objective"] = results[name]
+        figures[f"kmeans_ratio_to_{name}"] = median_ratio(seconds, "kmeans", name)
+        figures[f"objective_ratio_to_{name}"] = found.objective / results[name]
     return figures
 
 
