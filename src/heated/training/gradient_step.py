@@ -24,7 +24,7 @@ class GradientStep:
         """Replace all gradients by those of prepared images (B, C, H, W) with labels (B,).
 
         `count` is the size of the whole batch, of which these images are this process's part.
-        Returns (2,): the loss, as its mean over the whole batch times `count`; correct predictions.
+        Returns (2,): the sum of these images' losses, and their correct predictions.
         """
         self.model.zero_grad()
         raw = raw_embeddings(self.model, prepared, self.precision)
