@@ -169,15 +169,23 @@ def test_cuda_graphs_need_a_gpu_one_process_and_the_heated_softmax(monkeypatch):
     assert not runs(GPU)
 
 
-def test_kmeans_auto_takes_the_devices_engine_with_options_that_it_has():
-    auto = {"name": "auto", "restarts": 2, "iterations": 30}
-    assert machine_kmeans(auto, GPU) == auto | {"name": "lloyd"}
-    assert machine_kmeans(auto, CPU) == {"name": "scikit-learn", "restarts": 2}
-    for device in (CPU, GPU):
-        engine = machine_kmeans(auto, device)
-        name = engine.pop("name")
-        signature(KMEANS[name]).bind(None, None, seed=0, **engine)
-        assert machine_kmeans({"name": name, **engine}, CPU) == {"name": name, **engine}
+@pytest.mark.parametrize(
+    ("device", "fast", "expected"),
+    [
+        (GPU, torch.float32, {"name": "lloyd", "restarts": 2, "iterations": 30}),
+        (CPU, torch.bfloat16, {"name": "lloyd", "restarts": 2, "iterations": 30}),
+        (CPU, torch.float32, {"name": "scikit-learn", "restarts": 2}),
+    ],
+)
+def test_kmeans_auto_takes_the_faster_engine_with_options_that_it_has(
+    monkeypatch, device, fast, expected
+):
+    monkeypatch.setattr(device_module, "fast_dtype", lambda _: fast)
+    engine = machine_kmeans({"name": "auto", "restarts": 2, "iterations": 30}, device)
+    assert engine == expected
+    name = engine.pop("name")
+    signature(KMEANS[name]).bind(None, None, seed=0, **engine)
+    assert machine_kmeans({"name": name, **engine}, CPU) == {"name": name, **engine}
 
 
 @pytest.fixture

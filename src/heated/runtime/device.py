@@ -174,9 +174,12 @@ def machine_settings(
 
 
 def machine_kmeans(kmeans: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Return the settings of k-means; "auto" becomes lloyd on a GPU, else scikit-learn."""
+    """Return the settings of k-means; "auto" becomes the engine that is faster on the device.
+
+    It is lloyd on a GPU and where products in bfloat16 are fast, else scikit-learn.
+    """
     if kmeans["name"] != "auto":
         return dict(kmeans)
-    if device.type == "cuda":
+    if device.type == "cuda" or fast_dtype(device) == torch.bfloat16:
         return {**kmeans, "name": "lloyd"}
     return {"name": "scikit-learn", "restarts": kmeans["restarts"]}
