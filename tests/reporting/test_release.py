@@ -8,6 +8,7 @@ from conftest import ROOT
 from reported import GRIDS, METHODS, SECTION, Page, claim, comparison, dataset_report
 
 from heated.reporting import release
+from heated.reporting.figures.base import ReportFigure
 from heated.reporting.paper_results import departures
 from heated.reporting.release import render_report
 
@@ -190,6 +191,15 @@ def test_the_commands_name_data_sets_methods_and_seeds(digits):
             settings |= {f"{key}.methods": methods, f"{key}.seeds": seeds}
             options = re.findall(r"--set-param '(\S+)=\[(.*)\]'", command)
             assert options == [*settings.items()]
+
+
+def test_embeddings_in_two_dimensions_are_released(digits, tmp_path):
+    drawn = ReportFigure("embeddings_2d", "Embeddings in two dimensions", "Directions.", "<svg/>")
+    release.write_report(tmp_path / "report", [replace(digits, figures=[drawn])])
+    release.release_results(tmp_path / "report", tmp_path / "results", tmp_path / "RESULTS.md")
+    text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    (name,) = re.findall(r"!\[Embeddings in two dimensions]\((.+)\)\n\nDirections\.", text)
+    assert (tmp_path / name).read_text(encoding="utf-8").strip() == "<svg/>"
 
 
 def test_a_release_keeps_earlier_releases(report, tmp_path):

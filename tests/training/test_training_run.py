@@ -197,9 +197,19 @@ def test_methods_that_share_an_initial_schedule_share_that_training(tmp_path):
         assert unshared_weights == weights[name], name
 
 
+def test_only_trainings_that_begin_alike_wait_for_each_other(tmp_path):
+    recipes, constant = heated_family(), {"name": "constant", "value": 4}
+    recipes["bn-4"] = make_recipe(epochs=16, eval_every=8, alpha=constant)
+    runs = {name: replace(make_run(tmp_path), recipe=recipe) for name, recipe in recipes.items()}
+    locks = {name: run.checkpoints(0).prefix_lock for name, run in runs.items()}
+    assert len({locks[name] for name in heated_family()}) == 1
+    assert locks["bn-4"] != locks["bn"]
+    assert locks["bn-4"].parent == runs["bn"].checkpoints(0).family_folder
+
+
 def test_a_seed_locked_by_another_process_is_retried_last(tmp_path):
     run = make_run(tmp_path / "cache")
-    lock = FileLock(run.checkpoints(0).family_folder / "beginning.lock")
+    lock = FileLock(run.checkpoints(0).prefix_lock)
     lock.acquire(0)
     order = []
 

@@ -30,6 +30,8 @@ from heated.reporting.run_results import (
 )
 from heated.reporting.tables import CostTable
 
+RELEASED_FIGURES = ("curves", "embeddings_2d")
+
 
 @dataclass(frozen=True)
 class DatasetReport:
@@ -162,6 +164,7 @@ def results_markdown(report: DatasetReport) -> str:
         "claims": claims_markdown(report.claim_results),
         "classes": main_effects.class_table(results_document(report)),
         "commands": repro_commands(report),
+        "figures": [each for each in report.figures if each.name == "embeddings_2d"],
     }
     text = template.render(report=report, **parts)
     return f"{text}\n"
@@ -213,7 +216,9 @@ def release_results(report: Path, results: Path, joined: Path) -> None:
     """Copy a report's results to a folder, and join the Markdown of all releases in it."""
     results.mkdir(exist_ok=True)
     files = sorted(require_output(report / "results", "report").iterdir())
-    for path in [*files, *sorted((report / "figures").glob("*-curves.svg"))]:
+    for name in RELEASED_FIGURES:
+        files += sorted((report / "figures").glob(f"*-{name}.svg"))
+    for path in files:
         shutil.copyfile(path, results / path.name)
     join_results(results, joined)
 

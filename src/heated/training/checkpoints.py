@@ -103,6 +103,11 @@ class CheckpointCache:
         """The folder of all trainings with the same inputs."""
         return self.folder / fingerprint(self.inputs)[:32]
 
+    @property
+    def prefix_lock(self) -> Path:
+        """The lock file of all trainings whose first epoch is the same."""
+        return self.path(1).with_suffix(".lock")
+
     def path(self, epochs: int, *, mid_epoch: bool = False) -> Path:
         """Return the path of the checkpoint after `epochs` epochs, or within the next one."""
         digest = fingerprint(list(self.epoch_values[: epochs + mid_epoch]))[:32]

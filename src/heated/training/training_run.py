@@ -111,9 +111,9 @@ class TrainingRun:
             yield broadcast_int(0, self.device), None
             return
         for timeout, seed in [*((0, seed) for seed in seeds), (-1, seeds[0])]:
-            folder = self.checkpoints(seed).family_folder
-            seed_lock = FileLock(folder / f"{self.key(seed)[:32]}.lock")
-            prefix_lock = FileLock(folder / "beginning.lock")
+            cache = self.checkpoints(seed)
+            seed_lock = FileLock(cache.family_folder / f"{self.key(seed)[:32]}.lock")
+            prefix_lock = FileLock(cache.prefix_lock)
             if timeout:
                 print(f"seed {seed}: locked by another process, waiting", file=sys.stderr)
             with suppress(Timeout), seed_lock.acquire(timeout), prefix_lock.acquire(timeout):
