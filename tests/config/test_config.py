@@ -109,7 +109,7 @@ BAD: dict[str, list[tuple[str, Any, str]]] = {
         ("grids.tuned-sm", LARGE_GRID, "studies.competitors: got ... at most 1000 points"),
         ("grids.tuned-bn", DELETE, "studies.competitors: got ... the same names in"),
         ("grids.tuned-bn", 5, "got 5, expected a valid list."),
-        ("grids.tuned-b", [], "grids: got tuned-b, expected methods of competitors or heated_"),
+        ("grids.tuned-b", [], "grids: got tuned-b, expected names of methods. Did you mean"),
         ("grids.heated-arcface", DELETE, "studies.heated_partners: got ... the same names in"),
         ("grids.tuned-hln.1.values", [float("nan")], "got [nan], expected finite numbers, text,"),
         ("grids.tuned-hln.1.values.0", b"x", "values: got ... expected finite numbers, text,"),

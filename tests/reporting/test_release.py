@@ -1,18 +1,23 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
 from conftest import ROOT
+from dvc.utils.cli_parse import to_path_overrides
+from dvc.utils.hydra import apply_overrides
 from reported import GRIDS, METHODS, SECTION, Page, claim, comparison, dataset_report
 
+from heated.config import FILES, load_params
 from heated.reporting import release
 from heated.reporting.figures.base import ReportFigure
 from heated.reporting.paper_results import departures
 from heated.reporting.release import render_report
 
 BOTH = ("digits", "more")
+RELEASED = sorted((ROOT / "results").glob("*.json"))
 
 
 @pytest.fixture(scope="module")
@@ -184,13 +189,40 @@ def test_results_for_readers_have_departures_rules_and_claims(results, digits, r
 def test_the_commands_name_data_sets_methods_and_seeds(digits):
     # A data set of a study alone is not run with the main methods.
     flat = replace(digits, dataset="flat", studies={"embeddings_2d": METHODS})
-    for report, key in ((digits, "run"), (flat, "studies.embeddings_2d")):
+    for report, key in ((digits, "run"), (flat, "studies.yaml:studies.embeddings_2d")):
         commands = release.repro_commands(report)
         for command, methods, seeds in zip(commands, ("hbn,bn", "bn"), ("0,1", "0"), strict=True):
-            settings = {"studies.embeddings_2d.datasets": "", f"{key}.datasets": report.dataset}
-            settings |= {f"{key}.methods": methods, f"{key}.seeds": seeds}
-            options = re.findall(r"--set-param '(\S+)=\[(.*)\]'", command)
+            settings = {"studies.yaml:studies.embeddings_2d.datasets": "[]"}
+            settings |= {f"{key}.datasets": f"[{report.dataset}]"}
+            settings |= {f"{key}.methods": f"[{methods}]", f"{key}.seeds": f"[{seeds}]"}
+            if key == "run" and methods == "bn":  # else the gallery shows hbn, which is missing
+                settings |= {"report.gallery_method": "bn"}
+                settings |= {"studies.yaml:studies.gradients.methods": "[]"}
+            options = re.findall(r"--set-param '(\S+)=(.*)'", command)
             assert options == [*settings.items()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)
+def test_dvc_and_the_stages_take_the_released_commands(tmp_path, path):
+    document = json.loads(path.read_bytes())
+    expected = {
+        method: sorted(map(int, metrics["recall_at_1"]["seeds"]))
+        for methods in document["studies"].values()
+        for method, metrics in methods.items()
+    }
+    for command, whole in zip(document["commands"], (True, False), strict=True):
+        options = re.findall(r"--set-param '(\S+=.*)'", command)
+        for name in FILES:
+            shutil.copyfile(ROOT / name, tmp_path / name)
+        for name, changes in to_path_overrides(options).items():
+            apply_overrides(tmp_path / name, changes)
+        found = load_params(tmp_path).seeds_by_method(path.stem)
+        if whole:
+            assert found == expected
+        else:
+            ((method, seeds),) = found.items()
+            assert seeds == expected[method][:1]
 
 
 def test_embeddings_in_two_dimensions_are_released(digits, tmp_path):

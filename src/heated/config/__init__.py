@@ -131,10 +131,9 @@ def read_sources(folder: Path = Path()) -> Sources:
 
 
 def distribute_grids(sources: Sources) -> None:
-    """Move each grid to the studies that list its method."""
+    """Move each grid to the studies that list its method; a study may list fewer methods."""
     grids, studies = sources.raw.pop("grids", None), sources.raw.get("studies")
     grids = {} if grids is None else grids
-    unused = [*grids] if isinstance(grids, dict) else []
     for name in TUNED:
         study = studies.get(name) if isinstance(studies, dict) else None
         if not isinstance(study, dict):
@@ -145,10 +144,11 @@ def distribute_grids(sources: Sources) -> None:
         study["grid"], methods = grids, study.get("methods")
         if isinstance(grids, dict) and isinstance(methods, list):
             study["grid"] = {method: grids[method] for method in grids if method in methods}
-        unused = [method for method in unused if method not in study["grid"]]
-    if unused:
-        problem = f"got {', '.join(map(str, unused))}, expected methods of {' or '.join(TUNED)}."
-        sources.problems["studies.yaml", "grids"] = problem
+    is_complete = isinstance(grids, dict) and "methods" not in sources.incomplete
+    known = sources.raw.get("methods", {})
+    if unknown := [str(name) for name in grids if name not in known] if is_complete else []:
+        problem = f"got {', '.join(unknown)}, expected names of methods."
+        sources.problems["studies.yaml", "grids"] = problem + suggestion(unknown[0], known)
 
 
 def format_entry(sources: Sources, name: str) -> str:

@@ -197,19 +197,37 @@ def claims_markdown(claims: Sequence[verdicts.ClaimResult]) -> str:
 def repro_commands(report: DatasetReport) -> list[str]:
     """Return the command that makes all results, and the one for one method and one seed."""
     seeds_by_method = {result.method: sorted(result.history) for result in report.results}
-    every: dict[str, list[Any]] = {"studies.embeddings_2d.datasets": []}
-    single: dict[str, list[Any]] = {}
+    every: dict[str, Any] = {"studies.yaml:studies.embeddings_2d.datasets": []}
+    single: dict[str, Any] = {}
     for name, methods in report.studies.items():
-        study = name if name == "run" else f"studies.{name}"
+        study = name if name == "run" else f"studies.yaml:studies.{name}"
         seeds = max((seeds_by_method[method] for method in methods), key=len)
         every[f"{study}.datasets"] = [report.dataset]
-        single = single or every | {f"{study}.methods": methods[-1:], f"{study}.seeds": seeds[:1]}
+        one = {f"{study}.methods": methods[-1:], f"{study}.seeds": seeds[:1]}
+        single = single or every | one | needed_settings(name, methods[-1:])
         every |= {f"{study}.methods": methods, f"{study}.seeds": seeds}
+        every |= needed_settings(name, methods)
     commands = []
     for settings in (every, single):
-        lines = [f"--set-param '{k}=[{','.join(map(str, v))}]'" for k, v in settings.items()]
+        lines = [f"--set-param '{key}={yaml_value(value)}'" for key, value in settings.items()]
         commands.append(" \\\n  ".join(["dvc exp run", *lines]))
     return commands
+
+
+def yaml_value(value: Sequence[Any] | str) -> str:
+    """Return a text, or a list of values, as DVC's command line takes it."""
+    return value if isinstance(value, str) else f"[{','.join(map(str, value))}]"
+
+
+def needed_settings(study: str, methods: Sequence[str]) -> dict[str, Any]:
+    """Return what must change with `run.methods`, if they are not those of params.yaml.
+
+    The gallery and the gradients need a method that is trained. Both are of hbn.
+    """
+    if study != "run" or "hbn" in methods:
+        return {}
+    gradients = {"studies.yaml:studies.gradients.methods": []}
+    return {"report.gallery_method": methods[-1]} | gradients
 
 
 def release_results(report: Path, results: Path, joined: Path) -> None:
