@@ -65,12 +65,14 @@ def test_the_table_has_each_recipes_effects_in_points():
     assert [row[7] for row in cells] == [row[4] for row in cells]
 
 
-def test_the_figure_has_both_axes_and_is_whole_without_accuracies():
+def test_the_figure_has_accuracies_if_two_recipes_have_them():
     (group,) = equal_images(DOCUMENTS)
-    text = length_plot(group)
-    ElementTree.fromstring(text)
-    assert "length of the training" in text
-    assert length_plot([document | {"accuracy_before_heating": {}} for document in group]) != text
+    known = {"accuracy_before_heating": {"hbn": {"0": 0.5, "1": 0.6}}}
+    for changed, expected in ((group, 0), ([*group[:1], group[1] | known, *group[2:]], 2)):
+        text = length_plot(changed)
+        ElementTree.fromstring(text)
+        assert "length of the training" in text
+        assert text.count("accuracy before heating") == expected
 
 
 @pytest.mark.parametrize(("method", "expected"), [("hbn", {0: 0.5, 1: 0.6}), ("bn", {})])

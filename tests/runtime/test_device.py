@@ -188,6 +188,23 @@ def test_kmeans_auto_takes_the_faster_engine_with_options_that_it_has(
     assert machine_kmeans({"name": name, **engine}, CPU) == {"name": name, **engine}
 
 
+@pytest.mark.parametrize(
+    ("capability", "known", "expected"),
+    [
+        ("AVX512", {"avx512_bf16": True}, torch.bfloat16),
+        ("AVX512", {"amx_bf16": True}, torch.bfloat16),
+        ("AVX512", {}, torch.float32),
+        ("AVX2", {"avx512_bf16": True}, torch.float32),  # ATEN_CPU_CAPABILITY forbids it
+    ],
+)
+def test_a_processor_is_fast_in_bfloat16_if_it_has_and_may_use_it(
+    monkeypatch, capability, known, expected
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    assert device_module.fast_dtype(CPU) == expected
+
+
 @pytest.fixture
 def restored_settings(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")

@@ -40,8 +40,8 @@ class Tile(NamedTuple):
         """Return (Q, M): chunk m has the gallery samples m, m + M, m + 2 M..."""
         rows, columns = self.products.shape
         if self.queries == 0:
-            return self.products.view(rows, self.width, -1).amax(dim=1)
-        return self.products.view(self.width, -1, columns).amax(dim=0).T.contiguous()
+            return largest(self.products.view(rows, self.width, -1), 1)
+        return largest(self.products.view(self.width, -1, columns), 0).T.contiguous()
 
     def chunks(self, query: Tensor, chunk: Tensor, num_chunks: int) -> tuple[Tensor, Tensor]:
         """Return the gallery samples (P, width) of chunks, and their products."""
@@ -188,6 +188,19 @@ class NegativeCounts:
         nearer = piece[exact(piece, sample) >= self.positives[piece, 0]]
         self.counts[:, 0] += torch.bincount(nearer, minlength=len(self.counts))
         return len(piece)
+
+
+def largest(values: Tensor, dim: int) -> Tensor:
+    """Return the maxima over a dimension whose size is a power of 2.
+
+    On a CPU the halves are compared until one value is left: `amax` over an inner dimension takes
+    up to six times as long.
+    """
+    if values.device.type != "cpu":
+        return values.amax(dim=dim)
+    while (size := values.shape[dim]) > 1:
+        values = torch.maximum(*values.split(size // 2, dim))
+    return values.squeeze(dim)
 
 
 def as_float(compare: Callable[..., Tensor], x: Tensor, y: Tensor) -> Tensor:

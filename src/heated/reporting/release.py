@@ -226,7 +226,7 @@ def needed_settings(study: str, methods: Sequence[str]) -> dict[str, Any]:
     """
     if study != "run" or "hbn" in methods:
         return {}
-    gradients = {"studies.yaml:studies.gradients.methods": []}
+    gradients: dict[str, Any] = {"studies.yaml:studies.gradients.methods": []}
     return {"report.gallery_method": methods[-1]} | gradients
 
 

@@ -79,11 +79,15 @@ def length_table(group: Sequence[Document]) -> str:
 
 
 def length_plot(group: Sequence[Document]) -> str:
-    """Draw the effects against epochs, and against the accuracy before heating, as SVG text."""
+    """Draw the effects against epochs, and against the accuracy before heating, as SVG text.
+
+    The second row needs two recipes whose accuracy is known.
+    """
+    rows = 1 + (np.isfinite([*map(accuracy, group)]).sum() > 1)
     with report_style():
-        figure = Figure(figsize=(WIDTH, 5.2))
-        panels = figure.subplots(2, 2, sharey="col")
-        for (axis, title), row in zip(X_AXES.items(), panels, strict=True):
+        figure = Figure(figsize=(WIDTH, 0.6 + 2.3 * rows))
+        panels = figure.subplots(rows, 2, sharey="col", squeeze=False)
+        for row, (axis, title) in zip(panels, X_AXES.items(), strict=False):
             for axes, (metric, name) in zip(row, METRICS.items(), strict=True):
                 draw_effects(axes, group, metric, axis)
                 axes.set(title=name if axis == "epochs" else "", xlabel=title)
@@ -91,7 +95,7 @@ def length_plot(group: Sequence[Document]) -> str:
             axes.set_xscale("log")
             axes.minorticks_off()
             axes.set_xticks(lengths := sorted({*map(epochs, group)}), [*map(str, lengths)])
-        figure.supylabel("effect (points, 95 % confidence interval)")
+        figure.supylabel("effect (points, 95 % CI)")
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
         return svg_text(figure, "Effects of heating and of the drop by length of the training")
