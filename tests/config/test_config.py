@@ -343,6 +343,13 @@ def test_the_projects_files_and_edge_values_load_and_cannot_be_changed(load):
     assert load(("params.yaml", "report.gallery_queries", 0)).report.gallery_queries == 0
 
 
+def test_a_study_may_list_fewer_methods_than_there_are_grids(load):
+    methods = ["tuned-bn", "tuned-hbn"]
+    values = {"studies.competitors.datasets": ["digits"], "studies.competitors.methods": methods}
+    params = load(*(("studies.yaml", path, value) for path, value in values.items()))
+    assert [*params.studies.competitors.grid] == methods
+
+
 def test_runs_are_those_of_all_grids_with_their_seeds_and_settings(load):
     params = load(("studies.yaml", "studies.alphas.datasets", ["digits"]))
     runs = list(params.runs())

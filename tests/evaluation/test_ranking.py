@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heated.common.errors import InputError
+from heated.evaluation.negative_counts import maximum_by_halves
 from heated.evaluation.ranking import NeighborSearch
 
 # side of the tiles, and gallery samples per chunk; by default as memory allows, mostly one tile
@@ -253,3 +254,12 @@ def test_an_empty_query_or_gallery_raises():
     for mask, message in (("query", "got 0 queries and 4"), ("gallery", "4 queries and 0 gallery")):
         with pytest.raises(InputError, match=message):
             NeighborSearch(ONES, ZEROS, **{mask: ZEROS.bool()}, max_k=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1, 2, 8, 32])
+def test_maxima_by_halves_are_the_maxima(dtype, size):
+    values = torch.randn(64, 64 * size, generator=torch.Generator().manual_seed(size)).to(dtype)
+    values[:, ::3] = values[5] = -torch.inf
+    for view, dim in ((values.view(64, size, -1), 1), (values.T.view(size, -1, 64), 0)):
+        assert torch.equal(maximum_by_halves(view, dim), view.amax(dim=dim))

@@ -101,6 +101,8 @@ def test_readme_quotes_the_summary_of_the_released_results():
     low, high = map(format_points, found["interval"])
     effect = format_points(found["effect"])
     assert f"MAP@R by {effect} points ({low} to {high}, random effects)" in readme
+    low, high = map(format_points, found["prediction"])
+    assert f"effect on MAP@R is expected within {low} to {high}" in readme
     (recall,) = (f for *names, f in summaries(RELEASED) if names == ["bn", "heat", "recall"])
     effect, low, high = map(format_points, (recall["effect"], *recall["interval"]))
     assert f"and Recall@1 by {effect} ({low} to {high})" in readme

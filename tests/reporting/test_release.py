@@ -193,6 +193,8 @@ def test_the_commands_name_data_sets_methods_and_seeds(digits):
         commands = release.repro_commands(report)
         for command, methods, seeds in zip(commands, ("hbn,bn", "bn"), ("0,1", "0"), strict=True):
             settings = {"studies.yaml:studies.embeddings_2d.datasets": "[]"}
+            if key != "run":
+                settings |= {"run.methods": "[hbn]", "run.seeds": "[0]"}
             settings |= {f"{key}.datasets": f"[{report.dataset}]"}
             settings |= {f"{key}.methods": f"[{methods}]", f"{key}.seeds": f"[{seeds}]"}
             if key == "run" and methods == "bn":  # else the gallery shows hbn, which is missing
@@ -217,12 +219,30 @@ def test_dvc_and_the_stages_take_the_released_commands(tmp_path, path):
             shutil.copyfile(ROOT / name, tmp_path / name)
         for name, changes in to_path_overrides(options).items():
             apply_overrides(tmp_path / name, changes)
-        found = load_params(tmp_path).seeds_by_method(path.stem)
+        params = load_params(tmp_path)
+        others = [] if "run" in document["studies"] else ["digits"]
+        assert [*others, path.stem] == params.trained_datasets()
+        assert all(params.seeds_by_method(name) == {"hbn": [0]} for name in others)
+        found = params.seeds_by_method(path.stem)
         if whole:
             assert found == expected
         else:
             ((method, seeds),) = found.items()
             assert seeds == expected[method][:1]
+
+
+def test_equal_digits_are_promised_on_a_cpu_or_with_deterministic(digits):
+    def text(device_type, deterministic):
+        changes = {
+            "environment": {**digits.results[0].record["environment"], "device_type": device_type},
+            "params": {**digits.results[0].params, "deterministic": deterministic},
+        }
+        results = [replace(each, record={**each.record, **changes}) for each in digits.results]
+        return release.results_markdown(replace(digits, results=results))
+
+    assert "On the same kind of CPU" in text("cpu", False)
+    assert "On the same kind of GPU" in text("cuda", True)
+    assert "made on a GPU without `run.deterministic`" in text("cuda", False)
 
 
 def test_embeddings_in_two_dimensions_are_released(digits, tmp_path):

@@ -40,8 +40,8 @@ class Tile(NamedTuple):
         """Return (Q, M): chunk m has the gallery samples m, m + M, m + 2 M..."""
         rows, columns = self.products.shape
         if self.queries == 0:
-            return largest(self.products.view(rows, self.width, -1), 1)
-        return largest(self.products.view(self.width, -1, columns), 0).T.contiguous()
+            return maximum_by_halves(self.products.view(rows, self.width, -1), 1)
+        return maximum_by_halves(self.products.view(self.width, -1, columns), 0).T.contiguous()
 
     def chunks(self, query: Tensor, chunk: Tensor, num_chunks: int) -> tuple[Tensor, Tensor]:
         """Return the gallery samples (P, width) of chunks, and their products."""
@@ -190,8 +190,8 @@ class NegativeCounts:
         return len(piece)
 
 
-def largest(values: Tensor, dim: int) -> Tensor:
-    """Return the maxima over a dimension whose size is a power of 2.
+def maximum_by_halves(values: Tensor, dim: int) -> Tensor:
+    """Return the maxima over a dimension whose size is a power of 2; of size 1, a view.
 
     On a CPU the halves are compared until one value is left: `amax` over an inner dimension takes
     up to six times as long.

@@ -159,7 +159,12 @@ def results_markdown(report: DatasetReport) -> str:
         lists = [report.departures[method] for method in methods]
         departures[study] = "; ".join(dict.fromkeys(sum(lists, []))) or "none"
     template = template_environment().get_template("reporting/templates/results.md")
+    records = [result.record for result in report.results]
+    on_gpu = any(record["environment"].get("device_type") == "cuda" for record in records)
+    deterministic = all(record["params"].get("deterministic") for record in records)
     parts = {
+        "device": "GPU" if on_gpu else "CPU",
+        "same_digits": deterministic or not on_gpu,
         "departures": departures,
         "claims": claims_markdown(report.claim_results),
         "classes": main_effects.class_table(results_document(report)),
@@ -198,6 +203,8 @@ def repro_commands(report: DatasetReport) -> list[str]:
     """Return the command that makes all results, and the one for one method and one seed."""
     seeds_by_method = {result.method: sorted(result.history) for result in report.results}
     every: dict[str, Any] = {"studies.yaml:studies.embeddings_2d.datasets": []}
+    if "run" not in report.studies:  # which cannot be empty
+        every |= {"run.methods": ["hbn"], "run.seeds": [0]}
     single: dict[str, Any] = {}
     for name, methods in report.studies.items():
         study = name if name == "run" else f"studies.yaml:studies.{name}"
