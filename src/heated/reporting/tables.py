@@ -1,6 +1,6 @@
 """Tables of each study's methods as Markdown, CSV and LaTeX, and of the training costs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -105,14 +105,17 @@ def format_points(share: float) -> str:
     return text.replace("-", "−") if float(text) else "0.00"
 
 
-def metric_title(metric: str, summary: Mapping[str, Any] | None = None) -> str:
-    """Return a metric's title, with the k-means implementation if the summary names one.
+def metric_title(metric: str, summaries: Iterable[Mapping[str, Any]] = ()) -> str:
+    """Return a metric's title, with the k-means implementations that the summaries name.
 
-    >>> metric_title("recall_at_10"), metric_title("f1", {"engine": "lloyd"})
+    >>> metric_title("recall_at_10"), metric_title("f1", [{"engine": "lloyd"}])
     ('R@10', 'F1 (lloyd)')
+    >>> metric_title("f1", [{"engine": "lloyd"}, {"engine": "scikit-learn"}])
+    'F1 (lloyd, scikit-learn)'
     """
     name = METRIC_TITLES.get(metric, metric.replace("recall_at_", "R@"))
-    return f"{name} ({summary['engine']})" if summary and "engine" in summary else name
+    engines = dict.fromkeys(each["engine"] for each in summaries if "engine" in each)
+    return f"{name} ({', '.join(engines)})" if engines else name
 
 
 def study_tables(
@@ -136,7 +139,7 @@ def study_tables(
                 width = half_width(run.metrics[name])
                 cells[name] = Cell(mean, width, mean == best.get(name), paper)
             rows.append(TableRow(run.method, len(run.history), cells))
-        titles = {name: metric_title(name, first[name]) for name in names}
+        titles = {name: metric_title(name, [run.metrics[name] for run in runs]) for name in names}
         tables.append(StudyTable(study, STUDY_TITLES.get(study, study), titles, rows))
     return tables
 
