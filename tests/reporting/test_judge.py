@@ -100,8 +100,8 @@ def test_readmes_summary_follows_from_the_longest_trainings():
     assert "is {}, {}, {} and {} points of MAP@R".format(*percents["hbn-over-bn-map"]) in readme
     assert "{}, {}, {} and {} of Recall@1".format(*percents["hbn-over-bn"]) in readme
     heat = (
-        "heat raised MAP@R by 2 to 3 points, significantly on all four, and Recall@1 by 0.5 to 3, "
-        "significantly on two (`omniglot-small-e100`, `cars196-half-224`). "
+        "heat raised MAP@R by 2 to 3 points, significantly on all four. Recall@1 rose by 0.5 to "
+        "3, significantly on two (`omniglot-small-e100`, `cars196-half-224`). "
     )
     assert heat in readme
     for claim, least in (("bn-heat-map", 2), ("bn-heat-recall", 0.5)):
@@ -176,7 +176,7 @@ def test_all_runs_of_the_plan_are_trained():
         for each in values.values():
             assert each["recall_at_1"].keys() >= {*range(first, first + seeds)}
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    whole = "all runs of that plan are trained, those at 224 × 224 with batch norm only"
+    whole = "All runs of that plan are trained, those at 224 × 224 with batch norm only"
     assert whole in readme
 
 

@@ -138,7 +138,7 @@ def fast_dtype(device: torch.device) -> torch.dtype:
         known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         fast = bool(known.get("avx512_bf16") or known.get("amx_bf16"))
         fast = fast and torch.backends.mkldnn.is_available()
-        # ATEN_CPU_CAPABILITY may forbid what the processor has
+        # ATEN_CPU_CAPABILITY may forbid instructions that the processor has
         fast = fast and torch.backends.cpu.get_cpu_capability() == "AVX512"
     return torch.bfloat16 if fast else torch.float32
 
