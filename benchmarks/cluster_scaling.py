@@ -5,7 +5,7 @@
 For each number of workers, a repository with as many runs is built on a Ray cluster of this machine
 that has as many slots. Each run has three stages, of which `train` sleeps. The remote is a folder.
 Efficiency is the time of all sleeps / (workers x time of the driver). On one machine the workers
-share its cores, so the CPU time of a task tells what a worker with a core of its own would lose.
+share its cores, so the CPU time of a task tells how much a worker with its own core would lose.
 """
 
 import argparse
@@ -39,7 +39,7 @@ atexit.register(write_usage)
 
 
 def make_repository(folder: Path, runs: int, sleep: float) -> None:
-    """Write and commit a pipeline of `runs` runs, with a remote beside it."""
+    """Write and commit a pipeline of `runs` runs, with a remote in the same folder."""
     ignored = shutil.ignore_patterns("__pycache__")
     for name in ("src", "stages"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)

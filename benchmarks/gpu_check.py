@@ -54,7 +54,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
     """Return the command of each part; results are written to `folder`."""
     tests = ["-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
     tests += ["--noconftest"]  # it needs dvc's packages
-    tests += ["-p", "no:benchmark"]  # a plugin that warns beside xdist
+    tests += ["-p", "no:benchmark"]  # a plugin that warns if xdist runs
     tests += ["--numprocesses", "6"] if find_spec("xdist") else []
     tests += [f"--junitxml={folder / 'tests.xml'}", *gpu_test_files()]
     training = ["benchmarks/train.py", "--images", str(folder / "images.zip"), "--networks"]

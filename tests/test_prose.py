@@ -13,7 +13,7 @@ from pathlib import Path
 
 from conftest import ROOT
 
-LIMITS = {"docs": 0, "yaml": 0, "src": 2, "stages": 0}  # findings per area; only ever lower them
+LIMITS = {"docs": 0, "yaml": 0, "src": 0, "stages": 0}  # findings per area; only ever lower them
 LONGEST = 30  # words per sentence
 HISTORY = {"log.md", "CHANGELOG.md", "RESULTS.md"}  # not rewritten
 PHRASES = re.compile(

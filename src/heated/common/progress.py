@@ -18,7 +18,7 @@ class LogLines:
             print(state, file=sys.stderr)
 
     def flush(self) -> None:
-        """Write what is in the buffer."""
+        """Write the buffer."""
         sys.stderr.flush()
 
 

@@ -161,7 +161,7 @@ def scikit_learn_kmeans(unit: Tensor, num_clusters: int, *, restarts: int, seed:
     from sklearn.cluster import KMeans  # takes a second to import
 
     model = KMeans(num_clusters, n_init=restarts, random_state=seed)
-    with threadpool_limits(torch.get_num_threads()):  # `setup_device` limits only what is loaded
+    with threadpool_limits(torch.get_num_threads()):  # `setup_device` limits only loaded libraries
         labels = torch.from_numpy(model.fit_predict(unit.float().cpu().numpy()).astype(np.int64))
     converged = model.n_iter_ < model.max_iter
     return Clusters(labels, float(model.inertia_) / len(unit), int(model.n_iter_), converged)
