@@ -52,7 +52,7 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     setup = (
         "git config user.name test && git config user.email test@example.org",
         "mkdir .venv && touch .venv/.uv .venv/.ready",  # make uses the PATH's instead
-        f"dvc repro --quiet && {REMOTE}",
+        f"python -m stages 2 && {REMOTE}",
         "git add --all && git commit --quiet --message results",
     )
     for command in setup:

@@ -93,10 +93,10 @@ STUDY = {  # two competitors on digits, each with two points of two epochs
 
 @pytest.fixture(scope="module")
 def competed(tmp_path_factory):
-    """A project whose study of competitors DVC has run."""
+    """A project whose study of competitors is built."""
     project = Project(tmp_path_factory.mktemp("competitors"))
     project.edit(STUDY)
-    project.run("dvc", "repro", "--quiet", HEATED_TRACKING="off")
+    project.run("python", "-m", "stages", "2", HEATED_TRACKING="off")
     return project
 
 
