@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from heated.common.errors import InputError
 from heated.evaluation.negative_counts import maximum_by_halves
-from heated.evaluation.ranking import NeighborSearch
+from heated.evaluation.ranking import NeighborSearch, mask_positives
 
 # side of the tiles, and gallery samples per chunk; by default as memory allows, mostly one tile
 LAYOUTS = [{}, {"tile": 32, "width": 4}, {"tile": 64, "width": 32}, {"tile": 96, "width": 1}]
@@ -263,3 +263,18 @@ def test_maxima_by_halves_are_the_maxima(dtype, size):
     values[:, ::3] = values[5] = -torch.inf
     for view, dim in ((values.view(64, size, -1), 1), (values.T.view(size, -1, 64), 0)):
         assert torch.equal(maximum_by_halves(view, dim), view.amax(dim=dim))
+
+
+@given(
+    queries=st.lists(st.integers(0, 9), min_size=1, max_size=30).map(sorted),
+    gallery=st.lists(st.integers(0, 9), min_size=1, max_size=30).map(sorted),
+    padding=st.integers(0, 3),
+)
+def test_products_of_one_class_and_padding_are_masked(queries, gallery, padding):
+    products = torch.zeros(len(queries) + padding, len(gallery) + padding)
+    mask_positives(products, torch.tensor(queries), torch.tensor(gallery))
+    expected = torch.full_like(products, -torch.inf)
+    expected[: len(queries), : len(gallery)] = 0
+    same = torch.tensor(queries)[:, None] == torch.tensor(gallery)
+    expected[: len(queries), : len(gallery)][same] = -torch.inf
+    assert torch.equal(products, expected)

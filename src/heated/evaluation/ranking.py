@@ -260,8 +260,12 @@ def mask_positives(products: Tensor, queries: Tensor, gallery: Tensor) -> None:
     """Set products of one class, and padding, to -inf; the labels (Q,) and (G,) are ascending."""
     products[len(queries) :] = products[:, len(gallery) :] = -torch.inf
     if queries[0] <= gallery[-1] and gallery[0] <= queries[-1]:
-        valid = products[: len(queries), : len(gallery)]
-        valid.masked_fill_(queries[:, None] == gallery, -torch.inf)
+        start = torch.searchsorted(gallery, queries)
+        counts = torch.searchsorted(gallery, queries, right=True) - start
+        row = torch.repeat_interleave(counts)  # of each positive
+        first = start - (counts.cumsum(dim=0) - counts)
+        column = torch.arange(len(row), device=row.device) + first[row]
+        products[row, column] = -torch.inf
 
 
 def split_evenly(size: int, most: int) -> list[slice]:
