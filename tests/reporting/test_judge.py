@@ -104,6 +104,7 @@ def test_readmes_summary_follows_from_the_longest_trainings():
         "3, significantly on two (`omniglot-small-e100`, `cars196-half-224`). "
     )
     assert heat in readme
+    assert "It was significant on the same sets for the paper's heat with drop" in readme
     for claim, least in (("bn-heat-map", 2), ("bn-heat-recall", 0.5)):
         halves = [round(2 * float(each)) / 2 for each in percents[claim]]
         assert (min(halves), max(halves)) == (least, 3)
