@@ -12,8 +12,9 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -26,6 +27,7 @@ from server import Site, served
 
 from heated.config import FILES
 from heated.datasets import http
+from heated.pipeline.fork_server import ADDRESS
 from heated.reporting.release import DatasetReport, write_report
 from heated.reporting.run_results import RunResult, read_results
 
@@ -34,6 +36,26 @@ settings.register_profile("same", deadline=None, derandomize=True)
 settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+servers = ExitStack()  # closed at the end of the session
+
+
+@cache
+def fork_server() -> str:
+    """Return the address of a process of which stages are forks; their imports take seconds."""
+    address = f"{mkdtemp()}/socket"
+    code = "import stages; from heated.pipeline.fork_server import serve; "
+    command = [sys.executable, "-c", code + f"serve({address!r}, wait=True)"]
+    server = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL)
+    servers.callback(shutil.rmtree, Path(address).parent)
+    servers.enter_context(server)
+    servers.callback(server.kill)
+    return address
+
+
+def pytest_sessionfinish() -> None:
+    servers.close()
 
 
 class Project:
@@ -57,7 +79,7 @@ class Project:
         process = subprocess.Popen(
             command,
             cwd=self.folder,
-            env=self.environment(**environment),
+            env=self.environment(**{ADDRESS: fork_server()} | environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

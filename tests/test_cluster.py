@@ -49,7 +49,7 @@ RAY += ["--node-ip-address", "127.0.0.1"]
 S3 = dict.fromkeys(("aws_access_key_id", "aws_secret_access_key"), "test")
 WAIT_S = 600  # on a busy machine
 
-# A training that imports this module waits after an epoch while a file exists.
+# A training that imports this waits after an epoch, which MLflow has then, while a file exists.
 PAUSES = """
 import os, time
 from heated.tracking.live_logger import LiveLogger
@@ -58,6 +58,9 @@ def pausing(self, *arguments):
     log(self, *arguments)
     while os.path.exists(os.environ["PAUSE"]):
         time.sleep(.1)
+        waits = self.upload is None or self.upload.done() and self.has_failed
+        if self.enabled and waits:
+            self.upload = self.executor.submit(self.upload_rows, "RUNNING")
 LiveLogger.log = pausing
 """
 

@@ -91,14 +91,20 @@ def test_a_stage_runs_the_current_code(server):
     assert run_stub(server, "fine")[:2] == (0, "of the package\n")
 
 
-def test_a_stage_without_a_server_under_torchrun_or_in_another_folder_runs_by_itself(
-    server, tmp_path_factory
-):
+def test_a_stage_of_another_folder_runs_the_code_there(server, tmp_path_factory):
     copy = tmp_path_factory.mktemp("copy")
     for name in ("src", "stages"):
         shutil.copytree(Path(server["FOLDER"], name), copy / name)
-    absent = {ADDRESS: f"{server[ADDRESS]}none"}
-    for change in (absent, {"TORCHELASTIC_RUN_ID": "1"}, {"FOLDER": str(copy)}):
+    (copy / "src/heated/__init__.py").write_text("VALUE = 'of the copy'", encoding="utf-8")
+    code = "import heated, os, sys; print('this' in sys.modules, heated.VALUE, os.getcwd())"
+    (copy / "stages/stub.py").write_text(code, encoding="utf-8")
+    there = server | {"FOLDER": str(copy)}
+    assert run_stub(there, "fine")[:2] == (0, f"True of the copy {copy}\n")
+    assert run_stub(server, "fine")[1].startswith("forked")
+
+
+def test_a_stage_without_a_server_or_under_torchrun_runs_by_itself(server):
+    for change in ({ADDRESS: f"{server[ADDRESS]}none"}, {"TORCHELASTIC_RUN_ID": "1"}):
         assert "alone" in run_stub(server | change, "fine")[1]
 
 

@@ -84,8 +84,10 @@ def test_the_plan_of_heated_partners_has_its_claims_and_settings():
     params = type(PARAMS).model_validate(changed, strict=False)
     assert grid_problems(params) == []
     study, files = params.studies.heated_partners, resolved_files(params)
+    (dataset,) = study.datasets
+    assert f"| `{dataset}`: 20 epochs |" in plan
     for method in study.methods:
-        run = files[f"runs/omniglot-small/{method}.json"]
+        run = files[f"runs/{dataset}/{method}.json"]
         assert (run["seeds"], run["tuned"]) == ([200, 201, 202, 203, 204], True)
     claims = [each for each in params.claims.values() if each.first_seed == study.seeds[0]]
     pairs = {(e.metric, *e.higher, *e.lower) for claim in claims for e in claim.all}

@@ -20,7 +20,14 @@ from tracked import HISTORIES, METRICS, make_record
 from heated.common.errors import InputError
 from heated.tracking import publish
 from heated.tracking.publish import publish_run, with_retries
-from heated.tracking.store import open_store, redact_secrets, store_address, store_lock
+from heated.tracking.store import (
+    TransientError,
+    open_store,
+    redact_secrets,
+    store_address,
+    store_error,
+    store_lock,
+)
 
 pytestmark = [
     pytest.mark.xdist_group("mlflow-tracking"),
@@ -40,6 +47,20 @@ def folder(mlflow_template, tmp_path, monkeypatch):
     for name in ("MLFLOW_TRACKING_URI", "HEATED_TRACKING", "DVC_EXP_NAME"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Experiment(name=digits) already exists. RESOURCE_ALREADY_EXISTS",
+        "(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id, datasets.name",
+        'duplicate key value violates unique constraint "dataset_pk"',
+        "(1062, \"Duplicate entry 'digits' for key 'datasets.PRIMARY'\")",
+    ],
+)
+def test_an_error_of_two_writers_at_once_is_tried_again(folder, message):
+    assert isinstance(store_error(RuntimeError(message)), TransientError)
+    assert not isinstance(store_error(RuntimeError("no such table")), TransientError)
 
 
 def publish_one(key: str = "one") -> str:

@@ -3,7 +3,8 @@
 These imports take seconds, and a build starts dozens of stages. `python -m stages JOBS` runs one
 server. A stage that finds its address in the environment sends it the command line, environment and
 streams, waits for the fork to end, and exits with its status. Otherwise a stage runs by itself.
-A fork forgets what it knows of this package, so that each stage runs the current code.
+A fork forgets what it knows of this package, so that each stage runs the current code of its own
+folder.
 """
 
 import json
@@ -21,7 +22,6 @@ from pathlib import Path
 ADDRESS = "HEATED_FORK_SERVER"
 PRELOADED = ("torch", "torch._dynamo", "sklearn.cluster", "sklearn.metrics", "scipy.special")
 LIMIT = 1 << 20  # bytes of a request
-REFUSED = b"refused"
 
 
 def delegate() -> None:
@@ -41,8 +41,6 @@ def delegate() -> None:
         except OSError:
             return  # still importing, or gone
         answer = server.recv(64)
-        if answer == REFUSED:
-            return
         server.recv(1)  # nothing, once the fork has ended
     sys.exit(int(answer) if answer else "the stage was killed")
 
@@ -85,16 +83,14 @@ def run_stage(connection: socket.socket) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     message, streams, _, _ = socket.recv_fds(connection, LIMIT, 3)
     request = json.loads(message)
-    if request["folder"] != str(Path.cwd()):  # another copy of the project may have other code
-        connection.send(REFUSED)
-        return 0
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(request["environment"])
+    os.chdir(request["folder"])  # from where `stages` is imported
     sys.argv = request["arguments"]
-    for name in [each for each in sys.modules if each.partition(".")[0] == "heated"]:
+    for name in [each for each in sys.modules if each.partition(".")[0] in ("heated", "stages")]:
         del sys.modules[name]
     status = exit_status(sys.argv[0])
     for stream in (sys.stdout, sys.stderr):

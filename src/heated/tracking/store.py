@@ -49,7 +49,10 @@ ADVICE = {  # by a pattern in an error's message; the first that is found counts
     "It adds only missing runs.",
 }
 # Errors of a server that starts again, or of another machine that writes at the same time.
-TRANSIENT = "failed with exception|code 50|too many 50|_UNAVAILABLE|INTERNAL_ERROR|ALREADY_EXISTS"
+TRANSIENT = (
+    "failed with exception|code 50|too many 50|_UNAVAILABLE|INTERNAL_ERROR|ALREADY_EXISTS"
+    "|(?i:unique constraint|duplicate entry)"
+)
 
 
 class TransientError(InputError):
