@@ -179,7 +179,8 @@ def test_results_for_readers_have_departures_rules_and_claims(results, digits, r
     (heat,) = (line for line in text.splitlines() if line.startswith(start))
     assert "recall_at_1: hbn − bn | +25.00 |" in heat
     assert heat.endswith("| 1 |  | · no verdict | · no verdict |")
-    assert "\n\nNot run: best.\n\n### How it was made\n\n- processor" in text
+    absent = "1 other claim was not tested, because methods to compare were not trained."
+    assert f"\n\n{absent}\n\n### How it was made\n\n- processor" in text
     one = digits.claim_results[0] | {"verdict": "contradicted", "p": 0.98, "interval": [-0.2, -0.1]}
     one |= {"p_against": 0.02, "p_against_adjusted": 0.03, "verdict_adjusted": "undecided"}
     expected = "| [−20.00, −10.00] | 1 | 0.030 | ✗ contradicted | ? undecided |"
@@ -252,6 +253,17 @@ def test_embeddings_in_two_dimensions_are_released(digits, tmp_path):
     text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     (name,) = re.findall(r"!\[Embeddings in two dimensions]\((.+)\)\n\nDirections\.", text)
     assert (tmp_path / name).read_text(encoding="utf-8").strip() == "<svg/>"
+
+
+def test_figures_that_a_data_set_no_longer_has_are_removed(digits, tmp_path):
+    paths = (tmp_path / "report", tmp_path / "results", tmp_path / "RESULTS.md")
+    release.write_report(paths[0], [digits])
+    release.release_results(*paths)
+    assert "[Training curves](results/digits-curves.svg)" in paths[2].read_text(encoding="utf-8")
+    (paths[0] / "figures/digits-curves.svg").unlink()
+    (paths[1] / "more-curves.svg").touch()  # of an earlier release
+    release.release_results(*paths)
+    assert [path.name for path in paths[1].glob("*-curves.svg")] == ["more-curves.svg"]
 
 
 def test_a_release_keeps_earlier_releases(report, tmp_path):

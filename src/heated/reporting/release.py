@@ -169,7 +169,7 @@ def results_markdown(report: DatasetReport) -> str:
         "claims": claims_markdown(report.claim_results),
         "classes": main_effects.class_table(results_document(report)),
         "commands": repro_commands(report),
-        "figures": [each for each in report.figures if each.name == "embeddings_2d"],
+        "figures": [each for each in report.figures if each.name in RELEASED_FIGURES],
     }
     text = template.render(report=report, **parts)
     return f"{text}\n"
@@ -177,10 +177,9 @@ def results_markdown(report: DatasetReport) -> str:
 
 def claims_markdown(claims: Sequence[verdicts.ClaimResult]) -> str:
     """Format the section on the claims: the rules, one row per tested claim, and the others."""
-    rows, not_run = [], [claim["claim"] for claim in claims if claim["verdict"] == "not run"]
-    for claim in claims:
-        if claim["claim"] in not_run:
-            continue
+    tested = [claim for claim in claims if claim["verdict"] != "not run"]
+    rows = []
+    for claim in tested:
         interval = claim["interval"] and [*map(tables.format_points, claim["interval"])]
         margin = f" > {tables.format_points(-claim['margin'])}" if claim["margin"] else ""
         row = [
@@ -196,7 +195,7 @@ def claims_markdown(claims: Sequence[verdicts.ClaimResult]) -> str:
     heading = ["claim", "comparison", "effect", "95 % CI", "n", "adjusted p", "verdict", "adjusted"]
     template = template_environment().get_template("reporting/templates/claims.md")
     table = tables.markdown_table(heading, rows) if rows else ""
-    return template.render(table=table, not_run=not_run).rstrip()
+    return template.render(table=table, not_run=len(claims) - len(tested)).rstrip()
 
 
 def repro_commands(report: DatasetReport) -> list[str]:
@@ -238,11 +237,17 @@ def needed_settings(study: str, methods: Sequence[str]) -> dict[str, Any]:
 
 
 def release_results(report: Path, results: Path, joined: Path) -> None:
-    """Copy a report's results to a folder, and join the Markdown of all releases in it."""
+    """Copy a report's results to a folder, and join the Markdown of all releases in it.
+
+    Former figures of the report's data sets are removed.
+    """
     results.mkdir(exist_ok=True)
     files = sorted(require_output(report / "results", "report").iterdir())
-    for name in RELEASED_FIGURES:
-        files += sorted((report / "figures").glob(f"*-{name}.svg"))
+    for dataset in {path.stem for path in files}:
+        for name in RELEASED_FIGURES:
+            figure = report / f"figures/{dataset}-{name}.svg"
+            (results / figure.name).unlink(missing_ok=True)
+            files += [figure] if figure.exists() else []
     for path in files:
         shutil.copyfile(path, results / path.name)
     join_results(results, joined)
