@@ -54,12 +54,18 @@ def fork_server() -> str:
     return address
 
 
+def pytest_sessionstart() -> None:
+    Project.has_forks = True
+
+
 def pytest_sessionfinish() -> None:
     servers.close()
 
 
 class Project:
     """A copy of the project with a git and a DVC repository of its own."""
+
+    has_forks = False  # whether stages are forks of a server, which the end of a session stops
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -76,10 +82,11 @@ class Project:
 
     def run(self, *command: str, status: int = 0, **environment: str) -> str:
         """Return what a command prints to both streams; fail if its status is another one."""
+        server = {ADDRESS: fork_server()} if self.has_forks else {}
         process = subprocess.Popen(
             command,
             cwd=self.folder,
-            env=self.environment(**{ADDRESS: fork_server()} | environment),
+            env=self.environment(**server | environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
