@@ -8,7 +8,7 @@ from heated import config
 from heated.analysis.claims import assess_claims
 from heated.common.errors import InputError
 from heated.reporting.judge import judge_results, values_by_seed
-from heated.reporting.release import claims_markdown
+from heated.reporting.release import claims_markdown, links_from_root
 
 CLAIMS = {name: claim.model_dump() for name, claim in config.load_params(ROOT).claims.items()}
 RELEASED = sorted((ROOT / "results").glob("*.json"))
@@ -29,7 +29,9 @@ def test_released_verdicts_follow_from_the_released_numbers_and_the_claims(path)
             assert released[key] == (one[key] if exact else pytest.approx(one[key]))
     text = path.with_suffix(".md").read_text(encoding="utf-8")
     assert claims_markdown(document["claims"]) in text
-    assert text in (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    assert links_from_root(text) in (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    for link in re.findall(r"]\(([^)#]+)\)", text):
+        assert (path.parent / link).exists(), link
 
 
 def test_a_released_metric_that_lacks_a_seed_is_refused(tmp_path):
@@ -126,6 +128,19 @@ def test_readmes_summary_follows_from_the_longest_trainings():
         effect, low, high = (each.replace("-", "−") for each in values)
         assert f"{sentence} {effect} ({low} to {high})" in readme
     assert e100["ln-heat-map"]["verdict_adjusted"] == "supported"
+
+
+def test_readme_compares_with_the_untrained_network():
+    """Its features are those of benchmarks/pretrained.py, on the same images and classes."""
+    text = (ROOT / "benchmarks/results/pretrained-cub100.json").read_text(encoding="utf-8")
+    pooled, document = json.loads(text), json.loads((ROOT / "results/cub100-224.json").read_bytes())
+    bn = document["studies"]["run"]["bn"]["recall_at_1"]["mean"]
+    points = f"{100 * (pooled['recall_at_1'] - bn):.1f} points less"
+    for name in ("README.md", "RESULTS.md"):
+        page = " ".join((ROOT / name).read_text(encoding="utf-8").split())
+        assert points in page
+        assert f"{pooled['dimensions']:,} pooled features" in page
+    assert pooled["classes"] == document["split"]["query"]["classes"]
 
 
 def test_readme_says_how_the_effect_of_heat_grows_with_the_training():

@@ -107,18 +107,21 @@ def class_table(document: Document) -> str:
 
 def front_page(documents: Sequence[Document]) -> dict[str, str]:
     """Format the table and the sentences at the top of RESULTS.md."""
-    rows, sentences = [], []
+    rows, changes, clear = [], dict[str, list[str]](), []
     for normalization, effect, metric, found in summaries(documents):
         names = [NORMALIZATIONS[normalization], EFFECTS[effect], METRICS[metric]]
         ranges = (map(format_points, found[key]) for key in ("interval", "prediction"))
         numbers = [format_points(found["effect"]), *(f"[{', '.join(each)}]" for each in ranges)]
         rows.append([*names, *numbers, f"{100 * found['i2']:.0f} %", str(found["k"])])
         if normalization == "bn" and effect != "interaction":
-            sentences.append(
-                f"{EFFECTS[effect].capitalize()}, {METRICS[metric]}: {numbers[0]} points "
-                f"(95 % CI {numbers[1]}, {found['k']} data sets)."
-            )
+            change = f"{METRICS[metric]} by {numbers[0]} points (95 % CI {numbers[1]}"
+            changes.setdefault(effect, []).append(f"{change}, {found['k']} data sets)")
+            clear += [f"{EFFECTS[effect]}, {METRICS[metric]}"] if is_clear(numbers[1]) else []
     heading = ["normalization", "effect", "metric", "mean", "95 % CI", "95 % prediction", "I²", "k"]
+    starts = {"heat": "With batch norm, lowering alpha", "drop": "Lowering the learning rate"}
+    sentences = [f"{starts[name]} changed {' and '.join(changes[name])}." for name in changes]
+    if sentences:
+        sentences.append(f"The intervals that exclude 0: {'; '.join(clear) or 'none'}.")
     return {"table": markdown_table(heading, rows), "sentences": " ".join(sentences)}
 
 

@@ -4,6 +4,7 @@
 `results/` and rewrites RESULTS.md from all released results.
 """
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -267,7 +268,16 @@ def join_results(results: Path, joined: Path) -> None:
     faithful = [each["dataset"] for each in documents if not each["departures"]]
     page = main_effects.front_page(documents) | {"lengths": lengths, "faithful": faithful}
     head = template.render(page)
-    write_text(joined, "\n".join([f"{head}\n", *texts]))
+    write_text(joined, "\n".join([f"{head}\n", *map(links_from_root, texts)]))
+
+
+def links_from_root(text: str) -> str:
+    """Let links of a file in `results/` be those of a file in the folder above.
+
+    >>> links_from_root("[a](b.svg), [c](../docs/d.md)")
+    '[a](results/b.svg), [c](docs/d.md)'
+    """
+    return re.sub(r"\]\((?=[\w-]+\.svg\))", "](results/", text).replace("](../", "](")
 
 
 def main() -> None:
