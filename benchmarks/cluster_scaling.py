@@ -9,6 +9,7 @@ share its cores, so the CPU time of a task tells how much a worker with its own 
 """
 
 import argparse
+import json
 import os
 import resource
 import shutil
@@ -130,8 +131,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--sleep", type=float, default=60, help="seconds of a training")
+    parser.add_argument("--json", type=Path, help="file of figures to add to")
     parser.add_argument("workers", type=int, nargs="+")
     given = parser.parse_args()
+    figures = json.loads(given.json.read_text()) if given.json and given.json.exists() else []
     removed = ("GIT_", "DVC_", "MLFLOW_", "HEATED_", "PYTHONPATH")
     clean = {k: v for k, v in os.environ.items() if not k.startswith(removed)}
     print(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
@@ -152,6 +155,11 @@ def main() -> None:
             f"{found['driver_cpu_s']:.0f}, per task {found['tasks_cpu_s'] / given.runs:.1f}",
             flush=True,
         )
+        measured = {name: round(value, 1) for name, value in found.items()}
+        settings = {"runs": given.runs, "run_s": given.sleep, "workers": workers}
+        figures.append(settings | measured | {"efficiency": round(efficiency, 3)})
+        if given.json:
+            given.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

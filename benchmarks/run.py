@@ -98,7 +98,7 @@ def describe(folder: Path, title: str, prefix: str) -> str:
         for what, *values in rows:
             lines.append((what, *("" if value is None else f"{value:.3g}" for value in values)))
         loads += [f"{name} {figures['load_before']:.1f}"] if "load_before" in figures else []
-        notes += [f"{path.name}: {figures['note']}."] if "note" in figures else []
+        notes += [f"\n{path.name}: {figures['note']}."] if "note" in figures else []
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     load = f"Load average of the minute before: {', '.join(loads)}." if loads else ""
     ratios = "Ratios are medians over the repeats, measured in turn, where the JSON has them."
