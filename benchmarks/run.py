@@ -4,7 +4,7 @@ Figures and the table are in benchmarks/results/<processor>/. Training uses nois
 a zip with one folder per class; packing is measured with such a zip only.
 
     python benchmarks/run.py
-    python benchmarks/run.py --busy 2    # beside two busy processes, into files busy-*
+    python benchmarks/run.py --busy 2    # while two other processes compute; files busy-*
     python benchmarks/run.py --images cub100-cropped.zip
 """
 
@@ -112,7 +112,7 @@ def main() -> None:
     )
     parser.add_argument("--images", type=Path, help="zip for training and packing")
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
-    parser.add_argument("--busy", type=int, default=0, help="busy processes beside it")
+    parser.add_argument("--busy", type=int, default=0, help="other processes that compute")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = f"{collect_environment(device)['device']} {torch.backends.cpu.get_cpu_capability()}"
@@ -121,7 +121,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     title, prefix, codes = name, "", []
     if options.busy:
-        title, prefix = f"{name}, beside {options.busy} busy processes", "busy-"
+        title, prefix = f"{name}, {options.busy} other processes compute", "busy-"
     with TemporaryDirectory() as temporary, busy_processes(options.busy):
         images = options.images or Path(temporary) / "noise.zip"
         if not options.images:
