@@ -1,10 +1,13 @@
 """Share work among threads."""
 
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+
+SWITCH_S = 1e-4  # the threads run many short operations, and seldom wait for Python's lock then
 
 
 def map_in_threads(
@@ -18,9 +21,12 @@ def map_in_threads(
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     if threads == 1:
         return [function(each) for each in arguments]
+    interval = sys.getswitchinterval()
     torch.set_num_threads(1)
+    sys.setswitchinterval(min(interval, SWITCH_S))
     try:
         with ThreadPoolExecutor(threads) as pool:
             return list(pool.map(function, arguments))
     finally:
+        sys.setswitchinterval(interval)
         torch.set_num_threads(threads)
